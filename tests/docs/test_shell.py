@@ -8,6 +8,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -56,6 +57,12 @@ def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
             assert set((extras[1] or "cli").split(",")) <= set(EXTRAS)
         case _:
             pytest.fail(f"{where}: nobody checks {words[0]!r}; teach this test")
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_help_names_the_value_that_an_option_takes(command: Any) -> None:
+    """By what it means, not by its type in Python."""
+    assert [p.name for p in command.params if not p.metavar and not getattr(p, "is_flag", False)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)

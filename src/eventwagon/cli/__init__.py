@@ -1,4 +1,5 @@
-"""The command `eventwagon`: one file per job, an edge that only calls the library's public parts."""
+"""The command `eventwagon`: a module for each command or group of commands. They call only the library's public
+parts."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """The entry point of the command. It loads its packages here: Ctrl-C meanwhile is an ordinary end."""
+    """Run the command line. Its modules are imported in here, so that Ctrl-C during the import ends it like any other.
+    Exits with a hint if a package of the extra `cli` is missing."""
     try:
         from .app import main as run
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The Typer application: all commands, their help texts, and their usage errors."""
 
 from __future__ import annotations
 
@@ -15,25 +15,32 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
 from . import demo, doctor, lab, plan, publish, serve, status, steer, undeploy, why
 from .console import EXIT_CODES, ending, line
 
-_ABOUT = """Trains of wagons: event channels in which new events stay fast during unpredictable peaks.
+_ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
 
-TARGET is a train of your program (module:attribute, or path/to/file.py:attribute). To publish, look or steer, you may \
-also give the name of a train that runs at the URL.
+TARGET is a train of your program (module:attribute or path/to/file.py:attribute). Commands that publish, look or \
+steer also take the name of a train that runs at the URL.
 """
 
 
 _MARKUP = ("[bold]", "[/bold]")
 
 
+class _Command(TyperCommand):
+    """A command whose help shows no type beside an option that takes no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types_of_flags(super().get_params(ctx))
+
+
 class _Commands(TyperGroup):
-    """Errors about a wrong command line quote its words, without secrets and control characters. In help texts [bold]
-    and [/bold] are markup; every other bracket is shown unchanged."""
+    """The group of all commands. Its usage errors quote the command line without secrets and control characters. In
+    help texts only [bold] and [/bold] are markup; other brackets are printed as they are."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -43,6 +50,9 @@ class _Commands(TyperGroup):
                 if (text := getattr(parameter, "help", None)) is not None:
                     parameter.help = _literal(text)  # type: ignore[attr-defined]
 
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types_of_flags(super().get_params(ctx))
+
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _made_plain():
             return super().make_context(*args, **kwargs)
@@ -50,6 +60,13 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _made_plain():
             return super().invoke(ctx)
+
+
+def _without_types_of_flags(parameters: Any) -> Any:
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return parameters
 
 
 def _literal(text: str | None) -> str | None:
@@ -82,16 +99,16 @@ app = typer.Typer(
 @app.callback(help=_ABOUT)
 def _all(
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Show the traceback of an error.")
+        bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Print the traceback if a command fails.")
     ] = False,
 ) -> None:
-    """The options before every command."""
+    """Options that stand before the name of the command."""
     if debug:
         os.environ["EVENTWAGON_DEBUG"] = "1"
 
 
 def version() -> None:
-    """Show the versions of eventwagon and of the packages that it needs."""
+    """Show the versions of eventwagon, of Python and of the packages that eventwagon needs."""
     with ending():
         line(f"eventwagon {installed('eventwagon')}")
         line(f"python {platform.python_version()}, {platform.platform(terse=True)}")
@@ -100,7 +117,7 @@ def version() -> None:
 
 
 def _paragraphs(function: Callable[..., None]) -> str:
-    """The docstring with each paragraph on one line, for the terminal to wrap."""
+    """The docstring with each paragraph joined to one line, since the terminal wraps it."""
     return "\n\n".join(" ".join(p.split()) for p in inspect.getdoc(function).split("\n\n"))  # type: ignore[union-attr]
 
 
@@ -127,11 +144,11 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
 )
 for _job, _panel, _example in _JOBS:
     _example = f"Example: [bold]{_example}[/bold]"
-    app.command(rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job))(_job)
+    app.command(cls=_Command, rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job))(_job)
 
 
 def main() -> None:
-    """The entry point of the command."""
+    """Run the application."""
     if os.getpid() == 1:  # in a container: the kernel drops a signal to the first process that has no handler for it
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     app(prog_name="eventwagon")

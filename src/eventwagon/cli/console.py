@@ -1,4 +1,5 @@
-"""What all commands share: where they write, how they end, and that a user's mistake is one clear line."""
+"""Shared by all commands: output to stdout and stderr, formatting, exit codes, and one clear line for a user's
+mistake."""
 
 from __future__ import annotations
 
@@ -29,9 +30,15 @@ DEFAULT_URL = "sqlite:///.eventwagon"
 
 Url = Annotated[
     str,
-    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", help="The train's broker and registry."),
+    typer.Option("--url", "-u", envvar="EVENTWAGON_URL", metavar="URL", help="URL of the broker and registry."),
 ]
-Anchor = Annotated[str, typer.Argument(help="module:attribute, path/to/file.py:attribute, or a train's name.")]
+Anchor = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -52,7 +59,7 @@ EXIT_CODES = (
 
 
 class Ended(Exception):
-    """A command ends with this code, after this line on stderr."""
+    """Raised to end a command with the exit code `code`; the message, if any, is printed to stderr as one line."""
 
     def __init__(self, code: Code, message: str = "") -> None:
         super().__init__(message)
@@ -61,33 +68,33 @@ class Ended(Exception):
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let the command end in the one place that knows how."""
+        """Raise BrokenPipeError instead of exiting: `ending` handles it."""
         raise BrokenPipeError
 
 
 def out() -> Console:
-    """The console for results. Made for each command: streams may have been replaced since."""
+    """A console on stdout, for results. Created at each call, since `sys.stdout` may have been replaced."""
     return _Console(highlight=False)
 
 
 def err() -> Console:
-    """Where everything else goes: progress, notes, logs."""
+    """A console on stderr, for progress, notes and logs."""
     return _Console(stderr=True, highlight=False)
 
 
 def say(message: str) -> None:
-    """A note for the person who watches: one line on stderr, not wrapped, no markup, no secrets."""
+    """Print a note to stderr: one line, not wrapped, without markup, control characters and secrets."""
     print(as_line(f"eventwagon: {message}"), file=sys.stderr, flush=True)
 
 
 def line(text: str = "") -> None:
-    """One line of a result on stdout, whatever it contains."""
+    """Print one line of a result to stdout, with control characters escaped."""
     sys.stdout.write(escaped(text) + "\n")
 
 
 def json_line(value: object) -> None:
-    """One line of JSON on stdout. What a terminal would not show as a character is written as `\\u….`, which means the
-    same."""
+    """Print `value` to stdout as one line of JSON. Characters that are not printable are escaped as `\\u….`, which
+    means the same."""
     found = msgspec.json.encode(value).decode()
     if not found.isprintable():
         found = "".join(c if c.isprintable() else _in_json(c) for c in found)
@@ -100,12 +107,13 @@ def _in_json(character: str) -> str:
 
 
 def words(text: str, style: str = "") -> Text:
-    """Text of others for a terminal: on one line, no markup, no control characters."""
+    """Text from outside, made safe for a terminal: on one line, without markup and control characters."""
     return Text(escaped(text), style)
 
 
 def beside(head: Text, text: str) -> RenderableType:
-    """`text` to the right of `head`, with nothing below `head`, so that it can't look like another line."""
+    """`text` in a column to the right of `head`. It wraps inside this column, so that no part of it can pass for
+    another line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -114,7 +122,8 @@ def beside(head: Text, text: str) -> RenderableType:
 
 
 def local_time(at: float, *, date: bool = True) -> str:
-    """Seconds since the epoch as the clock on the wall shows them; as they are where no clock does."""
+    """Format seconds since the epoch as local time, with milliseconds; without the date if `date` is False. Seconds
+    outside the calendar's range are printed as they are."""
     try:
         moment = datetime.fromtimestamp(at).astimezone()
     except (ValueError, OverflowError, OSError):
@@ -123,7 +132,7 @@ def local_time(at: float, *, date: bool = True) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A length of time for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`."""
+    """Format a duration in seconds for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`; None as `-`."""
     if seconds is None:
         return "-"
     if seconds < 10:
@@ -134,14 +143,14 @@ def span(seconds: float | None) -> str:
 
 
 def breadth(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> int:
-    """How wide these columns are in a `listing`, with the gap to the next one."""
+    """The width of these columns in a `listing`, in characters, including the gap after each."""
     heads = [len(name.removeprefix(">")) for name in columns]
     return sum(max([head, *(cell_len(str(row[i])) for row in rows)]) + 2 for i, head in enumerate(heads))
 
 
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
-    """A plain table, figures to the right (their columns begin with `>`); the last column gets the room that is
-    left."""
+    """A plain table. Columns whose name begins with `>` are aligned to the right. The last column is truncated to what
+    is left of `width` characters."""
     cells = [[cell if isinstance(cell, Text) else words(cell) for cell in row] for row in rows]
     names = [name.removeprefix(">") for name in columns]
     room = max(12, width - breadth(columns[:-1], cells))
@@ -155,12 +164,13 @@ def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width:
 
 
 def debugging() -> bool:
-    """Were tracebacks asked for, with `--debug` or the environment?"""
+    """Whether tracebacks are wanted, by `--debug` or by the environment variable EVENTWAGON_DEBUG."""
     return os.environ.get("EVENTWAGON_DEBUG", "") not in ("", "0")
 
 
 def job(main: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
-    """Make a command of a coroutine function: run it, and turn its errors into a line and an exit code."""
+    """Decorator that makes a coroutine function a command: runs it in an event loop, and handles its errors as `ending`
+    does."""
 
     @functools.wraps(main)
     def command(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -171,7 +181,8 @@ def job(main: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
 
 
 class ending:  # noqa: N801 - used as a statement: `with ending():`
-    """Turns the body's errors into a line on stderr and an exit code; a defect's traceback comes before it."""
+    """Turns an error of the body into a line on stderr and an exit code. The traceback of an unexpected error comes
+    before the line."""
 
     def __enter__(self) -> None:
         return None
@@ -206,7 +217,8 @@ class ending:  # noqa: N801 - used as a statement: `with ending():`
 
 
 def _print_traceback(error: BaseException) -> None:
-    """On stderr, without secrets; none of its lines begins as one of ours does."""
+    """Print the traceback to stderr, without secrets, and indented so that none of its lines can pass for one of
+    ours."""
     print(indented("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
 
 
@@ -225,6 +237,6 @@ def _code(error: BaseException) -> Code:
 
 
 def _forget_stdout() -> None:
-    """The reader of stdout is gone: buffered output must not fail again when the interpreter ends."""
+    """Redirect stdout to the null device once its reader has gone, so that flushing it at exit can't fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,5 @@
-"""`doctor`: what a broker and a registry can do, what this user may do there, tried on a probe channel, and what the
-server's settings mean for events."""
+"""`doctor`: tries a broker and a registry with a probe channel; reports capabilities, missing rights, and the server's
+settings that matter to events."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from ..event import Channel, Event, new_ids
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, out, say, words
 
 _TRAIN = "eventwagon-doctor"
-"""What the probe train's name begins with. It is never listed among the trains: it has no manifest."""
+"""The beginning of the probe train's name. That train has no manifest, so it is never listed among the trains."""
 _PATIENCE = 15.0
-"""Seconds for one step."""
+"""Timeout of a step, in seconds."""
 _EVENTS = 3
 
 _MEANS = {
@@ -63,11 +63,11 @@ _SIGNS: dict[Severity, tuple[str, str, str]] = {
     "unknown": ("?", "can't be seen", "cyan"),
     "fine": ("✓", "fine", "green"),
 }
-"""Mark, words and style, what matters most first."""
+"""Mark, label and style of each severity, the most serious first."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing that was tried. `seconds` is how long it took; `problem` is empty where it worked."""
+    """One step of an examination. `seconds` is how long it took; `problem` is empty if it succeeded."""
 
     what: str
     seconds: float = 0.0
@@ -76,7 +76,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Examination:
-    """Tries one thing after the other; what needs something that failed is skipped."""
+    """Runs steps in turn and records their results. After a failure it skips the steps that follow, except those that
+    always run."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -84,14 +85,15 @@ class Examination:
 
     @property
     def well(self) -> bool:
-        """Nothing failed so far."""
+        """True as long as no step has failed."""
         return not any(step.problem for step in self.steps)
 
     async def attempt(
         self, what: str, call: Callable[[], Awaitable[object]], *, always: bool = False, makes: bool = False
     ) -> None:
-        """Try it, unless an earlier step failed. `makes`: if cancelled, it is finished all the same, since half-made
-        things can't be removed."""
+        """Run `call` as the step named `what`. It is skipped if an earlier step failed, unless `always` is set. A call
+        that `makes` something is finished even if this is cancelled, since what is half made can't be removed. Errors
+        of drivers and timeouts become the step's `problem`; they are not raised."""
         if not self.well and not always:
             self.steps.append(Step(what, skipped=True))
             return
@@ -112,7 +114,8 @@ class Examination:
     async def inspect(
         self, driver: object, channels: Sequence[Channel], *, of: str = "the server's", fine: bool = True
     ) -> None:
-        """Read the settings of the driver's server, if it can. `fine`: keep the correct ones too."""
+        """Read the settings of the driver's server, if the driver can. `fine`: also keep the settings that are
+        correct."""
 
         async def look(asked: Inspectable) -> None:
             found = await asked.inspect(channels)
@@ -142,11 +145,12 @@ async def _finish(call: Callable[[], Awaitable[object]]) -> None:
 
 
 class _Wrong(EventwagonError):
-    """An answer that breaks the contract."""
+    """A driver's answer violates its contract."""
 
 
 async def examine(drivers: Drivers) -> dict[str, Examination]:
-    """Connect, try all that a train does, and remove what that made, however it ends."""
+    """Connect to broker and registry, try everything that a train does, and delete what was created, even if a step
+    fails or this is cancelled. Returns an examination for `broker` and one for `registry`."""
     found = {"broker": Examination(), "registry": Examination()}
     for_broker, for_registry = found["broker"], found["registry"]
     broker, registry = drivers
@@ -186,7 +190,8 @@ async def examine(drivers: Drivers) -> dict[str, Examination]:
 async def examine_trains(
     drivers: Drivers, for_broker: Examination, for_registry: Examination, trains: Sequence[str]
 ) -> None:
-    """Check whether the settings of existing trains' channels are worse than those of a new one."""
+    """Inspect the channels of the existing `trains`; adds only settings that cost or lose events and were not found for
+    the probe channel."""
     broker, registry = drivers
     channels = list[Channel]()
 
@@ -200,7 +205,7 @@ async def examine_trains(
 
 
 async def examine_broker(broker: Broker, examination: Examination, train: str) -> None:
-    """Make a channel, use it as a wagon's is used, remove it. The broker is entered."""
+    """Create a channel of `train`, use it as a wagon's channel is used, and delete it. The broker is open."""
     attempt = examination.attempt
     channel = Channel(train, 1)
     now = time.time()
@@ -262,8 +267,8 @@ async def examine_broker(broker: Broker, examination: Examination, train: str) -
 
 
 async def examine_registry(registry: Registry, examination: Examination, train: str) -> Sequence[str]:
-    """Check in and out, and try a compare-and-swap that must fail. The trains that there are. The registry is
-    entered."""
+    """Check in and out, and try a compare-and-swap that must fail. Returns the names of the existing trains. The
+    registry is open."""
     member = Member(name="doctor")
     trains = list[str]()
 
@@ -307,7 +312,7 @@ async def examine_registry(registry: Registry, examination: Examination, train: 
 
 @contextmanager
 def _ended_gently() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: it removes what it created."""
+    """SIGTERM cancels the current task, as Ctrl-C does, so that it removes what it created."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None, "called in one"  # noqa: S101 - for mypy
     with suppress(NotImplementedError):
@@ -325,22 +330,23 @@ async def doctor(
     place: Annotated[
         str | None,
         typer.Argument(
-            metavar="[URL]",
-            help="The broker and registry to try, as with --url: redis://host:6379, kafka://host:9092 … Put a URL with "
-            "a password into the environment: every user of the machine can read a command line.",
+            metavar="URL",
+            help="URL of the broker and registry to check: redis://host:6379, kafka://host:9092 … If it contains a "
+            "password, set EVENTWAGON_URL instead: every user of this machine can read the command line.",
         ),
     ] = None,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a broker can do, whether this user may do there all that a train needs, and what its settings mean for
-    events.
+    """Check a broker and a registry: what they can do, whether this user has all the rights that a train needs, and
+    which of the server's settings endanger events.
 
-    It connects, makes a probe channel, publishes, browses, consumes, seals, deletes, tries the registry, and reads the
-    server's settings, those of all trains' channels among them. Each step is printed; one that fails says what is wrong
-    or which right is missing. Each setting that matters is printed with what it means and what to do. It exits with 1
-    if a step fails or a setting loses events. Nothing is left behind, also when it is interrupted; but on AWS
-    a table that is missing is made, and stays.
+    It creates a probe channel, publishes, browses, consumes, seals, deletes, tries the registry, and reads the server's
+    settings, also for the channels of existing trains. It prints each step, with the error or the missing right if it
+    fails, and each setting that matters, with its meaning and what to do.
+
+    It exits with 1 if a step fails or a setting loses events. It deletes what it created, even if it is interrupted,
+    with one exception: on AWS, a missing table is created and kept.
     """
     source = ctx.get_parameter_source("url")
     if place is not None and source is not None and source.name == "COMMANDLINE":
@@ -424,7 +430,7 @@ def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 
 def _item(console: Console, mark: Text, head: str, text: Text, style: str = "") -> None:
-    """A mark, a word, and an indented text; on one line if the output is no terminal."""
+    """Print a mark, a label and an indented text; on one line if the output is no terminal."""
     if not console.is_terminal:
         console.print(Text.assemble(mark, " ", (head, style), " " * bool(head), text), soft_wrap=True)
         return

@@ -1,4 +1,4 @@
-"""Health checks: a process answers over HTTP whether it lives and is ready, for a Pod's probes."""
+"""Health checks: a process answers over HTTP whether it is alive and ready, for a Pod's probes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ _LOOK = 0.1
 _AGAIN = 0.5
 _PATIENCE = 5.0
 _MOST = 100
-"""The most requests at a time; a further one is refused, so that clients can't use up the process's files."""
+"""The most requests that are answered at a time. Further ones are refused, so that clients can't use up the process's
+file descriptors."""
 _logger = logging.getLogger("eventwagon.cli")
 
 
 class Health:
-    """Answers at `port` of `host` (empty: all interfaces). Nothing where `port` is None.
+    """An HTTP server at `port` of `host` (empty: all interfaces). It does nothing if `port` is None.
 
-    `GET /live`: 200 as soon and as long as the event loop turns, whatever else is wrong. `GET /ready`: 200 while the
-    process that is watched is well, has looked at the train lately if it observes it, and, if it works, is attached to
-    every channel of its wagons and an event came through the broker beside them; else 503, and the reason in words.
+    `GET /live` returns 200 as long as the event loop runs, even if all else fails. `GET /ready` returns 200 while the
+    watched process is ready, and otherwise 503 with the reason. A process is ready if its connection reports no
+    trouble; if it observes, its last pass is recent; if it works, it is attached to every channel of its wagons, and a
+    probe event came through the broker for each wagon.
     """
 
     def __init__(self, port: int | None, host: str = "") -> None:
@@ -40,7 +42,7 @@ class Health:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Raises UsageError where the port or the host can't be had."""
+        """Start listening. Raises UsageError if the host or the port can't be used."""
         if self._port is None:
             return self
         try:
@@ -58,7 +60,8 @@ class Health:
 
     @asynccontextmanager
     async def watching(self, connection: Connection, *, observes: bool, works: bool) -> AsyncIterator[None]:
-        """While entered, `/ready` speaks of this running connection; afterwards it is leaving."""
+        """While entered, `/ready` reports the state of this running connection; afterwards it reports that the process
+        is leaving."""
         if self._port is None:
             yield
             return
@@ -71,12 +74,12 @@ class Health:
                 looking.cancel()
 
     def leave(self) -> None:
-        """It is ending: not ready from now on."""
+        """Report from now on that the process is ending and not ready. Idempotent."""
         self._left = True
 
     @property
     def trouble(self) -> str:
-        """Why it is not ready; empty while it is."""
+        """Why the process is not ready; empty if it is."""
         return "it is leaving" if self._left else self._trouble
 
     async def _look(self, connection: Connection, observes: bool, works: bool) -> None:

@@ -1,4 +1,4 @@
-"""`lab`: what wagons do with a burst, against everything a user would pick instead."""
+"""`lab`: compares wagons with the alternatives, on the same burst."""
 
 from __future__ import annotations
 
@@ -39,90 +39,173 @@ _COLUMNS = (
     ("drain_s", ">drain"),
     ("duplicates", ">twice"),
 )
-"""The most telling first: a narrow terminal has the first ones only."""
+"""The most important first: a narrow terminal shows only the first ones."""
 
 _WORKERS_MOST = 10_000
 _PLENTY = 10_000_000
 _SECONDS_MOST = 500_000
-"""Virtual seconds: an observer makes ten passes in each."""
+"""The longest run, in virtual seconds. An observer makes ten passes in each."""
 
 
 def lab(
-    scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}.")] = "black-friday",
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")
+    ] = "black-friday",
     trace: Annotated[
         Path | None,
-        typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
+        typer.Option(
+            metavar="FILE",
+            help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
+            "and count.",
+        ),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
+    speed: Annotated[
+        float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")
+    ] = 1.0,
     after: Annotated[
-        float, typer.Option(min=0.0, help="Leave out what the trace has in its first seconds; in its own time.")
+        float,
+        typer.Option(min=0.0, metavar="SECONDS", help="Skip the first seconds of the trace, counted before --speed."),
     ] = 0.0,
-    events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.001, help="Seconds within which they arrive.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
+        ),
+    ] = None,
     service: Annotated[
-        str, typer.Option(help="Seconds of work per event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1).")
+        str,
+        typer.Option(
+            metavar="SECONDS",
+            help="Seconds of work per event: 0.5, exponential(0.5), uniform(0.1, 1), lognormal(0.3, 1). Default: the "
+            "scenario's.",
+        ),
     ] = "",
     service_per_size: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds of work for each unit of the trace's column size.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Seconds of work per unit of the trace's column size, in place of --service.",
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Fixed workers, of one queue or shared between wagons.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="NUMBER",
+            help="Number of fixed workers: of the one queue, or shared between all wagons. Default: the scenario's.",
+        ),
     ] = None,
     each: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Workers of each wagon that has its own, and of an elastic one at least (default: the fixed workers "
-            "divided by the wagons that stand, rounded up to whole Pods). Autoscaled queues keep as many standing as "
-            "these wagons and their spares.",
+            metavar="NUMBER",
+            help="Workers of each wagon where wagons have their own; if they are elastic, their minimum. Default: "
+            "the fixed workers divided by (1 + spares), rounded up to whole Pods. Autoscaled queues keep at "
+            "least as many workers as the active wagon and the spares together.",
         ),
     ] = None,
-    spares: Annotated[int, typer.Option(min=0, help="Wagons kept ready ahead.")] = 1,
-    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: seconds from arrival to done.")] = None,
-    limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo)).")] = "",
-    wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
-    floor: Annotated[int, typer.Option(min=0, help="Of the fixed workers, how many each draining wagon keeps.")] = 0,
+    spares: Annotated[
+        int, typer.Option(min=0, metavar="NUMBER", help="Number of spares: wagons kept ready ahead.")
+    ] = 1,
+    slo: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
+            "the scenario's.",
+        ),
+    ] = None,
+    limit: Annotated[
+        str, typer.Option(metavar="LIMIT", help="The limit: when a wagon is full. Default: Wait(slo).")
+    ] = "",
+    wagons: Annotated[
+        int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")
+    ] = 500,
+    floor: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="NUMBER", help="The floor: how many of the fixed workers each draining wagon keeps."
+        ),
+    ] = 0,
     platform: Annotated[
-        str, typer.Option(help=f"Where workers run, with its start, per-pod and most: {', '.join(PLATFORMS)}.")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"Where workers run; it sets --start, --per-pod and --most: {', '.join(PLATFORMS)}."
+        ),
     ] = "kubernetes",
     start: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds from asking for a Pod until its workers work.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Seconds from requesting a Pod until its workers work. Default: the platform's.",
+        ),
     ] = None,
-    per_pod: Annotated[int | None, typer.Option(min=1, help="Workers of a Pod.")] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Most workers at a time where Pods are asked for.")] = None,
+    per_pod: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="Workers per Pod. Default: the platform's.")
+    ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="NUMBER",
+            help="The most workers at a time for strategies that request Pods. Default: the platform's.",
+        ),
+    ] = None,
     partitions: Annotated[
-        int, typer.Option(min=1, help="Partitions of one Kafka topic: the most Pods that can share it.")
+        int,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Partitions of the Kafka topic: no more Pods than this can share it."
+        ),
     ] = 32,
     on_time: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The share that the clairvoyant scaler has on time.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="SHARE", help="The share of events that the clairvoyant scaler must have on time."
+        ),
     ] = 0.99,
     strategy: Annotated[
-        list[str] | None, typer.Option(help="Run only this strategy; may be given several times.")
+        list[str] | None, typer.Option(metavar="NAME", help="Run only this strategy. Can be repeated.")
     ] = None,
-    all_: Annotated[
-        bool, typer.Option("--all", help="Run all strategies. The less usual ones are left out otherwise.")
-    ] = False,
-    notes: Annotated[bool, typer.Option("--notes", help="Say below the table what each strategy is.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Run all strategies, also the less usual ones.")] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="Explain each strategy below the table.")] = False,
     broker: Annotated[
-        str | None, typer.Option(help="Run the wagons on this broker, in real time: sqlite:///dir, redis://host:6379 …")
+        str | None,
+        typer.Option(
+            metavar="URL", help="Run the wagons on this broker, in real time: sqlite:///dir, redis://host:6379 …"
+        ),
     ] = None,
     picture: Annotated[
-        list[Path] | None, typer.Option(help="Write a picture: FILE.html (with everything in it) or FILE.png.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a picture to this file: FILE.png, or FILE.html (one page with the table too). Can be repeated.",
+        ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Strategies simulated at the same time, each in a process.")
+        int, typer.Option(min=1, metavar="NUMBER", help="Number of processes that simulate strategies in parallel.")
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of the arrivals.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Compare wagons with queues, autoscaling and serverless on the same burst, before you adopt them.
 
-    The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time), with
-    simulated Pods. The others are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers,
-    the arrivals that one FIFO queue with the fixed workers would serve late; [bold]old[/bold]: the others.
-    [bold]standing[/bold]: workers before the burst and after it. [bold]w-s[/bold]: worker-seconds paid for, idle ones
-    and spares too: until the last event is done, until the standing workers alone are left, and beyond the standing
-    workers.
+    The wagons are the real switcher, observer and workers, in virtual time (with --broker: in real time), with
+    simulated Pods. The alternatives are simulated event by event, configured as their users would.
+
+    [bold]on time[/bold]: share of events done within the promise. [bold]new[/bold]: wait of the newcomers, which are
+    the arrivals that one FIFO queue with the fixed workers would serve late; [bold]old[/bold]: wait of all others.
+    [bold]standing[/bold]: workers before and after the burst. [bold]w-s[/bold]: worker-seconds paid for, including idle
+    workers and spares; [bold]done[/bold] until the last event is done, [bold]rest[/bold] until only the standing
+    workers are left, [bold]extra[/bold] beyond the standing workers.
     """
     with ending():
         job = make_job(
@@ -192,7 +275,8 @@ def make_job(
     on_time: float = 0.99,
     after: float = 0.0,
 ) -> Job:
-    """The job of these options. Without a platform workers come one by one and without a ceiling. Raises UsageError."""
+    """Build the job from the options of a command; None and empty values stand for the scenario's. Without `platform`,
+    workers are added one by one, after 2 s, without a ceiling. Raises UsageError."""
     usual = named(scenario)
     sizes = None
     if trace is None:
@@ -243,7 +327,7 @@ def make_job(
 
 
 def _platform(name: str, start: float | None, per_pod: int | None, most: int | None) -> Platform:
-    """The preset, with what is given beside it. Raises UsageError."""
+    """The preset, with the values given here in place of its own. Raises UsageError."""
     if name and name not in PLATFORMS:
         raise UsageError(f"no platform {name!r}; there are {', '.join(PLATFORMS)}")
     preset = PLATFORMS.get(name, Platform(about="", start=2.0, per_pod=1, most=_PLENTY))
@@ -252,7 +336,7 @@ def _platform(name: str, start: float | None, per_pod: int | None, most: int | N
 
 
 def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: int, standing: int) -> None:
-    """Raise UsageError for what would never end."""
+    """Raise UsageError if the job needs too many workers or would run too long."""
     if max(workers, standing) > _WORKERS_MOST:
         raise UsageError(f"{max(workers, standing):,} workers; the lab takes up to {_WORKERS_MOST:,}")
     seconds = arrivals[-1] + sum(work) / workers + max(work)

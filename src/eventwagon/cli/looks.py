@@ -1,4 +1,4 @@
-"""`why --look`: replays looks from a log: what an observer saw, and what plan decides on it."""
+"""`why --look`: replays the looks in a log: what an observer saw, and what `plan` decides on it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from ..policy.seen import Seen
 from .console import Code, Ended, beside, json_line, line, local_time, out, say, span
 
 _MOST = 10_000
-"""The most looks of one file that are replayed: the newest."""
+"""The most looks that are replayed from one file: the newest."""
 _LINE_MOST = 10_000_000
-"""Characters of a line that are read at once; a look is shorter."""
+"""The most characters of a line that are read at once; a look is shorter."""
 
 
 def run_again(name: str, *, last: int, as_json: bool) -> None:
-    """Print each look in the file, oldest first, with the decision on it. A look that can't be read is named, and the
-    others are replayed. Raises UsageError if the file can't be read or has none."""
+    """Print each look in the file, oldest first, with the decision on it; `last`: only so many of the newest (0: the
+    10,000 newest). Reports looks that can't be read, and replays the others. Raises UsageError if the file can't be
+    read or contains no look, and Ended if any look could not be read."""
     looks: deque[tuple[int, str]] = deque(maxlen=last or _MOST)
     with _opened(name) as file:
         for number, text in enumerate(iter(lambda: file.readline(_LINE_MOST), ""), 1):
@@ -89,7 +90,7 @@ def _show(seen: Seen, decided: Plan) -> None:
 
 
 def _rows(seen: Seen, decided: Plan) -> Iterator[tuple[str, str]]:
-    """The figures seen, then the decision: a word for the kind of line, and the line."""
+    """What was seen, then what was decided. Each row is a label and a text."""
     for wagon in seen.manifest.wagons:
         yield "saw", _wagon(seen, wagon)
     pressure = _pressure(seen)

@@ -1,4 +1,4 @@
-"""`plan`: the settings that a traffic wants, as code."""
+"""`plan`: finds the settings that suit your traffic, and prints them as code."""
 
 from __future__ import annotations
 
@@ -19,49 +19,105 @@ from .console import AsJson, ending, err, json_line, line, listing, out
 from .lab import cell, make_job
 
 _ROWS = 5
-"""Candidates in the table, besides today's queue and those that are recommended."""
+"""Number of candidates in the table, besides today's queue and the recommended ones."""
 
 
 def plan(
-    scenario: Annotated[str, typer.Argument(help=f"One of {', '.join(SCENARIOS)}.")] = "black-friday",
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")
+    ] = "black-friday",
     trace: Annotated[
         Path | None,
-        typer.Option(help="CSV with real arrivals instead: a column arrival_s, or interval_start_s and count."),
+        typer.Option(
+            metavar="FILE",
+            help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
+            "and count.",
+        ),
     ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times faster.")] = 1.0,
-    events: Annotated[int | None, typer.Option(min=1, help="Number of arrivals.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.001, help="Seconds within which they arrive.")] = None,
-    service: Annotated[str, typer.Option(help="Seconds of work per event, as for lab.")] = "",
+    speed: Annotated[
+        float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")
+    ] = 1.0,
+    events: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
+        ),
+    ] = None,
+    service: Annotated[
+        str,
+        typer.Option(
+            metavar="SECONDS", help="Seconds of work per event, in the forms that lab takes. Default: the scenario's."
+        ),
+    ] = "",
     service_per_size: Annotated[
-        float | None, typer.Option(min=0.0, help="Seconds of work for each unit of size.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Seconds of work per unit of the trace's column size, in place of --service.",
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many workers serve your one queue today.")] = None,
-    slo: Annotated[float | None, typer.Option(min=0.001, help="The promise: seconds from arrival to done.")] = None,
-    on_time: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of events that must be on time.")] = 0.99,
-    price: Annotated[float, typer.Option(min=0.0, help="Price of a worker-second.")] = 1.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Number of workers that serve your one queue today. Default: the scenario's."
+        ),
+    ] = None,
+    slo: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
+            "the scenario's.",
+        ),
+    ] = None,
+    on_time: Annotated[
+        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The share of events that must be on time.")
+    ] = 0.99,
+    price: Annotated[float, typer.Option(min=0.0, metavar="PRICE", help="Price of a worker-second.")] = 1.0,
     start: Annotated[
-        float, typer.Option(min=0.0, help="Seconds until a further wagon's workers begin to work.")
+        float,
+        typer.Option(min=0.0, metavar="SECONDS", help="Seconds until the workers of another wagon begin to work."),
     ] = 10.0,
-    per_pod: Annotated[int, typer.Option(min=1, help="Workers of a Pod: they come and go by so many.")] = 1,
+    per_pod: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Workers per Pod: elastic workers are added and removed in this step."
+        ),
+    ] = 1,
     most: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Most workers at a time of wagons with their own (default: no ceiling; for workers that follow the "
-            "traffic, four times the fewest that keep the promise).",
+            metavar="NUMBER",
+            help="The most workers at a time for wagons that have their own. Default: no ceiling; for elastic "
+            "workers, four times the fewest that keep the promise.",
         ),
     ] = None,
-    wagons: Annotated[int, typer.Option(min=2, help="Most live wagons at a time.")] = 500,
-    processes: Annotated[int, typer.Option(min=1, help="Most processes at a time.")] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
+    wagons: Annotated[
+        int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")
+    ] = 500,
+    processes: Annotated[
+        int, typer.Option(min=1, metavar="NUMBER", help="Number of processes that try candidates in parallel.")
+    ] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Search the cheapest settings that keep the promise for your traffic, and print them as code.
+    """Find the cheapest settings that keep the promise for your traffic, and print them as code.
 
-    Each candidate runs through the real switcher, observer and workers in virtual time: workers shared by all wagons,
-    workers for each, workers that follow the traffic (Elastic); where to cut; spares; the cap. The cheapest of fixed
-    workers and the cheapest that follow the traffic are printed, with what each costs while the traffic lasts and in an
-    hour without events; and the best settings for as many workers as today's one queue has (--workers).
+    Each candidate runs through the real switcher, observer and workers in virtual time. Candidates differ in their
+    workers (shared by all wagons, fixed for each wagon, or elastic), in when a wagon is cut off, in spares and in the
+    cap.
+
+    The output is the cheapest settings with fixed workers and the cheapest with elastic ones, each with its cost for
+    this traffic and for an hour without events, and the best settings with as many workers as you have today
+    (--workers).
     """
     with ending():
         job = make_job(

@@ -1,4 +1,4 @@
-"""`publish`: JSON Lines from a file or stdin, each line an event."""
+"""`publish`: publishes JSON Lines from a file or stdin, each line as one event."""
 
 from __future__ import annotations
 
@@ -35,19 +35,25 @@ _BOM = b"\xef\xbb\xbf"
 @job
 async def publish(
     target: Anchor,
-    file: Annotated[str, typer.Argument(help="JSON Lines, one event per line; -: stdin.")] = "-",
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="File of JSON Lines, one event per line; -: stdin.")
+    ] = "-",
     url: Url = DEFAULT_URL,
-    subject_field: Annotated[str, typer.Option(help="The payload's field that becomes the event's subject.")] = "",
-    event_type: Annotated[str, typer.Option("--type", help="The event type. Default: the payload's class.")] = "",
+    subject_field: Annotated[
+        str, typer.Option(metavar="FIELD", help="Field of the payload that becomes the event's subject.")
+    ] = "",
+    event_type: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="Event type. Default: the class of the payload.")
+    ] = "",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip bad lines and list them. Default: stop at the first.")
+        bool, typer.Option("--skip-bad", help="Skip bad lines and list them at the end. Default: stop at the first.")
     ] = False,
 ) -> None:
     """Publish JSON Lines to a train.
 
-    If TARGET is a program, each line must fit the payload type of the ingress handler; a line that does not is refused
-    here and does not become a dead letter. If TARGET is a train's name, any JSON is sent unchanged. The lines before a
-    bad line are published; the error says how many.
+    If TARGET is a program, each line must fit the payload type of the ingress handler; a line that does not fit is
+    refused here, so that it does not become a dead letter. If TARGET is a train's name, any JSON is sent unchanged. At
+    a bad line it stops: the lines before it are published, and the error says how many.
     """
     train = load_train(target) if ":" in target else None
     parse = Parser(train, subject_field, event_type)
@@ -62,7 +68,8 @@ async def publish(
 
 
 def _open(file: str) -> tuple[int, int | None]:
-    """The input's descriptor (0: stdin) and its size in bytes where it has one."""
+    """Open the input. Returns its file descriptor (0: stdin) and its size in bytes, None if it is no regular file.
+    Raises UsageError if it can't be read."""
     try:
         source = 0 if file == "-" else os.open(Path(file), os.O_RDONLY)
         found = os.fstat(source)
@@ -76,11 +83,12 @@ def _open(file: str) -> tuple[int, int | None]:
 
 
 class BadLine(Exception):
-    """A line that is not an event; its text is the reason."""
+    """A line is not a valid event; the message says why."""
 
 
 class Parser:
-    """From a line to an event. Raises BadLine; UsageError for a type that no event may have."""
+    """Parses a line of JSON into an event. A call raises BadLine; the constructor raises UsageError if no event may
+    have this type."""
 
     def __init__(self, train: Train | None, subject_field: str, event_type: str) -> None:
         self._handler = train.handlers.get("") if train else None
@@ -125,7 +133,7 @@ class _Line(NamedTuple):
 
 
 class Publishing:
-    """One run of `publish`: how many events were accepted, and which lines were not."""
+    """One run of `publish`: counts the accepted events and collects the bad lines."""
 
     def __init__(self, c: Connection, parse: Parser, *, skip_bad: bool) -> None:
         self._c = c
@@ -136,7 +144,8 @@ class Publishing:
         self._bad_count = 0
 
     async def run(self, source: int, size: int | None) -> None:
-        """Publish the whole input. Raises Ended at a bad line, and what publishing raises."""
+        """Publish all of `source`, a file descriptor; `size` is its length in bytes, if known, for the progress bar.
+        Raises Ended at a bad line or if publishing fails."""
         console = err()
         progress = Progress(
             TextColumn("publishing"),
@@ -207,10 +216,11 @@ class Publishing:
 
 @asynccontextmanager
 async def blocks(source: int) -> AsyncIterator[Callable[[], asyncio.Future[bytes]]]:
-    """Read a descriptor block by block, as data comes, without blocking the loop; b"" at the end.
+    """Yield a function that reads the next block of the file descriptor, as soon as there is data, without blocking the
+    event loop; b"" at the end. The result raises UsageError if reading fails.
 
-    In a daemon thread of its own and below Python's buffers: an interrupted command must not wait for a silent terminal
-    or pipe.
+    It reads in a daemon thread and below Python's buffers, so that an interrupted command does not wait for a silent
+    terminal or pipe.
     """
     loop = asyncio.get_running_loop()
     wanted = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""`run`, `observe`, `work`: this process runs a train until it is asked to end."""
+"""`run`, `observe`, `work`: run a train in this process until the process is asked to end."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
 from .target import load_train
 
-Target = Annotated[str, typer.Argument(help="The program's train: module:attribute or path/to/file.py:attribute.")]
+Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The train: module:attribute or path/to/file.py:attribute.")
+]
 Redeclare = Annotated[
     bool,
     typer.Option(
         "--redeclare",
         envvar="EVENTWAGON_REDECLARE",
-        help="If the train was declared differently, replace its settings by this program's.",
+        help="If the train was declared with other settings, replace them by this program's.",
     ),
 ]
 LogLevel = Annotated[
@@ -37,7 +39,8 @@ LogLevel = Annotated[
     typer.Option(
         "--log-level",
         envvar="EVENTWAGON_LOG_LEVEL",
-        help="debug, info, warning or error. Default: the program's own, or info.",
+        metavar="LEVEL",
+        help="debug, info, warning or error. Default: the program's own level, or info.",
     ),
 ]
 Revision = Annotated[
@@ -45,7 +48,8 @@ Revision = Annotated[
     typer.Option(
         "--revision",
         envvar="EVENTWAGON_REVISION",
-        help="The revision of this code. It serves no wagon that was opened for another revision.",
+        metavar="REVISION",
+        help="Revision of this code. It does not serve wagons that were opened for another revision.",
     ),
 ]
 Infrastructure = Annotated[
@@ -53,7 +57,9 @@ Infrastructure = Annotated[
     typer.Option(
         "--orchestrator",
         envvar="EVENTWAGON_ORCHESTRATOR",
-        help="What starts each wagon's workers: subprocess:, command:PROGRAM, kubernetes://NAMESPACE …",
+        metavar="URL",
+        help="The orchestrator, which starts each wagon's workers: subprocess:, command:PROGRAM, "
+        "kubernetes://NAMESPACE …",
     ),
 ]
 HealthPort = Annotated[
@@ -63,8 +69,9 @@ HealthPort = Annotated[
         envvar="EVENTWAGON_HEALTH_PORT",
         min=1,
         max=65535,
-        help="Answer GET /live (the process is not stuck) and /ready (it observes, its workers are attached) at this "
-        "port.",
+        metavar="PORT",
+        help="Answer health checks at this port: GET /live (200: the process is not stuck) and GET /ready (200: "
+        "it observes, and its workers are attached).",
     ),
 ]
 HealthHost = Annotated[
@@ -72,6 +79,7 @@ HealthHost = Annotated[
     typer.Option(
         "--health-host",
         envvar="EVENTWAGON_HEALTH_HOST",
+        metavar="ADDRESS",
         help="With --health-port: the address to listen on. Default: all addresses of this machine.",
     ),
 ]
@@ -86,7 +94,9 @@ async def run(
     isolate: Annotated[
         bool,
         typer.Option(
-            "--isolate", help="Run each wagon in a process of its own, so that a crash affects no other wagon."
+            "--isolate",
+            help="Run each wagon in its own process, so that a crash affects no other wagon; short for "
+            "--orchestrator subprocess:.",
         ),
     ] = False,
     orchestrator: Infrastructure = None,
@@ -95,7 +105,7 @@ async def run(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Run a train: observe it and work for it, in this process (with --isolate: in one process per wagon).
+    """Run a train: observe it and handle its events, in this process (with --isolate: in one process per wagon).
 
     Ctrl-C, SIGTERM or `eventwagon stop` end it gracefully: handlers in flight finish. A second signal ends it at once.
     """
@@ -127,7 +137,7 @@ async def observe(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Observe a train without working for it: open, switch, seal and remove its wagons.
+    """Observe a train without handling its events: open, switch, seal and remove its wagons.
 
     Any number of processes may observe a train.
     """
@@ -152,16 +162,23 @@ async def work(
     wagon: Annotated[
         int | None,
         typer.Option(
-            "--wagon", min=1, help="Work for the wagon that this unit serves; end when no wagon has the unit."
+            "--wagon",
+            min=1,
+            metavar="NUMBER",
+            help="Work only for the wagon that is served by the unit with this number; end once no wagon is. "
+            "Orchestrators set it.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="With --wagon: the number of workers.")
+        int | None, typer.Option("--workers", min=1, metavar="NUMBER", help="With --wagon: the number of workers.")
     ] = None,
     grace: Annotated[
         float | None,
         typer.Option(
-            "--grace", min=0, help="Seconds that handlers in flight have when the process ends. Default: the train's."
+            "--grace",
+            min=0,
+            metavar="SECONDS",
+            help="Seconds that handlers in flight have to finish when the process ends. Default: the train's setting.",
         ),
     ] = None,
     health_port: HealthPort = None,
@@ -169,9 +186,9 @@ async def work(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Work for a train without observing it: its handlers run here.
+    """Handle a train's events in this process, without observing the train.
 
-    All processes that work divide the train's workers between them.
+    The train's workers are divided between all processes that work.
     """
     await _serve(
         target,
@@ -238,7 +255,7 @@ async def _serve(
 
 @contextmanager
 def asked_to_end() -> Iterator[asyncio.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second ends the process at once."""
+    """Yield an event that the first SIGINT or SIGTERM sets. A second signal ends the process at once."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -262,7 +279,7 @@ def asked_to_end() -> Iterator[asyncio.Event]:
 
 
 def level_of(text: str | None) -> int | None:
-    """The level of that name. Raises UsageError."""
+    """The number of the log level with this name, in upper or lower case; None for None. Raises UsageError."""
     number = logging.getLevelNamesMapping().get(text.upper()) if text is not None else None
     if text is not None and number is None:
         raise UsageError(f"log level {text!r}: give debug, info, warning or error")
@@ -270,8 +287,8 @@ def level_of(text: str | None) -> int | None:
 
 
 def set_up_logging(level: int | None) -> None:
-    """Each fact as one line on stderr, unless the program, which is loaded by now, has set up logging itself: then its
-    handlers stay, and so do its levels, but for `level` where that was asked for."""
+    """Log to stderr, one line per record, at `level` (None: info). If the program, which must be loaded before, has set
+    up logging itself, its handlers stay, and its levels too unless `level` is given."""
     logger = logging.getLogger("eventwagon")
     is_set_up = logger.hasHandlers()
     if level is not None or not (is_set_up or logger.level):

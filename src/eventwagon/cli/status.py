@@ -1,4 +1,4 @@
-"""`status`: the present state of a train's wagons."""
+"""`status`: shows the present state of a train's wagons."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ COLOURS = {
 
 
 class WagonView(msgspec.Struct, frozen=True, kw_only=True):
-    """One wagon in figures. `waiting`, `in_flight` and `settled` are of its ingress; `inside`: not settled in its inner
-    channels. A figure that the broker does not know is None."""
+    """One wagon in figures. `waiting`, `in_flight` and `settled` count the events of its ingress; `inside` counts those
+    in its inner channels that are not settled. A figure that the broker does not know is None. `age` is in seconds,
+    other times in seconds since the epoch."""
 
     number: int
     name: str
@@ -56,12 +57,12 @@ class WagonView(msgspec.Struct, frozen=True, kw_only=True):
     inside: int | None
     dead: int | None
     lost: int
-    """Events that went from the broker without being settled."""
+    """Events that disappeared from the broker without being settled."""
     workers: int
     revision: str
     asleep: bool
     paused: str
-    """Why none of its events is handed out, since when, and who paused it; empty while they are."""
+    """Since when, by whom and why none of its events is handed out; empty if it is not paused."""
     age: float
     reason: str
     opened_at: float
@@ -76,31 +77,31 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     at: float
     version: int
-    """Of the manifest: goes up with each change."""
+    """The version of the manifest, which increases with each change."""
     declared: dict[str, str]
     elastic_by_default: bool
-    """The train says nothing of workers, and an orchestrator has each wagon's follow the traffic."""
+    """True if the train does not set its workers, and an orchestrator makes those of each wagon elastic."""
     channels: tuple[str, ...]
     asked: str
     watched: str
     refusing: str
     at_risk: str
-    """Why new events wait longer than promised, if the workers follow the traffic; empty when they don't."""
+    """Why new events will wait longer than promised although the workers are elastic; empty if they won't."""
     stepped_back: str
-    """When the registry was found to have stepped back to an older manifest; empty: never."""
+    """When the registry was found to hold an older manifest than before; empty if it never was."""
     paused: str
-    """Why the whole train is paused, since when, and who paused it; empty while it is not."""
+    """Since when, by whom and why the whole train is paused; empty if it is not."""
     removal: str
-    """Why the train is being removed, and who asked for it."""
+    """Why the train is being removed, and who requested it; empty if it is not."""
     open: dict[str, list[str]]
-    """Channels whose circuit breaker is open in some process, and why, once for each process."""
+    """Channels whose circuit breaker is open, with the reason from each process where it is."""
     crashed: list[str]
-    """Which wagons' workers had processes that ended by themselves, how many, and why the last one did."""
+    """A sentence for each wagon whose worker processes ended by themselves: how many did, and why the last one did."""
     threatened: list[str]
-    """What loses events on the broker's server, or may."""
+    """What on the broker's server loses events, or may do so."""
     dead: int | None
     dead_lost: int
-    """Dead letters that went from the broker, of removed wagons and of those that there are."""
+    """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
     wagons: list[WagonView]
     removed: list[WagonView]
@@ -116,9 +117,10 @@ async def status(
 ) -> None:
     """Show the wagons of a train: state, fill, backlog, workers, and the reason for each state.
 
-    taken: events published to its ingress, and its exact bound. waiting: claimed by nobody. in flight: prefetched, or
-    in a handler. inside: left in its inner channels. workers: its own; shared ones that had an event of it at the last
-    check-in. A figure that the broker does not know is `?`.
+    [bold]taken[/bold]: events published to the ingress, and its exact bound if it has one. [bold]waiting[/bold]:
+    claimed by no process. [bold]in flight[/bold]: prefetched, or in a handler. [bold]settled[/bold]: done.
+    [bold]inside[/bold]: not settled in the inner channels. [bold]workers[/bold]: the wagon's own; of shared workers,
+    those that had one of its events at the last check-in. A figure that the broker does not know is `?`.
     """
     async with reached(target, url) as c:
         if not watch:
@@ -145,7 +147,8 @@ def _print(view: View, as_json: bool) -> None:
 
 
 async def look(c: Connection, url: str, *, removed: bool = False) -> View:
-    """The present state of the train. Raises the errors of broker and registry."""
+    """Read the present state of the train; with `removed`, also its removed wagons, from the journal. Raises
+    BrokerError and RegistryError."""
     snapshot = await c.refresh()
     manifest = snapshot.manifest
     now = time.time()
@@ -202,7 +205,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
 
 
 async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[str, Depth]]) -> AbstractSet[str]:
-    """Of channels of wagons in use that the broker does not have."""
+    """A sentence for each channel that the broker no longer has although its wagon is in use."""
     doubtful = [
         Channel(manifest.train, w.number, name)
         for w in manifest.in_state(State.ACTIVE, State.DRAINING)
@@ -214,7 +217,8 @@ async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[
 
 
 def _crashed(members: Sequence[Member], manifest: Manifest) -> list[str]:
-    """Several observers may count the same processes, or each its own."""
+    """A sentence for each wagon whose processes crashed. Observers may count the same processes, or each its own: the
+    highest count is taken."""
     most: dict[int, Deployment] = {}
     for d in (d for m in members for d in m.deployed if d.crashes):
         if manifest.wagon(d.number) is not None:
@@ -245,7 +249,7 @@ def _stepped_back(manifest: Manifest, now: float) -> str:
 
 
 def told_pause(pause: Pause | None, now: float) -> str:
-    """Since when, by whom and why, for a person; empty where there is none."""
+    """Since when, by whom and why it is paused, for a person; empty if it is not."""
     if pause is None:
         return ""
     who = f" by {pause.by}" if pause.by else ""
@@ -268,7 +272,7 @@ def _watched(manifest: Manifest) -> str:
 
 
 def _held(depth: Depth) -> int | None:
-    """What a channel holds that is not settled."""
+    """Events in a channel that are not settled; None if unknown."""
     return None if depth.published is None or depth.settled is None else depth.published - depth.settled
 
 
@@ -352,7 +356,8 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
 
 
 def table(view: View, console: Console, *, high: int | None = None) -> RenderableType:
-    """The view for a person, in at most `high` lines if that can be: the oldest wagons and the newest."""
+    """Render the view for a person. `high`: leave out wagons in the middle until it fits into so many lines; at least
+    two wagons stay."""
     rows = [*view.removed, *view.wagons]
     keep = len(rows) if high is None else min(len(rows), max(2, high))
     while True:
@@ -413,7 +418,7 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
 
 
 def _missing(view: View) -> list[str]:
-    """What processes have no handler for, each channel once a wagon."""
+    """A sentence for each channel of a wagon that some processes have no handler for."""
     found: dict[tuple[int, str], list[str]] = {}
     for member in view.members:
         for a in (*member.attachments, *member.deployed):
@@ -440,11 +445,11 @@ def _head(view: View) -> Text:
 
 _FIGURES = ("waiting", "in flight", "settled", "inside", "workers")
 _LEFT_OUT = ((), ("settled",), ("settled", "inside"))
-"""Figures that go where the terminal is too narrow for all."""
+"""The columns to leave out, in the order in which they are tried, if the terminal is too narrow."""
 
 
 def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
-    """The wagons, a line each; the reasons at its end if they fit there, and below all if not."""
+    """A table of the wagons. The reasons are its last column if they all fit there; otherwise they follow below it."""
     coded = any(w.revision for w in rows)
     for left_out in _LEFT_OUT:
         figures = [name for name in _FIGURES if name not in left_out]

@@ -1,4 +1,4 @@
-"""`switch`, `drain`, `pause`, `resume`, `stop`, `remove`: an operator's commands, whatever the limit says."""
+"""`switch`, `drain`, `pause`, `resume`, `stop`, `remove`: an operator steers a train."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ from .serve import Infrastructure
 from .status import told_pause
 from .target import reached, reached_if_known
 
-Reason = Annotated[str, typer.Option("--reason", help="The reason, for the journal.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, recorded in the journal.")]
 By = Annotated[
     str | None,
-    typer.Option("--by", envvar="EVENTWAGON_BY", help="Your name, for the journal. Default: this user at this host."),
+    typer.Option(
+        "--by",
+        envvar="EVENTWAGON_BY",
+        metavar="NAME",
+        help="Your name, recorded in the journal. Default: this user at this host.",
+    ),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait until it is done.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Seconds to wait until it is done.")
+]
 
 
 @job
@@ -38,26 +45,35 @@ async def switch(
     url: Url = DEFAULT_URL,
     revision: Annotated[
         str | None,
-        typer.Option("--revision", help="The code of the next wagons: an image's tag, a function's version, a path."),
+        typer.Option(
+            "--revision",
+            metavar="REVISION",
+            help="Revision of the next wagons' code: an image's tag, a function's version, a path.",
+        ),
     ] = None,
     watch_errors: Annotated[
         str | None,
         typer.Option(
-            "--watch-errors", help="Go back if a larger share of the new wagon's handlings fails: 2% or 0.02."
+            "--watch-errors",
+            metavar="SHARE",
+            help="Switch back if a larger share of the new wagon's handlings fails: 2% or 0.02.",
         ),
     ] = None,
     withdraw: Annotated[
-        bool, typer.Option("--withdraw", help="Withdraw a requested switch that is not made yet; the code stays.")
+        bool,
+        typer.Option("--withdraw", help="Withdraw a requested switch that is not made yet. The train keeps its code."),
     ] = False,
     reason: Reason = "by hand",
     by: By = None,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Switch to the next wagon now, whatever the limit says, and wait until it is done.
+    """Switch to the next wagon now, without waiting for the limit, and wait until it is done.
 
     With --revision the next wagon runs other code, and the old wagon drains with the old code. To go back, switch
-    again; with --watch-errors the train does that by itself. If a switch is not done in time, the request stays until
-    it is done, given up, replaced by a switch to another revision, or withdrawn with --withdraw.
+    again; with --watch-errors the train does so by itself.
+
+    If a switch is not done in time, its request stays until it is done, given up, replaced by a switch to another
+    revision, or withdrawn (--withdraw).
     """
     if withdraw and (revision is not None or watch_errors is not None):
         raise UsageError("--withdraw takes no --revision and no --watch-errors: it withdraws any requested switch")
@@ -78,7 +94,7 @@ async def switch(
 
 
 def share(text: str) -> float:
-    """A share above 0 and at most 1, written `2%` or `0.02`. Raises UsageError."""
+    """Parse a share above 0 and at most 1, written `2%` or `0.02`. Raises UsageError."""
     with suppress(ValueError):
         value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
         if 0 < value <= 1:
@@ -94,7 +110,7 @@ async def drain(
     by: By = None,
     timeout: Timeout = 300.0,
 ) -> None:
-    """Switch now, then wait until all events published earlier are handled and their wagons removed."""
+    """Switch now, then wait until all earlier events are handled and their wagons are removed."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     async with reached(target, url) as c:
@@ -119,7 +135,9 @@ async def drain(
         line(f"every wagon up to {old} is drained and removed")
 
 
-OneWagon = Annotated[int | None, typer.Option("--wagon", min=1, help="Only this wagon; the others go on.")]
+OneWagon = Annotated[
+    int | None, typer.Option("--wagon", min=1, metavar="NUMBER", help="Only this wagon; the others go on.")
+]
 
 
 @job
@@ -135,10 +153,10 @@ async def pause(
     by: By = None,
     timeout: Timeout = 5.0,
 ) -> None:
-    """Hand out no more events until `resume`, and wait until every process has stopped handing out.
+    """Stop handing out events until `resume`, and wait until every process has stopped.
 
-    Handlers in flight finish; prefetched events go back without counting an attempt. The pause is stored in the
-    manifest, so it outlives every process. While a whole train is paused, no limit switches wagons.
+    Handlers in flight finish; prefetched events are given back, which counts no attempt. The pause is stored in the
+    manifest, so restarts do not end it. While a whole train is paused, its limit switches no wagons.
     """
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
@@ -156,8 +174,8 @@ async def pause(
 
 
 async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, deadline: float) -> None:
-    """Wait until every process that knows pauses has stopped handing out, and name those that the pause does not
-    reach."""
+    """Wait until every process that knows pauses has stopped handing out. Reports the processes that the pause does not
+    reach, and the events in flight. Raises Ended if `deadline`, in seconds of the loop's clock, passes."""
     while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
         if asyncio.get_running_loop().time() >= deadline:
             who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
@@ -185,7 +203,8 @@ async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, d
 
 
 async def _in_hand(c: Connection, number: int | None) -> int | None:
-    """Events of the paused wagons that processes have claimed and not settled; None: the broker does not say of all."""
+    """Events that processes have claimed and not settled, in wagon `number` or (None) in all; None if the broker does
+    not know it of each channel."""
     found = [
         depth.in_flight
         for n, channels in (await c.depths()).items()
@@ -199,9 +218,9 @@ async def _in_hand(c: Connection, number: int | None) -> int | None:
 async def resume(
     target: Anchor, url: Url = DEFAULT_URL, wagon: OneWagon = None, reason: Reason = "by hand", by: By = None
 ) -> None:
-    """End the pause of a train, or with --wagon the pause of that wagon alone. Neither ends the other.
+    """End the pause of a train or, with --wagon, the pause of that wagon alone. Neither ends the other.
 
-    Waiting events are handed out at once, also those that became due meanwhile. Limits apply again.
+    Waiting events are handed out at once, including retries that became due during the pause. Limits apply again.
     """
     async with reached(target, url) as c:
         was = await c.resume(reason, wagon=wagon, by=by)
@@ -222,7 +241,7 @@ async def resume(
 async def stop(
     target: Anchor, url: Url = DEFAULT_URL, reason: Reason = "by hand", by: By = None, timeout: Timeout = 60.0
 ) -> None:
-    """Ask every process that runs the train to end gracefully, and wait until all are gone.
+    """Ask every process that runs the train to end gracefully, and wait until all have ended.
 
     New events are still stored; they are handled when a process runs again.
     """
@@ -254,22 +273,22 @@ async def remove(
         bool,
         typer.Option(
             "--force",
-            help="End all processes of the train, then delete it with its events and dead letters. "
-            "This can't be undone.",
+            help="End all processes of the train, then delete it with its events and dead letters. This can't be "
+            "undone.",
         ),
     ] = False,
     orchestrator: Infrastructure = None,
     reason: Reason = "by hand",
     by: By = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0.0, help="With --force: seconds that processes have to end.")
+        float,
+        typer.Option("--timeout", min=0.0, metavar="SECONDS", help="With --force: seconds that processes have to end."),
     ] = 60.0,
 ) -> None:
-    """Remove a train for good: all channels, dead letters, journal and manifest; with --orchestrator its workers'
-    units.
+    """Delete a train: its channels, dead letters, journal and manifest; with --orchestrator also its workers' units.
 
-    Refused while events or dead letters are left or processes of the train are alive; --force deletes them. If it is
-    interrupted, call it again. If there is no such train it exits with 1; with --force, with 0.
+    It is refused while events or dead letters are left, or processes of the train are alive; --force deletes them. If
+    it was interrupted, run it again. If there is no such train, it exits with 1; with --force, with 0.
     """
     async with reached_if_known(target, url, orchestrator=orchestrator) as (c, known):
         name = c.train.name
@@ -305,7 +324,7 @@ async def _switched(
 
 
 async def _in_the_way(c: Connection) -> str:
-    """What the switch waits for, in sentences; empty if unknown."""
+    """What the requested switch waits for, in sentences; empty if unknown."""
     try:
         manifest, members = (await c.refresh()).manifest, await c.members()
     except BrokerError as e:
@@ -336,7 +355,8 @@ async def _given_up(c: Connection) -> str:
 
 
 async def _alive(c: Connection) -> tuple[Sequence[Member], BrokerError | None]:
-    """The train's living processes, or why they can't be read: what is to be done by hand does not depend on them."""
+    """The train's live processes; if the registry can't list them, none and its error, since a command by hand must not
+    depend on them."""
     try:
         return await c.members(), None
     except BrokerError as e:
@@ -353,7 +373,8 @@ async def _warn_without(c: Connection, role: str, then: str) -> None:
 
 
 async def _until(done: Awaitable[None], deadline: float, doing: str, left: Callable[[], Awaitable[str]]) -> None:
-    """Wait for it with a live count. Raises Ended when the deadline passes."""
+    """Wait for `done`, and show on a terminal what is `left`. Raises Ended if `deadline`, in seconds of the loop's
+    clock, passes."""
     console = err()
     task = asyncio.ensure_future(done)
     spinning = console.status(doing) if console.is_terminal else nullcontext()

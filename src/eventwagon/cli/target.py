@@ -1,4 +1,4 @@
-"""TARGET: from the user's words to a train, with an error in the user's own words."""
+"""Finds the train that the argument TARGET names, and connects to it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 def load_train(target: str, revision: str = "") -> Train:
-    """The train that `module:attribute` or `path/to/file.py:attribute` names, with `{revision}` in it filled in;
-    `revision` names its code. Raises UsageError, also if the program names another revision."""
+    """Load the train that `module:attribute` or `path/to/file.py:attribute` names. `revision` becomes the train's
+    revision and replaces `{revision}` in the target. Raises UsageError, also if the program states another revision."""
     check_revision(revision)
     if PLACE in target:
         if not revision:
@@ -43,7 +43,8 @@ def load_train(target: str, revision: str = "") -> Train:
 
 @asynccontextmanager
 async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()) -> AsyncIterator[Connection]:
-    """A connection to a train that exists at `url`, by its name or its program. Raises UnknownTrain, UsageError."""
+    """Connect to an existing train, by its name or its program. Raises UnknownTrain if `url` has no such train, and
+    UsageError."""
     train = load_train(target) if ":" in target else None
     name = train.name if train else _train_name(target)
     registry = open_drivers(url).registry
@@ -58,8 +59,8 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
 async def reached_if_known(
     target: str, url: str, *, orchestrator: str | None = None
 ) -> AsyncIterator[tuple[Connection, Sequence[str]]]:
-    """The same, whether or not the train is known at `url`, and the names of the known trains; with an orchestrator,
-    for which TARGET must be a program. Raises UsageError."""
+    """Connect to a train that may be unknown at `url`; also yields the names of the known trains. `orchestrator` is the
+    URL of one; then the target must be a program. Raises UsageError."""
     train = load_train(target) if ":" in target else None
     if orchestrator is not None and train is None:
         raise UsageError(f"--orchestrator needs the train's program as TARGET: module:attribute, not {target!r}")
@@ -76,8 +77,8 @@ async def reached_if_known(
 
 @asynccontextmanager
 async def registered(target: str, url: str) -> AsyncIterator[tuple[Registry, str]]:
-    """The registry where that train is known, and its name: for what must work although its manifest can't be read.
-    Raises UnknownTrain, UsageError."""
+    """Open the registry that knows the train; also yields the train's name. For commands that must work even if the
+    manifest can't be read: this is only reported. Raises UnknownTrain, UsageError."""
     name = load_train(target).name if ":" in target else _train_name(target)
     registry = open_drivers(url).registry
     async with registry:
@@ -99,7 +100,8 @@ async def _check_known(registry: Registry, name: str, url: str, known: bool, tar
 
 
 def follower(name: str, declared: dict[str, str]) -> Train:
-    """A train without handlers, with the settings that its programs declared: what publishers decide by."""
+    """A train without handlers, with the settings that its programs `declared`: enough to publish. Leaves out settings
+    that this version can't read."""
     settings: dict[str, Any] = {}
     for key, text in declared.items():
         # A user's own limit: publishers don't measure it. A setting of a newer version: it is not ours to follow.

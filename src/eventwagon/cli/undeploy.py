@@ -1,4 +1,4 @@
-"""`undeploy`: what an orchestrator runs for a train ends; the train and its events stay."""
+"""`undeploy`: ends the workers that an orchestrator runs for a train. The train and its events stay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ async def undeploy(
         typer.Option(
             "--orchestrator",
             envvar="EVENTWAGON_ORCHESTRATOR",
-            help="What started the wagons' workers, as for observe.",
+            metavar="URL",
+            help="The orchestrator that started the wagons' workers, as given to observe.",
         ),
     ],
     url: Url = DEFAULT_URL,

@@ -1,4 +1,4 @@
-"""`why` and `dead`: the decisions with their figures, and the events that could not be handled."""
+"""`why` and `dead`: show the decisions with their figures, and the events that could not be handled."""
 
 from __future__ import annotations
 
@@ -29,27 +29,39 @@ from .looks import run_again
 from .target import reached, registered
 
 _SHOWN = 200
-"""Characters of a dead letter's data."""
+"""The most characters that are shown of a dead letter's data."""
 
 
 @job
 async def why(
     target: Annotated[
-        str | None, typer.Argument(help="module:attribute, path/to/file.py:attribute, or a train's name.")
+        str | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, help="Only this many of the newest entries; 0: all.")] = 0,
-    wagon: Annotated[int | None, typer.Option("--wagon", help="Only entries about the wagon with this number.")] = None,
+    last: Annotated[
+        int,
+        typer.Option(
+            "--last", "-n", min=0, metavar="NUMBER", help="Show only this many of the newest entries; 0: all."
+        ),
+    ] = 0,
+    wagon: Annotated[
+        int | None,
+        typer.Option("--wagon", metavar="NUMBER", help="Show only entries about the wagon with this number."),
+    ] = None,
     look: Annotated[
         str | None,
-        typer.Option("--look", metavar="FILE", help="Replay the looks of an observer from this log; -: stdin."),
+        typer.Option("--look", metavar="FILE", help="Replay an observer's looks from this log file; -: stdin."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the journal, oldest first: each decision and each refusal, with its figures.
 
-    With --look: replay what an observer saw in each pass, and what it decided. An observer writes its looks to its log
-    with --log-level debug, and in the report of a defect.
+    With --look it replays what an observer saw in each pass, and what it decided. An observer logs its looks with
+    --log-level debug, and reports the last ones when it meets a defect.
     """
     if look is not None:
         if target is not None or wagon is not None:
@@ -81,7 +93,7 @@ async def why(
 
 
 async def _once(registry: Registry, name: str, number: int) -> str:
-    """Whether there has been such a wagon; empty where that can't be known."""
+    """The rest of a sentence: whether the wagon ever existed; empty if that is unknown."""
     try:
         following = (await registry.read(name)).manifest.next_number
     except EventwagonError:
@@ -134,7 +146,7 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
 
 
 def _told(event: Event) -> tuple[str, ...]:
-    """A dead letter for a person: when, which, why, and how its data begins."""
+    """A dead letter for a person: the time, the event, the reason, and the beginning of its data."""
     x = event.extensions
     where = f"wagon {x.get('deadwagon', '?')} {x.get('deadchannel') or 'ingress'}"
     data = event.data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
@@ -172,7 +184,7 @@ def _letter(event: Event) -> dict[str, object]:
 
 
 def _data(data: bytes) -> object:
-    """JSON as it is, but on one line; anything else as bytes, which become Base64."""
+    """JSON unchanged, but on one line; anything else as bytes, which are encoded in Base64."""
     try:
         data.decode()
         return msgspec.Raw(msgspec.json.format(data, indent=-1))
@@ -181,7 +193,7 @@ def _data(data: bytes) -> object:
 
 
 def _number(text: str | None, otherwise: float) -> float:
-    """A figure in a dead letter, if it is a number: others may have written it."""
+    """`text` as a number, or `otherwise`: another program may have written the dead letter, with anything in it."""
     try:
         number = float(text or "")
     except ValueError:

@@ -1,2 +1,1 @@
-"""The lab: arrivals, clocks and calculations for the demo and for experiments. An edge: nothing imports it but
-edges."""
+"""The lab: arrivals, clocks and calculations for the demo and for experiments. Only other edges import it."""

@@ -1,5 +1,5 @@
-"""When events arrive: made-up bursts and recorded traces. Times in seconds since the first, sorted. Pure but for the
-file."""
+"""When events arrive: synthetic bursts and recorded traces. Times are in seconds since the first arrival, sorted. Pure,
+except that traces are read from files."""
 
 from __future__ import annotations
 
@@ -23,26 +23,29 @@ _BLACK_FRIDAY = (
     (0.8, 0.7),
     (1.0, 0.3),
 )
-"""The rate over the burst, both in parts of the whole: quiet, the doors open, the rush, a second wave, the rest."""
+"""The rate over the burst, as (time, rate): both relative to the whole burst. Quiet, the doors open, the rush, a second
+wave, the rest."""
 
 
 MOST = 2_000_000
-"""Events in a burst or a trace: what fits into memory several times."""
+"""The most events of a burst or a trace: they fit into memory several times."""
 
 
 def uniform(events: int, seconds: float, *, seed: int = 0) -> list[float]:
-    """`events` arrivals at a steady rate (exponential gaps, as independent people make) over `seconds`."""
+    """`events` arrivals over `seconds` at a steady rate, with exponential gaps, as for independent people. Raises
+    UsageError."""
     return shaped(((0.0, 1.0), (1.0, 1.0)), events, seconds, seed=seed)
 
 
 def black_friday(events: int, seconds: float, *, seed: int = 0) -> list[float]:
-    """`events` arrivals over `seconds`: quiet, then the doors open, a rush at twice the mean rate, a second wave, the
-    rest."""
+    """`events` arrivals over `seconds`: quiet, then the doors open, a rush at about twice the mean rate, a second wave,
+    the rest. Raises UsageError."""
     return shaped(_BLACK_FRIDAY, events, seconds, seed=seed)
 
 
 def shaped(shape: Sequence[tuple[float, float]], events: int, seconds: float, *, seed: int) -> list[float]:
-    """Independent arrivals whose density is the piecewise linear `shape`."""
+    """Independent arrivals whose density is the piecewise linear `shape`: points (time, rate), with times from 0 to 1.
+    Raises UsageError."""
     if events < 1:
         raise UsageError(f"a burst needs at least one event, not {events}")
     _few_enough("the burst", events)
@@ -63,10 +66,11 @@ def shaped(shape: Sequence[tuple[float, float]], events: int, seconds: float, *,
 
 
 def load_trace(path: str | Path, *, speed: float = 1.0, seed: int = 0) -> list[float]:
-    """The arrivals of a CSV file with a header: `arrival_s` (a row an event) or `interval_start_s,count`.
+    """Read the arrivals from a CSV file with a header: `arrival_s` (a row per event) or `interval_start_s,count`.
 
-    Counts are spread inside their interval by a generator seeded with `seed`; the last interval is as long as the one
-    before. Further columns are ignored. `speed` compresses time. Raises UsageError naming file and line.
+    The events of an interval are spread over it at random, by a generator seeded with `seed`; the last interval is as
+    long as the one before. Other columns are ignored. `speed` compresses time. Raises UsageError with the file and the
+    line.
     """
     if not speed > 0 or not math.isfinite(speed):
         raise UsageError(f"speed must be a number above 0, not {speed:g}")
@@ -87,7 +91,8 @@ def load_trace(path: str | Path, *, speed: float = 1.0, seed: int = 0) -> list[f
 
 
 def load_sizes(path: str | Path) -> list[float] | None:
-    """The column `size` of such a file, a number an event; None where it has none. Raises UsageError."""
+    """Read the column `size` of such a file, a number for each event; None if it has no such column. Raises
+    UsageError."""
     path = Path(path)
     header, rows = _table(path)
     if "size" not in header or "arrival_s" not in header:
@@ -153,7 +158,7 @@ def _few_enough(what: str, events: int) -> None:
 
 
 def _filled(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """The rows with their line numbers; empty lines are left out."""
+    """The rows with their line numbers, without empty lines."""
     for line, row in enumerate(rows, start=2):
         if any(cell.strip() for cell in row):
             yield line, row

@@ -1,11 +1,11 @@
-"""A clairvoyant scaler: it knows all arrivals beforehand and has a share of them on time for the fewest worker-seconds,
-with Pods that need their time to start. What every scaler can be measured against. Pure.
+"""A clairvoyant scaler: it knows all arrivals in advance, and gets the wanted share of them done on time for the fewest
+worker-seconds, although Pods take time to start. Any other scaler can be measured against it. Pure.
 
-A plan says how many Pods there are at each step of a grid. Pods are paid for from the moment they are asked for, and
-none is asked for before the burst begins, as everywhere in the lab. A dynamic program finds the plan that costs least
-if each late event costs a fine, and treats work as a liquid. The plan is then run event by event, and the fine searched
-for with which that run has the share on time. What keeps it from being exact: the grid, and that fines find some shares
-only, so that a plan may have more on time than was asked for.
+A plan says how many Pods exist at each step of a time grid. Pods are paid for from the moment they are requested, and
+none is requested before the burst begins, as everywhere in the lab. A dynamic program finds the cheapest plan if each
+late event costs a fine; it treats work as a liquid. The plan is then simulated event by event, and the fine is searched
+for which this simulation reaches the wanted share. Two things keep the result from being exact: the grid, and that
+fines reach only some shares, so that a plan may have more events on time than wanted.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from .strategies.station import InTime, ScalerView, Station
 
 _STEPS = 400
 _UNITS = 24
-"""Pods come in so many units at most."""
+"""Pods are added in units, of which there are at most so many."""
 _PORTIONS = 150
-"""Of the events that arrive within one promise, at most."""
+"""The events that arrive within one promise are divided into at most so many portions."""
 _MARGINS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Tried one after another, in steps, until a plan has enough on time."""
+"""Margins in steps of the grid, tried in turn until a plan has enough events on time."""
 _SEARCHES = 7
 _INFINITE = math.inf
 
 
 class _Grid(msgspec.Struct, frozen=True):
-    """The job in steps of time, its events in portions, its Pods in units."""
+    """The job with its time in steps, its events in portions and its Pods in units."""
 
     step: float
-    """Seconds."""
+    """Length of a step, in seconds."""
     lead: int
-    """Steps until a Pod works."""
+    """Steps from requesting a Pod until it works."""
     standing: int
-    """Pods."""
+    """Number of Pods that stand before the burst."""
     pods: int
-    """Of a unit."""
+    """Pods in a unit."""
     units: int
-    """Beyond the standing Pods, at most."""
+    """The most units beyond the standing Pods."""
     workers: int
-    """Of a unit."""
+    """Workers in a unit."""
     rate: float
-    """Portions that a Pod works off in a step."""
+    """Portions that a Pod finishes in a step."""
     events: float
-    """Of a portion."""
+    """Events in a portion."""
     come: Sequence[int]
-    """Portions that have arrived, by step."""
+    """Portions that have arrived by each step."""
     due: Sequence[int]
-    """Portions that are late unless they were worked off by then."""
+    """Portions that must be done by each step in order not to be late."""
 
     def worked_off(self, units: int, n: int) -> int:
-        """Portions in step `n`: whole ones, right on average."""
+        """Whole portions done in step `n`; right on average."""
         rate = self.rate * (self.standing + units * self.pods)
         return math.floor(rate * (n + 1)) - math.floor(rate * n)
 
@@ -71,14 +71,14 @@ class _Planned:
         self._look = -1
 
     def wanted(self, now: float, seen: ScalerView) -> int:
-        """Pods at this step."""
+        """The number of Pods at this step."""
         self._look += 1
         return self._pods[min(self._look, len(self._pods) - 1)]
 
 
 def cheapest(job: Job, strategy: str) -> Outcome:
     """The plan with the fewest worker-seconds beyond the standing workers that has `job.on_time` of the events on time;
-    where none has, one with the most on time."""
+    if no plan has, one with the most on time."""
     best: list[tuple[tuple[float, float], Outcome]] = []
     for margin in _MARGINS:
         grid = _grid(job, margin)
@@ -100,7 +100,7 @@ def cheapest(job: Job, strategy: str) -> Outcome:
 
 
 def _grid(job: Job, margin: float) -> _Grid:
-    """With `margin` steps less until an event is late: the grid is coarse."""
+    """The grid for the job. Events count as late `margin` steps early, since the grid is coarse."""
     service = max(1e-9, sum(job.services) / len(job.services))
     end = job.arrivals[-1] + job.slo
     step = max(end / _STEPS, min(job.slo / 8, 1.0))
@@ -135,15 +135,16 @@ def _grid(job: Job, margin: float) -> _Grid:
 
 
 def _busiest(arrivals: Sequence[float], seconds: float) -> int:
-    """Most arrivals within so many seconds."""
+    """The most arrivals within any so many seconds."""
     return max(i - bisect_right(arrivals, at - seconds) + 1 for i, at in enumerate(arrivals))
 
 
 def _plan(grid: _Grid, fine: float) -> list[int]:
-    """Units beyond the standing ones that work in each step.
+    """The units beyond the standing Pods that work in each step.
 
-    A state is the portions worked off so far (late ones included), by the number of units. Of each the least cost is
-    known, in worker-seconds: first as it is reached, then after units were added or sent away.
+    A state is the number of portions done so far (including late ones) and the number of units. The program computes
+    the least cost of each state, in worker-seconds: first as the state is reached, then after units were added or
+    removed.
     """
     end = len(grid.come) - 1
     add = grid.workers * grid.lead * grid.step
@@ -173,7 +174,7 @@ def _plan(grid: _Grid, fine: float) -> list[int]:
 
 
 def _advance(grid: _Grid, n: int, units: int, costs: list[float], fine: float) -> list[float]:
-    """What each state costs a step later."""
+    """The cost of each state after one more step."""
     due, come = grid.due[n + 1], grid.come[n + 1]
     run = units * grid.workers * grid.step
     first = grid.due[n] + grid.worked_off(units, n)
@@ -190,7 +191,7 @@ def _advance(grid: _Grid, n: int, units: int, costs: list[float], fine: float) -
 
 
 def _from(grid: _Grid, n: int, units: int, costs: list[float], to: int, fine: float) -> int:
-    """Which state of a step came to be `to` a step later, at the least cost."""
+    """The state of step `n` from which state `to` of the next step is reached at the least cost."""
     due, come = grid.due[n + 1], grid.come[n + 1]
     more = grid.worked_off(units, n)
     best, found = _INFINITE, -1
@@ -202,7 +203,7 @@ def _from(grid: _Grid, n: int, units: int, costs: list[float], to: int, fine: fl
 
 
 def _follow(job: Job, grid: _Grid, units: Sequence[int], strategy: str) -> Outcome:
-    """The plan, event by event: the oldest event that can still be on time comes first."""
+    """Simulate the plan event by event: the oldest event that can still be on time comes first."""
     # Asked for are those that work now or will within the start-up time.
     pods = [grid.standing + grid.pods * max(units[n : n + grid.lead + 1]) for n in range(len(units))]
     scaler = _Planned([*pods, grid.standing], grid.step)

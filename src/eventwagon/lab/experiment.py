@@ -1,4 +1,4 @@
-"""Runs the strategies on one job, several at a time, in processes."""
+"""Runs the strategies on one job, several at a time, each in a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .strategies.rivals import RIVALS
 from .strategies.wagons import WAGONS
 
 STRATEGIES: tuple[str, ...] = (*(name for name in RIVALS if name != "optimum"), *WAGONS, "optimum")
-"""In the order of the table."""
+"""All strategies, in the order of the table."""
 USUAL = frozenset(
     (
         "fifo",
@@ -28,18 +28,19 @@ USUAL = frozenset(
         "optimum",
     )
 )
-"""Those that run unless others are named: as many as fit a small terminal."""
+"""The strategies that run unless others are named: as many as fit into a small terminal."""
 
 
 def chosen(names: Collection[str]) -> tuple[str, ...]:
-    """These strategies in the table's order. Raises UsageError."""
+    """These strategies in the order of the table. Raises UsageError."""
     if unknown := set(names) - set(STRATEGIES):
         raise UsageError(f"no strategy {', '.join(sorted(unknown))}; there are {', '.join(STRATEGIES)}")
     return tuple(name for name in STRATEGIES if name in names)
 
 
 def run(job: Job, names: Sequence[str], *, processes: int, url: str | None = None) -> Iterator[Outcome]:
-    """The outcomes, as they come. With `url` the wagons run there in real time, one after another, after the others."""
+    """Yield the outcomes as they are ready. With `url`, the wagons run there in real time, one after another, once the
+    other strategies are done."""
     real = [name for name in names if url is not None and name in WAGONS]
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         slow_first = sorted((name for name in names if name not in real), key=lambda name: name not in WAGONS)
@@ -50,7 +51,7 @@ def run(job: Job, names: Sequence[str], *, processes: int, url: str | None = Non
 
 
 def one(job: Job, name: str, url: str | None = None) -> Outcome:
-    """One strategy on the job."""
+    """Run one strategy on the job. With `url`, wagons run on that broker in real time."""
     if name in RIVALS:
         return RIVALS[name](job)
     strategy: Callable[..., Outcome] = WAGONS[name]

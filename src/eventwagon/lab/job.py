@@ -1,4 +1,4 @@
-"""What every strategy of an experiment is given, and what came of it. Pure."""
+"""The input of a strategy, a `Job`, and its result, an `Outcome`. Pure."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ import msgspec
 from .queueing import oldest_in_time, percentile
 
 REST_MOST = 600.0
-"""For so many seconds after the last event is done the lab waits until the standing workers alone are left. Then what
-there is counts as rest."""
+"""After the last event is done, the lab waits at most so many seconds until only the standing workers are left. Then it
+takes the state reached by then as the final one."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """The same arrivals, the same work and the same promise for all. Times in seconds, by the number of the arrival."""
+    """The same arrivals, work and promise for every strategy. Times in seconds; `arrivals` and `services` by the index
+    of the arrival."""
 
     title: str
     arrivals: Sequence[float]
-    """Sorted; the first at 0 or later."""
+    """Sorted; the first is at 0 or later."""
     services: Sequence[float]
-    """What a worker needs for each."""
+    """Seconds of work for each event."""
     workers: int
-    """The fixed workers: of one queue, or shared between wagons."""
+    """The number of fixed workers: of one queue, or shared between wagons."""
     slo: float
-    """An event is on time when it was finished so soon after its arrival."""
+    """The promise: an event is on time if it is done so soon after its arrival."""
     limit: str
-    """When a wagon is full."""
+    """The limit that says when a wagon is full, as text."""
     floor: int = 0
-    """Of the fixed workers, for every draining wagon."""
+    """How many of the fixed workers each draining wagon keeps."""
     each: int
-    """The workers of each wagon where wagons have their own; if these follow the traffic, the least."""
+    """Workers of each wagon where wagons have their own; the minimum if they are elastic."""
     spares: int = 1
     wagons: int = 32
-    """The cap of live wagons."""
+    """The cap: the most live wagons."""
     start: float = 2.0
-    """From asking for a Pod until its workers work. The same for every strategy that asks for Pods."""
+    """Seconds from requesting a Pod until its workers work, the same for every strategy that requests Pods."""
     per_pod: int = 1
-    """Workers of a Pod: the step in which workers come and go."""
+    """Workers per Pod: the step in which workers are added and removed."""
     most: int = 64
-    """The ceiling: workers at a time of every strategy that asks for Pods."""
+    """The most workers at a time, for every strategy that requests Pods."""
     partitions: int = 32
-    """More Pods than this can't share one Kafka topic."""
+    """Partitions of the Kafka topic: no more Pods than this can share it."""
     on_time: float = 0.99
-    """The share that the clairvoyant scaler is asked for."""
+    """The share of events that the clairvoyant scaler must have on time."""
 
     @property
     def standing(self) -> int:
-        """The workers that stand before the burst and after it, where Pods are asked for: those of the active wagon and
-        its spares. An autoscaled queue keeps as many."""
+        """The workers before and after the burst where Pods are requested: those of the active wagon and its spares. An
+        autoscaled queue keeps as many."""
         return self.each * (1 + self.spares)
 
     @property
     def same_work(self) -> bool:
-        """Each event takes as long as any other: then the optimum is known."""
+        """True if each event takes equally long: then the optimum is known."""
         return max(self.services) - min(self.services) < 1e-12
 
     def behind(self) -> list[int]:
-        """The newcomers: the arrivals that one FIFO queue with the fixed workers would serve late. Decided by the job
-        alone, so the same for every strategy; all arrivals where that queue is never late."""
+        """The newcomers: the indices of the arrivals that one FIFO queue with the fixed workers would serve late; all
+        arrivals if that queue is never late. It depends only on the job, so it is the same for every strategy."""
         queued, _ = oldest_in_time(self.arrivals, self.services, self.workers)
         waits = _waits(self.arrivals, queued)
         late = [i for i, wait in enumerate(waits) if wait > self.slo]
@@ -67,7 +68,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """One wagon in the picture."""
+    """One wagon in the picture. Times in seconds since the burst began."""
 
     number: int
     opened: float
@@ -80,10 +81,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the table."""
 
     on_time: float
-    """The share of all arrivals."""
+    """The share of all arrivals that was on time."""
     on_time_least: float
     on_time_most: float
-    """The worst and the best of several runs; the same as `on_time` where there is one."""
+    """The worst and the best of several runs; equal to `on_time` if there is only one."""
     p50_s: float
     p99_s: float
     mean_s: float
@@ -93,52 +94,52 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     old_p50_s: float
     old_p99_s: float
     standing: int
-    """Workers before the burst and after it."""
+    """Workers before and after the burst."""
     worker_seconds: float
-    """Paid for until the standing workers alone are left."""
+    """Paid for until only the standing workers are left."""
     worker_seconds_done: float
     """Paid for until the last event is done."""
     worker_seconds_extra: float
-    """Paid for beyond the standing workers. It does not depend on how long anybody looks."""
+    """Paid for beyond the standing workers. It does not depend on how long the run is observed."""
     drain_s: float
-    """From the last arrival until all was done."""
+    """Seconds from the last arrival until all events were done."""
     switches: int
     lost: int
     duplicates: int
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a strategy made of a job."""
+    """The result of one strategy. Times in seconds since the burst began."""
 
     strategy: str
     finished: list[float]
-    """When each arrival was done; infinite where it never was."""
+    """When each arrival was done; infinite if it never was."""
     standing: int
-    """Workers that stand before the burst and after it."""
+    """Workers before and after the burst."""
     until_done: float
-    """Worker-seconds from the start until the last event was done; idle workers and spares too. A worker is paid for
-    from the moment it is asked for until it is gone."""
+    """Worker-seconds paid from the start until the last event was done, including idle workers and spares. A worker is
+    paid for from the moment it is requested until it is gone."""
     until_rest: float
-    """The same until the standing workers alone were left."""
+    """The same until only the standing workers were left."""
     at_rest: float
-    """When that was."""
+    """When only the standing workers were left."""
     switches: int = 0
     duplicates: int = 0
     bars: list[Bar] = []
     note: str = ""
-    """What it stands for, in a sentence."""
+    """What the strategy stands for, in a sentence."""
     chances: list[Figures] = []
-    """The figures of several runs, where they depend on what nobody chooses: the moment of an autoscaler's first look.
-    The outcome itself is the run in the middle."""
+    """The figures of several runs, if the result depends on chance: on the moment of an autoscaler's first look. The
+    outcome itself is the median run."""
 
 
 def figures(job: Job, outcome: Outcome) -> Figures:
-    """What an outcome comes to; the average where it stands for several runs."""
+    """The figures of an outcome; their average if it stands for several runs."""
     return _average(outcome.chances) if outcome.chances else _of_one(job, outcome, job.behind())
 
 
 def over_chances(job: Job, runs: Sequence[Outcome]) -> Outcome:
-    """One outcome for several runs of the same strategy: the one in the middle, with the figures of all."""
+    """Join several runs of the same strategy into one outcome: the median run, with the figures of all."""
     newcomers = job.behind()
     rows = [_of_one(job, run, newcomers) for run in runs]
     middle = sorted(range(len(runs)), key=lambda i: rows[i].on_time)[len(runs) // 2]

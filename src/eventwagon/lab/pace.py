@@ -1,7 +1,7 @@
 """Compressed time: an event loop and a wall clock that run `speed` times as fast as real ones.
 
-Everything on such a loop is compressed alike: arrivals, service times, promises, and every timer of the train itself.
-Only the machine is not: what the code takes of it counts `speed` times as much as in real time.
+Arrivals, service times, promises and the train's own timers are all compressed alike. The machine is not: the processor
+time that the code takes counts `speed` times as much as in real time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits `speed` times as short as it is told."""
+    """Divides each timeout by `speed`."""
 
     speed = 1.0
 
@@ -35,21 +35,23 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def loop_factory(speed: float) -> Callable[[], asyncio.AbstractEventLoop]:
-    """For `asyncio.Runner(loop_factory=…)`: a loop whose seconds are 1/`speed` s."""
+    """For `asyncio.Runner(loop_factory=…)`: a loop whose seconds last 1/`speed` s."""
     return lambda: _Loop(speed)
 
 
 def fast_clock(speed: float) -> Callable[[], float]:
-    """A wall clock (seconds since the epoch) that is right now and runs `speed` times as fast from here."""
+    """A wall clock (seconds since the epoch) that shows the right time now and from here on runs `speed` times as
+    fast."""
     wall, began = time.time(), time.monotonic()
     return lambda: wall + (time.monotonic() - began) * speed
 
 
 class TimedWork:
-    """Takes time, as real work does: waits for the seconds it is told, on average exactly.
+    """Work that takes time: waits for the given seconds, exactly on average.
 
-    Timers fire up to a millisecond late, which in compressed time would be a great part of the work; what one wait was
-    late by (up to that, and no more: a busy machine's delays are not made good) is taken off the next.
+    Timers fire up to a millisecond late, which in compressed time would be a large part of the work. So each wait is
+    shortened by the delay of the one before, up to 1.5 ms: longer delays come from a busy machine and are not
+    compensated.
     """
 
     def __init__(self, speed: float) -> None:

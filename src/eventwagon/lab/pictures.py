@@ -1,4 +1,5 @@
-"""The pictures of an experiment: one PNG, and one HTML page that needs nothing else. Needs matplotlib (extra `lab`)."""
+"""The pictures of an experiment: a PNG, or an HTML page that contains it and needs no other file. Needs matplotlib
+(extra `lab`)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ _BINS = 120
 
 
 def draw(job: Job, outcomes: Mapping[str, Outcome]) -> bytes:
-    """The picture as PNG: arrivals and waits over time, each wagon's life, waits by percentile. Raises UsageError."""
+    """Draw arrivals and waits over time, each wagon's life, and waits by percentile. Returns a PNG. Raises UsageError
+    without matplotlib."""
     plt = _pyplot()
     wagons = [o for o in outcomes.values() if o.bars]
     figure, axes = plt.subplots(
@@ -60,7 +62,7 @@ def draw(job: Job, outcomes: Mapping[str, Outcome]) -> bytes:
 
 
 def page(job: Job, outcomes: Mapping[str, Outcome], rows: Mapping[str, Figures]) -> str:
-    """One HTML page with the table and the picture inside. Raises UsageError."""
+    """One HTML page with the table and the picture. Raises UsageError without matplotlib."""
     picture = base64.b64encode(draw(job, outcomes)).decode()
     names = list(Figures.__struct_fields__)
     head = "".join(f"<th>{html.escape(name.removesuffix('_s').replace('_', ' '))}</th>" for name in names)
@@ -94,7 +96,7 @@ with the fixed workers would serve late.</p>
 
 
 def check(to: Path) -> None:
-    """Whether a picture can be written there, before the work is done. Raises UsageError."""
+    """Check that a picture can be written to this path, before any work is done. Raises UsageError."""
     if to.suffix not in (".png", ".html", ".htm"):
         raise UsageError(f"{to}: a picture is .png or .html")
     if not to.parent.is_dir():
@@ -103,7 +105,7 @@ def check(to: Path) -> None:
 
 
 def write(job: Job, outcomes: Mapping[str, Outcome], rows: Mapping[str, Figures], to: Path) -> None:
-    """Write the page or the picture, as the file's ending says. Raises UsageError."""
+    """Write the page or the picture, according to the suffix of the path. Raises UsageError."""
     check(to)
     try:
         if to.suffix == ".png":

@@ -1,4 +1,4 @@
-"""Which settings a traffic wants: searched for in virtual time, the cheapest that keep the promise."""
+"""Searches in virtual time for the cheapest settings that keep the promise for a traffic."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _MOST = 4096
 _CAPS = (32, 128)
 _CUTS = (0.25, 0.5, 1.0)
 _SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Of the fewest workers that keep the promise: what each wagon has."""
+"""What each wagon has, as shares of the fewest workers that keep the promise."""
 _MOST_TIMES = 4
-"""The ceiling of elastic workers, where none is given: so many times the fewest that keep the promise."""
+"""The ceiling of elastic workers, if none is given: this many times the fewest workers that keep the promise."""
 _NEAR = 0.004
-"""So much less on time is as good, where it takes fewer switches."""
+"""A share on time that is lower by no more than this counts as equal, so that fewer switches decide."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that were tried, and what came of them."""
+    """Settings that were tried, and their result."""
 
     strategy: str
     job: Job
     figures: Figures
     cost: float
-    """Of the traffic: the standing workers for as long as it lasts, and what is paid beyond them; × the price of a
-    worker-second."""
+    """Cost of the traffic: the worker-seconds of the standing workers until the last arrival, and those beyond the
+    standing workers, times the price of a worker-second."""
     calm_hour: float
-    """What an hour without events costs: the standing workers."""
+    """Cost of an hour without events: that of the standing workers."""
 
     @property
     def follows(self) -> bool:
-        """Its workers follow the traffic."""
+        """True if the workers are elastic."""
         return self.strategy.startswith("wagons_elastic")
 
     @property
     def workers(self) -> Workers:
-        """The setting."""
+        """The setting `workers`."""
         job = self.job
         if self.follows:
             return Workers(each=Elastic(job.each, job.most))
@@ -58,14 +58,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def code(self) -> str:
-        """The settings as Python."""
+        """The settings as Python code."""
         job = self.job
         cap = "" if self.follows else f", wagons={job.wagons}"
         return f"limit={job.limit}, workers={self.workers}, spares={job.spares}{cap}"
 
 
 def fewest(job: Job, on_time: float) -> int:
-    """The fewest workers with which a clairvoyant could have `on_time` of the events on time: fewer need not be
+    """The fewest workers with which a clairvoyant order of work has `on_time` of the events on time; fewer need not be
     tried."""
 
     def reached(workers: int) -> bool:
@@ -82,8 +82,8 @@ def fewest(job: Job, on_time: float) -> int:
 
 
 def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
-    """What is worth trying: today's workers, shared ones from the fewest up, wagons with workers of their own, and
-    workers that follow the traffic, from few standing ones up."""
+    """The settings to try, as pairs of strategy and job: today's number of workers, then shared ones from the fewest
+    up, workers per wagon, and elastic workers from few standing ones up."""
     least = fewest(job, on_time)
     for cut in _CUTS:
         yield "wagons", _with(job, cut=cut)
@@ -101,7 +101,7 @@ def candidates(job: Job, on_time: float) -> Iterator[tuple[str, Job]]:
 
 
 def pods(workers: float, per_pod: int) -> int:
-    """Rounded up to whole Pods, at least one; in workers."""
+    """`workers` rounded up to whole Pods, at least one; returns workers."""
     return max(per_pod, whole_steps(workers, per_pod))
 
 
@@ -111,7 +111,8 @@ def _with(job: Job, *, cut: float = 0.5, **changes: int) -> Job:
 
 
 def search(job: Job, on_time: float, price: float, *, processes: int) -> Iterator[Trial]:
-    """Try them, several at a time, each as it comes; then the best of them with fewer live wagons, or a spare more."""
+    """Try the candidates in `processes` processes and yield each result as it is ready; then try the best ones with
+    fewer live wagons or one more spare."""
     tried: list[Trial] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
 
@@ -138,25 +139,25 @@ def _try(of: tuple[str, Job], price: float) -> Trial:
 
 
 def run(strategy: str, job: Job, price: float) -> Trial:
-    """Run it."""
+    """Run the strategy on the job; `price` is that of a worker-second."""
     row = figures(job, one(job, strategy))
     paid = row.standing * job.arrivals[-1] + row.worker_seconds_extra
     return Trial(strategy=strategy, job=job, figures=row, cost=paid * price, calm_hour=row.standing * 3600 * price)
 
 
 def fixed(tried: Sequence[Trial]) -> list[Trial]:
-    """Those whose workers don't follow the traffic."""
+    """The trials whose workers are not elastic."""
     return [candidate for candidate in tried if not candidate.follows]
 
 
 def elastic(tried: Sequence[Trial]) -> list[Trial]:
-    """Those whose workers follow the traffic."""
+    """The trials whose workers are elastic."""
     return [candidate for candidate in tried if candidate.follows]
 
 
 def best(tried: Sequence[Trial], on_time: float) -> Trial:
-    """The cheapest that has `on_time` of the events on time, with the fewest live wagons and switches; where none has,
-    the one with most on time."""
+    """The cheapest trial with `on_time` of the events on time, and of equally cheap ones that with the fewest live
+    wagons and switches; if there is none, the one with the most on time."""
     good = [candidate for candidate in tried if candidate.figures.on_time >= on_time]
     if good:
         return min(
@@ -169,13 +170,13 @@ def best(tried: Sequence[Trial], on_time: float) -> Trial:
 
 
 def _rough(cost: float) -> float:
-    """To three figures: less than that is no difference."""
+    """Rounded to three significant digits: smaller differences don't count."""
     return float(f"{cost:.3g}")
 
 
 def with_workers(tried: Sequence[Trial], workers: int) -> Trial:
-    """The best for so many shared workers: as many on time as can be had, or nearly; of those the fewest switches, the
-    fewest live wagons."""
+    """The best trial with so many shared workers: of those that have (nearly) the most on time, the one with the fewest
+    switches, then the fewest live wagons."""
     same = [candidate for candidate in tried if candidate.strategy == "wagons" and candidate.job.workers == workers]
     most = max(candidate.figures.on_time for candidate in same)
     near = [candidate for candidate in same if candidate.figures.on_time >= most - _NEAR]

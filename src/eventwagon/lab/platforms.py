@@ -1,4 +1,4 @@
-"""Where workers run, and how fast more of them come: presets. Pure."""
+"""Presets: where workers run, and how fast more of them start. Pure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import msgspec
 
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True):
-    """What asking for more workers comes to. A Pod stands for whatever comes at once: a task, a function."""
+    """How a platform adds workers. A Pod stands for whatever it starts at once: a task, a function."""
 
     about: str
     start: float
-    """Seconds from asking for a Pod until its workers work."""
+    """Seconds from requesting a Pod until its workers work."""
     per_pod: int
-    """Workers of a Pod."""
+    """Workers per Pod."""
     most: int
-    """Workers at a time."""
+    """The most workers at a time."""
 
 
 PLATFORMS: dict[str, Platform] = {

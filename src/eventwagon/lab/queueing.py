@@ -1,4 +1,4 @@
-"""What one FIFO queue would have given the same arrivals: calculated exactly, event by event. Pure."""
+"""How one FIFO queue would have served the same arrivals: calculated exactly, event by event. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from heapq import heappop, heappush, heapreplace
 
 
 def one_queue(arrivals: Sequence[float], steps: Sequence[float], workers: int) -> list[float]:
-    """When each arrival has passed all its steps, if `workers` took them from one queue, the oldest event first.
+    """When each arrival has passed all its steps, if `workers` workers serve one queue, the oldest event first.
 
-    `arrivals` sorted, `steps` the seconds that each step takes; what a step emits is queued when it ends, as in the
-    train itself. Returns the time of completion of each arrival.
+    `arrivals` are sorted; `steps` are the seconds that each step takes. The event of the next step is queued when a
+    step ends, as in a train. Returns the time of completion of each arrival.
     """
     done = [0.0] * len(arrivals)
     waiting = 0  # arrivals that were not taken yet: their times are the queue's
@@ -44,10 +44,11 @@ def one_queue(arrivals: Sequence[float], steps: Sequence[float], workers: int) -
 
 
 def most_on_time(arrivals: Sequence[float], service: float, workers: int, slo: float) -> int:
-    """How many arrivals any order of work could have finished within `slo` of their arrival, at most.
+    """The most arrivals that any order of work could finish within `slo` seconds of their arrival.
 
-    With equal work and equal promises the best order is: the oldest that can still be on time, and never one that
-    can't. A bound, since it takes each arrival's steps as one piece of work that nothing interrupts.
+    With equal work and equal promises the best order takes the oldest event that can still be on time, and never one
+    that can't. This is an upper bound, since it treats the steps of each arrival as one piece of work that nothing
+    interrupts.
     """
     done, _ = oldest_in_time(arrivals, [service] * len(arrivals), workers, slo)
     return sum(math.isfinite(at) for at in done)
@@ -56,9 +57,9 @@ def most_on_time(arrivals: Sequence[float], service: float, workers: int, slo: f
 def oldest_in_time(
     arrivals: Sequence[float], services: Sequence[float], workers: int, slo: float = math.inf
 ) -> tuple[list[float], list[float]]:
-    """The oldest first, leaving out what can't be finished within `slo` of its arrival any more; without `slo` that is
-    one FIFO queue. When each arrival is done (infinite where it was left out), and from when each worker is free, as a
-    heap."""
+    """Serve the oldest event first, but leave out those that can't be finished within `slo` of their arrival any more;
+    without `slo` this is one FIFO queue. Returns when each arrival is done (infinite if left out), and when each worker
+    is free, as a heap."""
     free = [0.0] * workers
     done = [math.inf] * len(arrivals)
     for i, at in enumerate(arrivals):
@@ -70,8 +71,7 @@ def oldest_in_time(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of the values do not exceed; 0 where there are none. `values` need not be
-    sorted."""
+    """The smallest value that `share` of the values do not exceed; 0 if there are none. `values` need not be sorted."""
     if not values:
         return 0.0
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

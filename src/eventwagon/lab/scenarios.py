@@ -1,4 +1,4 @@
-"""Named bursts, and the work in them: what a user without a trace begins with. Pure."""
+"""Named bursts and their work, for users without a trace. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .arrivals import black_friday, shaped
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """A burst with its usual figures. Times in seconds."""
+    """A burst with its default figures. Times in seconds."""
 
     about: str
     arrivals: Callable[[int, float, int], list[float]]
-    """Of (events, seconds, seed)."""
+    """Takes (events, seconds, seed)."""
     events: int
     seconds: float
     service: str
@@ -28,7 +28,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _decaying(events: int, seconds: float, seed: int) -> list[float]:
-    """A jump at the start that dies away."""
+    """A jump at the start, which then decays."""
     steps = [i / 20 for i in range(21)]
     return shaped(
         [(0.0, 0.05), (0.05, 0.05), *((0.06 + 0.94 * x, math.exp(-3.0 * x)) for x in steps)], events, seconds, seed=seed
@@ -36,7 +36,7 @@ def _decaying(events: int, seconds: float, seed: int) -> list[float]:
 
 
 def _volleys(events: int, seconds: float, seed: int) -> list[float]:
-    """Devices that report at the same minute: eight short volleys over a quiet ground."""
+    """Devices that report at the same minute: eight short volleys over a low rate."""
     shape = [(0.0, 0.2)]
     for n in range(8):
         at = (n + 0.5) / 8
@@ -45,7 +45,7 @@ def _volleys(events: int, seconds: float, seed: int) -> list[float]:
 
 
 def _opened(events: int, seconds: float, seed: int) -> list[float]:
-    """A message to everybody: most look within seconds, the others by and by."""
+    """A message to everybody: most people react within seconds, the others over time."""
     return shaped([(0.0, 0.0), (0.02, 10.0), (0.1, 4.0), (0.2, 0.8), (1.0, 0.1)], events, seconds, seed=seed)
 
 
@@ -99,11 +99,11 @@ SCENARIOS: dict[str, Scenario] = {
 
 _RANDOM = re.compile(r"random-(\d{1,9})")
 _EVENTS_MOST = 6_000
-"""Of a random burst."""
+"""The most events of a random burst."""
 
 
 def scenario(name: str) -> Scenario:
-    """The burst of that name; `random-7` is the seventh random one. Raises UsageError."""
+    """The burst of that name; `random-7` is the random burst with the seed 7. Raises UsageError."""
     if (match := _RANDOM.fullmatch(name)) is not None:
         return random_burst(int(match[1]))
     if name not in SCENARIOS:
@@ -114,8 +114,8 @@ def scenario(name: str) -> Scenario:
 
 
 def random_burst(number: int) -> Scenario:
-    """A burst whose shape, length, work and promise are drawn by chance; the same number gives the same. Nothing was
-    tuned on them."""
+    """A burst whose shape, length, work and promise are drawn at random; the same number gives the same burst. Nothing
+    was tuned on these."""
     rng = random.Random(f"burst {number}")
     kind, draw = rng.choice(list(_SHAPES.items()))
     shape = draw(rng)
@@ -139,7 +139,7 @@ _Shape = list[tuple[float, float]]
 
 
 def _levels(rng: random.Random) -> _Shape:
-    """A rate that jumps between levels and stays there for a while."""
+    """A rate that jumps between levels and stays at each for a while."""
     moments = [0.0, *sorted(rng.random() for _ in range(rng.randint(2, 6))), 1.0]
     shape: _Shape = []
     for a, b in pairwise(moments):
@@ -149,13 +149,13 @@ def _levels(rng: random.Random) -> _Shape:
 
 
 def _ramps(rng: random.Random) -> _Shape:
-    """A rate that rises and falls in straight lines."""
+    """A rate that rises and falls linearly."""
     moments = [0.0, *sorted(rng.random() for _ in range(rng.randint(2, 6))), 1.0]
     return [(at, rng.uniform(0.05, 2.0)) for at in moments]
 
 
 def _spikes(rng: random.Random) -> _Shape:
-    """A quiet ground with spikes of random heights and widths."""
+    """A low rate with spikes of random heights and widths."""
     shape: _Shape = [(0.0, 0.2)]
     for at in sorted(rng.uniform(0.05, 0.95) for _ in range(rng.randint(1, 6))):
         half, height = rng.uniform(0.003, 0.04), rng.uniform(1.0, 8.0)
@@ -165,7 +165,7 @@ def _spikes(rng: random.Random) -> _Shape:
 
 
 def _wanders(rng: random.Random) -> _Shape:
-    """A rate that goes up and down by a random factor at each step."""
+    """A rate that changes by a random factor at each step."""
     steps, level = rng.randint(10, 40), 1.0
     shape: _Shape = [(0.0, level)]
     for n in range(1, steps + 1):
@@ -186,7 +186,7 @@ _FORMS = "give seconds (0.1), exponential(mean), uniform(least, most) or lognorm
 
 
 def services(text: str, count: int, *, seed: int = 0) -> list[float]:
-    """Seconds of work for each of `count` events, as `text` says. Raises UsageError."""
+    """Seconds of work for each of `count` events, drawn as `text` says. Raises UsageError."""
     match = _CALL.fullmatch(text.strip())
     try:
         if match is None:
@@ -208,7 +208,8 @@ def services(text: str, count: int, *, seed: int = 0) -> list[float]:
 
 
 def services_by_size(sizes: Sequence[float] | None, each: float) -> list[float]:
-    """Seconds of work from a trace's sizes, `each` second a unit. Raises UsageError where the trace has none."""
+    """Seconds of work for each size of a trace, `each` seconds per unit. Raises UsageError if the trace has no
+    sizes."""
     if sizes is None:
         raise UsageError("the work by size needs a trace with a column `size`")
     return [size * each for size in sizes]

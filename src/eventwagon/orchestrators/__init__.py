@@ -1,1 +1,1 @@
-"""The orchestrators, which run workers outside of the observer's process; one folder for each technology."""
+"""The orchestrators, which run workers outside the observer's process. One folder for each technology."""

@@ -1,4 +1,4 @@
-"""The race of `remove` and `ensure`, for orchestrators whose removals take some time."""
+"""The race between `remove` and `ensure`, for orchestrators whose removals take some time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Unit = tuple[str, int]
 
 
 class UnitRemovals:
-    """The units that are being removed. What `ensure` asks for meanwhile is done after the last removal has ended. Done
-    at once it would be removed, too; not done at all it would be missing."""
+    """The units that are being removed. An `ensure` that comes meanwhile is postponed until the last removal has ended:
+    done at once, it would be undone by the removal; not done at all, its workers would be missing."""
 
     def __init__(self) -> None:
         self._under_way: Counter[Unit] = Counter()
@@ -24,7 +24,7 @@ class UnitRemovals:
         return self._under_way[unit] > 0
 
     def postpone(self, spec: WagonSpec) -> bool:
-        """Returns whether its unit is being removed; then the latest spec is kept for `postponed`."""
+        """Returns whether the unit of `spec` is being removed; if so, the latest spec is kept for `postponed`."""
         unit = spec.train, spec.unit
         if unit not in self:
             return False
@@ -33,8 +33,8 @@ class UnitRemovals:
 
     @contextmanager
     def removing(self, unit: Unit) -> Iterator[None]:
-        """Entered while one removal is under way; there may be several. What was postponed in an earlier one, which
-        failed, is dropped: the caller asks again."""
+        """Entered while one removal is under way; there may be several. Specs postponed during an earlier removal,
+        which failed, are dropped: the caller asks again."""
         if unit not in self:
             self._postponed.pop(unit, None)
         self._under_way[unit] += 1
@@ -46,6 +46,5 @@ class UnitRemovals:
                 del self._under_way[unit]
 
     def postponed(self, unit: Unit) -> WagonSpec | None:
-        """What to ensure now that a removal has ended; None if nothing was asked for, or another removal is under
-        way."""
+        """The spec to ensure now that a removal has ended; None if there is none, or another removal is under way."""
         return None if unit in self else self._postponed.pop(unit, None)

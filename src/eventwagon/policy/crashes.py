@@ -25,8 +25,8 @@ class Crashes:
         """By unit."""
 
     def look(self, name: str, deployments: Mapping[int, Deployment], members: Iterable[Member]) -> list[Crash]:
-        """Take in one look of the observer `name`. Returns the new ones, except those that another observer tells: of
-        those that count for the same wagon, the first by name."""
+        """Record one look of the observer `name`. Returns the new crashes, except those of wagons that another observer
+        reports: of the observers that count crashes of the same wagon, the first by name."""
         before, counted = self._known, {u: d for u, d in deployments.items() if d.crashes is not None}
         self._known = {unit: d.crashes or 0 for unit, d in counted.items()}
         if before is None:

@@ -27,39 +27,63 @@ _EVENTS, _SECONDS = 15_000, 120.0
 
 def demo(
     events: Annotated[
-        int | None, typer.Option(min=1, help="Number of sign-ups (default 15000); with --trace: only its first ones.")
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Number of sign-ups (default 15000); with --trace: only the first ones."
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="Seconds within which they arrive (default 120); with --trace: only its first seconds."
+            min=0.001,
+            metavar="SECONDS",
+            help="Length of the burst, in seconds (default 120); with --trace: leave out later sign-ups.",
         ),
     ] = None,
     speed: Annotated[
         float,
         typer.Option(
             min=0.01,
+            metavar="FACTOR",
             help="Run everything this many times faster: arrivals, handlers, promise and the train's own timers.",
         ),
     ] = 5.0,
     slo: Annotated[
         float | None,
-        typer.Option(min=0.001, help="The promise: seconds from a sign-up's arrival until it is handled (default 2)."),
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="The promise: seconds from a sign-up's arrival until it is handled (default 2).",
+        ),
     ] = None,
-    limit: Annotated[str, typer.Option(help="When a wagon is full (default: Wait(slo) | Volume(10_000)).")] = "",
-    workers: Annotated[str, typer.Option(help="The workers: 8, 'total=8, floor=1' or 'each=4'.")] = "total=8, floor=1",
+    limit: Annotated[
+        str,
+        typer.Option(metavar="LIMIT", help="The limit: when a wagon is full (default: Wait(slo) | Volume(10_000))."),
+    ] = "",
+    workers: Annotated[
+        str, typer.Option(metavar="WORKERS", help="The workers: 8, 'total=8, floor=1' or 'each=4'.")
+    ] = "total=8, floor=1",
     service: Annotated[
         float,
         typer.Option(
             min=0.0,
+            metavar="SECONDS",
             help="Seconds of work per sign-up: half for the sign-up, a third for the e-mail, a sixth for the CRM.",
         ),
     ] = 0.06,
     trace: Annotated[
-        Path | None, typer.Option(help="CSV with real arrivals: a column arrival_s, or interval_start_s and count.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="CSV file with recorded arrivals. Columns: arrival_s; or interval_start_s and count."
+        ),
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Keep the SQLite files in this directory, to look at afterwards.")
+        Path | None,
+        typer.Option(
+            "--dir",
+            metavar="DIRECTORY",
+            help="Keep the SQLite files in this directory, so that you can look at them afterwards.",
+        ),
     ] = None,
     url: Annotated[
         str | None,
@@ -68,22 +92,23 @@ def demo(
             "--broker",
             "-u",
             envvar="EVENTWAGON_DEMO_URL",
-            help="Run it on this broker: memory://, sqlite:///dir?sync=normal …",
+            metavar="URL",
+            help="Run on this broker: memory://, sqlite:///dir?sync=normal …",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the arrivals.")] = 1,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of the arrivals.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Run a burst through a train: 15,000 sign-ups in 2 minutes, sign-up → welcome e-mail → CRM update.
 
-    It runs on SQLite in a temporary directory, with handlers that take real time (they sleep). --speed compresses
-    time; all figures are in the time of the burst, so that runs of different speeds compare.
+    It runs on SQLite in a temporary directory, with handlers that take real time (they sleep). --speed compresses time;
+    all figures are in the burst's own time, so that runs at different speeds can be compared.
 
-    [bold]handled[/bold]: all three handlers have finished. [bold]Waits[/bold] run from a sign-up's arrival until then;
-    arrivals don't slow down when the train does. [bold]on_time[/bold]: share of the published sign-ups that were
+    [bold]handled[/bold]: all three handlers have finished. [bold]waits[/bold]: from a sign-up's arrival until it is
+    handled; arrivals don't slow down if the train does. [bold]on_time[/bold]: share of the published sign-ups that were
     handled within the promise. [bold]newcomers[/bold]: the sign-ups that were handled before their wagon was cut off,
     with their number. [bold]lost[/bold]: published, but neither handled nor a dead letter, by id.
-    [bold]duplicates[/bold]: handler runs beyond the first for the same event. Times of wagons are seconds since the
+    [bold]duplicates[/bold]: handler runs beyond the first for the same event. Times of wagons are in seconds since the
     burst began.
     """
     with ending():

@@ -1,4 +1,4 @@
-"""The burst: arrivals that don't wait for the train, handlers that take time, and a record of what became of each."""
+"""The burst: arrivals that don't wait for the train, handlers that take time, and a record of each event's outcome."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of it. Times in seconds since the burst began, `waits` by the index of the arrival."""
+    """The outcome. Times in seconds since the burst began; `waits` and `registered` by the index of the arrival."""
 
     order: Order
     published: int
@@ -66,33 +66,33 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     on_time: float
     waits: dict[int, float]
     registered: dict[int, float]
-    """Waits until the first handler had finished."""
+    """Waits until the first handler had finished, in seconds."""
     newcomers: list[int]
-    """Arrivals that were handled before their wagon was cut off."""
+    """The indices of the arrivals that were handled before their wagon was cut off."""
     wagons: list[Wagon]
     seconds: float
     stalled: bool
 
 
 class Burst:
-    """One run. Its public fields are for the live view."""
+    """One run. The live view reads its public fields."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
         self.clock = fast_clock(order.speed)
         self.began = 0.0
-        """When the first second of the burst begins, on the burst's clock."""
+        """When the burst begins, in seconds of its clock."""
         self.arrived = 0
-        """How many arrivals were published: the first so many."""
+        """How many of the arrivals are published so far."""
         self.dead = 0
         self.busy: Counter[int] = Counter()
-        """Handlers at work, by wagon."""
+        """Running handlers, by wagon."""
         self.handled: dict[str, tuple[float, int]] = {}
-        """When each sign-up had passed all handlers, and in which wagon; in that order."""
+        """When each sign-up had passed all handlers, and in which wagon, in this order."""
         self.late = 0
         self.active = 0
         self.fresh: list[tuple[float, float]] = []
-        """When newcomers were handled, and how long they had waited; the live view removes old ones."""
+        """When each newcomer was handled, and its wait in seconds. The live view removes old entries."""
         self._arrived_at: dict[str, float] = {}
         self._registered: dict[str, float] = {}
         self._runs: Counter[str] = Counter()
@@ -144,7 +144,8 @@ class Burst:
     # --- the run --------------------------------------------------------------------------
 
     async def run(self, watching: Callable[[Burst, Connection], AbstractAsyncContextManager[None]]) -> Result:
-        """Run it to its end: everything handled, every wagon but the active one drained and removed."""
+        """Run the burst until everything is handled and only the active wagon is left. Raises UsageError if the train
+        exists already."""
         async with self.train.connect(self.order.url, clock=self.clock, listeners=(self._hear,)) as c:
             if c.manifest.wagons or c.manifest.next_number > 1:
                 raise UsageError(
@@ -166,7 +167,8 @@ class Burst:
         self.active = active.number if active else 0
 
     async def _publish(self, c: Connection) -> None:
-        """Open-loop: what arrived while a publish was under way travels in the next, with its own time of arrival."""
+        """Publish open-loop: events that arrive during a publish call travel in the next one, with their own time of
+        arrival."""
         arrivals, took = self.order.arrivals, 0
         self.began = self.clock() + _LEAD
         source = self.train.source
@@ -184,7 +186,7 @@ class Burst:
             self._follow(c)
 
     async def _finish(self, c: Connection) -> bool:
-        """Wait for the rest; True if it made no progress for so long that none can be expected."""
+        """Wait for the rest. Returns True if there was no progress for so long that none can be expected."""
         seen: object = None
         since = asyncio.get_running_loop().time()
         while True:

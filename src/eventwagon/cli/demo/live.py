@@ -1,5 +1,4 @@
-"""What a person sees while the demo runs: the wagons as cars, newcomers' wait, progress. Plain lines where no terminal
-is."""
+"""The live view of the demo: the wagons as cars, the newcomers' wait, the progress. Without a terminal: plain lines."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def watching(console: Console) -> Callable[[Burst, Connection], AbstractAsyncContextManager[None]]:
-    """What shows a burst on this console while the body runs."""
+    """A context manager that shows a burst on this console while its body runs."""
 
     @asynccontextmanager
     async def watch(burst: Burst, c: Connection) -> AsyncIterator[None]:
@@ -76,7 +75,7 @@ class Picture:
         self._now = 0.0
 
     async def look(self) -> None:
-        """Read the wagons' figures. Those that can't be read now keep their last value."""
+        """Read the wagons' figures. If that fails, the last figures stay."""
         self._wagons = self._c.manifest.wagons
         self._now = self._burst.clock()
         try:
@@ -117,7 +116,7 @@ class Picture:
         return sum((d.published or 0) - (d.settled or 0) for name, d in depths.items() if name != DEAD)
 
     def _newcomers(self) -> str:
-        """p50 and p99 of the newcomers of the last moment."""
+        """p50 and p99 of the last second's newcomers."""
         burst = self._burst
         since = burst.clock() - _WINDOW * burst.order.speed
         burst.fresh[:] = [f for f in burst.fresh if f[0] >= since]
@@ -127,7 +126,7 @@ class Picture:
         return f"p50 {span(percentile(waits, 0.5))}, p99 {span(percentile(waits, 0.99))}"
 
     def _on_time(self) -> str:
-        """The share on time of those whose promise is due."""
+        """The share that was on time, among the sign-ups whose promise is due."""
         burst = self._burst
         due = bisect_right(burst.order.arrivals, burst.clock() - burst.began - burst.order.slo)
         on_time = len(burst.handled) - burst.late
@@ -146,7 +145,7 @@ class Picture:
     # --- the picture ----------------------------------------------------------------------
 
     def draw(self, width: int, height: int) -> RenderableType:
-        """All of it, in exactly the room there is."""
+        """Render the picture in `width` columns and `height` lines."""
         order = self._burst.order
         head = Text(f"{order.title}: {len(order.arrivals):,} sign-ups in {order.arrivals[-1]:.0f} s", style="bold")
         head.append(f", at {order.speed:g} times the speed", style="not bold")
@@ -175,7 +174,7 @@ class Picture:
         ]
 
     def _cars(self, width: int, room: int) -> list[Text]:
-        """The newest wagons, in as many rows of cars as fit; the older ones as a last car."""
+        """The newest wagons, in as many rows as fit; one last car stands for the older ones."""
         across = max(1, (width + 1) // (_CAR + 1))
         down = max(1, room // 5)
         wagons = [w for w in reversed(self._wagons) if w.state not in (State.DRAINED, State.REMOVING)]
@@ -226,7 +225,7 @@ def _short(count: int) -> str:
 
 
 def _bar(share: float, width: int, style: str) -> Text:
-    """`share` of `width` filled, in eighths of a character; a full one in red."""
+    """A bar with `share` of `width` characters filled, drawn in eighths of a character; red if a green one is full."""
     eighths = round(max(0.0, min(1.0, share)) * width * 8)
     whole, rest = divmod(eighths, 8)
     text = "█" * whole + (_BLOCKS[rest] if rest else "")

@@ -1,4 +1,4 @@
-"""The end of the demo: figures for machines, a table and the sentences that matter for people."""
+"""The demo's results: figures for machines, a table and sentences for people."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def figures(result: Result) -> dict[str, Any]:
 
 
 def report(result: Result, console: Console) -> None:
-    """The table and the sentences."""
+    """Print the table and the sentences."""
     console.print(_wagons(result.wagons, result.order.name, console.width))
     console.print()
     order = result.order
@@ -82,14 +82,14 @@ def report(result: Result, console: Console) -> None:
 
 
 def _crew(result: Result) -> int:
-    """How many workers a single queue would have had: with `each`, those of one wagon."""
+    """The number of workers that a single queue would have: with `each`, those of one wagon."""
     workers = result.order.workers
     return workers.total or workers.own or 1
 
 
 def _queued(result: Result) -> list[float]:
-    """The waits of the same arrivals in one FIFO queue, in the better of its two forms: each step is queued again, or a
-    worker does all steps of one sign-up."""
+    """The waits of the same arrivals in one FIFO queue, in seconds. Of its two forms the better one counts: each step
+    is queued again, or a worker does all steps of one sign-up."""
     arrivals, steps = result.order.arrivals, result.order.steps
     forms = [one_queue(arrivals, s, _crew(result)) for s in (steps, (sum(steps),))]
     waits = [[done - at for done, at in zip(form, arrivals, strict=True)] for form in forms]

@@ -1,1 +1,1 @@
-"""What a user would pick, each on the same job: queues with fixed and with scaled workers, serverless, and wagons."""
+"""The strategies, each run on the same job: queues with fixed and with scaled workers, serverless, and wagons."""

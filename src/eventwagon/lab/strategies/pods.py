@@ -1,4 +1,4 @@
-"""An orchestrator that simulates Pods: each is there some seconds after it was asked for. Its workers are tasks of this
+"""An orchestrator that simulates Pods: each starts some seconds after it was requested. Its workers are tasks of this
 process."""
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ...train import Train
 
 
 class SimulatedPods:
-    """An `Orchestrator` for the train's wagons on `broker`. Pods of `step` workers are there `start` seconds after they
-    were asked for, and gone as soon as they are given up: a handler in flight ends first."""
+    """An `Orchestrator` for the train's wagons on `broker`. Pods of `step` workers start `start` seconds after they
+    were requested, and count as gone as soon as they are given up, although a handler in flight still finishes."""
 
     def __init__(self, train: Train, broker: Broker, clock: Callable[[], float], *, start: float, step: int) -> None:
         self.step = step
@@ -33,7 +33,7 @@ class SimulatedPods:
         self._start = start
         self._specs: dict[int, WagonSpec] = {}
         self._there_at: dict[int, list[float]] = {}
-        """By unit: when each of its Pods is there, by the loop's time."""
+        """By unit: when each of its Pods starts, in the loop's time."""
         self._paid = 0.0
         self._since = 0.0
         self._stack = AsyncExitStack()
@@ -60,7 +60,7 @@ class SimulatedPods:
 
     @property
     def workers(self) -> int:
-        """Workers that are paid for now: there or on their way."""
+        """The workers that are paid for now: started or starting."""
         return self.step * sum(map(len, self._there_at.values()))
 
     @property
@@ -69,7 +69,7 @@ class SimulatedPods:
         return sum(map(self._there, self._there_at))
 
     def paid(self) -> float:
-        """Worker-seconds so far, each from when its Pod was asked for until it was gone."""
+        """Worker-seconds so far. Each worker counts from when its Pod was requested until it was gone."""
         now = asyncio.get_running_loop().time()
         self._paid += self.workers * (now - self._since)
         self._since = now
@@ -102,7 +102,7 @@ class SimulatedPods:
             await self._local.ensure(msgspec.structs.replace(spec, workers=there))
 
     def _there(self, unit: int) -> int:
-        """Workers of it whose Pods have started."""
+        """Workers of the unit whose Pods have started."""
         now = asyncio.get_running_loop().time()
         return self.step * sum(at <= now + 1e-6 for at in self._there_at[unit])
 

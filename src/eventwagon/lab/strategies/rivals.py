@@ -1,4 +1,4 @@
-"""The strategies that are not wagons, as their users set them up. Sources of the figures stand with them."""
+"""The strategies that are not wagons, configured as their users would. The sources of their figures are beside them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .scalers import FeedForward, Keda, Ramp
 from .station import Fifo, Lifo, Sideline, Station
 
 _LOOKS = 10
-"""Moments of an autoscaler's first look that are averaged over, evenly spread between two looks."""
+"""The result is averaged over so many moments of an autoscaler's first look, spread evenly between two looks."""
 _STREAM_LENGTH, _LAG_THRESHOLD = 5.0, 10.0
 """Events a Pod: the defaults of KEDA's scalers for Redis Streams (streamLength) and Apache Kafka (lagThreshold)."""
 _REBALANCE = 3.0
-"""Seconds in which no consumer of a Kafka group takes anything after its members changed: an assumption for an eager
+"""Seconds for which no consumer of a Kafka group receives events after its members changed: an assumption for an eager
 rebalance (its delay is 3 s by default, group.initial.rebalance.delay.ms)."""
 _RAMP_STEP, _MOST_FUNCTIONS = 5, 1000
 """300 concurrent functions a minute more, up to 1,000: an event-source mapping of Lambda on a standard SQS queue
@@ -69,7 +69,7 @@ def feed_forward(job: Job) -> Outcome:
 
 
 def ideal_elastic_fifo(job: Job) -> Outcome:
-    """Nobody has it: a worker for each event at once, and paid for while it works only."""
+    """A worker for each event at once, paid for only while it works. No platform offers this."""
     return Outcome(
         strategy="ideal_elastic_fifo",
         finished=[at + s for at, s in zip(job.arrivals, job.services, strict=True)],
@@ -106,10 +106,12 @@ def sideline(job: Job) -> Outcome:
 
 
 def optimum(job: Job) -> Outcome:
-    """Clairvoyant workers: the oldest event that can still be on time, never one that can't; those after all others.
+    """Clairvoyant workers: the oldest event that can still be on time, never one that can't; late ones after all
+    others.
 
     With equal work and equal promises (deadlines in the order of arrival) no order has more on time. With unequal work
-    this is a good order and no bound."""
+    this is a good order, not a bound.
+    """
     finished, free = oldest_in_time(job.arrivals, job.services, job.workers, job.slo)
     for i, done in enumerate(finished):
         if math.isinf(done):
@@ -138,7 +140,7 @@ def optimum(job: Job) -> Outcome:
 
 
 def clairvoyant_scaler(job: Job) -> Outcome:
-    """One queue, scaled by one who knows all arrivals: what every scaler can be measured against."""
+    """One queue, with a scaler that knows all arrivals: any other scaler can be measured against it."""
     return cheapest(job, "clairvoyant_scaler")
 
 

@@ -1,4 +1,4 @@
-"""What decides how many Pods serve one queue: KEDA, functions, and what sizes elastic wagons. Pure."""
+"""Scalers, which decide how many Pods serve one queue: KEDA, functions, and the one for elastic wagons. Pure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from .station import ScalerView
 
 
 class Keda:
-    """KEDA with at least one replica, and the horizontal autoscaler behind it as it comes.
+    """KEDA with at least one replica, and the horizontal autoscaler behind it with its default settings.
 
-    With at least one replica KEDA's `pollingInterval` and `cooldownPeriod` play no part: they only wake and end the
-    last one. The horizontal autoscaler reads the metric itself every 15 s
-    (`--horizontal-pod-autoscaler-sync-period`). Without a `behavior` one look goes to max(4, 2 × the Pods there) at
-    most; it leaves a deviation of 10 % alone, and before it goes down it waits until the highest of the last
-    300 s of recommendations is lower.
+    With at least one replica, KEDA's `pollingInterval` and `cooldownPeriod` play no part: they only start and stop the
+    last one. The horizontal autoscaler reads the metric itself every 15 s (`--horizontal-pod-autoscaler-sync-period`).
+    Without a `behavior`, one look scales up to at most max(4, 2 × the present Pods). Deviations of up to 10 % are
+    ignored. It scales down to the highest of the recommendations of the last 300 s.
     """
 
     every = 15.0
@@ -33,14 +32,14 @@ class Keda:
     def __init__(self, target: float, least: int, most: int, first: float, *, down: float = 300.0) -> None:
         self.first = first
         self._target = target
-        """Events for which there should be a Pod."""
+        """Events per Pod."""
         self._least = least
         self._most = most
         self._down = down
         self._recommended: deque[tuple[float, int]] = deque()
 
     def wanted(self, now: float, seen: ScalerView) -> int:
-        """Pods after this look."""
+        """The number of Pods after this look."""
         lag = seen.waiting + seen.busy  # what is claimed and not settled is still in the stream, or not committed
         near = abs(lag / (self._target * seen.pods) - 1) <= self.tolerance
         recommended = seen.pods if near else math.ceil(lag / self._target)
@@ -55,7 +54,7 @@ class Keda:
 
 
 class Ramp:
-    """Functions: as many as there are events, `step` more a second at most; those that idle cost nothing."""
+    """Functions: as many as there are events, but at most `step` more each second. Idle ones cost nothing."""
 
     every = first = 1.0
 
@@ -64,17 +63,17 @@ class Ramp:
         self._most = most
 
     def wanted(self, now: float, seen: ScalerView) -> int:
-        """Functions that may run at a time."""
+        """How many functions may run at a time."""
         return max(seen.pods, min(seen.waiting + seen.busy, seen.pods + self._step, self._most))
 
 
 STOOD = 20.0
-"""Seconds before the first event for which a scaler that follows the arrival rate has seen the standing Pods, and their
-start before that: as long for one queue as for wagons."""
+"""Seconds before the first event during which a scaler that follows the arrival rate sees the standing Pods; it sees
+their start before that. The same for one queue and for wagons."""
 
 
 class FeedForward:
-    """What sizes elastic wagons, on one queue: an active wagon alone, which is never cut off."""
+    """The scaler of elastic wagons, on one queue: a single active wagon that is never cut off."""
 
     every = first = 0.1
 
@@ -95,7 +94,7 @@ class FeedForward:
             self.wanted(at, ScalerView(0, 0, 0, pods, pods if at >= -STOOD else 0))
 
     def wanted(self, now: float, seen: ScalerView) -> int:
-        """Pods after this look."""
+        """The number of Pods after this look."""
         settled = seen.arrived - seen.waiting - seen.busy
         self._history.add_all({1: Sample(now, seen.arrived, settled, seen.waiting)}, now)
         samples = self._history.of(1)

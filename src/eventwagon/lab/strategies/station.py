@@ -12,14 +12,14 @@ from ..job import REST_MOST, Job, Outcome
 
 
 class Queue(Protocol):
-    """Which of the waiting events a free worker takes."""
+    """The order in which free workers take the waiting events."""
 
     def push(self, arrival: int) -> None:
-        """It has arrived."""
+        """Add an arrival, by its index."""
         ...
 
     def pop(self, now: float) -> int:
-        """The next to be worked on; asked only while some wait."""
+        """Remove and return the next arrival to work on. Called only while some wait."""
         ...
 
     def __len__(self) -> int: ...
@@ -49,8 +49,8 @@ class Lifo(Fifo):
 
 
 class Sideline(Fifo):
-    """The oldest first; what has waited for longer than `age` seconds goes to a second queue, worked on when the first
-    is empty."""
+    """The oldest first; events that have waited for longer than `age` seconds go to a second queue, which is served
+    when the first is empty."""
 
     def __init__(self, job: Job, age: float) -> None:
         super().__init__(job)
@@ -72,7 +72,8 @@ class Sideline(Fifo):
 
 
 class InTime(Sideline):
-    """The oldest first that can still be on time; the others once nothing else waits. It knows how long each takes."""
+    """The oldest that can still be on time comes first; the others once nothing else waits. It knows how long each
+    event takes."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job, job.slo)
@@ -85,37 +86,35 @@ class ScalerView(NamedTuple):
     """What a scaler sees at a look."""
 
     arrived: int
-    """Events so far."""
+    """Events that have arrived so far."""
     waiting: int
     busy: int
     pods: int
-    """With those on their way."""
+    """Pods, including those that are starting."""
     ready: int = 0
     """Pods that have started."""
     work: Work = Work()
-    """How long the events took that are done."""
+    """How long the finished events took."""
 
 
 class Scaler(Protocol):
-    """How many Pods there should be. Sees what has happened, never what comes."""
+    """Decides how many Pods there should be, from the past only."""
 
     every: float
     """Seconds between two looks."""
     first: float
-    """When the first look is."""
+    """When the first look is, in seconds since the burst began."""
 
     def wanted(self, now: float, seen: ScalerView) -> int:
-        """The Pods that should be there. Called at each look, in order."""
+        """The number of Pods that should exist. Called at each look, in order."""
         ...
 
 
 class Station:
-    """Serves a job's arrivals with `job.workers` workers from one queue; with a scaler in Pods: `job.standing` workers,
-    rounded up to whole Pods, stand at first, and further ones work `start` seconds after they were asked for.
-
-    `pause`: for so long nobody takes anything after Pods came or went (a rebalance). `pays_busy`: workers are paid for
-    while at work only.
-    """
+    """Serves a job's arrivals with `job.workers` workers from one queue. With a scaler, the workers are in Pods:
+    `job.standing` workers, rounded up to whole Pods, are there from the start, and further ones work `start` seconds
+    after they were requested. `pause`: for so many seconds after Pods were added or removed, no event is taken (a
+    rebalance). `pays_busy`: workers are paid for only while they work."""
 
     def __init__(
         self,
@@ -150,7 +149,7 @@ class Station:
         self._since = 0.0
 
     def run(self, strategy: str = "", note: str = "") -> Outcome:
-        """All of it, until all is done and the standing Pods alone are left."""
+        """Run until all events are done and only the standing Pods are left."""
         job, arrivals, scaler = self._job, self._job.arrivals, self._scaler
         finished = [math.inf] * len(arrivals)
         arrived, left, until_done = 0, len(arrivals), 0.0
@@ -224,7 +223,7 @@ class Station:
             self._resize(pods - self._ready, now)
 
     def _resize(self, pods: int, now: float) -> None:
-        """So many Pods more. Those at work finish, and nobody takes anything until the pause is over."""
+        """Add `pods` Pods (or remove, if negative). Busy workers finish; no event is taken until the pause is over."""
         self._ready += pods
         if self._pause:
             self._paused_until = now + self._pause

@@ -25,13 +25,13 @@ from .scalers import STOOD
 
 _TRAIN = "lab"
 _LEAD = 1.0
-"""Seconds before the first arrival for which the standing workers are there; longer where they follow the traffic."""
+"""Seconds for which the standing workers are ready before the first arrival; longer (`STOOD`) if they are elastic."""
 _READY = 60.0
-"""Longest wait for the standing wagons to be ready, besides what their Pods need to come; in seconds."""
+"""The longest wait, in seconds, for the standing wagons to be ready, in addition to the start of their Pods."""
 
 
 class _Run:
-    """One run of a job through a train. The workers are shared, or come in simulated Pods."""
+    """One run of a job through a train. Its workers are shared, or in simulated Pods."""
 
     def __init__(
         self, job: Job, workers: Workers, *, spares: int, url: str | None = None, clock: Callable[[], float] = time.time
@@ -63,9 +63,9 @@ class _Run:
         self._runs = 0
         self._switches = 0
         self._told: dict[int, dict[str, float]] = {}
-        """By wagon: when it was opened, cut off, drained; by the loop's time."""
+        """By wagon: when it was opened, cut off, drained; in the loop's time."""
         self._events: dict[int, int] = {}
-        """By wagon."""
+        """Events handled, by wagon."""
         self._left = len(job.arrivals)
         self._all_done = asyncio.Event()
         self._rests = asyncio.Event()
@@ -88,7 +88,7 @@ class _Run:
                     self._all_done.set()
 
     async def outcome(self, strategy: str, note: str) -> Outcome:
-        """Run it, and say what came of it."""
+        """Run the job and return the outcome."""
         await self._go()
         end = max(self._finished)
         return Outcome(
@@ -105,8 +105,8 @@ class _Run:
         )
 
     async def _go(self) -> None:
-        """Publish each arrival in its time, whatever the train does; return when all was handled and the standing
-        workers alone are left."""
+        """Publish each arrival at its time, whatever the train does. Returns when all are handled and only the standing
+        workers are left."""
         connection = self._train.connect(
             broker=self._broker,
             registry=self._registry,
@@ -139,8 +139,8 @@ class _Run:
         self._until_rest, self._at_rest = self._paid(), self._now()
 
     async def _stand(self, connection: Connection) -> None:
-        """Wait until the active wagon and its spares stand; where workers follow the traffic, until they have stood for
-        a while. Raises EventwagonError."""
+        """Wait until the active wagon and its spares are ready; elastic workers must also have been there for a while.
+        Raises EventwagonError."""
         for _ in range(round(10 * (_READY + 4 * self._job.start))):
             if len(connection.manifest.ready) >= self._spares and self._stands():
                 break
@@ -170,7 +170,7 @@ class _Run:
         return self._pods.paid() - self._paid_before
 
     def _hear(self, fact: Fact) -> None:
-        """Keep what the picture shows."""
+        """Record what the picture shows."""
         match fact:
             case WagonOpened(number=n):
                 self._note(n, "opened")
@@ -216,19 +216,19 @@ def wagons_each(job: Job, *, url: str | None = None) -> Outcome:
 
 
 def wagons_each_no_spare(job: Job, *, url: str | None = None) -> Outcome:
-    """One wagon has all the standing workers; the next one is opened when it is half full."""
+    """Each wagon has all the standing workers; the next one is opened when it is half full."""
     note = f"the same without a spare: wagons with all {job.standing} standing workers each"
     return _run(job, "wagons_each_no_spare", Workers(each=job.standing), 0, url, note)
 
 
 def wagons_elastic(job: Job, *, url: str | None = None) -> Outcome:
-    """Each wagon has as many workers as its traffic needs; with spares."""
+    """Each wagon has as many workers as its traffic needs, with spares."""
     note = f"wagons whose workers follow the traffic, from {job.each} each, and {_spares(job)}; {_start(job)}"
     return _run(job, "wagons_elastic", Workers(each=_elastic(job, job.each)), job.spares, url, note)
 
 
 def wagons_elastic_no_spare(job: Job, *, url: str | None = None) -> Outcome:
-    """One wagon has all the standing workers, and more as its traffic needs them."""
+    """Each wagon starts with all the standing workers, and gets more as its traffic needs them."""
     note = f"the same without a spare: from {job.standing} workers each"
     return _run(job, "wagons_elastic_no_spare", Workers(each=_elastic(job, job.standing)), 0, url, note)
 

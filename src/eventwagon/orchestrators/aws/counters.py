@@ -14,25 +14,26 @@ _NONE = {"N": "0"}
 
 
 class HandlingCounts(NamedTuple):
-    """Of one wagon, by all calls so far."""
+    """The counts of one wagon, from all calls so far."""
 
     handled: int = 0
     """Handlings that ended well."""
     failed: int = 0
     work: Work = Work()
-    """Events in calls whose time was taken, and how long those took: a call is a worker, which has several in hand at a
-    time."""
+    """Events in calls whose duration was measured, and how long they took. A call counts as one worker, although it
+    handles several events at a time."""
 
 
 class Counters:
-    """Handlings by train and wagon. A wagon without counters gets none from a late call, so nothing is left behind."""
+    """Handling counts by train and wagon. A late call creates no counters for a wagon that has none, so none are left
+    behind."""
 
     def __init__(self, table: Table, prefix: str) -> None:
         self._table = table
         self._prefix = prefix
 
     async def open(self, train: str, wagon: int) -> None:
-        """Count from now on. Existing counters stay as they are."""
+        """Create the counters of a wagon. Existing counters stay as they are."""
         pk, sk = self._key(train, wagon)
         item = {"pk": {"S": pk}, "sk": {"S": sk}, "handled": {"N": "0"}, "failed": {"N": "0"}}
         try:
@@ -42,7 +43,7 @@ class Counters:
                 raise
 
     async def add(self, train: str, wagon: int, handled: int, failed: int, seconds: float) -> None:
-        """Add a call's: so many, in so many seconds. Not idempotent."""
+        """Add the counts of a call. Not idempotent."""
         values = {"handled": handled, "failed": failed, "timed": handled + failed, "seconds": f"{seconds:.6f}"}
         given: dict[str, Any] = {
             "UpdateExpression": "ADD " + ", ".join(f"{name} :{name}" for name in values),
@@ -56,7 +57,7 @@ class Counters:
                 raise
 
     async def of(self, train: str) -> Mapping[int, HandlingCounts]:
-        """By wagon."""
+        """The counts by wagon."""
         found: dict[int, HandlingCounts] = {}
         async for page in self._table.pages(f"{self._prefix}:tallies:{train}"):
             found |= {int(item["sk"]["S"]): _counted(item) for item in page}
@@ -71,7 +72,7 @@ class Counters:
 
 
 def _counted(item: Mapping[str, Any]) -> HandlingCounts:
-    """Functions of an earlier release write no times."""
+    """Functions of an earlier release write no durations."""
     count, seconds = int(item.get("timed", _NONE)["N"]), float(item.get("seconds", _NONE)["N"])
     squares = seconds * seconds / count if count else 0.0  # how evenly they took is not known
     work = Work(count=count, seconds=seconds, squares=squares)

@@ -1,11 +1,11 @@
-"""The entry point of a Lambda function that works for a train: what an SQS event-source mapping calls.
+"""The entry point of a Lambda function that works for a train; SQS event-source mappings call it.
 
     from eventwagon.orchestrators import aws
 
     handler = aws.handler("app:signups")      # the train, or where it is; EVENTWAGON_URL says where its events are
 
-An edge, not a driver: each batch is handled by the same worker pool as in any worker process, with the same retries,
-dead letters and totals; only the receiving is Lambda's.
+An edge, not a driver: the same worker pool as in any worker process handles each batch, with the same retries, dead
+letters and totals; only the receiving is Lambda's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MOST = 43_200.0
 
 
 class FunctionTrain(Protocol):
-    """What is needed of a train."""
+    """The parts of a train that are used here."""
 
     name: str
     settings: Settings
@@ -62,7 +62,7 @@ class GivenConsumer(Subscription, Protocol):
 
 
 class QueueBroker(Broker, Protocol):
-    """What the SQS broker can do besides."""
+    """The additional methods of the SQS broker that are used here."""
 
     place: Place
     table: Table
@@ -71,18 +71,18 @@ class QueueBroker(Broker, Protocol):
 
 
 def handler(train: str | FunctionTrain, *, url: str | None = None) -> Function:
-    """The function that Lambda is to call: `(event, context) -> {"batchItemFailures": […]}`.
+    """Return the function for Lambda to call: `(event, context) -> {"batchItemFailures": […]}`.
 
-    `train` is the train or where it is (`module:attribute`), `url` where its events are (`sqs://…`; else
+    `train` is the train or where it is (`module:attribute`); `url` is where its events are (`sqs://…`; default:
     EVENTWAGON_URL). Nothing is loaded or opened before the first call. The mapping must report batch item failures
-    (ReportBatchItemFailures): what is to be tried again is reported there, with its pause set as the message's
+    (ReportBatchItemFailures): events to be retried are reported there, with their pause set as the message's
     visibility.
     """
     return Function(train, url)
 
 
 class Function:
-    """One instance of a Lambda function: its event loop and connections stay from call to call."""
+    """One instance of a Lambda function. Its event loop and connections are kept from call to call."""
 
     def __init__(self, train: str | FunctionTrain, url: str | None) -> None:
         self._where = train
@@ -92,11 +92,12 @@ class Function:
         self._broker: QueueBroker | None = None
         self._channels: dict[str, Channel] = {}
         self._circuits: Circuits | None = None
-        """What this instance knows of the channels: each batch has a worker pool of its own."""
+        """The circuit breakers of this instance's channels, kept here since each batch has its own worker pool."""
         self._stack = AsyncExitStack()
 
     def close(self) -> None:
-        """Close its connections and loop. Lambda tells nobody when an instance ends: for all who call it elsewhere."""
+        """Close the connections and the loop. Lambda never calls it, since instances end without notice; other callers
+        should."""
         if self._loop is not None:
             self._loop.run_until_complete(self._stack.aclose())
             self._loop.close()
@@ -127,7 +128,8 @@ class Function:
         return {"batchItemFailures": [{"itemIdentifier": each} for each in failed]}
 
     async def _probed(self, wanted: Sequence[str], seconds: float) -> dict[str, Any]:
-        """Whether this code can serve these channels of a wagon: it loads, has handlers, reaches its table."""
+        """Whether this code can serve these channels of a wagon: it loads, has handlers for them, and reaches its
+        table."""
         assert self._train is not None  # noqa: S101 - for the type checker
         missing = [name for name in wanted if name not in self._train.handlers]
         if missing:
@@ -150,7 +152,7 @@ class Function:
         return self._broker
 
     async def _work(self, queue: str, records: Sequence[Mapping[str, Any]], until: float) -> list[str]:
-        """Work off one queue's records until all are settled or given back, or time is up: the ids of those not
+        """Handle one queue's records until all are settled or given back, or time is up. Returns the ids of those not
         settled."""
         assert self._train is not None  # noqa: S101 - for the type checker
         train, loop = self._train, asyncio.get_running_loop()
@@ -194,8 +196,8 @@ class Function:
             return sorted(left)
 
     async def _count(self, broker: QueueBroker, wagon: int, handled: int, failed: int, seconds: float) -> None:
-        """For those who judge the code, or how many calls are needed. If it can't be stored, the events are settled all
-        the same."""
+        """Store the counts of handlings, for observers that judge the code or size the workers. If that fails, the
+        events are settled all the same."""
         assert self._train is not None  # noqa: S101 - for the type checker
         try:
             await Counters(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed, seconds)
@@ -236,7 +238,7 @@ class Function:
 
 
 class _Batch:
-    """The one batch, as a consumer that gives it once and notes what became of it."""
+    """A consumer that returns its one batch once, and records the result of each event."""
 
     def __init__(self, given: GivenConsumer, deliveries: Sequence[Delivery]) -> None:
         self._given = given
@@ -246,7 +248,7 @@ class _Batch:
         self.finished = asyncio.Event()
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        """Suspects come last, and one by one: what they may do is done to no other."""
+        """Suspects come last, one by one, so that they can harm no other event."""
         others = [d for d in self._left if not d.suspect]
         some = others[:limit] or self._left[:1]
         self._left = [d for d in self._left if d not in some]
@@ -278,7 +280,7 @@ class _Batch:
 
 
 class _Nothing:
-    """A channel of the wagon that this batch is not of: other calls of the function have its events."""
+    """A channel of the wagon that this batch does not belong to: other calls of the function have its events."""
 
     def __init__(self, finished: asyncio.Event) -> None:
         self._finished = finished
@@ -300,7 +302,7 @@ class _Nothing:
 
 
 class _Given:
-    """The part of a broker that workers use, with the batch in the place of what it would receive."""
+    """The part of a broker that workers use, with the given batch in place of what it would receive."""
 
     def __init__(self, broker: QueueBroker, channel: Channel, batch: _Batch) -> None:
         self._broker = broker
@@ -326,7 +328,7 @@ async def _pause(finished: asyncio.Event, seconds: float) -> None:
 
 
 def _message(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as ReceiveMessage would have given it."""
+    """A record in the form in which ReceiveMessage would return it."""
     attributes = record.get("messageAttributes") or {}
     return {
         "MessageId": record["messageId"],

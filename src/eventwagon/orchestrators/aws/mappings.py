@@ -116,7 +116,7 @@ class LambdaMappings:
             await self._units.put(Unit(spec, tuple(made)))
 
     async def _map(self, channel: Channel, spec: WagonSpec) -> list[str]:
-        """Bring one channel's mapping to the spec; [] while there is no queue."""
+        """Bring one channel's mapping to the spec. Returns its UUID in a list; an empty one while there is no queue."""
         workers = _LEAST if spec.workers is None else spec.workers
         name = self._named(spec)
         source = await self._queue(channel, name)
@@ -208,7 +208,7 @@ class LambdaMappings:
         return found
 
     async def _trouble(self, unit: Unit) -> str:
-        """Why it is not ready; empty if it is."""
+        """Why the wagon is not ready; empty if it is."""
         spec = unit.spec
         wanted = "Enabled" if spec.workers != 0 and not spec.paused else "Disabled"
         for channel in spec.channels:
@@ -222,7 +222,7 @@ class LambdaMappings:
         return await self._probe(spec)
 
     async def _probe(self, spec: WagonSpec) -> str:
-        """Call the function and ask whether it can serve these channels. Done once for each code and set of
+        """Call the function and ask whether it can serve these channels. Asks once for each revision and set of
         channels."""
         name = self._named(spec)
         channels = [channel.name for channel in spec.channels]
@@ -245,7 +245,7 @@ class LambdaMappings:
             return f"{name} does not answer a probe, but: {body[:300]}"
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. Nobody can end a call: whatever `grace` says, its events have until the function's
+        """See Orchestrator.remove. Calls can't be ended: whatever `grace` is, their events have until the function's
         own timeout."""
         key = train, unit
         try:
@@ -274,8 +274,8 @@ class LambdaMappings:
         await self._counters.remove(unit.spec.train, unit.spec.number)
 
     async def _calls_end(self, spec: WagonSpec) -> None:
-        """Wait for calls under way. They can't be seen, but their events can: until two looks show none, or all calls
-        have reached their timeout. Events that were given back and pause look the same."""
+        """Wait for calls under way. They are visible only through their events: wait until two looks show none in
+        flight, or until all calls have reached their timeout. Events that were given back and pause look the same."""
         loop = asyncio.get_running_loop()
         until = loop.time() + await self._seconds(spec)
         quiet = 0
@@ -284,7 +284,7 @@ class LambdaMappings:
             await asyncio.sleep(_PAUSE)
 
     async def _seconds(self, spec: WagonSpec) -> int:
-        """How long a call may take; 0 if the function is gone."""
+        """The function's timeout in seconds; 0 if the function is gone."""
         try:
             name = self._named(spec)
             return _timeout(await self._clients.call("lambda", "get_function_configuration", FunctionName=name))
@@ -339,7 +339,7 @@ def _counted(deployment: Deployment, of: HandlingCounts) -> Deployment:
 
 
 def _is(standing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a mapping is as wanted. An update under way counts as its result."""
+    """Whether a mapping is as wanted. An update under way counts as done."""
     function = str(wanted["FunctionName"])
     arn = str(standing["FunctionArn"]).partition(":function:")[2]
     enabled = standing.get("State") in ("Enabled", "Enabling", "Creating", "Updating")

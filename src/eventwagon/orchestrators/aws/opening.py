@@ -1,4 +1,4 @@
-"""From `lambda://region/prefix/function` and `ecs://region/prefix/cluster` to the orchestrators."""
+"""Opens the orchestrators at `lambda://region/prefix/function` and `ecs://region/prefix/cluster`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ECS orchestrator: a wagon's workers are the tasks of a service of its own, on Fargate or EC2."""
+"""The ECS orchestrator: each wagon's workers are the tasks of a service of its own, on Fargate or EC2."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ class ECSServices:
         return dict(standing[0]) if standing else None
 
     def _taken(self, service: Mapping[str, Any], train: str) -> str:
-        """Says that somebody else has the service; empty if it is this train's."""
+        """Who else owns the service, as a sentence; empty if it is this train's."""
         whose = self.place.stranger(_tags_in(service), train)
         name = f"the service {service['serviceName']} in cluster {self._cluster}"
         return f"{name} {whose}; choose another prefix or train name" if whose else ""
@@ -287,7 +287,7 @@ class ECSServices:
         )
 
     async def _tells(self, name: str, train: str) -> str:
-        """What ECS has to say of a service: how many tasks run, and its last event."""
+        """What ECS reports of a service: how many tasks run, and its last event."""
         now = asyncio.get_running_loop().time()
         if name in self._said and now - self._said[name][0] < _LOOK:
             return self._said[name][1]
@@ -305,8 +305,8 @@ class ECSServices:
         return told
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
-        """See Orchestrator.remove. ECS asks the tasks to end at once; they finish what they have in hand within the
-        train's own `grace` and the container's `stopTimeout`, whatever `grace` says here."""
+        """See Orchestrator.remove. ECS asks the tasks to end at once; they finish their events in flight within the
+        train's own `grace` and the container's `stopTimeout`, whatever `grace` is here."""
         try:
             async with self._turn(train, unit):
                 standing = await self._units.get(train, unit)
@@ -338,7 +338,7 @@ class ECSServices:
                 await self._forget(arn)
 
     async def _running(self, spec: WagonSpec, name: str) -> bool:
-        """Whether ECS runs a task of it, or a worker of it is checked in."""
+        """Whether ECS runs a task of the unit, or a worker of it is checked in."""
         service = await self._service(name)
         if service is not None and (service.get("runningCount", 0) or service.get("pendingCount", 0)):
             return True
@@ -365,8 +365,8 @@ class ECSServices:
 
 
 def _checked(command: Sequence[str]) -> tuple[str, ...]:
-    """The command, in which nothing but a placeholder can be filled in: what can't is told now, not with a wagon half
-    made. Raises UsageError."""
+    """The command as a tuple. Raises UsageError for braces that can't be filled in, so that a mistake shows before a
+    wagon is half created."""
     if isinstance(command, str) or not command or not all(isinstance(word, str) for word in command):
         raise UsageError(f"command={command!r}: give a list of words, the program first: {list(COMMAND)}")
     known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)

@@ -1,4 +1,5 @@
-"""What was asked for, written down before it is made: so that whatever happens to its maker it is found and removed."""
+"""Records of units, written before anything is created for them, so that it is found and removed even if its creator
+crashes."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from ...drivers.aws.table import Table
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """One unit of workers, as it was last asked for."""
+    """One unit of workers, as it was last requested."""
 
     spec: WagonSpec
     resources: tuple[str, ...] = ()
-    """What was made for it, in AWS's names: to be removed when it is no longer asked for."""
+    """What was created for it, by AWS's names: removed once the unit is no longer requested."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -23,14 +24,14 @@ _decode = msgspec.json.Decoder(Unit).decode
 
 
 class Units:
-    """The units of all trains that one orchestrator keeps in the table. `kind` is of the orchestrator."""
+    """The units that an orchestrator of this `kind` keeps in the table, for all trains."""
 
     def __init__(self, table: Table, prefix: str, kind: str) -> None:
         self._table = table
         self._prefix = f"{prefix}:{kind}"
 
     async def put(self, unit: Unit) -> None:
-        """Write down what it should be."""
+        """Record what the unit should be."""
         pk, sk = f"{self._prefix}:{unit.spec.train}", f"{unit.spec.unit:015d}"
         await self._table.put({"pk": {"S": pk}, "sk": {"S": sk}, "unit": {"B": _encode(unit)}})
 
@@ -39,12 +40,12 @@ class Units:
         return None if item is None else _decode(item["unit"]["B"])
 
     async def of(self, train: str) -> Sequence[Unit]:
-        """All of a train."""
+        """All units of a train."""
         found: list[Unit] = []
         async for page in self._table.pages(f"{self._prefix}:{train}"):
             found += [_decode(item["unit"]["B"]) for item in page]
         return found
 
     async def remove(self, train: str, number: int) -> None:
-        """Nothing of it is left. Absent is success."""
+        """Delete the record, once nothing of the unit is left. An absent one is no error."""
         await self._table.remove((f"{self._prefix}:{train}", f"{number:015d}"))

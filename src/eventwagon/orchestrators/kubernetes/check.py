@@ -1,4 +1,4 @@
-"""The faults of a user's Pod template: all at once, each with its place. Pure.
+"""Finds the faults of a user's Pod template: all of them, each with its place. Pure.
 
 Types and names are those of Kubernetes's own description of a Pod. Faults that only the API server can find (a mounted
 volume that does not exist, an admission controller's rules) are reported when the first wagon is opened.
@@ -30,7 +30,7 @@ class Loader(yaml.SafeLoader):
     """Plain YAML, in which no key may occur twice: the second would silently replace the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """As the base does. Raises YAMLError."""
+        """Like the base class. Raises YAMLError for a key that occurs twice."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -40,8 +40,8 @@ class Loader(yaml.SafeLoader):
 
 
 def faults_of(given: object, *, secret: bool, leave: int) -> Sequence[str]:
-    """The faults, none of them twice. `secret`: workers get EVENTWAGON_URL from elsewhere; `leave`: the seconds that a
-    handler may take."""
+    """The faults, each once. `secret`: workers get EVENTWAGON_URL from elsewhere; `leave`: the seconds that a handler
+    may take."""
     return list(dict.fromkeys([*_typed(given, "V1PodTemplateSpec", ""), *_rules(_of(given), secret, leave)]))
 
 
@@ -104,7 +104,7 @@ def _scalar(value: object, kind: str, where: str) -> Iterator[str]:
 
 
 def _kind(value: object) -> str:
-    """The value's type, not the value: that may be a password."""
+    """The type of the value, never the value itself, which may be a password."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -188,5 +188,5 @@ def _of(value: object) -> Mapping[str, Any]:
 
 
 def _list(value: object) -> Sequence[Mapping[str, Any]]:
-    """Its items in their places; one that is no mapping is an empty one here."""
+    """The items with their places; an item that is no mapping becomes an empty one."""
     return [_of(item) for item in value] if isinstance(value, list) else []

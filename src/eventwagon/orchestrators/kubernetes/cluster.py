@@ -1,4 +1,4 @@
-"""The API server: plain requests, and a copy of its objects that a watch keeps up to date."""
+"""The API server: plain requests, and a local copy of its objects that a watch keeps up to date."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MERGE_PATCH = "application/merge-patch+json"
 _ANSWER = 10.0
 """Seconds within which the API server must answer."""
 _SILENCE = 90.0
-"""Seconds without a message on a watch after which it is opened again; a live one sends something every minute."""
+"""Seconds without a message after which a watch is opened again; a live one sends something every minute."""
 _PAUSES = (0.1, 5.0)
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -90,7 +90,7 @@ class Cluster:
     async def request(
         self, method: str, path: str, *, body: object = None, form: str = "application/json", **query: str
     ) -> Object:
-        """The answer's JSON. Raises APIRefused, Unavailable."""
+        """Send a request; returns the JSON of the answer. Raises APIRefused, Unavailable."""
         try:
             async with asyncio.timeout(_ANSWER):
                 response = await self._send(method, path, body, form, query)
@@ -177,9 +177,9 @@ class Watched:
         """By name."""
         self.trouble = ""
         self.known = asyncio.Event()
-        """Set once they have been seen."""
+        """Set once the objects have been listed."""
         self.tried = asyncio.Event()
-        """Set once they have been seen, or could not be."""
+        """Set once listing the objects has succeeded or failed."""
 
     def put(self, found: Object) -> None:
         """Store the API server's answer to a write, unless the watch has already reported that state or a later one."""
@@ -187,11 +187,12 @@ class Watched:
             self.objects[found["metadata"]["name"]] = found
 
     def drop(self, name: str) -> None:
-        """The API server answered that there is no object of that name."""
+        """Remove an object that, by the API server's answer, no longer exists."""
         self.objects.pop(name, None)
 
     async def run(self) -> None:
-        """List, then follow, until cancelled; after a failure again, with pauses that double."""
+        """List the objects, then follow their changes, until cancelled. After a failure it starts again, with pauses
+        that double."""
         backoff = Backoff(*_PAUSES)
         while True:
             try:

@@ -9,10 +9,10 @@ from .cluster import Object
 from .names import WORKER
 
 _MARGIN = 1.0
-"""How many seconds a process must be older than the end of its container: a node's clock may be set back by that much
-meanwhile."""
+"""A process must be older than the end of its container by more than this many seconds: a node's clock may be set back
+by that much meanwhile."""
 _MOST = 10_000
-"""How many Pods are remembered, the latest."""
+"""How many Pods are remembered: the latest."""
 
 
 class Ends:
@@ -28,8 +28,8 @@ class Ends:
         """By the Pod's uid: the time, and the proof in words."""
 
     def see(self, pod: Object) -> None:
-        """Take in a Pod as the API server has it, or last had it. A container that was once seen to have ended stays
-        ended."""
+        """Record a Pod's state as the API server reports it, or last reported it. A container that was once seen to
+        have ended stays ended."""
         name, uid = str(pod["metadata"]["name"]), str(pod["metadata"]["uid"])
         for container in pod.get("status", {}).get("containerStatuses") or ():
             if container.get("name") != WORKER:
@@ -50,8 +50,7 @@ class Ends:
 
 
 def _time(text: object) -> float | None:
-    """In whole seconds, rounded down. None if the kubelet does not know it (a container that it could not find
-    again)."""
+    """In whole seconds, rounded down; None if the kubelet does not know it (it could not find the container again)."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Why a unit of workers is not ready, in Kubernetes' words. Pure."""
+"""Why a unit's workers are not ready, in Kubernetes's words. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _MOST = 1000
 
 
 def is_ready(pod: Object) -> bool:
-    """Its readiness probe succeeds, and it is not ending."""
+    """True if the Pod's readiness probe succeeds and the Pod is not ending."""
     return not is_ending(pod) and _condition(pod, "Ready").get("status") == "True"
 
 
 def is_ending(found: Object) -> bool:
-    """It was deleted, and is not gone yet."""
+    """True if the Pod was deleted, but is not gone yet."""
     return "deletionTimestamp" in found["metadata"]
 
 
 def why_not_ready(deployment: Object | None, pods: Sequence[Object], attachments: Sequence[Deployment]) -> str:
-    """The most telling reason. `pods` are the unit's, `attachments` its workers' check-ins."""
+    """The most informative reason. `pods` are the unit's Pods, `attachments` the check-ins of its workers."""
     if deployment is None:
         return "its Deployment is gone, and its Pods are ending"
     if is_ending(deployment):
@@ -68,7 +68,7 @@ def _troubles(pod: Object) -> Iterator[str]:
 
 
 def crashes_of(pods: Sequence[Object]) -> tuple[int, str]:
-    """How often containers in these Pods were started again, and why the latest was."""
+    """How often containers in these Pods were restarted, and why the latest one was."""
     count, latest, why = 0, "", ""
     for pod in pods:
         for container in pod.get("status", {}).get("containerStatuses") or ():

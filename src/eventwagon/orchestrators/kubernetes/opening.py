@@ -1,4 +1,4 @@
-"""From `kubernetes://namespace?secret=NAME&template=FILE` to the orchestrator."""
+"""Opens the orchestrator at `kubernetes://namespace?secret=NAME&template=FILE`."""
 
 from __future__ import annotations
 

@@ -32,11 +32,11 @@ from .template import Template, own_image
 
 _POLL = 0.05
 _AGAIN = 1.0
-"""Seconds before a refused change is tried again: an observer asks ten times a second."""
+"""Seconds before a refused change is tried again; an observer would try ten times a second."""
 _STUCK = 30.0
-"""After this many seconds beyond the grace a Pod that has not ended is reported."""
+"""A Pod that has not ended so many seconds after its grace is reported."""
 _LOOKS = 20
-"""How often a write is tried if the object has changed since it was seen."""
+"""How often a write is tried if the object has changed since it was read."""
 _MOST = 1000
 _logger = logging.getLogger("eventwagon.kubernetes")
 
@@ -44,7 +44,7 @@ _Key = tuple[str, int]
 
 
 class _Change(NamedTuple):
-    """A write: the request to the API server, and the Deployment that it is for (None: there is none)."""
+    """A write: the request to the API server, and the Deployment that it changes (None: it creates one)."""
 
     method: str
     body: object
@@ -104,7 +104,7 @@ class Kubernetes:
         self._pods = Watched(self._cluster, "pods", SELECTOR, self._ends.see)
         self._look_alikes: set[str] = set()
         self._marking_refused = False
-        """It was logged that Pods can't be marked."""
+        """True once it is logged that Pods can't be marked."""
         self._removals = UnitRemovals()
         self._refused: dict[_Key, tuple[float, EventwagonError]] = {}
         self._stack = AsyncExitStack()
@@ -122,7 +122,7 @@ class Kubernetes:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Its Deployments go on."""
+        """Its Deployments keep running."""
         await self._stack.aclose()
 
     # --- the contract ---------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Kubernetes:
         return found
 
     def why_ended(self, pod: Pod) -> str:
-        """See Witness.why_ended. It knows the Pods from the watch that began with entering."""
+        """See Witness.why_ended. It knows the Pods that its watch has reported since this object was entered."""
         return self._ends.why_ended(pod)
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
@@ -275,8 +275,8 @@ class Kubernetes:
     # --- making ---------------------------------------------------------------------------
 
     async def _write(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> None:
-        """Make the Deployment as it should be. It is created where there is none, or changed where it is the one that
-        was seen, and still ours; else looked at again. Raises Unavailable."""
+        """Bring the Deployment to what it should be: create it if there is none, or change it if it is still ours and
+        has not changed since it was read; otherwise read it again. Raises Unavailable."""
         name = wanted["metadata"]["name"]
         for _ in range(_LOOKS):
             change = self._change(spec, wanted)
@@ -303,9 +303,9 @@ class Kubernetes:
         raise Unavailable(f"kubernetes: Deployment {name} was created again {_LOOKS} times while it was written")
 
     async def _mark(self, spec: WagonSpec) -> None:
-        """Before Pods go: say on each how many events its workers had in hand at their last check-in, so that
-        Kubernetes takes the idle ones. A Pod that goes finishes what it has in hand, whatever stands there; so a
-        refusal, as by a Role of an earlier release, is logged once and hinders nothing."""
+        """Before scaling down, annotate each Pod with the number of events its workers had in flight at their last
+        check-in, so that Kubernetes deletes idle Pods first. A deleted Pod finishes its events in flight in any case;
+        so a refusal, as by a Role of an earlier release, is logged once and ignored."""
         in_hand: Counter[str] = Counter()
         for member in await self._registry.members(spec.train):
             in_hand[member.name.rsplit("-", 2)[0]] += sum(a.in_hand for a in member.attachments)
@@ -325,7 +325,8 @@ class Kubernetes:
                     _logger.warning("which Pods are idle can't be told to Kubernetes, which chooses some: %s", e)
 
     async def _is_another(self, name: str, seen: Object | None) -> bool:
-        """Whether the object of that name is a different one than the one seen. Raises APIRefused if it is not ours."""
+        """Whether the object with that name is a different one than the one seen. Raises APIRefused if it is not
+        ours."""
         path = self._cluster.path("deployments")
         items = (await self._cluster.request("GET", path, fieldSelector=f"metadata.name={name}"))["items"]
         if not items:
@@ -342,7 +343,7 @@ class Kubernetes:
         return seen is None or seen["metadata"]["uid"] != found["metadata"]["uid"]
 
     def _change(self, spec: WagonSpec, wanted: Mapping[str, Any]) -> _Change | None:
-        """The change to write; None if everything is right."""
+        """The change to write; None if the Deployment is as it should be."""
         live = self._live(spec.train, spec.unit)
         if live is None:
             return _Change("POST", wanted, "application/json", None)
@@ -363,7 +364,7 @@ class Kubernetes:
         return None
 
     def _made_anew(self, spec: WagonSpec, live: Object, wanted: Object) -> bool:
-        """Another revision or template is wanted, and no Pod is ready."""
+        """True if another revision or template is wanted, and no Pod is ready."""
         if live["metadata"]["labels"].get(REVISION, "") != spec.revision:
             return True
         made_from = live["metadata"].get("annotations", {}).get(MADE_FROM)
@@ -374,9 +375,9 @@ class Kubernetes:
     # --- ending ---------------------------------------------------------------------------
 
     async def _end(self, train: str, unit: int, grace: float) -> None:
-        """The Deployment and its ReplicaSet, which would replace the Pods, are deleted without them, then each Pod by
-        its name, with the grace. Deleted along with their owners they would have the longest that a handler may take,
-        and a kubelet that has begun to end a Pod doesn't hear of a shorter time any more."""
+        """Delete the Deployment and its ReplicaSet, which would replace the Pods, without deleting the Pods; then
+        delete each Pod by its name, with the grace. Pods deleted together with their owners would get the longest time
+        that a handler may take, and a kubelet that has begun to end a Pod ignores a shorter time sent later."""
         await self._known()
         name, seconds = name_of(train, unit), math.ceil(grace) + MARGIN
         until, asked = _now() + seconds + _STUCK, dict[str, str]()
@@ -402,7 +403,7 @@ class Kubernetes:
             await asyncio.sleep(_POLL)
 
     async def _orphan(self, kind: str, train: str, unit: int) -> None:
-        """Delete the present Deployment or ReplicaSets of the unit, without their Pods. Raises Unavailable."""
+        """Delete the unit's present Deployment or ReplicaSets, but not their Pods. Raises Unavailable."""
         selector = ",".join(f"{label}={value}" for label, value in labels_of(train, unit).items())
         for _ in range(_LOOKS):
             found = await self._cluster.request("GET", self._cluster.path(kind), labelSelector=selector)
@@ -415,8 +416,8 @@ class Kubernetes:
         )
 
     async def _delete(self, kind: str, seen: Object, **options: object) -> bool:
-        """Delete it in the state in which it was seen: with the same uid, labels and all. Returns whether it is being
-        deleted; otherwise look again."""
+        """Delete the object if it is still as it was seen: same uid, same labels. Returns whether it is being deleted;
+        if not, read it again."""
         metadata = seen["metadata"]
         conditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
         path = self._cluster.path(kind, metadata["name"])
@@ -468,7 +469,7 @@ def _still(live: Object) -> list[Mapping[str, object]]:
 
 
 def _host(pod: Object) -> str:
-    """How its workers' names in the registry begin: with its host name, which is cut to 63 characters."""
+    """The beginning of the names of its workers in the registry: its host name, which is cut to 63 characters."""
     return str(pod["metadata"]["name"])[:63]
 
 

@@ -1,4 +1,4 @@
-"""The Deployment of a unit of workers: ours, with the user's Pod template merged in. Pure."""
+"""The Deployment of a unit: ours, with the user's Pod template merged in. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from .names import (
 
 _VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _MAY_BE_TAKEN_AWAY = ("livenessProbe",)
-"""What a template may set to null, which elsewhere means the same as leaving it out."""
+"""Fields that a template may set to null in order to remove them; elsewhere null means the same as leaving the field
+out."""
 _FAULTS_MOST = 50
 _LIVE_EVERY = 10
 _SECURITY = {
@@ -150,7 +151,7 @@ class Template:
         }
 
     def replicas(self, spec: WagonSpec) -> int:
-        """How many Pods it should have. Raises UsageError."""
+        """How many Pods the unit should have. Raises UsageError."""
         if spec.workers is None:
             raise UsageError(f"{spec.train} wagon {spec.number}: Pods of its own need a number of workers")
         return -(-spec.workers // self.per_pod)

@@ -1,4 +1,5 @@
-"""What the orchestrators that run workers in processes of this machine share: records, locks, logs, ends. Private."""
+"""Shared by the orchestrators that run workers in processes of this machine: records, locks, logs, process ends.
+Private."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ OWNER = "EVENTWAGON_OWNER"
 LOGS = "EVENTWAGON_LOGS"
 REVISION = "EVENTWAGON_REVISION"
 TAKEN = 75
-"""The exit code of a process that found another process at its unit."""
+"""The exit code of a process that found its unit's lock held by another process."""
 SENT_HOME = 76
-"""The exit code of a process that ended because no workers are wanted now."""
+"""The exit code of a process that ended because no workers are wanted at present."""
 MARGIN = 2.0
-"""Seconds beyond the grace, for giving back events and for the interpreter's own end."""
+"""Seconds beyond the grace, for giving back events and for the interpreter to exit."""
 LOG_BYTES = 512 * 1024
-"""A log of this size becomes the older one."""
+"""The size at which a log becomes the older one and a new one begins."""
 _TICK = 0.05
 _BEAT = 0.5
 _LOCK_PATIENCE = 5.0
@@ -39,7 +39,7 @@ _LOCK_PATIENCE = 5.0
 
 class Follower:
     """A unit's process, while it holds the unit's lock. `grace`: seconds for handlers in flight when it must leave; the
-    `want` may say otherwise."""
+    `want` may set another value."""
 
     def __init__(self, files: UnitFiles, lock: int, state: ProcessState) -> None:
         self.files = files
@@ -62,7 +62,7 @@ class Follower:
         yield
 
     async def looks(self) -> AsyncIterator[Want]:
-        """The `want`, read twenty times a second, until it is time to leave."""
+        """Yield the `want`, read twenty times a second, until it is time to leave."""
         while not self.leaving.is_set():
             self._read_want()
             if self.want is not None and self.want.leave is None:
@@ -86,15 +86,15 @@ class Follower:
                 self._state = new
 
     def end_within(self, seconds: float) -> None:
-        """The process leaves: it is not ready from now on, and ends after this time in any case."""
+        """Report that the process leaves and is no longer ready; it is ended after this time in any case."""
         self.say(ready=False, trouble="it is leaving")
         timer = threading.Timer(seconds, os._exit, args=(1,))
         timer.daemon = True
         timer.start()
 
     def _outlive(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Runs in a thread of its own, so that it works while the event loop is blocked: stdin ends when the parent
-        does."""
+        """Set `leaving` when the parent ends, which ends stdin, and exit after the grace in any case. Runs in a thread,
+        so that it works even if the event loop is blocked."""
         while os.read(0, 64):
             pass
         try:
@@ -176,7 +176,7 @@ def _set_up_logging() -> None:
 
 
 def _take_patiently(path: Path) -> int | None:
-    """Other processes test the lock now and then, which takes it for a moment."""
+    """Try several times to take the lock: other processes test it now and then, which holds it for a moment."""
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         lock = take(path)

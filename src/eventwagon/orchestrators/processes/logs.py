@@ -1,4 +1,4 @@
-"""Wagons' logs: their last lines, and passing them on with the wagon's name before each line."""
+"""Wagons' logs: reads their last lines, and passes them on with the wagon's name before each line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .records import older, stands
 _LINE = 8192
 """The longest part of a line, in bytes, that is passed on in one piece."""
 _FRAMES = 3
-"""How many of the innermost frames are shown of an interpreter that was ended by a signal."""
+"""How many of the innermost frames are shown if a signal ended the interpreter."""
 _KEPT = 16
 """How many logs are kept for each train if they have a directory of their own."""
 
@@ -29,7 +29,7 @@ class OutputTail:
         self._partial = b""
 
     def drain(self) -> None:
-        """Pass on what is there."""
+        """Pass on what has been added."""
         self._read()
         if not stands(self._descriptor, self._path):  # the log was full, and a new one was begun
             try:
@@ -42,7 +42,7 @@ class OutputTail:
             self._read()
 
     def close(self) -> None:
-        """Pass on the rest and close the log. Don't use it after that."""
+        """Pass on the rest and close the log. Don't use the object after that."""
         self.drain()
         os.close(self._descriptor)
 
@@ -69,8 +69,8 @@ def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
 
 
 def _fatal(lines: Sequence[str]) -> Sequence[str]:
-    """If these lines end with what faulthandler writes: its first line, and where the interpreter was. Its last lines
-    say only how the program began. https://docs.python.org/3/library/faulthandler.html"""
+    """If the lines end with a report of faulthandler: its first line, and where the interpreter was. The last lines of
+    the report say only how the program began. https://docs.python.org/3/library/faulthandler.html"""
     begins = max((n for n, line in enumerate(lines) if line.startswith("Fatal Python error")), default=None)
     if begins is None or not lines[-1].startswith(("File ", "Extension modules")):
         return ()
@@ -80,13 +80,13 @@ def _fatal(lines: Sequence[str]) -> Sequence[str]:
 
 
 def in_one(lines: Iterable[str], *, most: int = 1000) -> str:
-    """These lines as one, without secrets."""
+    """Join the lines into one, without secrets."""
     joined = as_line(" / ".join(lines))
     return joined if len(joined) <= most else "… " + joined[-most:]
 
 
 def keep_newest(directory: Path, train: str) -> None:
-    """Remove the logs of all but the train's newest wagons."""
+    """Remove all logs but those of the train's newest wagons."""
     found = {}
     for path in directory.glob(f"{train}_v*.log"):
         digits = path.stem.removeprefix(f"{train}_v")

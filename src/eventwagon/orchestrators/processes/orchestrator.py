@@ -1,4 +1,4 @@
-"""The orchestrator's side: starts units' processes, looks after them, and ends them."""
+"""The orchestrator's side: starts the units' processes, supervises them, and ends them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .process import Launch, UnitProcess
 from .records import ProcessState, Stillness, UnitFiles, Want, held, is_alive, kill, mark, sweep, take, units_on_disk
 
 _BEAT = 0.25
-"""Seconds between two signs of life of an orchestrator, and two checks of its processes and their logs."""
+"""Seconds between two signs of life of an orchestrator, and between two checks of its processes and their logs."""
 _SWEEP = 10.0
 _SILENT = 5.0
-"""Seconds without a sign of life after which a process does not count as ready, and an orchestrator not as in
-charge."""
+"""After so many seconds without a sign of life, a process no longer counts as ready, and an orchestrator no longer as
+in charge."""
 _PAUSES = (0.2, 30.0)
 _STEADY = 10.0
-"""A process that ran this long, in seconds, counts as well: the next one starts without a pause."""
+"""A process that ran for so many seconds counts as healthy: if it ends, the next one starts without a pause."""
 _POLL = 0.02
 _KILL_PATIENCE = 10.0
 
@@ -63,7 +63,7 @@ class Processes:
         self._own: dict[_Key, UnitProcess] = {}
         self._failures: Counter[_Key] = Counter()
         self._crashes: dict[_Key, tuple[int, str]] = {}
-        """How many own processes of a unit ended by themselves, and why the last one did."""
+        """How many processes of a unit, started here, ended by themselves, and why the last one did."""
         self._not_before: dict[_Key, float] = {}
         self._removals = UnitRemovals()
         self._still = Stillness()
@@ -148,7 +148,7 @@ class Processes:
         return {}
 
     async def _end_left_over(self, files: UnitFiles, grace: float) -> None:
-        """End what the unit's process has started and left behind, now that it has ended itself. Idempotent."""
+        """After the unit's process has ended, end what it started and left behind. Idempotent."""
 
     # --- seeing ---------------------------------------------------------------------------
 
@@ -219,8 +219,8 @@ class Processes:
             self._failed(key, f"its process can't be started: {e}")
 
     def _replace_hung(self, key: _Key, files: UnitFiles) -> None:
-        """Kill a process that gives no sign of life, or has outlived the orchestrator that started it. The next call
-        starts another."""
+        """Kill a process that gives no sign of life, or has outlived the orchestrator that started it. The next call of
+        `ensure` starts another."""
         state, own = files.state(), self._own.get(key)
         now = _now()
         if own is not None:
@@ -284,7 +284,7 @@ class Processes:
         self._still.forget(("beat", key), ("orphan", key))
 
     def _sweep(self) -> None:
-        """Remove what killed processes left, and forget wagons that another orchestrator has removed."""
+        """Remove the files that killed processes left, and forget wagons that another orchestrator has removed."""
         sweep(self._directory)
         standing = {*units_on_disk(self._directory, None), *self._own}
         for key in {*self._failures, *self._not_before, *self._crashes, *self._seen} - standing:
@@ -308,7 +308,8 @@ class Processes:
     # --- ending ---------------------------------------------------------------------------
 
     async def _end(self, key: _Key, files: UnitFiles, grace: float) -> None:
-        """Ask it to leave, wait, kill. Its state is polled: it need not be a child of this process."""
+        """Ask the process to leave, wait, then kill it. Its state is polled, since it need not be a child of this
+        process."""
         until = _now() + grace + MARGIN
         killed_at: float | None = None
         while True:
@@ -340,8 +341,7 @@ class Processes:
             )
 
     async def _end_all(self) -> None:
-        """End the own processes, all at once, and remove the files of the wagons that this orchestrator is in charge
-        of."""
+        """End all own processes at once, and remove the files of the wagons that this orchestrator is in charge of."""
         self._closing = True
         until = _now() + self._grace + MARGIN
         for own in self._own.values():
@@ -373,8 +373,8 @@ def _now() -> float:
 
 
 def default_directory(url: str) -> Path:
-    """The default directory of the records of the trains at this URL. Its name is visible among the processes, so it is
-    made only of parts of the URL that are not secret."""
+    """The default directory of the records of the trains at this URL. Its name is visible in process lists, so it is
+    built only from those parts of the URL that are not secret."""
     url = shown(url)
     # a relative path means a different train elsewhere
     if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):

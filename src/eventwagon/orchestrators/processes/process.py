@@ -1,4 +1,4 @@
-"""One unit's process, from the view of the orchestrator that started it."""
+"""One unit's process, as seen by the orchestrator that started it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ class Launch(NamedTuple):
     """How an orchestrator starts processes."""
 
     command: tuple[str, ...]
-    """What is started, with the revision in the place of `{revision}`; the train, the unit and the directory follow."""
+    """The command line, with the revision in place of `{revision}`; the train, the unit and the directory are
+    appended."""
     environment: dict[str, str]
-    """Added to this process's own."""
+    """Variables added to this process's own environment."""
     directory: Path
     logs: Path | None
 
 
 class UnitProcess:
-    """A process, started when this is created. Nothing is written to its stdin, which ends when this process does: that
-    tells the child."""
+    """A process, started when this object is created. Nothing is written to its stdin, which ends when this process
+    does: so the child notices."""
 
     def __init__(self, launch: Launch, files: UnitFiles, owner: str, revision: str) -> None:
         environment = {**os.environ, **launch.environment, OWNER: owner}
@@ -65,12 +66,13 @@ class UnitProcess:
         return time.monotonic() - self._began
 
     def release(self) -> None:
-        """Tell it that nobody needs it any more. Idempotent."""
+        """Tell the process that nobody needs it any more. Idempotent."""
         if self._popen.stdin is not None and not self._popen.stdin.closed:
             self._popen.stdin.close()
 
     def ended(self) -> int | None:
-        """Its exit code (negative: the signal that killed it) once it has ended; then its pipe and log are closed."""
+        """Its exit code (negative: the signal that killed it) once it has ended, otherwise None. Then its pipe and log
+        are closed."""
         code = self._popen.poll()
         if code is not None:
             self.release()
@@ -85,7 +87,8 @@ class UnitProcess:
             self._tail.drain()
 
     def kill(self) -> None:
-        """Kill it and what it started, at once. Its pid is still its own: it has not been waited for."""
+        """Kill it and what it started, at once. Its pid can't belong to another process yet: nobody has waited for
+        it."""
         if self._popen.returncode is None:
             kill_all(self._popen.pid)
 

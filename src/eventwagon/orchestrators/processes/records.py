@@ -39,24 +39,24 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
     names: Mapping[str, str] = {}
     """The broker's names of the channels, if needed."""
     leave: float | None = None
-    """Leave the wagon: the grace in seconds."""
+    """If set, the process must leave; the grace in seconds."""
     trouble: str = ""
-    """Why its last process ended."""
+    """Why the unit's last process ended."""
 
 
 class ProcessState(Deployment, frozen=True, kw_only=True):
     """What a unit's process does: a deployment, and which process it is. `pid` and `created` (seconds since the epoch)
-    together identify it for ever."""
+    together identify the process for ever."""
 
     pid: int
     created: float
     owner: str
     """The orchestrator that started it."""
     begun: bool = False
-    """Its program is loaded; from then on it gives a sign of life twice a second."""
+    """True once its program is loaded; from then on it gives a sign of life twice a second."""
     ready: bool = False
     number: int = 0
-    """The wagon that it serves; 0: the one that it should serve."""
+    """The wagon that it serves; 0: the one that the `want` names."""
 
     def deployment(self, **changes: Any) -> Deployment:
         """What it does, without the process's identity."""
@@ -65,10 +65,10 @@ class ProcessState(Deployment, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """How to find and end what a unit's process has started, when the process can't say so any more."""
+    """How to find and end the processes that a unit's process has started, once it can't say so itself any more."""
 
     token: str
-    """Is in the environment of all of it, as RUN: no other process has it, whatever its pid."""
+    """The value of the environment variable RUN in all these processes; no other process has it, whatever its pid."""
     stops: tuple[tuple[str, ...], ...] = ()
     """Commands that end what is no process of this machine (a container)."""
 
@@ -91,19 +91,19 @@ class UnitFiles:
         self._keeps_log = logs is not None
 
     def want(self) -> Want | None:
-        """What it should do; None if nobody wants anything of it."""
+        """The unit's `want`; None if the unit is not wanted."""
         return _read(self.want_path, Want)
 
     def state(self) -> ProcessState | None:
-        """Its last report; None if there is none yet."""
+        """The last report of its process; None if there is none yet."""
         return _read(self.state_path, ProcessState)
 
     def run(self) -> Run | None:
-        """How to find what it started; None if it started nothing, or all of that has ended."""
+        """How to find what the process started; None if it started nothing, or all of that has ended."""
         return _read(self.run_path, Run)
 
     def write(self, record: Want | ProcessState | Run) -> None:
-        """Replace the file as a whole."""
+        """Replace the file atomically."""
         paths: dict[type, Path] = {Want: self.want_path, ProcessState: self.state_path, Run: self.run_path}
         path = paths[type(record)]
         new = path.with_name(f"{path.name}-{os.getpid()}")
@@ -119,22 +119,22 @@ class UnitFiles:
             return ""
 
     def will_claim_as(self, name: str) -> None:
-        """From now on processes claim under this name."""
+        """Record the name under which the unit's processes claim events from now on."""
         new = self.claims_path.with_name(f"{self.claims_path.name}-{os.getpid()}")
         new.write_text(name)
         new.replace(self.claims_path)
 
     def beat(self) -> tuple[int, ...]:
-        """A mark that changes with each sign of life; empty where there is none."""
+        """A mark that changes with each sign of life; empty if there is none."""
         return mark(self.state_path)
 
     def running(self) -> bool:
-        """Whether a process is at the unit."""
+        """Whether a process holds the unit's lock."""
         return held(self.lock_path)
 
     def forget_state(self) -> bool:
-        """Remove the last report of a process that has ended; otherwise the next one would seem to have made it. False:
-        one is running."""
+        """Remove the last report of a process that has ended; otherwise it would look like the next process's report.
+        Returns False, without removing it, if a process is running."""
         lock = take(self.lock_path)
         if lock is None:
             return False
@@ -145,7 +145,7 @@ class UnitFiles:
         return True
 
     def clear(self) -> bool:
-        """Remove all of them, unless a process is (again) at the unit. Idempotent."""
+        """Remove all of the unit's files, unless a process holds its lock (again). Idempotent."""
         lock = take(self.lock_path)
         if lock is None:
             return False
@@ -171,7 +171,7 @@ def units_on_disk(directory: Path, train: str | None) -> Iterator[tuple[str, int
 
 
 def sweep(directory: Path) -> None:
-    """Remove what killed orchestrators and processes left: their signs of life, and half-written records."""
+    """Remove what killed orchestrators and processes left behind: their signs of life, and half-written records."""
     for path in directory.glob("*.alive"):
         if not held(path):
             path.unlink(missing_ok=True)
@@ -182,12 +182,12 @@ def sweep(directory: Path) -> None:
 
 
 def older(log: Path) -> Path:
-    """The file that a full log becomes."""
+    """The path of the file that a full log becomes."""
     return log.with_name(log.name + ".1")
 
 
 def mark(path: Path) -> tuple[int, ...]:
-    """A mark that changes when the file is changed or replaced; empty if there is none."""
+    """A mark that changes when the file is changed or replaced; empty if there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -206,8 +206,8 @@ def _read(path: Path, kind: type[R]) -> R | None:
 
 
 def take(path: Path) -> int | None:
-    """Take the lock, creating its file. Returns a descriptor that holds it until it is closed; None while another
-    process holds it."""
+    """Take the lock, creating its file. Returns a file descriptor that holds the lock until it is closed; None while
+    another process holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -221,7 +221,7 @@ def take(path: Path) -> int | None:
 
 
 def stands(descriptor: int, path: Path) -> bool:
-    """Whether the path still has the file that is open."""
+    """Whether the path still leads to the open file."""
     try:
         there, here = path.stat(), os.fstat(descriptor)
     except FileNotFoundError:
@@ -230,7 +230,8 @@ def stands(descriptor: int, path: Path) -> bool:
 
 
 def held(path: Path) -> bool:
-    """Whether somebody holds the lock. The check takes it for a moment, shared: so try more than once to take it."""
+    """Whether a process holds the lock. The check itself holds it for a moment, shared: so try more than once to take
+    it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -248,8 +249,7 @@ def held(path: Path) -> bool:
 
 
 def created(pid: int) -> float | None:
-    """When the process was created, in seconds since the epoch; None if there is no process of that pid, or only a
-    zombie."""
+    """When the process was created, in seconds since the epoch; None if no process has that pid, or only a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -258,13 +258,14 @@ def created(pid: int) -> float | None:
 
 
 def is_alive(state: ProcessState) -> bool:
-    """Whether exactly the process that wrote this runs, not another one that got its pid."""
+    """Whether the very process that wrote this is running, rather than another one with its pid."""
     since = created(state.pid)
     return since is not None and abs(since - state.created) < _SAME
 
 
 def kill(state: ProcessState) -> bool:
-    """Kill the process that wrote this, and what it started, at once. False, without a signal, if it is gone."""
+    """Kill the process that wrote this, and what it started, at once. Returns False, without a signal, if it is
+    gone."""
     if not is_alive(state):
         return False
     kill_all(state.pid)
@@ -272,8 +273,8 @@ def kill(state: ProcessState) -> bool:
 
 
 def kill_all(pid: int) -> None:
-    """SIGKILL to the process and to its whole session, if it leads one. A process that is gone is no error. The pid
-    must be known to be its own."""
+    """Send SIGKILL to the process, and to its whole session if it leads one. A process that is gone is no error. Call
+    it only if the pid is certainly still that process's."""
     leads = _session(pid) == pid
     send(pid, signal.SIGKILL)  # first: it starts nothing more
     while leads and (others := [other for other in psutil.pids() if other != pid and _runs_in(other, pid)]):
@@ -288,7 +289,8 @@ def send(pid: int, number: int) -> None:
 
 
 def started_by(run: Run) -> list[int]:
-    """The running processes of this user that were started in that run. It reads the environment of them all."""
+    """The running processes of this user that were started in that run. It reads the environment of all the user's
+    processes."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -310,7 +312,8 @@ def _runs_in(pid: int, session: int) -> bool:
 
 
 class Stillness:
-    """How long marks have not changed. A gap between two looks counts little: then this process was stopped itself."""
+    """For how long marks have not changed. A gap between two looks counts little: then this process was stopped
+    itself."""
 
     def __init__(self) -> None:
         self._seen: dict[object, tuple[object, float, float]] = {}

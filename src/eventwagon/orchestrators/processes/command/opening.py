@@ -1,4 +1,4 @@
-"""From `command:node consumer.js?ready=line:attached` to the orchestrator."""
+"""Opens the orchestrator at `command:node consumer.js?ready=line:attached`."""
 
 from __future__ import annotations
 

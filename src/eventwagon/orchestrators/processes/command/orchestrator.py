@@ -169,7 +169,7 @@ class Command(Processes):
         return checked_in
 
     def _deployment(self, key: tuple[str, int]) -> Deployment:
-        """The supervisor's report is from its last check: until the next one it does not count for a changed `want`."""
+        """The supervisor's report is of its last check; it does not count for a `want` that has changed since."""
         found = super()._deployment(key)
         files = self._files(key)
         want, state = files.want(), files.state()

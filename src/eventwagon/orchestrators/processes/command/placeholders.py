@@ -1,4 +1,4 @@
-"""The values that a command gets: in its environment, and in the braces of its arguments. Pure."""
+"""The values that a command gets, in its environment and in the braces of its arguments. Pure."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def render(text: str, said: Mapping[str, str]) -> str:
 
 
 def checked(argv: Sequence[str], what: str) -> tuple[str, ...]:
-    """The command as it was given, or UsageError."""
+    """Return the command unchanged if it is valid. Raises UsageError."""
     if isinstance(argv, str) or not argv or not argv[0]:
         raise UsageError(f"{what}={argv!r}: give a list, the program first: ['node', 'consumer.js', '{{wagon}}']")
     return tuple(argv)

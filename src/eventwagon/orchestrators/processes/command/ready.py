@@ -13,7 +13,7 @@ from ....errors import UsageError
 from .placeholders import render
 
 _PATIENCE = 2.0
-"""Seconds for one answer."""
+"""Timeout of one check, in seconds."""
 
 
 class Http(msgspec.Struct, frozen=True, tag="http"):
@@ -23,7 +23,7 @@ class Http(msgspec.Struct, frozen=True, tag="http"):
 
 
 class Tcp(msgspec.Struct, frozen=True, tag="tcp"):
-    """Ready while connections to the port are taken."""
+    """Ready while the port accepts connections."""
 
     port: str = "{port}"
     host: str = "127.0.0.1"
@@ -43,7 +43,7 @@ Ready = Http | Tcp | Line | CheckIn
 
 
 def checked(ready: Ready) -> Ready:
-    """`ready`, or UsageError."""
+    """Return `ready` unchanged if it is valid. Raises UsageError."""
     if isinstance(ready, Line):
         try:
             re.compile(ready.pattern)
@@ -55,7 +55,7 @@ def checked(ready: Ready) -> Ready:
 
 
 def parse(text: str) -> Ready:
-    """`http://…`, `https://…`, `tcp:host:port`, `line:regex` or `check-in`. Raises UsageError."""
+    """Parse `http://…`, `https://…`, `tcp:host:port`, `line:regex` or `check-in`. Raises UsageError."""
     kind, _, rest = text.partition(":")
     match kind:
         case "http" | "https":
@@ -71,7 +71,7 @@ def parse(text: str) -> Ready:
 
 
 async def ask(ready: Http | Tcp, words: Mapping[str, str]) -> str:
-    """Why it is not ready; empty if it is."""
+    """Check whether the copy is ready. Returns the reason if it is not, otherwise an empty text."""
     where = render(ready.url if isinstance(ready, Http) else f"{ready.host}:{ready.port}", words)
     try:
         async with asyncio.timeout(_PATIENCE):

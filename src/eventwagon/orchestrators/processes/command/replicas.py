@@ -46,7 +46,7 @@ class CommandSpec(msgspec.Struct, frozen=True):
 
 
 class Replica:
-    """One copy of the command, in a process group of its own. `close` it when it has `ended`."""
+    """One copy of the command, in its own process group. `close` it once it has `ended`."""
 
     def __init__(self, plan: CommandSpec, spec: WagonSpec, names: Mapping[str, str], index: int, token: str) -> None:
         self._plan = plan
@@ -66,14 +66,14 @@ class Replica:
         self.is_ready = isinstance(plan.ready, CheckIn)  # as far as this process can tell
         self.not_ready_because = ""
         self.asked = False
-        """It was asked to end."""
+        """True once it was asked to end."""
         self.failed = ""
         """Why it failed; empty if it did not."""
         self.kill_at: float | None = None
-        """The loop's time at which it is killed."""
+        """When it is killed, in the loop's time."""
 
     def start(self) -> None:
-        """Once. Raises OSError."""
+        """Start the copy; call it once. Raises OSError."""
         reading, writing = os.pipe()
         try:
             self._popen = subprocess.Popen(  # noqa: S603 - what the user gave
@@ -94,11 +94,11 @@ class Replica:
         self._loop.add_reader(reading, self._read)
 
     def stop_words(self, grace: float) -> tuple[str, ...]:
-        """The command that asks it to end; empty if a signal does."""
+        """The command that asks it to end; empty if a signal does so."""
         return tuple(render(part, {**self._placeholders, "grace": f"{grace:.0f}"}) for part in self._plan.stop)
 
     def ask_to_end(self, *, kill_after: float | None = None, failed: str = "") -> None:
-        """Ask it to end after its events in progress. Without `kill_after` (seconds) it may take for ever.
+        """Ask it to end after its events in progress. After `kill_after` seconds it is killed (None: never).
         Idempotent."""
         if kill_after is not None:
             self.kill_at = min(self.kill_at or float("inf"), self._loop.time() + kill_after)
@@ -116,8 +116,8 @@ class Replica:
         self._signal(signal.SIGTERM)
 
     def ended(self) -> bool:
-        """Whether it has ended, with everything that it started in its process group. Call it repeatedly: it kills what
-        is overdue."""
+        """Whether it has ended, with everything that it started in its process group. Call it repeatedly: it also kills
+        what has run out of time."""
         if self._stopper is not None and self._stopper.poll():
             self._note(f"the stop command ended with exit code {self._stopper.returncode}: SIGTERM")
             self._stopper = None
@@ -185,7 +185,7 @@ class Replica:
             os.killpg(self._popen.pid, number)
 
     def _read(self) -> None:
-        """Pass on a part of its output, so that a copy that prints much holds up nobody."""
+        """Pass on a part of its output at a time, so that a copy that prints much delays nobody."""
         assert self._output is not None  # noqa: S101 - there is no reader then
         got = b""
         with suppress(BlockingIOError):
@@ -213,19 +213,18 @@ class Replica:
 
 
 def told(spec: WagonSpec, names: Mapping[str, str]) -> object:
-    """Everything that a command is told about a wagon. It can't be told anything later: if this differs, it is started
-    again."""
+    """Everything that a command learns about its wagon. It can't learn anything later: if this changes, the command is
+    started again."""
     return spec.number, spec.revision, spec.channels, spec.dead_letters, dict(names)
 
 
 def stopped(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    """Start the command that makes something end. Raises OSError."""
+    """Start the command that ends a copy. Raises OSError."""
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - what the user gave
 
 
 async def end_left_over(run: Run, *, grace: float) -> None:
-    """End everything that was started in that run and still runs: ask, wait, kill. Raises Unavailable if that has no
-    effect."""
+    """End every process of that run that is still alive: ask, wait, kill. Raises Unavailable if that has no effect."""
     loop = asyncio.get_running_loop()
     until = loop.time() + grace
     stoppers = []
@@ -247,7 +246,7 @@ async def end_left_over(run: Run, *, grace: float) -> None:
 
 
 def _lives(group: int) -> bool:
-    """Whether any process of the group runs."""
+    """Whether any process of the group is alive."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""A unit's supervisor: it runs as many copies of the command as are wanted, for the wagon that is wanted."""
+"""A unit's supervisor: it runs the wanted number of copies of the command, for the wanted wagon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .replicas import CommandSpec, Replica, end_left_over, told
 PLAN = "EVENTWAGON_COMMAND"
 _PAUSES = (0.2, 30.0)
 _STEADY = 10.0
-"""A copy that ran this long, in seconds, counts as well: the next one starts without a pause."""
+"""A copy that ran for so many seconds counts as healthy: if it ends, the next one starts without a pause."""
 _POLL = 0.02
 _logger = logging.getLogger("eventwagon.supervisor")
 
@@ -67,8 +67,8 @@ class Supervisor:
         return code
 
     async def _end_left_over(self, grace: float) -> None:
-        """End what an earlier supervisor, which was killed, left behind. From then on everything is recorded before it
-        is started."""
+        """End the copies of an earlier supervisor that was killed. From then on every copy is recorded before it is
+        started."""
         files = self._follower.files
         while (before := files.run()) is not None and before.token != self._run.token:
             try:
@@ -80,7 +80,7 @@ class Supervisor:
         files.write(self._run)
 
     def _look(self, want: Want, tasks: asyncio.TaskGroup) -> None:
-        """Bring the copies to what is wanted, and report the state."""
+        """Start and end copies until they are as wanted, and report the state."""
         self._reap()
         spec, now = want.spec, asyncio.get_running_loop().time()
         wanted = spec.workers or 0

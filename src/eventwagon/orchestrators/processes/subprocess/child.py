@@ -1,4 +1,4 @@
-"""What runs in a wagon's process: the train's program, with the wanted number of workers at the wagon."""
+"""The program of a wagon's process: it loads the train, and runs the wanted number of workers for the wagon."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class _Child:
         self._train = train
         self._url = url
         self._proven = 0
-        """The wagon for which a round trip was proven."""
+        """The wagon for which a round trip has succeeded."""
         self._trouble = ""
         self._probe_at = 0.0
         self._owner = f"{train.name}_v{self._unit}-{os.getpid()}-{os.urandom(4).hex()}"
         self._inherited = False
-        """The claims of the unit's previous process were given back."""
+        """True once the claims of the unit's previous process were given back."""
 
     async def run(self) -> int:
         """Bring the workers to what is wanted, and report the state. Returns the exit code."""
@@ -81,7 +81,7 @@ class _Child:
         return code
 
     async def _inherit(self, broker: Broker, spec: WagonSpec) -> bool:
-        """Before it claims anything: give back what the unit's previous process had claimed. That process has certainly
+        """Before the first claim, give back what the unit's previous process had claimed. That process has certainly
         ended, because this one holds the unit's lock."""
         if self._inherited:
             return True
@@ -100,7 +100,7 @@ class _Child:
         return True
 
     async def _prove(self, broker: Broker, found: Deployment) -> None:
-        """Prove that the wagon is served, not only attached: see `probe`. Again each time that the consumers were
+        """Prove that the wagon is served, not only attached: see `probe`. Repeated each time the consumers were
         attached again."""
         if not found.ready:
             self._proven = 0

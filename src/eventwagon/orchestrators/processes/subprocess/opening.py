@@ -1,4 +1,4 @@
-"""From `subprocess:?logs=DIRECTORY` to the orchestrator."""
+"""Opens the orchestrator at `subprocess:?logs=DIRECTORY`."""
 
 from __future__ import annotations
 

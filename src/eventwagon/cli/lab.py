@@ -119,10 +119,10 @@ def lab(
 
     The wagons are the real switcher, observer and workers, in virtual time (or on --broker in real time), with
     simulated Pods. The others are simulated event by event, as their users set them up. [bold]new[/bold]: newcomers,
-    the arrivals that one FIFO queue with the fixed workers would serve late; [bold]old[/bold]: the others.
-    [bold]standing[/bold]: workers before the burst and after it. [bold]w-s[/bold]: worker-seconds paid for, idle ones
-    and spares too: until the last event is done, until the standing workers alone are left, and beyond the standing
-    workers.
+    the arrivals that one FIFO queue with the first wagon's workers (--workers) would serve late; [bold]old[/bold]: the
+    others. [bold]standing[/bold]: workers before the burst and after it. [bold]w-s[/bold]: worker-seconds paid for,
+    idle ones and spares too: until the last event is done, until the standing workers alone are left, and beyond the
+    standing workers.
     """
     with ending():
         job = make_job(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .queueing import oldest_in_time, percentile
+from .queueing import is_late, newcomers, percentile
 
 REST_MOST = 600.0
 """For so many seconds after the last event is done the lab waits until the standing workers alone are left. Then what
@@ -23,7 +23,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     services: Sequence[float]
     """What a worker needs for each."""
     workers: int
-    """The fixed workers: of one queue, or shared between wagons."""
+    """The first wagon's: the fixed workers of one queue, or shared between wagons."""
     slo: float
     """An event is on time when it was finished so soon after its arrival."""
     limit: str
@@ -58,12 +58,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.services) - min(self.services) < 1e-12
 
     def behind(self) -> list[int]:
-        """The newcomers: the arrivals that one FIFO queue with the fixed workers would serve late. Decided by the job
-        alone, so the same for every strategy; all arrivals where that queue is never late."""
-        queued, _ = oldest_in_time(self.arrivals, self.services, self.workers)
-        waits = _waits(self.arrivals, queued)
-        late = [i for i, wait in enumerate(waits) if wait > self.slo]
-        return late or list(range(len(waits)))
+        """The newcomers: see `queueing.newcomers`."""
+        return newcomers(self.arrivals, self.services, self.workers, self.slo)
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -139,20 +135,20 @@ def figures(job: Job, outcome: Outcome) -> Figures:
 
 def over_chances(job: Job, runs: Sequence[Outcome]) -> Outcome:
     """One outcome for several runs of the same strategy: the one in the middle, with the figures of all."""
-    newcomers = job.behind()
-    rows = [_of_one(job, run, newcomers) for run in runs]
+    behind = job.behind()
+    rows = [_of_one(job, run, behind) for run in runs]
     middle = sorted(range(len(runs)), key=lambda i: rows[i].on_time)[len(runs) // 2]
     return msgspec.structs.replace(runs[middle], chances=rows)
 
 
-def _of_one(job: Job, outcome: Outcome, newcomers: Sequence[int]) -> Figures:
+def _of_one(job: Job, outcome: Outcome, behind: Sequence[int]) -> Figures:
     waits = _waits(job.arrivals, outcome.finished)
     done = [wait for wait in waits if math.isfinite(wait)]
-    others = set(newcomers)
+    others = set(behind)
     old = [waits[i] for i in range(len(waits)) if i not in others and math.isfinite(waits[i])]
-    new = [waits[i] for i in newcomers if math.isfinite(waits[i])]
+    new = [waits[i] for i in behind if math.isfinite(waits[i])]
     last = max((f for f in outcome.finished if math.isfinite(f)), default=0.0)
-    on_time = sum(wait <= job.slo + 1e-9 for wait in done) / len(waits)
+    on_time = sum(not is_late(wait, job.slo) for wait in done) / len(waits)
     return Figures(
         on_time=on_time,
         on_time_least=on_time,

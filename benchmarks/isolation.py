@@ -1,4 +1,4 @@
-"""What a CPU-bound handler in wagon 1 does to newcomers in wagon 2: wagons in one process, and in a process each
+"""What a CPU-bound handler in wagon 1 does to new events in wagon 2: wagons in one process, and in a process each
 (I8)."""
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .kit import Aim, Benchmark, Line, Run, in_turn, percentile
 _TARGET = "benchmarks.isolation:train"
 _TIMES = "EVENTWAGON_BENCH_TIMES"
 _POISON = 0.05  # seconds that wagon 1's handler spins
-_EVERY = 0.01  # seconds between two newcomers
+_EVERY = 0.01  # seconds between two new events
 
 train = Train("isolation", limit=Volume(10**9), workers=Workers(each=2), spares=1, grace=1.0)
 
 
 @train.on("isolation")
 def handle(payload: dict[str, float], ctx: Context) -> None:
-    """In wagon 1: hold the interpreter, or sleep as long. Later: note how long the newcomer has waited."""
+    """In wagon 1: hold the interpreter, or sleep as long. Later: note how long the new event has waited."""
     if "spin" in payload:
         until = time.perf_counter() + payload["spin"]
         while time.perf_counter() < until:
@@ -45,7 +45,7 @@ def handle(payload: dict[str, float], ctx: Context) -> None:
 
 async def run(how: Run) -> list[Line]:
     rounds = how.pick(5, 2)
-    newcomers = how.pick(400, 200)
+    fresh = how.pick(400, 200)
     lines = []
     for name, isolated, aim in (
         ("wagons in one process", False, None),
@@ -53,26 +53,26 @@ async def run(how: Run) -> list[Line]:
     ):
 
         async def side(kind: str, isolated: bool = isolated) -> float:
-            return await _p99(how, kind, newcomers, isolated=isolated)
+            return await _p99(how, kind, fresh, isolated=isolated)
 
         poisoned, calm = await in_turn(rounds, lambda: side("spin"), lambda: side("sleep"), warm=False)
         lines.append(
             Line(
-                what=f"{name}: newcomers' p99",
+                what=f"{name}: new events' p99",
                 against="wagon 1's handler sleeps instead of spinning",
                 unit="ms",
                 ours=poisoned,
                 theirs=calm,
                 aim=aim,
-                note=f"from publish to handled, {1 / _EVERY:.0f} newcomers/s; two workers spin {_POISON * 1000:.0f} ms "
-                f"at a time; {os.cpu_count()} cores",
+                note=f"from publish to handled, {1 / _EVERY:.0f} new events/s; two workers spin "
+                f"{_POISON * 1000:.0f} ms at a time; {os.cpu_count()} cores",
             )
         )
     return lines
 
 
-async def _p99(how: Run, kind: str, newcomers: int, *, isolated: bool) -> float:
-    """Milliseconds from publish to handled that 99 in 100 newcomers do not exceed, while wagon 1 is at it."""
+async def _p99(how: Run, kind: str, fresh: int, *, isolated: bool) -> float:
+    """Milliseconds from publish to handled that 99 in 100 new events do not exceed, while wagon 1 is at it."""
     with how.scratch() as directory:
         os.environ[_TIMES] = str(directory / "times")
         url = f"sqlite:///{directory}/trains"
@@ -81,15 +81,15 @@ async def _p99(how: Run, kind: str, newcomers: int, *, isolated: bool) -> float:
             orchestrator = Subprocess(_TARGET, url=url, directory=directory / "processes", grace=1.0)
         connection = train.connect(url, orchestrator=orchestrator, listeners=())
         async with connection, connection.running():
-            busy = int(2 * (newcomers * _EVERY + 10.0) / _POISON)  # more than they get done meanwhile
+            busy = int(2 * (fresh * _EVERY + 10.0) / _POISON)  # more than they get done meanwhile
             await connection.publish_many([{kind: _POISON}] * busy)
             await connection.wait_switched(await connection.request_switch())
             await _working(connection, 1)
             await _spare_ready(connection)
-            for _ in range(newcomers):
+            for _ in range(fresh):
                 await connection.publish({"at": time.time()})
                 await asyncio.sleep(_EVERY)
-            await _working(connection, newcomers, wagon=2)
+            await _working(connection, fresh, wagon=2)
         times = [seconds * 1000 for (seconds,) in struct.iter_unpack("d", (directory / "times").read_bytes())]
     return percentile(times, 0.99)
 
@@ -114,5 +114,5 @@ async def _spare_ready(connection: Connection) -> None:
 
 
 BENCHMARK = Benchmark(
-    "isolation", "newcomers' p99 while wagon 1's handler holds the CPU, wagons in one process and in one each", run
+    "isolation", "new events' p99 while wagon 1's handler holds the CPU, wagons in one process and in one each", run
 )

@@ -152,7 +152,7 @@ The losing rows are left in.
 | standing workers | those before the burst and after it. All strategies that ask for Pods have the same number; wagons divide it between the active wagon and its spare |
 | standing alone (`fifo_standing`) | one queue and the standing workers, without scaling |
 | **clairvoyant** (`clairvoyant_scaler`) | one queue, scaled by one who knows all arrivals beforehand and needs as long to start Pods: the fewest worker-seconds that a search finds for 99 % on time. Nobody can have it; it shows what a better scaler could still gain |
-| newcomers | the arrivals that one FIFO queue with the fixed workers would serve late; *others*: the rest |
+| newcomers | the arrivals that one FIFO queue with the first wagon's workers would serve late ([defined](lab.md#newcomers) by the job alone); *others*: the rest |
 | worker-seconds | paid for from the moment a worker is asked for until it is gone, idle or not; *at rest*: until the standing workers alone are left; *beyond standing*: without those of the standing workers, which does not depend on how long anybody looks |
 
 """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .queueing import oldest_in_time, percentile
+from .queueing import is_late, newcomers, percentile
 
 REST_MOST = 600.0
 """After the last event is done, the lab waits at most so many seconds until only the standing workers are left. Then it
@@ -24,7 +24,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     services: Sequence[float]
     """Seconds of work for each event."""
     workers: int
-    """The number of fixed workers: of one queue, or shared between wagons."""
+    """The first wagon's: the number of fixed workers of one queue, or shared between wagons."""
     slo: float
     """The promise: an event is on time if it is done so soon after its arrival."""
     limit: str
@@ -59,12 +59,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.services) - min(self.services) < 1e-12
 
     def behind(self) -> list[int]:
-        """The newcomers: the indices of the arrivals that one FIFO queue with the fixed workers would serve late; all
-        arrivals if that queue is never late. It depends only on the job, so it is the same for every strategy."""
-        queued, _ = oldest_in_time(self.arrivals, self.services, self.workers)
-        waits = _waits(self.arrivals, queued)
-        late = [i for i, wait in enumerate(waits) if wait > self.slo]
-        return late or list(range(len(waits)))
+        """The newcomers: see `queueing.newcomers`."""
+        return newcomers(self.arrivals, self.services, self.workers, self.slo)
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -140,20 +136,20 @@ def figures(job: Job, outcome: Outcome) -> Figures:
 
 def over_chances(job: Job, runs: Sequence[Outcome]) -> Outcome:
     """Join several runs of the same strategy into one outcome: the median run, with the figures of all."""
-    newcomers = job.behind()
-    rows = [_of_one(job, run, newcomers) for run in runs]
+    behind = job.behind()
+    rows = [_of_one(job, run, behind) for run in runs]
     middle = sorted(range(len(runs)), key=lambda i: rows[i].on_time)[len(runs) // 2]
     return msgspec.structs.replace(runs[middle], chances=rows)
 
 
-def _of_one(job: Job, outcome: Outcome, newcomers: Sequence[int]) -> Figures:
+def _of_one(job: Job, outcome: Outcome, behind: Sequence[int]) -> Figures:
     waits = _waits(job.arrivals, outcome.finished)
     done = [wait for wait in waits if math.isfinite(wait)]
-    others = set(newcomers)
+    others = set(behind)
     old = [waits[i] for i in range(len(waits)) if i not in others and math.isfinite(waits[i])]
-    new = [waits[i] for i in newcomers if math.isfinite(waits[i])]
+    new = [waits[i] for i in behind if math.isfinite(waits[i])]
     last = max((f for f in outcome.finished if math.isfinite(f)), default=0.0)
-    on_time = sum(wait <= job.slo + 1e-9 for wait in done) / len(waits)
+    on_time = sum(not is_late(wait, job.slo) for wait in done) / len(waits)
     return Figures(
         on_time=on_time,
         on_time_least=on_time,

@@ -70,6 +70,22 @@ def oldest_in_time(
     return done, free
 
 
+def newcomers(arrivals: Sequence[float], services: Sequence[float], workers: int, slo: float) -> list[int]:
+    """The newcomers, by the number of the arrival: those that one FIFO queue with the first wagon's `workers` would
+    serve later than the promise `slo`; all arrivals where that queue is never late.
+
+    Decided by the job alone, so they are the same for every strategy. Demo, lab and benchmarks mean this set.
+    """
+    done, _ = oldest_in_time(arrivals, services, workers)
+    late = [i for i, at in enumerate(arrivals) if is_late(done[i] - at, slo)]
+    return late or list(range(len(arrivals)))
+
+
+def is_late(wait: float, slo: float) -> bool:
+    """Is a wait longer than the promise? By more than the rounding of two times."""
+    return wait > slo + 1e-9
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that `share` of the values do not exceed; 0 if there are none. `values` need not be sorted."""
     if not values:

@@ -44,6 +44,30 @@ _SAID = re.compile(
 _AUTH = re.compile(r"([?&]auth(?:_?(?:key|params|data))?=)[^\s&'\"<>`]+", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<![\w.:@-])(?!mailto:)([\w.+-]{0,64}:)[^\s:@/'\"]{1,200}(?=@(?!sha\d+:)[\w\[.-])")
 _ENCODED = re.compile(r"(%3A%2F%2F(?:(?!%3A|%40)\S)*%3A)(?:(?!%40)\S)+(?=%40)", re.IGNORECASE)
+_TORN = re.compile(
+    r"([a-z][a-z0-9+.-]{0,30}://)([^\s/?#@:'\"<>`]*:)"
+    r"((?:(?!://)[^@'\"<>`]){1,200}|(?:(?!://)[^@\s,]){1,200})(?=@[\w\[])",
+    re.IGNORECASE,
+)
+"""A URL whose password has a blank, an end of line or a quote in it."""
+# Programs' own options, as they are typed, or as a list of arguments.
+_ARGUMENT = r"('[^'\n]*'|\"[^\"\n]*\"|[^\s'\"]+)"
+_PORTS = r"(?!(?:[\d.]+:)?\d+:\d+(?:/\w+)?(?:[\s'\",]|$))"
+_USER = re.compile(  # `--user 1000:1000` is of docker: the numbers of a user and a group
+    r"((?<![^\s'\"(\[,])(?:-[uU]|--(?:proxy-)?user)[\s'\",=]{1,4}(?!\d+:\d+(?:[\s'\",;)]|$))[^\s:@/'\",=]{0,64}:)"
+    r"(?!//|\\)[^\s'\"]+"
+)
+_USER_QUOTED = re.compile(
+    r"((?<![^\s'\"(\[,])(?:-[uU]|--(?:proxy-)?user)(?:['\"]?,?\s|=)(?=['\"])(?:'(?=[^'\n]*')|\"(?=[^\"\n]*\"))"
+    r"[^\s:@/'\",=]{0,64}:)(?!//|\\|\d+['\"])(?:\\.|[^'\"\n])+"
+)
+_CURL = re.compile(r"(\bcurl\b[^\n|]{0,200}?[\s'\"]-[a-zA-Z]{0,5}u\s?[^\s:@/'\",=]{1,64}:)(?!//|\\)[^\s'\"]+")
+_MYSQL = re.compile(rf"(\b(?:mysql|mariadb|mycli|sshpass)[\w-]*\b[^\n|]{{0,200}}?[\s'\"]-p){_PORTS}{_ARGUMENT}")
+_USER_AND = re.compile(rf"(\s-u\s?[\w.%-]{{1,64}}\s[^\n|]{{0,200}}?(?<=\s)-p)(?![\d.:]+(?:/\w+)?(?:\s|$)){_ARGUMENT}")
+_ONE_MORE = re.compile(
+    rf"(\b(?:sshpass\b['\",]{{0,2}}\s['\"]?-p|(?:mongo\w*|(?:redis|valkey)-cli)\b[^\n|]{{0,200}}?[\s'\"]-[ap])['\",]{{0,2}}\s)"
+    rf"(?!-){_ARGUMENT}"
+)
 _HEADER = re.compile(r"(authorization[\"']?\s?[:=]\s?[\"']?(?:basic |bearer )?)[^\s,\"'}]+", re.IGNORECASE)
 _BASIC = re.compile(r"\b([Bb]asic\s)(?=\S*[A-Z0-9=])[A-Za-z0-9+/]{8,}={0,2}(?![\w-])")
 _SHAPE = re.compile(
@@ -52,6 +76,9 @@ _SHAPE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
+
+_OPTIONS = (_USER_QUOTED, _USER, _CURL, _MYSQL, _USER_AND, _ONE_MORE)
+_SHAPES = (*_OPTIONS, _GIVEN, _SAID, _AUTH, _LOGIN, _ENCODED, _HEADER, _BASIC)
 
 _known: dict[str, None] = {}
 _any_known: re.Pattern[str] | None = None
@@ -70,10 +97,21 @@ def _redacted(text: str) -> str:
     if _any_known is not None:
         text = _any_known.sub(HIDDEN, text)
     if "://" in text:
+        text = _TORN.sub(_mended, text)
         text = _URL.sub(_shown_within, text)
-    for shape in (_GIVEN, _SAID, _AUTH, _LOGIN, _ENCODED, _HEADER, _BASIC):
+    for shape in _SHAPES:
         text = shape.sub(lambda found: found[1] + HIDDEN, text)
     return _SHAPE.sub(HIDDEN, text)
+
+
+def _mended(found: re.Match[str]) -> str:
+    """`_URL` finds only those that are written as they should be."""
+    scheme, user, rest = found.groups()
+    word = re.split(r"[\s'\"<>`]", rest, maxsplit=1)[0]
+    place = user + word.partition("/")[0].rstrip(".,:;!)")
+    if word == rest or (_is_place(place) and not re.fullmatch(r"\d+\s\w[^\s@]*", rest)):
+        return found[0]  # it is written so, or another word with an @ comes after its host and port
+    return f"{scheme}{user}{HIDDEN}"
 
 
 def shown(url: str) -> str:

@@ -336,6 +336,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         try:
             await asyncio.sleep(0)  # handlers that never wait must let others run
         except asyncio.CancelledError as e:
+            run.strayed = True
             return _outcome(e, own)
         outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
         if not isinstance(outcome, Outcome):

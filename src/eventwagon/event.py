@@ -177,7 +177,7 @@ def _data(data: object) -> bytes:
     if is_a(data, bytes, bytearray, memoryview):
         return bytes(data)
     raise UsageError(
-        f"an event's data must be bytes, not a {class_name(data)}: publish it as a payload to have it encoded"
+        f"an event's data must be bytes, not a {class_name(data)}: give it as the payload to have it encoded"
     )
 
 

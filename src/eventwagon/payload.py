@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -307,14 +308,63 @@ def _difference(sent: Any, got: Any, at: str = "") -> tuple[str, Any, Any]:
 
 
 def _lost(sent: Any, got: Any) -> str:
-    """What would not come back, in words."""
+    """What would not come back, in words, and what to do about it."""
     where, one, other = _difference(sent, got)
+    for at, why in _unwritable(sent):
+        if at == where:
+            return why
     kinds = type(one).__name__, type(other).__name__
     if other is _ABSENT:
-        return f"{where} would get lost"
+        return f"{where} would get lost: leave it out, or declare it"
     if kinds[0] == kinds[1]:
-        return f"{where or 'it'} would come back as another {kinds[0]}"
-    return f"{where or 'it'} is of type {kinds[0]}, and would come back as {kinds[1]}"
+        return (
+            f"{where or 'it'} would come back as another {kinds[0]}: look at its class's serializers, validators and "
+            "defaults, and at what it compares"
+        )
+    return (
+        f"{where or 'it'} is of type {kinds[0]}, and would come back as {kinds[1]}: declare {kinds[0]} there, or send "
+        f"{kinds[1]}"
+    )
+
+
+def _unwritable(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """The parts of a value that JSON can't hold, or that its classes mask or leave out: the path of each, and what is
+    wrong and what to do about it, in words."""
+    cls, it = type(value), at or "it"
+    if is_a(value, float, Decimal):
+        name = "float" if is_a(value, float) else "Decimal"
+        is_nan = is_a(value, Decimal) and Decimal.is_nan(value)
+        number = float.__repr__(value) if is_a(value, float) else "nan" if is_nan else ""
+        if number in ("nan", "inf", "-inf"):
+            advice = f"send None instead (declared as `{name} | None`), or leave it out"
+            yield at, f"{it} is {number}, and JSON has no such number: {advice}"
+    elif hasattr(cls, "get_secret_value"):
+        advice = "declare the plain type there, or send where the secret is kept"
+        yield at, f"{it} is a {cls.__name__}, which is written as asterisks: {advice}"
+    elif is_a(value, list, tuple, set, frozenset):
+        for place, item in enumerate(value):
+            yield from _unwritable(item, f"{at}[{place}]")
+    elif not is_a(value, str, int):
+        fields = getattr(cls, "__pydantic_fields__", None) or {}
+        for key, item in _open_dict(value).items():
+            where = _step(at, key)
+            if key in fields and fields[key].exclude:
+                advice = "remove `exclude`, or send a class without that field"
+                yield where, f"{where} is left out when {cls.__name__} is written (exclude=True): {advice}"
+                continue
+            if type(key) is not str:
+                yield from _unwritable(key, where)
+            yield from _unwritable(item, where)
+
+
+def _why(payload: Any, error: Exception) -> str:
+    """Why what was written of the payload can't be read, in words."""
+    try:
+        for _, why in _unwritable(payload):
+            return why
+    except Exception:  # noqa: BLE001, S110 - nested too deeply, or its own methods raise
+        pass
+    return _line(error)
 
 
 def _both(sent: Any, got: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
@@ -353,7 +403,7 @@ def _check_whole(value: Any) -> None:
         return
     if is_a(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"JSON has no number for {float(value)}")
+            raise ValueError("JSON has no such number")
     elif issubclass(type(value), Mapping):
         for key, item in value.items():
             if type(key) is not str:
@@ -409,7 +459,9 @@ def codec(annotation: Any) -> Codec:
 
         def encode_raw(payload: object) -> tuple[bytes, str]:
             if not issubclass(type(payload), _RAW):
-                raise UsageError(f"{class_name(payload)} can't be published where a handler takes bytes")
+                raise UsageError(
+                    f"{class_name(payload)} can't be sent where a handler takes bytes: encode it, or change the handler"
+                )
             return encode(payload)
 
         return Codec(encode_raw, lambda event: as_they_are(event.data))
@@ -435,17 +487,18 @@ def encode(payload: object) -> tuple[bytes, str]:
     if issubclass(type(payload), _RAW):
         data = bytes(payload)  # type: ignore[call-overload]
         if data != payload:
-            raise UsageError("a memoryview of other than bytes can't be published: cast it")
+            raise UsageError("a memoryview of other than bytes can't be sent: cast it, `.cast('B')`")
         return data, BINARY
+    own = None
     try:
         if (own := _own(type(payload))) is not None:
             return own.encode(payload)
         data = _json.encode(payload)
         _check_whole(payload)
-    except UsageError:
-        raise
-    except Exception as e:  # noqa: BLE001 - whatever a payload's own methods raise
-        raise UsageError(f"{class_name(payload)} can't be published: {_line(e)}") from _cause(e)
+    except Exception as e:
+        if own is not None and isinstance(e, UsageError):
+            raise
+        raise UsageError(f"{class_name(payload)} can't be sent: {_why(payload, e)}") from _cause(e)
     return data, JSON
 
 
@@ -455,6 +508,7 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
     wanted = getattr(annotation, "__qualname__", None) or str(annotation)
 
     def encode(payload: Any) -> tuple[bytes, str]:
+        data = None
         try:
             data = write(payload)
             got = read(data)
@@ -465,16 +519,13 @@ def _verified(form: _Form, annotation: Any) -> Callable[[Any], tuple[bytes, str]
                 where = _missing(shown := _anything(write(got)), payload)
                 if where is None:
                     return _lasting(form, payload, data, shown, got), JSON
-            lost = f"{where} would get lost" if where else _lost(payload, got)
+            lost = f"{where} would get lost: leave it out, or declare it" if where else _lost(payload, got)
         except UsageError:
             raise
         except Exception as e:  # noqa: BLE001 - whatever a payload's own methods and checks raise
-            raise UsageError(f"{class_name(payload)} can't be published as {wanted}: {_line(e)}") from _cause(e)
-        raise UsageError(
-            f"{class_name(payload)} can't be published as {wanted}: {lost}. "
-            "Publish what the handler takes, without NaN, left out fields, or objects of a class made from a declared "
-            "one"
-        )
+            lost = _line(e) if data is None else _why(payload, e)
+            raise UsageError(f"{class_name(payload)} can't be sent as {wanted}: {lost}") from _cause(e)
+        raise UsageError(f"{class_name(payload)} can't be sent as {wanted}: {lost}")
 
     return encode
 
@@ -492,8 +543,8 @@ def _lasting(form: _Form, payload: Any, data: bytes, shown: Any, got: Any) -> by
         return data
     where, _, _ = _difference(got, again)
     raise UsageError(
-        f"{class_name(payload)} can't be published as {type(got).__name__}: {where or 'it'} would be another at each "
-        "attempt. Publish the object itself, or say what is left out"
+        f"{class_name(payload)} can't be sent as {type(got).__name__}: {where or 'it'} would be another at each "
+        "attempt: send the object itself, or say what is left out"
     )
 
 

@@ -182,14 +182,16 @@ def test_emit_says_what_is_wrong() -> None:
         async with world.running(train) as connection:
             with pytest.raises(EventTooLarge, match="max_event_bytes"):
                 await connection.publish("x" * 2000)
-            with pytest.raises(UsageError, match="can't be published"):
+            with pytest.raises(UsageError, match="can't be sent"):
                 await connection.publish(object())
             await connection.publish(1)
             await until(lambda: len(errors) == 4)
         assert "there are: inner" in str(errors[0])
-        assert "ingress is published to" in str(errors[1])
+        assert "nothing can be emitted to the ingress" in str(errors[1])
+        assert str(errors[2]).startswith("emit to 'inner': object can't be sent as str: ")
         assert isinstance(errors[2], UsageError)
         assert isinstance(errors[3], EventTooLarge)
+        assert "publish" not in " ".join(map(str, errors))
 
     run(main())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -132,6 +133,80 @@ def test_a_cancellation_that_one_event_leaves_behind_costs_the_next_nothing() ->
                 await connection.publish(n)
             await until(lambda: len(done) == 3)
         assert sorted(done) == [(0, 1), (1, 1), (2, 1)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("attempts", [None, 2])
+def test_a_handler_that_cancels_those_of_others_costs_them_nothing_and_is_told(
+    attempts: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        world, tasks, done = World(), set[asyncio.Task[Any]](), list[tuple[int, int]]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=4), attempts=attempts, backoff=0.1)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            me = asyncio.current_task()
+            assert me is not None
+            if n == 0:
+                await asyncio.sleep(0.01)
+                for task in tasks:
+                    task.cancel()
+                raise ValueError("now it is tried again")
+            tasks.add(me)
+            try:
+                await asyncio.sleep(1)
+                done.append((n, ctx.attempt))
+            finally:
+                tasks.discard(me)
+
+        async with world.running(train) as connection:
+            for n in range(4):
+                await connection.publish(n)
+            await until(lambda: len(done) == 3 and bool(world.of(EventDied)), seconds=60)
+            assert connection._bulkhead.caught >= 3
+        (death,) = world.of(EventDied)
+        assert "now it is tried again" in death.because
+        assert sorted(done) == [(1, 1), (2, 1), (3, 1)]
+
+    with caplog.at_level(logging.WARNING, logger="eventwagon"):
+        run(main())
+    (line,) = [r for r in caplog.records if "another task cancelled handler" in r.getMessage()]
+    assert line.levelno == logging.WARNING
+    assert "no attempt is counted" in line.getMessage()
+
+
+def test_an_event_whose_handler_is_cancelled_each_time_dies_in_the_end() -> None:
+    async def main() -> None:
+        world, tasks = World(), set[asyncio.Task[Any]]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=2), attempts=2, backoff=0.1)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            me = asyncio.current_task()
+            assert me is not None
+            tasks.add(me)
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                tasks.discard(me)
+
+        async def janitor() -> None:
+            while True:
+                await asyncio.sleep(0.1)
+                for task in tasks:
+                    task.cancel()
+
+        async with world.running(train) as connection, asyncio.TaskGroup() as group:
+            cleaning = group.create_task(janitor())
+            await connection.publish(1)
+            await until(lambda: bool(world.of(EventDied)), seconds=600)
+            cleaning.cancel()
+            assert connection._bulkhead.caught == 12
+        (death,) = world.of(EventDied)
+        assert death.attempts == 2
+        assert death.because == "another task cancelled its handler (12 times)"
 
     run(main())
 

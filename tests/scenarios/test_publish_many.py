@@ -152,7 +152,7 @@ def test_a_payload_that_can_not_be_published_says_how_many_were(kind: str, at: i
                 yield each
 
         async with it.connect(train(publish_batch=100)) as c:
-            with pytest.raises(UsageError, match="can't be published") as caught:
+            with pytest.raises(UsageError, match="can't be sent") as caught:
                 await c.publish_many(given() if kind == "stream" else some())
             assert caught.value.accepted == at
             assert broker.numbers == list(range(at))

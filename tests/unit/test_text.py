@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import logging
+import time
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -12,11 +14,11 @@ import msgspec
 import pydantic
 import pytest
 
-from eventwagon.display.text import MOST, said
+from eventwagon.display.text import MOST, TRACEBACK_MOST, LogFormatter, said
 from eventwagon.errors import UsageError
 from eventwagon.event import JSON, Event
 from eventwagon.payload import codec
-from eventwagon.runtime.bulkhead import shown
+from eventwagon.runtime.bulkhead import Bulkhead, passes, shown
 
 
 def test_a_group_says_what_is_in_it() -> None:
@@ -30,6 +32,119 @@ def test_a_deep_group_is_said_too() -> None:
     for _ in range(5000):
         error = ExceptionGroup("g", [error])
     assert len(said(error)) <= MOST + 102
+
+
+def chain(length: int) -> Exception:
+    """Each is the cause of the next."""
+    error = Exception("the first")
+    for n in range(length):
+        following = ValueError(f"error {n}")
+        following.__cause__ = error
+        error = following
+    return error
+
+
+def shared(depth: int) -> Exception:
+    """Few objects, and 5**depth lines when they are printed."""
+    error: Exception = ValueError("deep")
+    for _ in range(depth):
+        error = ExceptionGroup("g", [error] * 5)
+    return error
+
+
+def raised_again(times: int) -> Exception:
+    """One error for all: its traceback grows each time that it is raised."""
+    error = ValueError("the same")
+    for _ in range(times):
+        try:
+            raise error
+        except ValueError:
+            pass
+    return error
+
+
+def recursing(_: int) -> Exception:
+    def one(n: int) -> None:
+        other(n + 1)
+
+    def other(n: int) -> None:
+        one(n + 1)
+
+    try:
+        one(0)
+    except RecursionError as e:
+        return e
+    raise AssertionError
+
+
+class EndlessError(Exception):
+    @property
+    def __cause__(self) -> BaseException:  # type: ignore[override]
+        return EndlessError("another")
+
+
+class OfItself(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> tuple[Exception, ...]:
+        return (self,)
+
+
+def noted(count: int) -> Exception:
+    error = ValueError("with notes")
+    for n in range(count):
+        error.add_note(f"note {n}")
+    return error
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        chain,
+        raised_again,
+        recursing,
+        noted,
+        lambda n: ExceptionGroup("g", [ValueError(f"leaf {i}") for i in range(n)]),
+        lambda n: ExceptionGroup("g", [chain(n), ValueError("x")]),
+        lambda _: shared(20),
+        lambda _: EndlessError("one"),
+        lambda _: OfItself("g", [ValueError("x")]),
+        lambda n: ValueError("long " * n),
+    ],
+    ids=["chain", "raised", "recursion", "notes", "leaves", "chain in group", "shared", "endless", "itself", "long"],
+)
+def test_however_much_there_is_of_an_error_little_of_it_is_logged(
+    make: Callable[[int], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    error = make(100_000)
+    began = time.process_time()
+    Bulkhead("t").report("a step", error)
+    text = LogFormatter().format(caplog.records[0])
+    assert time.process_time() - began < 3
+    assert len(text) < 2 * TRACEBACK_MOST
+    assert said(error).partition(":")[0] in text
+    assert passes(ExceptionGroup("g", [error])) is False
+
+
+def test_of_a_long_traceback_both_ends_are_logged_and_what_it_came_from() -> None:
+    error = recursing(0)
+    text = "".join(traceback.format_exception(*shown(error)))
+    assert "in recursing" in text
+    assert text.count("in other") < 40
+    assert "RecursionError: maximum recursion depth exceeded" in text
+    assert "too long for a log" in text
+    assert "ValueError: error 99, from ValueError: error 98" not in "".join(
+        traceback.format_exception(*shown(chain(99)))
+    )
+    assert "ValueError: error 999, from ValueError: error 998 (the" in str(shown(chain(1000))[1])
+
+
+def test_of_a_long_traceback_of_a_users_own_logger_the_middle_is_left_out() -> None:
+    record = logging.LogRecord(
+        "user", logging.ERROR, "", 0, "it failed", (), (ValueError, ValueError("x" * 10**6), None)
+    )
+    text = LogFormatter("%(message)s").format(record)
+    assert TRACEBACK_MOST < len(text) < 2 * TRACEBACK_MOST
+    assert "characters are left out" in text
 
 
 class Color(enum.Enum):

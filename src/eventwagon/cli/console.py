@@ -21,8 +21,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..display.text import as_line, escaped, indented, said
+from ..display.text import as_line, escaped, indented, said, without_middle
 from ..errors import EventwagonError, UsageError
+from ..runtime.bulkhead import is_long, shown
 
 _P = ParamSpec("_P")
 
@@ -219,7 +220,8 @@ class ending:  # noqa: N801 - used as a statement: `with ending():`
 def _print_traceback(error: BaseException) -> None:
     """Print the traceback to stderr, without secrets, and indented so that none of its lines can pass for one of
     ours."""
-    print(indented("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
+    lines = traceback.format_exception(*shown(error)) if is_long(error) else traceback.format_exception(error)
+    print(indented(without_middle("".join(lines))), file=sys.stderr, flush=True)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -407,9 +407,7 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
         text = "workers take no events: their handlers still run in threads after handler_timeout; `why` says which"
         parts.append(Text(f"{held} {text}", style="yellow"))
     if caught := sum(m.caught for m in view.members):
-        parts.append(
-            Text(f"caught {count(caught, 'unexpected exception')}; the logs have the tracebacks", style="yellow")
-        )
+        parts.append(Text(f"caught {count(caught, 'unexpected failure')}; the logs say which", style="yellow"))
     if not any("observe" in m.roles for m in view.members):
         parts.append(
             Text("no observer is alive: no wagon is switched, drained or removed until one is", style="yellow")

@@ -72,7 +72,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[str, ...] | None = None
     """The inner channels for which its program has handlers; None: not known."""
     caught: int = 0
-    """Unexpected exceptions that one of its long tasks caught and survived."""
+    """Unexpected exceptions that one of its long tasks caught and survived, and handlers that other code cancelled."""
     held: int = 0
     """Workers that take no events because a handler still runs in its thread after its attempt was ended."""
     trouble: str = ""

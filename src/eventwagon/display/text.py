@@ -15,6 +15,10 @@ MOST = 500
 
 _IN_A_GROUP = 5
 """Errors of a group that are named."""
+_NAMED_MOST = 50
+"""Errors of nested groups that are named in all."""
+TRACEBACK_MOST = 50_000
+"""Characters of a traceback that is printed whole."""
 
 
 def escaped(text: str) -> str:
@@ -97,11 +101,17 @@ def innermost(place: TracebackType | None) -> FrameType | None:
 def said(error: BaseException) -> str:
     """An error in one line, without secrets, and without the input that a validation error quotes. Never raises,
     whatever the error's own text does, except KeyboardInterrupt."""
+    return _said(error, [_NAMED_MOST])
+
+
+def _said(error: BaseException, room: list[int]) -> str:
+    """`room`: how many more errors may be named, this one included; a group may hold the same group many times."""
+    room[0] -= 1
     name = "an exception"
     try:
         name = plain(str(type(error).__name__), 100)
         if parts := parts_of(error):
-            text = f"({len(parts)}) " + "; ".join(map(said, parts[:_IN_A_GROUP]))
+            text = f"({len(parts)}) " + "; ".join(_said(part, room) for part in parts[:_IN_A_GROUP] if room[0] > 0)
         else:
             tidy = without_values(error)
             text = redacted((str(error) if tidy is None else tidy)[: 4 * MOST].strip())
@@ -111,6 +121,14 @@ def said(error: BaseException) -> str:
         text = "its text can't be had"
     text = plain(text.replace("\r\n", "\n").replace("\n", "; "))
     return f"{name}: {text}" if text else name
+
+
+def without_middle(text: str, most: int = TRACEBACK_MOST) -> str:
+    """The text, if it is no longer than `most` characters; otherwise its beginning and its end."""
+    left_out = len(text) - most
+    if left_out <= 0:
+        return text
+    return f"{text[: most // 2]}\n… {left_out:,} characters are left out …\n{text[-(most // 2) :]}"
 
 
 def indented(text: str) -> str:
@@ -128,9 +146,9 @@ class LogFormatter(logging.Formatter):
             record.asctime = self.formatTime(record, self.datefmt)
         lines = [as_line(self.formatMessage(record))]
         if record.exc_info:
-            lines.append(indented(self.formatException(record.exc_info)))
+            lines.append(indented(without_middle(self.formatException(record.exc_info))))
         elif record.exc_text:
-            lines.append(indented(record.exc_text))
+            lines.append(indented(without_middle(record.exc_text)))
         if record.stack_info:
             lines.append(indented(self.formatStack(record.stack_info)))
         return "\n".join(lines)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from ..display.redaction import redacted
-from ..display.text import innermost, parts_of, said, without_values
+from ..display.text import TRACEBACK_MOST, innermost, parts_of, said, without_values
 from ..errors import Defect
 
 _logger = logging.getLogger("eventwagon")
@@ -22,6 +22,11 @@ _EVERY = 60.0
 _KINDS_MOST = 1000
 _PACKAGE = __name__.partition(".")[0]
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ERRORS_MOST = 200
+_FRAMES_MOST = 2000
+"""The most errors and frames of a traceback that is logged whole."""
+_FIRST, _LAST = 20, 40
+"""The frames that are shown of a longer one."""
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
@@ -95,6 +100,15 @@ class Bulkhead:
                 exc_info=shown(error),
             )
 
+    def warn(self, kind: Hashable, what: str) -> None:
+        """Other code has disturbed one of the tasks, which goes on. It is counted like an exception, and logged at
+        WARNING once a minute for each kind."""
+        self.caught += 1
+        held_back = self._seldom.due(kind)
+        if held_back is not None:
+            more = f" ({held_back} more of this kind since the last line)" if held_back else ""
+            log_safely(_logger, logging.WARNING, "%s: %s%s", self._where, what, more)
+
     def call(self, step: str, function: Callable[[], object]) -> None:
         """Call a function of the user's. Whatever it raises is reported, except KeyboardInterrupt."""
         try:
@@ -144,8 +158,7 @@ def _closes(error: BaseException) -> bool:
 
 def passes(error: BaseException) -> bool:
     """Whether no bulkhead may stop this error: somebody interrupts the program."""
-    parts = parts_of(error)
-    return any(map(passes, parts)) if parts else issubclass(type(error), KeyboardInterrupt)
+    return any(issubclass(type(one), KeyboardInterrupt) for one in _with_causes(error, lambda _: ()))
 
 
 def kind_of(error: BaseException) -> Hashable:
@@ -156,14 +169,43 @@ def kind_of(error: BaseException) -> Hashable:
     return type(error), None if place is None else (place.tb_frame.f_code, place.tb_lineno)
 
 
-def _is_endless(error: BaseException) -> bool:
-    """Whether an exception group in it may contain itself, because its class defines `exceptions`."""
+def is_long(error: BaseException, place: TracebackType | None = None) -> bool:
+    """Whether the printed error would be too long, even endless: its causes, the parts of its groups, its frames. It is
+    counted as printing does: parts that a group holds twice are printed twice. May raise."""
+    met, left = set[int](), [error]
+    errors = frames = 0
+    while left:
+        one = left.pop()
+        parts = parts_of(one)
+        if parts and getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]:
+            return True  # its class says what is in it, perhaps itself
+        at = place if one is error and place is not None else traceback_of(one)
+        while at is not None and frames <= _FRAMES_MOST:
+            frames += 1
+            at = at.tb_next
+        errors += 1
+        if errors + len(left) + len(parts) > _ERRORS_MOST or frames > _FRAMES_MOST:
+            return True
+        left += parts
+        if id(one) not in met:
+            met.add(id(one))
+            cause, context = one.__cause__, one.__context__
+            left += [each for each in (cause, None if context is cause else context) if each is not None]
+    return False
 
-    def may(one: BaseException) -> bool:
-        own = getattr(type(one), "exceptions", None) is not vars(BaseExceptionGroup)["exceptions"]
-        return own and bool(parts_of(one))
 
-    return any(map(may, _with_causes(error, lambda one: (one.__cause__, one.__context__))))
+def _shortened(place: TracebackType | None) -> TracebackType | None:
+    """The first and the last frames of a long traceback."""
+    frames: list[TracebackType] = []
+    while place is not None:
+        frames.append(place)
+        place = place.tb_next
+    if len(frames) <= _FIRST + _LAST:
+        return frames[0] if frames else None
+    rest = frames[-_LAST]
+    for at in reversed(frames[:_FIRST]):
+        rest = TracebackType(rest, at.tb_frame, at.tb_lasti, at.tb_lineno)
+    return rest
 
 
 def _quotes(error: BaseException) -> bool:
@@ -192,18 +234,35 @@ def _with_causes(
 def shown(error: BaseException, place: TracebackType | None = None) -> ExcInfo:
     """The error as logging takes it (`exc_info`), with the traceback from `place` on.
 
-    A stand-in replaces an error whose text can't be printed, or contains control characters, secrets, or input that a
-    check rejected: nobody may break or forge a log by what they send, and no log may contain a password.
+    A stand-in replaces an error whose text can't be printed, is too long, or contains control characters, secrets, or
+    input that a check rejected: nobody may break, fill or forge a log by what they send, and no log may contain a
+    password.
     """
     place = place or traceback_of(error)
+    left_out = "what is not for a log is left out"
     try:
-        if _is_endless(error):
-            raise RecursionError
+        if is_long(error, place):
+            raise OverflowError
         text = "".join(traceback.format_exception(type(error), error, place))
+        if len(text) > TRACEBACK_MOST:
+            raise OverflowError
         text.encode()
-        is_plain = not _CONTROLS.search(text) and redacted(text) == text and not _quotes(error)
-    except Exception:  # noqa: BLE001 - a user's exception may do anything when it is printed
-        is_plain = False
-    if is_plain:
-        return type(error), error, place
-    return RuntimeError, RuntimeError(f"{said(error)} (what is not for a log is left out)"), place
+        if not _CONTROLS.search(text) and redacted(text) == text and not _quotes(error):
+            return type(error), error, place
+    except OverflowError:
+        left_out = "the rest is too long for a log"
+        place = _shortened(place)
+    except Exception:  # noqa: BLE001, S110 - a user's exception may do anything when it is printed
+        pass
+    return RuntimeError, RuntimeError(f"{said(error)}{_cause_of(error)} ({left_out})"), place
+
+
+def _cause_of(error: BaseException) -> str:
+    """The error that a stand-in's error came from, in words."""
+    try:
+        cause = error.__cause__
+        if cause is None and not error.__suppress_context__:
+            cause = error.__context__
+        return "" if cause is None else f", from {said(cause)}"
+    except Exception:  # noqa: BLE001 - the user's class may define the attribute
+        return ""

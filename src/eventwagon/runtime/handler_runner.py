@@ -12,7 +12,7 @@ from ..breaker import DEATHS, Circuit
 from ..cloudevents import is_batch
 from ..contracts.broker import Delivery
 from ..contracts.facts import HandlerOverran
-from ..display.text import plain
+from ..display.text import count, plain
 from ..errors import EventwagonError
 from .admission import Gate
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
@@ -43,6 +43,11 @@ _TO_MARK = 5.0
 """Seconds within which a suspect's claim must be marked, because all other workers wait for that."""
 _BEFORE_ANOTHER_THREAD = 1.0
 """Seconds after which an event comes again if the system had no thread left for it."""
+_STRAYS_FREE = 10
+"""How often other tasks may cancel the handling of one event in this process before that counts as its failure. An
+event that cancels the handlers of others, and is dead after a few attempts, costs those nothing."""
+_STRAYS_KNOWN = 1000
+"""The most events whose cancellations by others are remembered."""
 _BEFORE_ALONE = 1.0
 """Seconds after which a suspect comes again if its claim could not be marked."""
 
@@ -111,6 +116,8 @@ class HandlerRunner:
         """Seconds after which a handler that blocks the event loop is reported: check-ins and claims begin to
         expire."""
         self._failures = Seldom()
+        self._strays: dict[str, int] = {}
+        """By event: how often other tasks have cancelled its handling."""
         self._time = asyncio.get_running_loop().time
 
     def add(self, task: asyncio.Task[None]) -> None:
@@ -222,12 +229,21 @@ class HandlerRunner:
         self, worker: Worker, settler: Settler, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
     ) -> None:
         wagon, circuits, event_id = settler.source.wagon, self._circuits, delivery.event.id
-        is_cut = isinstance(outcome, Failed) and issubclass(type(outcome.error), asyncio.CancelledError)
-        is_ended = (worker.because and wagon.leaving) or (worker.is_stray and is_cut)
-        if is_ended and self._runtime.settings.attempts != 1:
+        once = self._runtime.settings.attempts == 1
+        if worker.because and wagon.leaving and not once:
             circuits.passed(circuit, event_id, gone=False)
-            settler.give_back(delivery)  # cut short because we leave or its worker was cancelled: not its failure
+            settler.give_back(delivery)  # cut short because we leave: not its failure
             return
+        if worker.is_stray and isinstance(outcome, Failed) and issubclass(type(outcome.error), asyncio.CancelledError):
+            strays = self._stray(settler.source, event_id, once=once)
+            if strays <= _STRAYS_FREE and not once:
+                circuits.passed(circuit, event_id, gone=False)
+                pause = (
+                    self._runtime.settings.retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
+                )
+                settler.give_back(delivery, pause)
+                return
+            outcome = Failed(f"another task cancelled its handler ({count(strays, 'time')})")
         if worker.not_started is not None:
             self._runtime.bulkhead.report("starting a handler", worker.not_started)
             worker.not_started = None
@@ -405,6 +421,21 @@ class HandlerRunner:
             worker.task.cancel()
 
     # --- what is told ----------------------------------------------------------------------------
+
+    def _stray(self, source: ChannelState, event_id: str, *, once: bool) -> int:
+        """Another task has cancelled the handling of this event. Returns how often that has happened to it."""
+        strays = self._strays.pop(event_id, 0) + 1
+        self._strays[event_id] = strays
+        if len(self._strays) > _STRAYS_KNOWN:
+            del self._strays[next(iter(self._strays))]
+        counts = once or strays > _STRAYS_FREE
+        self._runtime.bulkhead.warn(
+            ("stray", source.handler.name, counts),
+            f"another task cancelled handler {source.handler.name} while it handled event {plain(event_id, 100)} "
+            f"({count(strays, 'time')} so far; {'this counts' if counts else 'no attempt is counted'}). Look for code "
+            "that cancels tasks which it has not started: asyncio.all_tasks() lists the handlers of all events",
+        )
+        return strays
 
     def _tell_overran(self, source: ChannelState, because: str, *, given_up: bool) -> None:
         self._runtime.tell(

@@ -152,7 +152,7 @@ class Context:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
-                "(the ingress is published to, not emitted to)"
+                "(nothing can be emitted to the ingress)"
             )
         if self._counts is None:
             self._counts = {}
@@ -161,7 +161,10 @@ class Context:
                 raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
             event = checked(cast("Event", payload), self._max_bytes)
         else:
-            data, content_type = handler.encode(payload)
+            try:
+                data, content_type = handler.encode(payload)
+            except UsageError as e:
+                raise UsageError(f"emit to {channel!r}: {e}") from e.__cause__
             if self._heritage is None:
                 self._heritage = heritage(self.event)
             source, inherited, handed_on = self._heritage
@@ -336,6 +339,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         try:
             await asyncio.sleep(0)  # handlers that never wait must let others run
         except asyncio.CancelledError as e:
+            run.strayed = True
             return _outcome(e, own)
         outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
         if not isinstance(outcome, Outcome):

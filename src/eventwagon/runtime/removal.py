@@ -23,6 +23,7 @@ from ..policy.edits import (
     removal_taken_over,
     removed,
 )
+from .bulkhead import shown
 from .handling import died, smaller
 from .probe import PROBE
 from .publish_queue import fitting
@@ -295,7 +296,7 @@ async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
         except (Exception, BaseExceptionGroup) as e:
             if isinstance(e, EventwagonError | _NoSuchChannelError):
                 raise
-            _logger.warning("what a removed wagon held could not be published, and is tried again", exc_info=e)
+            _logger.warning("what a removed wagon held could not be published, and is tried again", exc_info=shown(e))
     await call()
 
 

@@ -30,7 +30,7 @@ from .paced import NOTES, PER_POD, PROMISE, STANDING, TRAINS
 
 _LOOK = 0.2
 _CALM = 120.0
-"""Seconds after the last event within which the standing crew alone is left, or it is said that it was not."""
+"""Seconds after the last event within which the standing Pods alone are left, or it is said that it was not."""
 _PROGRAM = Path(__file__).with_name("paced.py")
 
 
@@ -42,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
     until_done: float
     """Pod-seconds until the last event was handled."""
     beyond_rest: float
-    """Pod-seconds beyond the standing crew, until that alone is left."""
+    """Pod-seconds beyond the standing Pods, until only these are left."""
     most: int
     """Pods at a time."""
 
@@ -144,7 +144,7 @@ class _Trial:
             await redis.delete(f"{NOTES}:{name}")
             async with train.connect(self._url, orchestrator=orchestrator, listeners=()) as c:
                 async with c.running(work=False), self._counting(api):
-                    await self._until(lambda: self._ready_pods == self._standing, "the standing crew", 120)
+                    await self._until(lambda: self._ready_pods == self._standing, "the standing Pods", 120)
                     await asyncio.sleep(2)
                     began = time.time()
                     await self._publish(c)

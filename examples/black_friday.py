@@ -29,7 +29,7 @@ class CrmUpdate:
 
 signups = Train(
     "user_registrations",
-    limit=Wait(2.0) | Volume(10_000),  # a newcomer waits 2 s at most, and no wagon takes more than 10,000
+    limit=Wait(2.0) | Volume(10_000),  # new events wait 2 s at most, and no wagon takes more than 10,000
     spares=1,
 )
 

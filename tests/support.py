@@ -7,15 +7,17 @@ import dataclasses
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 from eventwagon import Connection, Context, Train, Volume, Workers
 from eventwagon.contracts.broker import Broker
 from eventwagon.contracts.facts import Entry, Fact, Listener
+from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.runtime import Runtime
+from eventwagon.runtime.train_state import TrainState
 from eventwagon.runtime.worker_pool import WorkerPool
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import VirtualClock
@@ -70,6 +72,42 @@ def pools_of(train: str) -> list[PoolState]:
     """The pools of workers of this train that are open in this process."""
     pools = [thing for thing in gc.get_objects() if type(thing) is WorkerPool and thing.runtime.train == train]
     return [pool.state for pool in pools if not pool.state.closed]
+
+
+class Silence:
+    """A watch on a train that never brings news."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+class Deaf(MemoryRegistry):
+    """The same trains for a process that hears of no change: it learns of them only when it reads by itself."""
+
+    def __init__(self, of: MemoryRegistry) -> None:
+        super().__init__()
+        self.documents = of.documents
+
+    def watch(self, train: str) -> Any:
+        return Silence()
+
+
+@asynccontextmanager
+async def state_of(world: World, train: Train) -> AsyncIterator[TrainState]:
+    """The train's manifest as one more process knows it, which does nothing else."""
+    runtime = runtime_of(train, world.broker, clock=world.clock, tell=world.facts.append)
+    async with TrainState(runtime, world.registry) as state:
+        yield state
 
 
 async def until(true: Callable[[], object], *, seconds: float = 60.0, step: float = 0.01) -> None:

@@ -12,7 +12,7 @@ from eventwagon.contracts.broker import Broker, Delivery, Depth
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Member, Registry, Snapshot
-from eventwagon.drivers.memory.broker import MemoryBroker, _Hold, _Queue, _Subscription
+from eventwagon.drivers.memory.broker import MemoryBroker, MemoryHold, MemoryQueue, MemorySubscription
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import ChannelFull, ChannelGone, EventwagonError
 from eventwagon.event import Channel, Event
@@ -32,7 +32,7 @@ class SealsLater(MemoryBroker):
     """As a broker whose reply comes before its effect."""
 
     async def seal(self, channel: Channel) -> None:
-        asyncio.get_running_loop().call_later(0.05, setattr, self._queues[channel], "sealed", True)
+        asyncio.get_running_loop().call_later(0.05, setattr, self.queues[channel], "sealed", True)
 
 
 class SealsTheWagon(MemoryBroker):
@@ -51,11 +51,11 @@ class CountsBeforeItStores(MemoryBroker):
     """Looks at the bound, and stores in a second step: many publishers at once overrun it."""
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        queue = self._standing(channel)
-        if queue.capacity is not None and queue._published < queue.capacity - len(events):
+        queue = self.queue_of(channel)
+        if queue.capacity is not None and queue.published < queue.capacity - len(events):
             await asyncio.sleep(0.001)
-            queue._fresh.extend(events)
-            queue._published += len(events)
+            queue.fresh.extend(events)
+            queue.published += len(events)
         else:
             await super().publish(channel, events)
 
@@ -64,8 +64,8 @@ class RefusesWhole(MemoryBroker):
     """All or nothing where a part would fit."""
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        queue = self._standing(channel)
-        if queue.capacity is not None and queue._published + len(events) > queue.capacity:
+        queue = self.queue_of(channel)
+        if queue.capacity is not None and queue.published + len(events) > queue.capacity:
             raise ChannelFull("full", accepted=0)
         await super().publish(channel, events)
 
@@ -74,15 +74,15 @@ class MakesRoom(MemoryBroker):
     """Its capacity bounds what stands in the channel, not what it ever took."""
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        queue = self._standing(channel)
+        queue = self.queue_of(channel)
         if queue.capacity is not None:
-            queue.capacity += queue._settled
+            queue.capacity += queue.settled
         await super().publish(channel, events)
 
 
 class PublishCreates(MemoryBroker):
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        if channel not in self._queues:
+        if channel not in self.queues:
             await self.create(channel)
         await super().publish(channel, events)
 
@@ -90,7 +90,7 @@ class PublishCreates(MemoryBroker):
 class CreateLifts(MemoryBroker):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         await super().create(channel, capacity=capacity)
-        self._queues[channel].capacity = capacity
+        self.queues[channel].capacity = capacity
 
 
 class KeepsTheBound(MemoryBroker):
@@ -116,7 +116,7 @@ class WarmStores(MemoryBroker):
 
 class CreateClears(MemoryBroker):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        self._queues[channel] = _Queue(channel)
+        self.queues[channel] = MemoryQueue(channel)
 
 
 class DeletesNothing(MemoryBroker):
@@ -126,7 +126,7 @@ class DeletesNothing(MemoryBroker):
 
 class DeletesByPrefix(MemoryBroker):
     async def delete(self, channel: Channel) -> None:
-        for other in list(self._queues):
+        for other in list(self.queues):
             if str(other).startswith(str(channel)):
                 await super().delete(other)
 
@@ -154,7 +154,7 @@ class LeavesOutInFlight(MemoryBroker):
 
 class BrowsesOnlyWaiting(MemoryBroker):
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
-        for event in list(self._standing(channel)._fresh):
+        for event in list(self.queue_of(channel).fresh):
             yield event
 
 
@@ -164,19 +164,19 @@ class ListsIngressOnly(MemoryBroker):
 
 
 class NeverExpires(MemoryBroker):
-    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
         return super().consume(channel, visibility=1e9, owner=owner)
 
 
 class OtherConsumer(MemoryBroker):
-    consumer: type[_Subscription]
+    consumer: type[MemorySubscription]
 
-    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
         return self.consumer(self, channel, visibility, owner)
 
 
 class AtMostOnce(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             got = await super().receive(limit, timeout)
             await self.settle(got)
@@ -185,19 +185,19 @@ class AtMostOnce(OtherConsumer):
 
 
 class IgnoresLimit(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             return await super().receive(500, timeout)
 
 
 class GivesUpAtOnce(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             return await super().receive(limit, 0.0)
 
 
 class Sleeps(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             if got := await super().receive(limit, 0.0):
                 return got
@@ -206,38 +206,38 @@ class Sleeps(OtherConsumer):
 
 
 class CountsEachSettle(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def settle(self, deliveries: Sequence[Delivery]) -> None:
             await super().settle(deliveries)
-            self._queue._settled += sum(d.token.number not in self._queue._taken for d in deliveries) // 2
+            self.queue.settled += sum(d.token.number not in self.queue.taken for d in deliveries) // 2
 
 
 class SettlesOnlyItsClaims(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def settle(self, deliveries: Sequence[Delivery]) -> None:
             now = asyncio.get_running_loop().time()
             await super().settle([d for d in deliveries if d.token.due > now])
 
 
 class IgnoresExtend(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def extend(self, deliveries: Sequence[Delivery]) -> None:
             pass
 
 
 class ReleasesAnybodys(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def release(
             self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
         ) -> None:
             for delivery in deliveries:
-                current = self._queue._taken.get(delivery.token.number)
+                current = self.queue.taken.get(delivery.token.number)
                 if current is not None and not current.back:
-                    self._queue._give_back(current, 0.0, current.attempt + 1, suspect=False)
+                    self.queue.give_back(current, 0.0, current.attempt + 1, suspect=False)
 
 
 class CountsUntried(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def release(
             self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
         ) -> None:
@@ -245,7 +245,7 @@ class CountsUntried(OtherConsumer):
 
 
 class ClearsNobody(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def release(
             self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
         ) -> None:
@@ -253,7 +253,7 @@ class ClearsNobody(OtherConsumer):
 
 
 class IgnoresDelay(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def release(
             self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
         ) -> None:
@@ -262,26 +262,26 @@ class IgnoresDelay(OtherConsumer):
 
 class CountsWhatRunsOut(MemoryBroker):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        self._queues.setdefault(channel, _CountsRunOut(channel)).capacity = capacity
+        self.queues.setdefault(channel, _CountsRunOut(channel)).capacity = capacity
 
 
-class _CountsRunOut(_Queue):
-    def _run_out(self, hold: _Hold, due: float) -> None:
-        self._give_back(hold, due, hold.attempt + 1, suspect=True)
+class _CountsRunOut(MemoryQueue):
+    def run_out(self, hold: MemoryHold, due: float) -> None:
+        self.give_back(hold, due, hold.attempt + 1, suspect=True)
 
 
 class SuspectsNobody(MemoryBroker):
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        self._queues.setdefault(channel, _SuspectsNobody(channel)).capacity = capacity
+        self.queues.setdefault(channel, _SuspectsNobody(channel)).capacity = capacity
 
 
-class _SuspectsNobody(_Queue):
-    def _run_out(self, hold: _Hold, due: float) -> None:
-        self._give_back(hold, due, hold.attempt + hold.alone, suspect=False)
+class _SuspectsNobody(MemoryQueue):
+    def run_out(self, hold: MemoryHold, due: float) -> None:
+        self.give_back(hold, due, hold.attempt + hold.alone, suspect=False)
 
 
 class MixesSuspects(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             got = list(await super().receive(limit, timeout))
             while got and len(got) < limit and (more := await super().receive(limit - len(got), 0.0)):
@@ -290,20 +290,20 @@ class MixesSuspects(OtherConsumer):
 
 
 class SuspectsFirst(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             self._suspect_first = True
             return await super().receive(limit, timeout)
 
 
 class IgnoresAlone(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def alone(self, delivery: Delivery) -> bool:
             return True
 
 
 class ChargesTwice(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def release(
             self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
         ) -> None:
@@ -319,12 +319,12 @@ class ReclaimsNothing(MemoryBroker):
 
 class ReclaimsAll(MemoryBroker):
     async def reclaim(self, channel: Channel, owner: str) -> int:
-        queue, now = self._queues.get(channel), asyncio.get_running_loop().time()
+        queue, now = self.queues.get(channel), asyncio.get_running_loop().time()
         return sum(queue.reclaim(everybody, now) for everybody in ("gone", "there", "")) if queue else 0
 
 
 class TellsNobody(OtherConsumer):
-    class consumer(_Subscription):  # noqa: N801
+    class consumer(MemorySubscription):  # noqa: N801
         async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
             try:
                 return await super().receive(limit, timeout)
@@ -444,7 +444,7 @@ class NeverForgets(MemoryRegistry):
 
 class ListsAll(MemoryRegistry):
     async def trains(self) -> Sequence[str]:
-        return sorted(self._documents)
+        return sorted(self.documents)
 
 
 class DeletesTheManifestAlone(MemoryRegistry):
@@ -456,7 +456,7 @@ class DeletesByTheBeginning(MemoryRegistry):
     """A pattern that fits other trains' keys too."""
 
     async def delete(self, train: str) -> None:
-        for name in list(self._documents):
+        for name in list(self.documents):
             if name.startswith(train):
                 await super().delete(name)
 

@@ -20,7 +20,7 @@ MODULES = ("broker", "facts", "manifest", "orchestrator", "registry")
 """Of `contracts`: where the names are that the package itself does not export."""
 
 GIVEN_UP = re.compile(
-    r"\b(crews?|pok(?:e[sd]?|ing)|stumbl\w+|nudg\w+|tallies|tally|lanes?|parcels?|newcomers?"
+    r"\b(crews?|keepers?|pok(?:e[sd]?|ing)|stumbl\w+|nudg\w+|tallies|tally|lanes?|parcels?|newcomers?"
     r"|hands(?! (?:out|over)\b))\b",
     re.IGNORECASE,
 )

@@ -162,15 +162,15 @@ def test_the_claims_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.Mon
             end = (await admin.ends([(log, 0)]))[log, 0]
             assert end is not None
             assert start <= end - 10  # who is a little behind reads on
-            async with KafkaBroker.from_url(kafka_server.url) as newcomer:
+            async with KafkaBroker.from_url(kafka_server.url) as later:
                 depths = [
                     structs.replace((await b.depth([channel]))[0], oldest_at=None, newest_at=None)
-                    for b in (newcomer, ours, other)
+                    for b in (later, ours, other)
                 ]
                 assert depths[0] == depths[1] == depths[2]
                 settled = depths[0].settled or 0
                 assert (depths[0].published, depths[0].waiting, depths[0].in_flight) == (60, 60 - settled, 0)
-                async with newcomer.consume(channel, visibility=LONG) as third:
+                async with later.consume(channel, visibility=LONG) as third:
                     await third.settle(await take(third, 60 - settled))
             assert [d.settled for d in await ours.depth([channel])] == [60]
 
@@ -195,8 +195,8 @@ def test_the_manifest_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.M
             async with asyncio.timeout(20):
                 while not (await admin.starts([(log, 0)]))[log, 0]:
                     await asyncio.sleep(0.05)
-            async with KafkaRegistry.from_url(kafka_server.url) as newcomer:
-                for one in (newcomer, ours, other):
+            async with KafkaRegistry.from_url(kafka_server.url) as later:
+                for one in (later, ours, other):
                     assert await one.read(train) == stored
                     assert [m.name for m in await one.members(train)] == [f"m{i}" for i in range(5)]
             changed = await other.replace(train, Manifest(train=train, stops=8), expect=stored.version)

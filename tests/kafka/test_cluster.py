@@ -73,9 +73,9 @@ def test_a_leader_is_killed_amid_the_seal(kafka_cluster: KafkaCluster) -> None:
                 await sealing
                 stood = await standing(broker, channel)
             assert set(publishing.accepted) <= set(stood) <= {*publishing.accepted, *publishing.unsure}
-            async with KafkaBroker.from_url(kafka_cluster.url) as newcomer:
+            async with KafkaBroker.from_url(kafka_cluster.url) as later:
                 with pytest.raises(Sealed):
-                    await newcomer.publish(channel, events(1))
+                    await later.publish(channel, events(1))
             assert await standing(broker, channel) == stood
             await broker.delete(channel)
 

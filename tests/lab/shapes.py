@@ -1,4 +1,4 @@
-"""Arrivals that nobody tuned on: many shapes × crews × promises, wagons ÷ optimum for each, the worst first.
+"""Arrivals that nobody tuned on: many shapes × workers × promises, wagons ÷ optimum for each, the worst first.
 
 python -m tests.lab.shapes [--events 3000] [--only sawtooth] [--processes 2] [--seed 1]
 """
@@ -108,8 +108,8 @@ SHAPES: dict[str, Shape] = {
 }
 
 LOADS = (0.7, 1.2, 2.0, 4.0)
-"""Mean arrivals ÷ what the crew can do."""
-CREWS = (4, 8, 20)
+"""Mean arrivals ÷ what the workers can do."""
+WORKERS = (4, 8, 20)
 PROMISES = (0.8, 2.0, 5.0)
 """Seconds; a wagon is cut at half of it."""
 WORK = (0.05, 0.1, 0.4)
@@ -136,11 +136,11 @@ class Found(NamedTuple):
 
 
 def cases(events: int, seed: int, only: str = "", cut: float = 0.5) -> Iterator[Case]:
-    """For each shape and load a crew, a promise and a service time, drawn with the seed."""
+    """For each shape and load a number of workers, a promise and a service time, drawn with the seed."""
     for shape, draw in SHAPES.items():
         for load in LOADS:
             rng = random.Random(f"{seed} {shape} {load}")
-            workers, slo, service = rng.choice(CREWS), rng.choice(PROMISES), rng.choice(WORK)
+            workers, slo, service = rng.choice(WORKERS), rng.choice(PROMISES), rng.choice(WORK)
             seconds = events * service / workers / load
             job = Job(
                 title=shape,

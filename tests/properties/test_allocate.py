@@ -35,7 +35,7 @@ def total_of(workers: Workers) -> int:
 
 
 @given(trains(), slos)
-def test_each_wagon_gets_a_number_and_the_crew_is_never_exceeded(
+def test_each_wagon_gets_a_number_and_the_workers_are_never_exceeded(
     train: tuple[Workers, list[WagonLoad]], slo: float | None
 ) -> None:
     workers, loads = train
@@ -49,7 +49,7 @@ def test_each_wagon_gets_a_number_and_the_crew_is_never_exceeded(
 def test_when_all_have_let_go_nobody_idles_while_there_is_work_for_all(
     train: tuple[Workers, list[WagonLoad]], slo: float | None
 ) -> None:
-    """Asked again with what was given as what is held, it comes to rest, and the whole crew is at a wagon."""
+    """Asked again with what was given as what is held, it comes to rest, and every worker is at a wagon."""
     workers, loads = train
     for _ in range(3):
         counts = allocate(workers, loads, slo=slo, now=100.0)
@@ -60,7 +60,7 @@ def test_when_all_have_let_go_nobody_idles_while_there_is_work_for_all(
 
 
 @given(trains(held=False))
-def test_newcomers_come_first_but_for_the_floors(train: tuple[Workers, list[WagonLoad]]) -> None:
+def test_new_events_come_first_but_for_the_floors(train: tuple[Workers, list[WagonLoad]]) -> None:
     workers, loads = train
     active = next((load for load in loads if load.state == "active"), None)
     if active is None:
@@ -90,7 +90,7 @@ def test_every_draining_wagon_with_work_keeps_its_floor_the_oldest_first(
 
 
 @given(trains(held=False))
-def test_what_newcomers_do_not_need_goes_to_the_oldest(train: tuple[Workers, list[WagonLoad]]) -> None:
+def test_what_new_events_do_not_need_goes_to_the_oldest(train: tuple[Workers, list[WagonLoad]]) -> None:
     workers, loads = train
     counts = allocate(workers, loads)
     draining = [load for load in loads if load.state == "draining" and load.outstanding != 0]

@@ -35,7 +35,7 @@ from eventwagon.policy.edits import Edit, differing
 from eventwagon.settings import make_settings
 from eventwagon.testing.virtual_time import run
 from eventwagon.values import MOST, check_revision, real, text, whole
-from tests.support import SignUp, World, signups
+from tests.support import SignUp, World, signups, state_of
 
 # --- numbers ------------------------------------------------------------------------------
 
@@ -321,13 +321,14 @@ def test_any_edit_is_read_back_as_it_is_or_refused_before_it_is_stored(
         world = World()
         async with world.connect(signups([])) as c:
             await c.publish(SignUp("a"))
-            base = await c.refresh()
+        async with state_of(world, signups([])) as state:
+            base = state.snapshot
             wagon = msgspec.structs.replace(base.manifest.wagons[0], **{field: value})
             edited = msgspec.structs.replace(base.manifest, wagons=(wagon,))
             if outer != "wagons":
                 edited = msgspec.structs.replace(edited, **{outer: other})
             try:
-                await c._state.store(Edit(edited), base=base)
+                await state.store(Edit(edited), base=base)
             except (Defect, Conflict):
                 assert (await world.registry.read("signups")) == base
                 return

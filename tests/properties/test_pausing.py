@@ -101,4 +101,4 @@ def test_paused_wagons_get_no_worker_while_another_could_use_it(
         if load.number in rests and given_[load.number]:
             others = [o for o in loads if o.number not in rests]
             assert all(given_[o.number] >= min(total, o.outstanding or 0) or o.outstanding is None for o in others)
-            assert load.state == "active", "what nobody needs stays with the newcomers"
+            assert load.state == "active", "what nobody needs stays with the new events"

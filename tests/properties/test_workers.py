@@ -33,7 +33,7 @@ def wagons(draw: st.DrawFn) -> list[Candidate]:
     ]
 
 
-crews = st.integers(1, 40)
+counts = st.integers(1, 40)
 floors = st.integers(0, 4)
 promises = st.none() | st.floats(0.1, 60)
 
@@ -52,45 +52,53 @@ def test_turns_take_all_their_turn(count: int, total: int) -> None:
     assert len(set(taken)) == 1
 
 
-@given(wagons(), crews, floors, promises, st.floats(0, 10))
+@given(wagons(), counts, floors, promises, st.floats(0, 10))
 def test_a_worker_goes_where_something_waits(
-    posts: list[Candidate], crew: int, floor: int, slo: float | None, service: float
+    candidates: list[Candidate], workers: int, floor: int, slo: float | None, service: float
 ) -> None:
-    waiting = {p.number for p in posts if p.next_at is not None}
-    chosen = choose(posts, floors=crew // 8, floor=floor, slo=slo, service=service, now=NOW)
+    waiting = {p.number for p in candidates if p.next_at is not None}
+    chosen = choose(candidates, floors=workers // 8, floor=floor, slo=slo, service=service, now=NOW)
     assert (chosen in waiting) if waiting else (chosen is None)
 
 
-@given(wagons(), crews, floors, promises, st.floats(0, 10))
+@given(wagons(), counts, floors, promises, st.floats(0, 10))
 def test_floors_take_an_eighth_at_most(
-    posts: list[Candidate], crew: int, floor: int, slo: float | None, service: float
+    candidates: list[Candidate], workers: int, floor: int, slo: float | None, service: float
 ) -> None:
-    """With workers that never get free, as many as the crew has: newcomers keep theirs, the floors are kept."""
-    active = posts[-1]._replace(next_at=NOW, busy=0)
-    posts = [*(p._replace(busy=0, next_at=None if p.next_at is None else NOW - 1000) for p in posts[:-1]), active]
-    late = [p.number for p in posts[:-1] if p.next_at is not None]
-    posts = [p._replace(last_at=NOW - 1000) if p.draining else p for p in posts]
-    at = dict.fromkeys([p.number for p in posts], 0)
-    for _ in range(crew):
+    """With workers that never get free: the active wagon keeps its share, the floors are kept."""
+    active = candidates[-1]._replace(next_at=NOW, busy=0)
+    candidates = [
+        *(p._replace(busy=0, next_at=None if p.next_at is None else NOW - 1000) for p in candidates[:-1]),
+        active,
+    ]
+    late = [p.number for p in candidates[:-1] if p.next_at is not None]
+    candidates = [p._replace(last_at=NOW - 1000) if p.draining else p for p in candidates]
+    at = dict.fromkeys([p.number for p in candidates], 0)
+    for _ in range(workers):
         chosen = choose(
-            posts, floors=Workers(total=crew, floor=min(floor, crew)).floors, floor=floor, slo=slo, service=0.0, now=NOW
+            candidates,
+            floors=Workers(total=workers, floor=min(floor, workers)).floors,
+            floor=floor,
+            slo=slo,
+            service=0.0,
+            now=NOW,
         )
         assert chosen is not None
         at[chosen] += 1
-        posts = [p._replace(busy=at[p.number]) for p in posts]
+        candidates = [p._replace(busy=at[p.number]) for p in candidates]
     draining = sum(at[number] for number in late)
-    assert draining <= (max(1, crew // 8) if floor and crew > 1 else 0)
-    assert draining == min(floor * len(late), max(1, crew // 8) if crew > 1 else 0)
+    assert draining <= (max(1, workers // 8) if floor and workers > 1 else 0)
+    assert draining == min(floor * len(late), max(1, workers // 8) if workers > 1 else 0)
     kept = [at[number] for number in late]
     assert kept == sorted(kept, reverse=True), "the oldest keep theirs first"
 
 
-@given(wagons(), crews, st.floats(0.1, 60), st.floats(0, 10))
+@given(wagons(), counts, st.floats(0.1, 60), st.floats(0, 10))
 def test_with_a_promise_the_oldest_that_can_be_on_time(
-    posts: list[Candidate], crew: int, slo: float, service: float
+    candidates: list[Candidate], workers: int, slo: float, service: float
 ) -> None:
-    chosen = choose(posts, floors=crew // 8, floor=0, slo=slo, service=service, now=NOW)
-    waiting = [p for p in posts if p.next_at is not None]
+    chosen = choose(candidates, floors=workers // 8, floor=0, slo=slo, service=service, now=NOW)
+    waiting = [p for p in candidates if p.next_at is not None]
     if len(waiting) < 2:
         return
     latest = NOW - slo + service
@@ -104,10 +112,10 @@ def test_with_a_promise_the_oldest_that_can_be_on_time(
         assert chosen == waiting[0].number
 
 
-@given(wagons(), crews)
-def test_without_a_promise_newcomers_first_then_the_oldest(posts: list[Candidate], crew: int) -> None:
-    waiting = [p for p in posts if p.next_at is not None]
-    chosen = choose(posts, floors=crew // 8, floor=0, slo=None, service=0.0, now=NOW)
+@given(wagons(), counts)
+def test_without_a_promise_new_events_first_then_the_oldest(candidates: list[Candidate], workers: int) -> None:
+    waiting = [p for p in candidates if p.next_at is not None]
+    chosen = choose(candidates, floors=workers // 8, floor=0, slo=None, service=0.0, now=NOW)
     if waiting:
         newest = waiting[-1]
         assert chosen == (waiting[0].number if newest.draining else newest.number)

@@ -140,7 +140,7 @@ def test_two_orchestrators_start_a_unit_once(at: Place) -> None:
             await until_deployed(first, spec(), is_ready)
             await until_deployed(second, spec(), is_ready)
             assert len(at.noted("began")) == 1
-            keepers = [p for p in psutil.Process().children() if "processes.command" in " ".join(p.cmdline())]
-            assert len(keepers) == 1
+            supervisors = [p for p in psutil.Process().children() if "processes.command" in " ".join(p.cmdline())]
+            assert len(supervisors) == 1
 
     asyncio.run(scenario())

@@ -16,7 +16,7 @@ import pytest
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
 from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import EventDied, StepFailed
-from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
+from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel
@@ -53,7 +53,7 @@ class Troubled(MemoryBroker):
         await super().publish(channel, events)
 
 
-class TroubledSubscription(_Subscription):
+class TroubledSubscription(MemorySubscription):
     _broker: Troubled
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:

@@ -11,7 +11,7 @@ from eventwagon import Context, Train, Volume, Workers
 from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import WagonRemoved
 from eventwagon.contracts.lifecycle import State
-from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
+from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel, Event
 from eventwagon.testing.virtual_time import run
@@ -65,14 +65,14 @@ class Breakable(MemoryBroker):
         await self.reach(channel)
         await super().delete(channel)
 
-    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
         return _Breakable(self, channel, visibility, owner)
 
 
-class _Breakable(_Subscription):
+class _Breakable(MemorySubscription):
     _broker: Breakable
 
-    async def __aenter__(self) -> _Subscription:
+    async def __aenter__(self) -> MemorySubscription:
         await self._broker.reach(self._channel)
         return await super().__aenter__()
 
@@ -98,7 +98,7 @@ class _Breakable(_Subscription):
 @pytest.mark.parametrize("seconds", [0.001, 5.0], ids=["refuses", "hangs"])
 @pytest.mark.parametrize("workers", [Workers(each=2), Workers(total=4, floor=1)], ids=str)
 def test_i8_a_wagon_that_is_away_holds_up_no_other(workers: Workers, seconds: float) -> None:
-    """Wagon 1 is away from the middle of its draining on: newcomers wait as without it, later wagons drain and go. When
+    """Wagon 1 is away from the middle of its draining on: new events wait no longer, later wagons drain and go. When
     it is back it drains too, and nothing is lost. Where its calls hang, so do the observers' looks: then a publisher
     may be held for `hold` at a full wagon, and no longer."""
 

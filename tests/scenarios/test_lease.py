@@ -41,7 +41,7 @@ class Shared(MemoryBroker):
 
     def __init__(self, of: MemoryBroker) -> None:
         super().__init__(fences=False)
-        self._queues = of._queues
+        self.queues = of.queues
 
 
 def unfenced() -> tuple[World, Pausing]:

@@ -16,7 +16,7 @@ from eventwagon.errors import TrainPaused, UsageError
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
-CREWS = [Workers(total=4), Workers(each=2)]
+WORKERS = [Workers(total=4), Workers(each=2)]
 A_MOMENT = 0.05
 """Seconds for the news of a manifest, in memory."""
 
@@ -47,7 +47,7 @@ def program(log: Log, *, seconds: float = 0.2, **settings: Any) -> Train:
     return train
 
 
-@pytest.mark.parametrize("workers", CREWS, ids=repr)
+@pytest.mark.parametrize("workers", WORKERS, ids=repr)
 @pytest.mark.parametrize("wagon", [None, 1])
 def test_handlers_in_flight_finish_and_nothing_more_is_begun_until_it_is_resumed(
     workers: Workers, wagon: int | None
@@ -83,9 +83,9 @@ def test_handlers_in_flight_finish_and_nothing_more_is_begun_until_it_is_resumed
     run(main())
 
 
-@pytest.mark.parametrize("workers", CREWS, ids=repr)
+@pytest.mark.parametrize("workers", WORKERS, ids=repr)
 def test_other_wagons_feel_nothing(workers: Workers) -> None:
-    """The wagon before it is paused while its crew is shared with the active one: all workers are free for that."""
+    """The wagon before it is paused while its workers are shared with the active one: all workers are free for that."""
 
     async def main() -> None:
         world, log = World(), Log()
@@ -99,8 +99,8 @@ def test_other_wagons_feel_nothing(workers: Workers) -> None:
             began = asyncio.get_running_loop().time()
             await c.publish_many(range(1000, 1040))
             await until(lambda: len(log.of(2)) == 40)
-            crew = workers.total or workers.own or 1
-            assert asyncio.get_running_loop().time() - began < 40 / crew * 0.2 + 0.5
+            count = workers.total or workers.own or 1
+            assert asyncio.get_running_loop().time() - began < 40 / count * 0.2 + 0.5
             assert len(log.of(1)) == before
             assert c.manifest.wagons[0].state is State.DRAINING  # not forced
             await c.resume(wagon=1)

@@ -25,7 +25,7 @@ from eventwagon.errors import Displaced, StorageBroken
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import bootstrap, created
 from eventwagon.testing.virtual_time import run
-from tests.support import SignUp, World, journal, signups, until
+from tests.support import SignUp, World, journal, signups, state_of, until
 from tests.unit.plans import manifest, wagon
 
 
@@ -49,17 +49,12 @@ def warned(world: World, words: str) -> bool:
     return any(words in r.getMessage() and r.levelno == logging.WARNING for r in records)
 
 
-def known(connection: Connection) -> Snapshot:
-    """What the process knows of the manifest, without asking."""
-    return connection._state.snapshot
-
-
 async def switched(connection: Connection, count: int = 1) -> None:
     for _ in range(count):
-        active = known(connection).manifest.active
+        active = connection.manifest.active
         number = active.number if active else 0
         await connection.request_switch("by hand")
-        await until(lambda n=number: (a := known(connection).manifest.active) is not None and a.number > n)  # type: ignore[misc]
+        await until(lambda n=number: (a := connection.manifest.active) is not None and a.number > n)  # type: ignore[misc]
 
 
 def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() -> None:
@@ -75,22 +70,24 @@ def test_an_older_manifest_is_taken_over_by_all_and_no_number_is_used_twice() ->
         ):
             await publisher.publish(SignUp("a"))
             await until(lambda: handled == ["a"])
-            await until(lambda: len(known(observer).manifest.wagons) == 2)
+            await until(lambda: len(observer.manifest.wagons) == 2)
             older = await world.registry.read("signups")
             await switched(observer, 2)
             await publisher.publish(SignUp("b"))
             await until(lambda: handled == ["a", "b"])
-            used = max(w.number for w in known(observer).manifest.wagons)
-            newest = known(observer).version
+            used = max(w.number for w in observer.manifest.wagons)
+            newest = (await world.registry.read("signups")).version
             world.registry.step_back("signups", older)
             began = asyncio.get_running_loop().time()
             everybody = observer, worker, publisher
-            await until(lambda: all(known(c).manifest.epoch == 1 for c in everybody), seconds=5.0)
+            await until(lambda: all(c.manifest.epoch == 1 for c in everybody), seconds=5.0)
             await publisher.publish(SignUp("c"))
             await until(lambda: "c" in handled, seconds=10.0)
             assert asyncio.get_running_loop().time() - began < 10.0
-            assert all(known(c).version > newest for c in everybody)
-            assert known(observer).manifest.stepped_back_to == older.version
+            stored = await world.registry.read("signups")
+            assert stored.version > newest
+            await until(lambda: all(c.manifest == stored.manifest for c in everybody), seconds=0.1)
+            assert observer.manifest.stepped_back_to == older.version
             before = numbers(world)
             await switched(observer, 2)
             new = numbers(world)[len(before) :]
@@ -115,7 +112,7 @@ def test_events_in_wagons_that_the_older_manifest_does_not_know_are_published_an
             older = await world.registry.read("signups")
             async with world.running(signups(handled, spares=0), observe=False, work=True):
                 await switched(observer)
-            active = known(observer).manifest.active
+            active = observer.manifest.active
             assert active is not None
             await observer.publish(SignUp("b"))
             (letter,) = [e async for e in world.broker.read(Channel("signups", active.number))]
@@ -136,11 +133,11 @@ def test_a_registry_that_has_lost_everything_is_founded_again_under_new_numbers(
         async with world.running(signups(handled)) as connection:
             await connection.publish(SignUp("a"))
             await switched(connection)
-            used = max(w.number for w in known(connection).manifest.wagons)
+            used = max(w.number for w in connection.manifest.wagons)
             world.registry.step_back("signups", Snapshot(Manifest(train="signups"), 0))
             await connection.publish(SignUp("b"))
             await until(lambda: "b" in handled, seconds=20.0)
-            manifest = known(connection).manifest
+            manifest = connection.manifest
             assert manifest.epoch == 1
             assert manifest.declared
             assert min(w.number for w in manifest.wagons) > used
@@ -166,7 +163,7 @@ def test_a_registry_restored_while_nobody_ran_is_lived_with() -> None:
         async with world.running(signups(handled)) as connection:
             await connection.publish(SignUp("b"))
             await until(lambda: handled == ["a", "b"])
-            await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
+            await until(lambda: connection.manifest.wagon(1) is None, seconds=60.0)
 
     run(main(gone=True))
     run(main(gone=False))
@@ -191,7 +188,7 @@ def test_the_active_wagons_channel_vanishes() -> None:
                 await until(lambda: handled == ["d"])
                 await until(lambda: world.of(EventsLost), seconds=20.0)
                 assert [(f.number, f.count, f.total) for f in world.of(EventsLost)] == [(1, 3, 3)]
-                await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
+                await until(lambda: connection.manifest.wagon(1) is None, seconds=60.0)
                 assert EventsLost in {type(e.fact) for e in await journal(connection)}
 
         assert warned(world, "wagon 1 lost 3 events, which disappeared without being settled: signups_v1 has vanished")
@@ -226,7 +223,7 @@ def test_an_inner_channel_vanishes() -> None:
             assert [(f.number, f.count) for f in world.of(EventsLost)] == [(1, 3)]
             assert [f.channel for f in world.of(ChannelThreatened)] == ["mail"]
             await connection.request_switch("by hand")
-            await until(lambda: known(connection).manifest.wagon(1) is None, seconds=60.0)
+            await until(lambda: connection.manifest.wagon(1) is None, seconds=60.0)
 
     run(main())
 
@@ -266,12 +263,12 @@ def test_an_inner_channel_vanishes_and_its_creation_fails(error: type[StorageBro
             await asyncio.sleep(60.0)
             await connection.publish(2)
             await until(lambda: handled == [1, 2])
-            active = known(connection).manifest.active
+            active = connection.manifest.active
             assert active is not None
             if error is Displaced:
                 assert active.number == 2
                 assert tried == ["mail"]
-                assert known(connection).manifest.wagon(1) is None
+                assert connection.manifest.wagon(1) is None
             else:
                 assert active.number == 1
                 assert len(tried) == 20
@@ -309,7 +306,7 @@ def test_an_ingress_that_vanishes_takes_nothing_with_it_that_inner_channels_hold
                 gate.set()
             async with world.running(train, observe=False, work=True):
                 await until(lambda: set(mailed) == set(range(5)), seconds=300.0)
-                await until(lambda: known(observer).manifest.wagon(1) is None, seconds=300.0)
+                await until(lambda: observer.manifest.wagon(1) is None, seconds=300.0)
 
     run(main(attached=True))
     run(main(attached=False))
@@ -322,9 +319,12 @@ def test_late_news_of_an_older_manifest_is_no_step_back() -> None:
             await connection.publish(SignUp("a"))
             older = await world.registry.read("signups")
             await switched(connection)
-            connection._state.see(older)
-            await connection.refresh()
-            assert known(connection).manifest.epoch == 0
+            async with state_of(world, signups([])) as state:
+                assert state.snapshot.version > older.version
+                state.see(older)
+                await state.refresh()
+                assert state.snapshot.manifest.epoch == 0
+            assert connection.manifest.epoch == 0
             assert not world.of(RegistrySteppedBack)
 
     run(main())
@@ -353,7 +353,7 @@ def test_a_train_founded_again_uses_no_number_of_which_channels_are_left() -> No
         await world.broker.create(Channel("signups", 2, DEAD))
         async with world.connect(signups(handled)) as publisher:
             await publisher.publish(SignUp("a"))
-            active = known(publisher).manifest.active
+            active = publisher.manifest.active
             assert active is not None
             assert active.number == 3
 
@@ -371,14 +371,14 @@ def test_at_the_cap_what_a_failed_wagon_holds_is_no_reason_to_wait_for_ever() ->
             await observer.publish(SignUp("a"))
             (letter,) = [e async for e in world.broker.read(Channel("signups", 1))]
             await observer.request_switch("by hand")
-            await until(lambda: len(known(observer).manifest.wagons) == 2)
+            await until(lambda: len(observer.manifest.wagons) == 2)
             older = await world.registry.read("signups")
-            await until(lambda: known(observer).manifest.wagons[1].created_at is not None)
+            await until(lambda: observer.manifest.wagons[1].created_at is not None)
             await world.broker.seal(Channel("signups", 1))
             lost = msgspec.structs.replace(letter, id="lost", data=b'{"email": "b"}')
             await world.broker.publish(Channel("signups", 2), [lost])
             world.registry.step_back("signups", older)
-            await until(lambda: bool(known(observer).manifest.in_state(State.FAILED)), seconds=20.0)
+            await until(lambda: bool(observer.manifest.in_state(State.FAILED)), seconds=20.0)
             async with world.running(signups(handled, spares=0, wagons=2), observe=False, work=True):
                 await until(lambda: {"a", "b"} <= set(handled), seconds=30.0)
                 await observer.publish(SignUp("c"))

@@ -368,7 +368,7 @@ def test_locks_that_don_t_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(place, "locks_hold", lambda path: False)
         asyncio.run(refuses_to_enter(tmp_path, "locks don't hold"))
     with monkeypatch.context() as patch:
-        patch.setattr(place, "_begins", lambda db: True)
+        patch.setattr(place, "begins", lambda db: True)
         asyncio.run(refuses_to_enter(tmp_path, "locks don't hold"))
     assert list(tmp_path.iterdir()) == []
 

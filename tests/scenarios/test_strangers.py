@@ -8,10 +8,11 @@ import logging
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
-from eventwagon import Event, Train, Volume
+from eventwagon import Event, Train, Volume, connection
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
@@ -25,8 +26,10 @@ from eventwagon.errors import (
     Unavailable,
 )
 from eventwagon.event import Channel
+from eventwagon.runtime.switcher import Switcher
+from eventwagon.runtime.train_state import TrainState
 from eventwagon.testing.virtual_time import run
-from tests.support import SignUp, World, signups, until
+from tests.support import SignUp, World, runtime_of, signups, until
 
 
 class Unprintable(Exception):
@@ -103,7 +106,11 @@ def test_only_the_caller_of_a_refused_event_is_told(
             assert await c.publish(b"after")
             if expected is PublishError:
                 assert "may have been stored" in str(answers[3])
-                assert c._bulkhead.caught >= 3
+                async with c.running(observe=False, work=False):
+                    async with asyncio.timeout(5):
+                        while not (members := await c.members()):
+                            await asyncio.sleep(0.01)
+                    assert members[0].caught >= 3
 
     with caplog.at_level(logging.ERROR):
         run(main())
@@ -307,9 +314,10 @@ def test_no_call_is_larger_than_publish_batch_however_it_came_together() -> None
             calls = [c.publish(b"%d" % i) for i in range(30)]
             calls += [c.publish_many([b"m%d" % i for i in range(20)])]
             await asyncio.gather(*calls)
-            await c._switcher.publish(
-                [Event(str(i), "t", "/", 0.0, b"") for i in range(20)], deadline=asyncio.get_running_loop().time() + 5
-            )
+            runtime = runtime_of(c.train, broker, clock=world.clock)
+            async with TrainState(runtime, world.registry) as state, Switcher(runtime, state) as switcher:
+                deadline = asyncio.get_running_loop().time() + 5
+                await switcher.publish([Event(str(i), "t", "/", 0.0, b"") for i in range(20)], deadline=deadline)
             assert max(broker.calls) == 7
             assert len(broker.stored) == 71
 
@@ -380,7 +388,7 @@ def test_publishing_goes_on_after_whatever_the_registry_raises(fences: bool, err
     run(main())
 
 
-def test_listeners_can_not_hurt() -> None:
+def test_listeners_can_not_hurt(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         world, errors = World(), list[BaseException]()
 
@@ -388,17 +396,29 @@ def test_listeners_can_not_hurt() -> None:
             errors.append([SystemExit(1), asyncio.CancelledError(), Unprintable(), GeneratorExit()][len(errors) % 4])
             raise errors[-1]
 
+        class HurtState(TrainState):
+            def __init__(self, *given: Any) -> None:
+                super().__init__(*given)
+                self.on_change.append(hurt)
+
+        class HurtSwitcher(Switcher):
+            def __init__(self, *given: Any) -> None:
+                super().__init__(*given)
+                self.on_full.append(hurt)
+
+        monkeypatch.setattr(connection, "TrainState", HurtState)
+        monkeypatch.setattr(connection, "Switcher", HurtSwitcher)
         handled = list[str]()
         train = signups(handled, limit=Volume(5), spares=0)
-        async with train.connect(
-            broker=world.broker, registry=world.registry, clock=world.clock, listeners=[hurt, world.facts.append]
-        ) as c:
-            c._state.on_change.insert(0, hurt)
-            c._switcher.on_full.insert(0, hurt)
-            async with c.running():
-                for i in range(40):
-                    await c.publish(SignUp(str(i)))
-                await until(lambda: len(handled) == 40)
+        async with (
+            train.connect(
+                broker=world.broker, registry=world.registry, clock=world.clock, listeners=[hurt, world.facts.append]
+            ) as c,
+            c.running(),
+        ):
+            for i in range(40):
+                await c.publish(SignUp(str(i)))
+            await until(lambda: len(handled) == 40)
         assert len(errors) > 20
 
     run(main())

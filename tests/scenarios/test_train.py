@@ -106,7 +106,7 @@ def test_exact_cut_with_several_publishing_processes() -> None:
     run(main())
 
 
-def test_newcomers_are_served_while_the_backlog_waits() -> None:
+def test_new_events_are_served_while_the_backlog_waits() -> None:
     async def main() -> None:
         world = World()
         waits: dict[int, list[float]] = {}

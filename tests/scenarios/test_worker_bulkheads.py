@@ -24,7 +24,7 @@ from eventwagon import Context, Event, Reject, Retry, Snooze, Train, Volume, Wor
 from eventwagon.connection import Connection
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import HandlerOverran
-from eventwagon.drivers.memory.broker import MemoryBroker, _Subscription
+from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import EventRefused, EventTooLarge
 from eventwagon.event import DEAD, Channel
 from eventwagon.testing.virtual_time import run
@@ -430,7 +430,7 @@ class Cracked(MemoryBroker):
         return _CrackedSubscription(self, channel, visibility, owner)
 
 
-class _CrackedSubscription(_Subscription):
+class _CrackedSubscription(MemorySubscription):
     _broker: Cracked
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
@@ -610,11 +610,11 @@ def test_an_emit_that_hangs_holds_up_only_its_own() -> None:
 class SlowToReceive(MemoryBroker):
     """A receive brings what it has claimed only a while later, as over a network."""
 
-    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
         return _SlowSubscription(self, channel, visibility, owner)
 
 
-class _SlowSubscription(_Subscription):
+class _SlowSubscription(MemorySubscription):
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         got = await super().receive(limit, timeout)
         await asyncio.sleep(0.3)
@@ -906,11 +906,11 @@ class Marking(MemoryBroker):
 
     how: Callable[[], Awaitable[bool]]
 
-    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
         return _MarkingSubscription(self, channel, visibility, owner)
 
 
-class _MarkingSubscription(_Subscription):
+class _MarkingSubscription(MemorySubscription):
     _broker: Marking
 
     async def alone(self, delivery: Delivery) -> bool:

@@ -29,7 +29,7 @@ class Unit:
 
     def __init__(self, spec: WagonSpec) -> None:
         self.spec = spec
-        self.keepers: dict[Slot, asyncio.Task[None]] = {}
+        self.supervisors: dict[Slot, asyncio.Task[None]] = {}
         """The places of its processes, and what keeps a process in each."""
         self.ending: asyncio.Task[None] | None = None
         self.again: WagonSpec | None = None
@@ -49,7 +49,7 @@ class Cluster:
 
     def slots(self) -> list[Slot]:
         """The places of all processes that it keeps or ends."""
-        return [slot for unit in self.units.values() for slot in unit.keepers]
+        return [slot for unit in self.units.values() for slot in unit.supervisors]
 
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
@@ -66,12 +66,12 @@ class Cluster:
         self._scale(unit, -(-(spec.workers or 0) // each))
 
     def _scale(self, unit: Unit, count: int) -> None:
-        keeping = [slot for slot in unit.keepers if not slot.closed]
+        keeping = [slot for slot in unit.supervisors if not slot.closed]
         for slot in keeping[count:]:
             slot.close()
         for _ in range(count - len(keeping)):
             slot = self._slot(unit.spec)
-            unit.keepers[slot] = self._begin(self._keep(unit, slot, self._rng.random() * _TO_START))
+            unit.supervisors[slot] = self._begin(self._keep(unit, slot, self._rng.random() * _TO_START))
 
     def _slot(self, spec: WagonSpec) -> Slot:
         scenario = self._world.scenario
@@ -89,7 +89,7 @@ class Cluster:
     async def _keep(self, unit: Unit, slot: Slot, wait: float) -> None:
         await asyncio.sleep(wait)
         await self._keep_up(slot)
-        del unit.keepers[slot]
+        del unit.supervisors[slot]
 
     async def deployments(self, train: str) -> Mapping[int, Deployment]:
         """See Orchestrator.deployments. Ready: a process says so, and none is at another wagon still."""
@@ -99,7 +99,7 @@ class Cluster:
         return {number: self._deployment(unit, said) for number, unit in self.units.items()}
 
     def _deployment(self, unit: Unit, said: Mapping[str, list[Deployment]]) -> Deployment:
-        living = [slot.now.name for slot in unit.keepers if slot.now is not None]
+        living = [slot.now.name for slot in unit.supervisors if slot.now is not None]
         attached = [a for name in living for a in said.get(name, ())]
         here = [a for a in attached if a.number == unit.spec.number]
         there = [a.number for a in attached if a.number != unit.spec.number]
@@ -124,15 +124,15 @@ class Cluster:
         await asyncio.shield(unit.ending)
 
     async def _end(self, unit: Unit, grace: float) -> None:
-        for slot in unit.keepers:
+        for slot in unit.supervisors:
             slot.close()
-        if unit.keepers:
-            await asyncio.wait(unit.keepers.values(), timeout=grace + 1.0)
-        for slot in unit.keepers:
+        if unit.supervisors:
+            await asyncio.wait(unit.supervisors.values(), timeout=grace + 1.0)
+        for slot in unit.supervisors:
             if slot.now is not None:
                 slot.now.crash(0.0)
-        if unit.keepers:
-            await asyncio.wait(unit.keepers.values())
+        if unit.supervisors:
+            await asyncio.wait(unit.supervisors.values())
         del self.units[unit.spec.unit]
         if unit.again is not None:
             await self.ensure(unit.again)
@@ -140,8 +140,8 @@ class Cluster:
     async def finished(self) -> None:
         """Return when nothing of it goes on, once the run ends."""
         for unit in list(self.units.values()):
-            if unit.keepers:
-                await asyncio.wait(unit.keepers.values())
+            if unit.supervisors:
+                await asyncio.wait(unit.supervisors.values())
 
     def left_over(self) -> list[str]:
         """What runs for no wagon of the manifest."""

@@ -722,9 +722,9 @@ def _deaths_count() -> Iterator[None]:
     """All that a process had in hand when it died loses an attempt."""
 
     def mutant(self: Any, hold: Any, due: float) -> None:
-        self._give_back(hold, due, hold.attempt + 1, suspect=True)
+        self.give_back(hold, due, hold.attempt + 1, suspect=True)
 
-    with mock.patch.object(memory_module._Queue, "_run_out", mutant):
+    with mock.patch.object(memory_module.MemoryQueue, "run_out", mutant):
         yield
 
 

@@ -74,14 +74,14 @@ class TruthBroker(MemoryBroker):
         """Deleted, and still listed."""
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        fresh = channel not in self._queues
+        fresh = channel not in self.queues
         await super().create(channel, capacity=capacity)
         self._half.pop(channel, None)
         self._record(Created, channel=channel, capacity=capacity, fresh=fresh)
 
     async def unbound(self, channel: Channel) -> None:
         await super().unbound(channel)
-        if channel in self._queues:
+        if channel in self.queues:
             self._record(Created, channel=channel, capacity=None, fresh=False)
 
     async def publish(self, channel: Channel, events: Sequence[Event], *, twice: bool = False) -> None:
@@ -111,11 +111,11 @@ class TruthBroker(MemoryBroker):
 
     async def seal(self, channel: Channel) -> None:
         await super().seal(channel)
-        self._record(SealedChannel, channel=channel, stood=channel in self._queues)
+        self._record(SealedChannel, channel=channel, stood=channel in self.queues)
 
     async def delete(self, channel: Channel, *, half: bool = False) -> None:
         self._half.pop(channel, None)
-        queue = self._queues.get(channel)
+        queue = self.queues.get(channel)
         if half and queue:
             self._half[channel] = None
         left = tuple((e.id, key_of(e)) for e in queue.unsettled()) if queue else ()
@@ -152,11 +152,11 @@ class TruthBroker(MemoryBroker):
 
     def all_channels(self) -> list[Channel]:
         """What stands, by name."""
-        return sorted({*self._queues, *self._half}, key=str)
+        return sorted({*self.queues, *self._half}, key=str)
 
     def contents(self, channel: Channel) -> list[Event]:
         """What is not settled there."""
-        queue = self._queues.get(channel)
+        queue = self.queues.get(channel)
         return queue.unsettled() if queue else []
 
     def held_by(self, owners: Collection[str]) -> list[str]:
@@ -164,14 +164,14 @@ class TruthBroker(MemoryBroker):
         now = asyncio.get_running_loop().time()
         return [
             f"{key_of(hold.event)} of {channel}"
-            for channel, queue in self._queues.items()
-            for hold in queue._taken.values()
+            for channel, queue in self.queues.items()
+            for hold in queue.taken.values()
             if hold.owner in owners and not hold.back and hold.due > now
         ]
 
     def depth_now(self, channel: Channel) -> Depth:
         """The exact depth at this instant."""
-        queue = self._queues.get(channel)
+        queue = self.queues.get(channel)
         return queue.depth(asyncio.get_running_loop().time()) if queue else Depth()
 
 
@@ -217,7 +217,7 @@ class TruthRegistry(MemoryRegistry):
 
     def newest(self, train: str) -> Snapshot:
         """The manifest as it is."""
-        document = self._documents.get(train)
+        document = self.documents.get(train)
         return document.newest if document else Snapshot(Manifest(train=train), 0)
 
     def _measure(self, train: str) -> None:

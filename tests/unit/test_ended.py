@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
 
 import msgspec
 import pytest
@@ -72,7 +71,8 @@ async def two_in_hand(broker: MemoryBroker, registry: MemoryRegistry, clock: Vir
         await connection.publish_many(range(3))
         async with broker.consume(Channel("t", 1), visibility=600, owner="box-1") as consumer:
             assert len(await consumer.receive(2, 1.0)) == 2
-        yield cast(Any, connection)._state
+        async with TrainState(runtime(broker, clock), registry) as state:
+            yield state
 
 
 def runtime(broker: MemoryBroker, clock: VirtualClock, tell: Listener = lambda _: None, **given: object) -> Runtime:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from eventwagon import Context, Train, Workers
+from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import Fact, Listener, StepFailed
 from eventwagon.contracts.orchestrator import WagonSpec
-from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.event import DEAD, Channel, Event, new_ids
 from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.local_workers import LocalWorkers
@@ -35,9 +38,33 @@ def served(number: int, cut_off_at: float | None) -> WagonSpec:
     )
 
 
-async def holding(*channels: Channel) -> MemoryBroker:
+class Receiving(MemoryBroker):
+    """Counts the receives under way, by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.receiving = Counter[Channel]()
+
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
+        return _Receiver(self, channel, visibility, owner)
+
+
+class _Receiver(MemorySubscription):
+    def __init__(self, broker: Receiving, channel: Channel, visibility: float, owner: str) -> None:
+        super().__init__(broker, channel, visibility, owner)
+        self.counts, self.channel = broker.receiving, channel
+
+    async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        self.counts[self.channel] += 1
+        try:
+            return await super().receive(limit, timeout)
+        finally:
+            self.counts[self.channel] -= 1
+
+
+async def holding(*channels: Channel) -> Receiving:
     """A broker with these channels, and an event in the ingress."""
-    broker = MemoryBroker()
+    broker = Receiving()
     for channel in (*channels, DEAD_LETTERS):
         await broker.create(channel)
     await broker.publish(INGRESS, [Event(new_ids(1, CLOCK())[0], "t", "s", CLOCK(), b'"a"')])
@@ -321,14 +348,14 @@ def test_what_comes_while_a_wagon_is_left_is_given_back_at_once() -> None:
         async with workers(train, broker, shared=1) as working:
             consumer = await working.serve(spec(INGRESS, INNER))
             await until(lambda: handled == ["a"])
-            await until(lambda: all(each.receiving for each in consumer._channels))
+            await until(lambda: broker.receiving[INGRESS] and broker.receiving[INNER])
             ending = asyncio.create_task(consumer.end(1.0))
             await asyncio.sleep(0)
             await broker.publish(INNER, [Event(new_ids(1, CLOCK())[0], "t", "s", CLOCK(), b'"b"')])
             await asyncio.sleep(0.01)
             (depth,) = await broker.depth([INNER])
             assert (depth.waiting, depth.in_flight) == (1, 0)
-            assert next(iter(consumer._channels)).receiving
+            assert broker.receiving[INGRESS]
             await ending
         assert handled == ["a"]
 

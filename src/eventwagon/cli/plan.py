@@ -156,7 +156,7 @@ def plan(
                 "recommended": _said(found),
                 "fixed": _said(kinds[0]),
                 "elastic": None if kinds[1] is None else _said(kinds[1]),
-                "same_crew": {**_said(same), "optimum": possible},
+                "same_workers": {**_said(same), "optimum": possible},
                 "today": _said(now),
                 "tried": [_said(candidate) for candidate in tried],
             }

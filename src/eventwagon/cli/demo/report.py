@@ -60,7 +60,7 @@ def report(result: Result, console: Console) -> None:
         f"{result.dead:,} dead, {result.lost:,} lost[/], {result.duplicates:,} duplicates, in {result.seconds:.0f} s "
         f"of burst time ({result.seconds / order.speed:.0f} s at {order.speed:g} times the speed)."
     )
-    most = most_on_time(order.arrivals, sum(order.steps), _crew(result), order.slo) / max(1, result.published)
+    most = most_on_time(order.arrivals, sum(order.steps), _queue_workers(result), order.slo) / max(1, result.published)
     fresh = [result.waits[i] for i in result.newcomers]
     same = [queued[i] for i in result.newcomers]
     console.print(
@@ -81,7 +81,7 @@ def report(result: Result, console: Console) -> None:
     )
 
 
-def _crew(result: Result) -> int:
+def _queue_workers(result: Result) -> int:
     """The number of workers that a single queue would have: with `each`, those of one wagon."""
     workers = result.order.workers
     return workers.total or workers.own or 1
@@ -91,7 +91,7 @@ def _queued(result: Result) -> list[float]:
     """The waits of the same arrivals in one FIFO queue, in seconds. Of its two forms the better one counts: each step
     is queued again, or a worker does all steps of one sign-up."""
     arrivals, steps = result.order.arrivals, result.order.steps
-    forms = [one_queue(arrivals, s, _crew(result)) for s in (steps, (sum(steps),))]
+    forms = [one_queue(arrivals, s, _queue_workers(result)) for s in (steps, (sum(steps),))]
     waits = [[done - at for done, at in zip(form, arrivals, strict=True)] for form in forms]
     return min(waits, key=sum)
 

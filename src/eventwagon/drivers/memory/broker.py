@@ -28,7 +28,8 @@ class MemoryBroker:
         self.capabilities = Capabilities(
             fences=fences, bounds=True, totals=True, durable=False, shared=False, reclaims=True
         )
-        self._queues: dict[Channel, _Queue] = {}
+        self.queues: dict[Channel, MemoryQueue] = {}
+        """The contents of each channel: for subclasses that change how a channel behaves."""
 
     async def __aenter__(self) -> MemoryBroker:
         return self
@@ -37,48 +38,48 @@ class MemoryBroker:
         pass
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        queue = self._queues.setdefault(channel, _Queue(channel))
+        queue = self.queues.setdefault(channel, MemoryQueue(channel))
         if capacity is not None:
             queue.capacity = capacity
 
     async def unbound(self, channel: Channel) -> None:
-        if queue := self._queues.get(channel):
+        if queue := self.queues.get(channel):
             queue.capacity = None
 
     async def warm(self, channel: Channel) -> None:
-        self._standing(channel)
+        self.queue_of(channel)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         await asyncio.sleep(0)  # lets others run; before the store, so that a cancelled publish has stored nothing
-        self._standing(channel).put(events)
+        self.queue_of(channel).put(events)
 
     async def seal(self, channel: Channel) -> None:
-        if (queue := self._queues.get(channel)) and self.capabilities.fences:
+        if (queue := self.queues.get(channel)) and self.capabilities.fences:
             queue.sealed = True
 
-    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> _Subscription:
-        return _Subscription(self, channel, visibility, owner)
+    def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
+        return MemorySubscription(self, channel, visibility, owner)
 
     async def reclaim(self, channel: Channel, owner: str) -> int:
-        queue = self._queues.get(channel)
+        queue = self.queues.get(channel)
         return queue.reclaim(owner, asyncio.get_running_loop().time()) if owner and queue else 0
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         now = asyncio.get_running_loop().time()
-        queues = [self._queues.get(channel) for channel in channels]
+        queues = [self.queues.get(channel) for channel in channels]
         return [queue.depth(now) if queue else Depth() for queue in queues]
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
-        for event in self._standing(channel).unsettled():
+        for event in self.queue_of(channel).unsettled():
             yield event
 
     async def delete(self, channel: Channel) -> None:
-        if queue := self._queues.pop(channel, None):
+        if queue := self.queues.pop(channel, None):
             queue.gone = True
             queue.wake()
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        return [channel for channel in self._queues if channel.train == train]
+        return [channel for channel in self.queues if channel.train == train]
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
@@ -86,14 +87,15 @@ class MemoryBroker:
         todo = "for tests only; sqlite:///DIRECTORY needs no server either"
         return [Finding(severity="loses", what="memory", means=means, todo=todo)]
 
-    def _standing(self, channel: Channel) -> _Queue:
+    def queue_of(self, channel: Channel) -> MemoryQueue:
+        """The contents of a channel. Raises ChannelGone."""
         try:
-            return self._queues[channel]
+            return self.queues[channel]
         except KeyError:
             raise ChannelGone(f"channel {channel} does not exist") from None
 
 
-class _Hold(msgspec.Struct, gc=False):
+class MemoryHold(msgspec.Struct, gc=False):
     """An event that was received and is not settled: claimed until `due`, or back in the queue and available from then
     on."""
 
@@ -108,7 +110,7 @@ class _Hold(msgspec.Struct, gc=False):
     """If this claim expires, that counts as an attempt."""
 
 
-class _Queue:
+class MemoryQueue:
     """The contents of one channel."""
 
     def __init__(self, channel: Channel) -> None:
@@ -116,13 +118,15 @@ class _Queue:
         self.capacity: int | None = None
         self.sealed = False
         self.gone = False
-        self._published = 0
-        self._settled = 0
-        self._fresh: deque[Event] = deque()  # never received
-        self._taken: dict[int, _Hold] = {}  # received at least once; with the current claim
-        self._again: list[tuple[float, int, _Hold]] = []  # given back: a heap; stale where not in _taken
-        self._suspects: list[tuple[int, float, int, _Hold]] = []  # the same for suspects that are due: by `-attempt`
-        self._suspects_later: list[tuple[float, int, _Hold]] = []  # the same for those that are due later
+        self.published = 0
+        self.settled = 0
+        self.fresh: deque[Event] = deque()  # never received
+        self.taken: dict[int, MemoryHold] = {}  # received at least once; with the current claim
+        self._again: list[tuple[float, int, MemoryHold]] = []  # given back: a heap; stale where not in `taken`
+        self._suspects: list[
+            tuple[int, float, int, MemoryHold]
+        ] = []  # the same for suspects that are due: by `-attempt`
+        self._suspects_later: list[tuple[float, int, MemoryHold]] = []  # the same for those that are due later
         self._back = 0
         self._claims_due = inf  # no claim expires before
         self._waiters: dict[asyncio.Future[None], None] = {}  # a set that keeps its order: runs must be reproducible
@@ -130,10 +134,10 @@ class _Queue:
     def put(self, events: Sequence[Event]) -> None:
         if self.sealed:
             raise Sealed(f"channel {self.channel} is sealed")
-        room = len(events) if self.capacity is None else max(0, self.capacity - self._published)
+        room = len(events) if self.capacity is None else max(0, self.capacity - self.published)
         taken = events if room >= len(events) else events[:room]
-        self._fresh.extend(taken)
-        self._published += len(taken)
+        self.fresh.extend(taken)
+        self.published += len(taken)
         if taken:
             self.wake()
         if len(taken) < len(events):
@@ -148,18 +152,18 @@ class _Queue:
         if suspects and suspect_first and (suspect := self._take_suspect(now, due, owner)):
             return suspect
         got: list[Delivery] = []
-        taken = self._taken
+        taken = self.taken
         while self._again and self._again[0][0] <= now and len(got) < limit:
             _, number, old = heappop(self._again)
             if taken.get(number) is old:
                 self._back -= 1
-                taken[number] = hold = _Hold(number, old.event, old.attempt, due, False, owner)
+                taken[number] = hold = MemoryHold(number, old.event, old.attempt, due, False, owner)
                 got.append(Delivery(old.event, old.attempt, hold))
-        fresh = self._fresh
-        number = self._published - len(fresh)
+        fresh = self.fresh
+        number = self.published - len(fresh)
         for _ in range(min(limit - len(got), len(fresh))):
             event = fresh.popleft()
-            taken[number] = hold = _Hold(number, event, 1, due, False, owner)
+            taken[number] = hold = MemoryHold(number, event, 1, due, False, owner)
             got.append(Delivery(event, 1, hold))
             number += 1
         if got:
@@ -174,42 +178,42 @@ class _Queue:
             heappush(self._suspects, (-old.attempt, since, number, old))
         while self._suspects:
             _, _, number, old = heappop(self._suspects)
-            if self._taken.get(number) is old:
+            if self.taken.get(number) is old:
                 self._back -= 1
-                self._taken[number] = hold = _Hold(number, old.event, old.attempt, due, False, owner, True)
+                self.taken[number] = hold = MemoryHold(number, old.event, old.attempt, due, False, owner, True)
                 self._claims_due = min(self._claims_due, due)
                 return [Delivery(old.event, old.attempt, hold, True)]
         return []
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
-        taken = self._taken
+        taken = self.taken
         for delivery in deliveries:
             hold = taken.pop(delivery.token.number, None)
             if hold is not None:
-                self._settled += 1
+                self.settled += 1
                 self._back -= hold.back
 
     def release(self, deliveries: Sequence[Delivery], now: float, due: float, *, tried: bool, cleared: bool) -> None:
         if self._claims_due <= now:
             self._expire(now)
         for delivery in deliveries:
-            hold: _Hold = delivery.token
-            if self._taken.get(hold.number) is hold:
+            hold: MemoryHold = delivery.token
+            if self.taken.get(hold.number) is hold:
                 suspect = hold.suspect and not (tried or cleared)
-                self._give_back(hold, due, hold.attempt + tried, suspect=suspect)
+                self.give_back(hold, due, hold.attempt + tried, suspect=suspect)
         self.wake()
 
     def alone(self, delivery: Delivery, now: float) -> bool:
         if self._claims_due <= now:
             self._expire(now)
-        hold: _Hold = delivery.token
-        hold.alone = self._taken.get(hold.number) is hold
+        hold: MemoryHold = delivery.token
+        hold.alone = self.taken.get(hold.number) is hold
         return hold.alone
 
     def reclaim(self, owner: str, now: float) -> int:
-        held = [hold for hold in self._taken.values() if hold.owner == owner and not hold.back]
+        held = [hold for hold in self.taken.values() if hold.owner == owner and not hold.back]
         for hold in held:
-            self._run_out(hold, min(hold.due, now))
+            self.run_out(hold, min(hold.due, now))
         self.wake()
         return len(held)
 
@@ -217,28 +221,28 @@ class _Queue:
         if self._claims_due <= now:
             self._expire(now)
         for delivery in deliveries:
-            hold: _Hold = delivery.token
-            if self._taken.get(hold.number) is hold:
+            hold: MemoryHold = delivery.token
+            if self.taken.get(hold.number) is hold:
                 hold.due = due
                 self._claims_due = min(self._claims_due, due)
 
     def depth(self, now: float) -> Depth:
         if self._claims_due <= now:
             self._expire(now)
-        times = [hold.event.time for hold in self._taken.values() if hold.back] if self._back else []
-        if self._fresh:
-            times += (self._fresh[0].time, self._fresh[-1].time)
+        times = [hold.event.time for hold in self.taken.values() if hold.back] if self._back else []
+        if self.fresh:
+            times += (self.fresh[0].time, self.fresh[-1].time)
         return Depth(
-            published=self._published,
-            settled=self._settled,
-            waiting=len(self._fresh) + self._back,
-            in_flight=len(self._taken) - self._back,
+            published=self.published,
+            settled=self.settled,
+            waiting=len(self.fresh) + self._back,
+            in_flight=len(self.taken) - self._back,
             oldest_at=min(times, default=None),
             newest_at=max(times, default=None),
         )
 
     def unsettled(self) -> list[Event]:
-        return [*(self._taken[number].event for number in sorted(self._taken)), *self._fresh]
+        return [*(self.taken[number].event for number in sorted(self.taken)), *self.fresh]
 
     async def wait(self, until: float) -> None:
         """Wait until something may have changed, or something is due, or the loop's time is `until`."""
@@ -259,20 +263,20 @@ class _Queue:
 
     def _expire(self, now: float) -> None:
         self._claims_due = inf
-        for hold in self._taken.values():
+        for hold in self.taken.values():
             if hold.back:
                 continue
             if hold.due <= now:
-                self._run_out(hold, hold.due)
+                self.run_out(hold, hold.due)
             else:
                 self._claims_due = min(self._claims_due, hold.due)
 
-    def _run_out(self, hold: _Hold, due: float) -> None:
-        self._give_back(hold, due, hold.attempt + hold.alone, suspect=True)
+    def run_out(self, hold: MemoryHold, due: float) -> None:
+        self.give_back(hold, due, hold.attempt + hold.alone, suspect=True)
 
-    def _give_back(self, hold: _Hold, due: float, attempt: int, *, suspect: bool) -> None:
-        back = _Hold(hold.number, hold.event, attempt, due, True, suspect=suspect)
-        self._taken[hold.number] = back
+    def give_back(self, hold: MemoryHold, due: float, attempt: int, *, suspect: bool) -> None:
+        back = MemoryHold(hold.number, hold.event, attempt, due, True, suspect=suspect)
+        self.taken[hold.number] = back
         self._back += 1
         heappush(self._suspects_later if suspect else self._again, (due, hold.number, back))
 
@@ -282,17 +286,17 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-class _Subscription:
+class MemorySubscription:
     def __init__(self, broker: MemoryBroker, channel: Channel, visibility: float, owner: str) -> None:
         self._broker = broker
         self._channel = channel
         self._visibility = visibility
         self._owner = owner
         self._suspect_first = True
-        self._attached: _Queue | None = None
+        self._attached: MemoryQueue | None = None
 
-    async def __aenter__(self) -> _Subscription:
-        self._attached = self._broker._standing(self._channel)
+    async def __aenter__(self) -> MemorySubscription:
+        self._attached = self._broker.queue_of(self._channel)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -304,7 +308,7 @@ class _Subscription:
         # a consumer in a loop must let others run; before the claim, so that a cancelled one takes nothing
         await asyncio.sleep(0)
         while True:
-            queue = self._queue
+            queue = self.queue
             now = loop.time()
             due = now + self._visibility
             if got := queue.take(limit, now, due, self._owner, suspect_first=self._suspect_first):
@@ -315,23 +319,23 @@ class _Subscription:
             await queue.wait(deadline)
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
-        self._queue.settle(deliveries)
+        self.queue.settle(deliveries)
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
     ) -> None:
         now = asyncio.get_running_loop().time()
-        self._queue.release(deliveries, now, now + delay, tried=tried, cleared=cleared)
+        self.queue.release(deliveries, now, now + delay, tried=tried, cleared=cleared)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
         now = asyncio.get_running_loop().time()
-        self._queue.extend(deliveries, now, now + self._visibility)
+        self.queue.extend(deliveries, now, now + self._visibility)
 
     async def alone(self, delivery: Delivery) -> bool:
-        return self._queue.alone(delivery, asyncio.get_running_loop().time())
+        return self.queue.alone(delivery, asyncio.get_running_loop().time())
 
     @property
-    def _queue(self) -> _Queue:
+    def queue(self) -> MemoryQueue:
         queue = self._attached
         if queue is None:
             raise RuntimeError(f"the consumer of channel {self._channel} was left, or never entered")

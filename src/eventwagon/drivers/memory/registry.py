@@ -18,7 +18,8 @@ class MemoryRegistry:
     (seconds since the epoch); this one does not use it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self._documents: dict[str, _Document] = {}
+        self.documents: dict[str, _Document] = {}
+        """All that is stored, by train: for subclasses, several of which may share it."""
 
     async def __aenter__(self) -> MemoryRegistry:
         return self
@@ -27,7 +28,7 @@ class MemoryRegistry:
         pass
 
     async def read(self, train: str) -> Snapshot:
-        document = self._documents.get(train)
+        document = self.documents.get(train)
         return document.newest if document else Snapshot(Manifest(train=train), 0)
 
     async def replace(
@@ -63,7 +64,7 @@ class MemoryRegistry:
         document.forget(now)
 
     async def members(self, train: str) -> Sequence[Member]:
-        document = self._documents.get(train)
+        document = self.documents.get(train)
         if document is None:
             return []
         document.forget(asyncio.get_running_loop().time())
@@ -73,22 +74,22 @@ class MemoryRegistry:
         self._document(train).append(entries, keep)
 
     async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
-        document = self._documents.get(train)
+        document = self.documents.get(train)
         journal = list(document.journal) if document else []
         for entry in journal if last is None else journal[max(0, len(journal) - last) :]:
             yield entry
 
     async def delete(self, train: str) -> None:
-        if (document := self._documents.get(train)) is not None:
+        if (document := self.documents.get(train)) is not None:
             document.members.clear()
             document.journal.clear()
             document.put(Snapshot(Manifest(train=train), 0))
 
     async def trains(self) -> Sequence[str]:
-        return sorted(train for train, document in self._documents.items() if document.newest.version)
+        return sorted(train for train, document in self.documents.items() if document.newest.version)
 
     def _document(self, train: str) -> _Document:
-        return self._documents.setdefault(train, _Document(train))
+        return self.documents.setdefault(train, _Document(train))
 
 
 class _Document:

@@ -122,7 +122,8 @@ class Actor:
         self._stop = True
         self._queue.put(None)
 
-    def _deliver(self, answers: list[Answer], idle: bool) -> None:
+    def deliver(self, answers: list[Answer], idle: bool) -> None:
+        """Give the answers of a turn to the callers; `idle`: the thread has nothing else to do."""
         for op, value, error in answers:
             self._pending -= 1
             if op.future.done():  # its caller was cancelled
@@ -153,9 +154,9 @@ class Actor:
                     answers, parked = self._failed(batch + parked, e), []
                 idle = not parked and (quiet or self._db is None)
                 if answers or idle:
-                    self._tell(self._deliver, answers, idle)
+                    self._tell(self.deliver, answers, idle)
             over = Unavailable(f"{self.path}: its broker or registry was closed meanwhile")
-            self._tell(self._deliver, [(op, None, over) for op in parked], False)
+            self._tell(self.deliver, [(op, None, over) for op in parked], False)
         finally:
             self._drop()
             self._tell(self._bury)

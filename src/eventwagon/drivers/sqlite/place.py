@@ -102,7 +102,7 @@ def prepare(directory: Path) -> list[Path]:
             install(first, _PROBE)
             second.set_busy_timeout(0)
             second.setlk_timeout(0, 0)
-            if _begins(second) or not locks_hold(probe.with_suffix(".lock")):
+            if begins(second) or not locks_hold(probe.with_suffix(".lock")):
                 raise StorageBroken(
                     f"locks don't hold in {directory}: two writers were let in at once, so events would be lost or "
                     f"damaged. Use a local disk"
@@ -123,7 +123,8 @@ def _connect_probe(path: Path) -> apsw.Connection:
     return db
 
 
-def _begins(db: apsw.Connection) -> bool:
+def begins(db: apsw.Connection) -> bool:
+    """Whether a write transaction can begin: no other connection has one."""
     try:
         db.execute("BEGIN IMMEDIATE")
     except apsw.BusyError:

@@ -156,6 +156,8 @@ class Observer:
         """How many workers the orchestrator should run for each wagon."""
         self._wanted = False
         """The last plan wanted the next wagon."""
+        self._at_risk = False
+        """The last plan found a promise at risk."""
         self._looked: float | None = None
         """When the last complete look ended."""
         self._look_failed = ""
@@ -244,7 +246,7 @@ class Observer:
             self._crashed.clear()
         decided = plan(seen)
         await self._state.store(decided, base=base)
-        self._wanted = decided.next_wanted
+        self._wanted, self._at_risk = decided.next_wanted, decided.at_risk
         try:
             self._counts = self._allocated(decided.manifest, readings, deployments)
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
@@ -450,6 +452,7 @@ class Observer:
         being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
         being["failed_opens"] = manifest.failed_opens
         being["wanted"] = self._wanted
+        being["at_risk"] = self._at_risk
         being["idle"] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
         self._since = {
             key: known if (known := self._since.get(key)) is not None and known[0] == what else (what, now)
@@ -461,6 +464,7 @@ class Observer:
             failed_opens=ages["failed_opens"],
             unwanted=0.0 if self._wanted else ages["wanted"],
             idle=ages["idle"],
+            safe=0.0 if self._at_risk else ages["at_risk"],
         )
 
     async def _leftovers(self) -> Sequence[Channel]:

@@ -111,7 +111,9 @@ class Connection:
         self._opened: InOwnTask[None] | None = None
         self._runtime = Runtime(
             train=train.name,
-            settings=train.settings.orchestrated() if isinstance(orchestrator, InSteps) else train.settings,
+            settings=train.settings.orchestrated(orchestrator.step)
+            if isinstance(orchestrator, InSteps)
+            else train.settings,
             broker=broker,
             clock=clock,
             tell=Telling(train.name, listeners),

@@ -12,7 +12,7 @@ import msgspec
 from .contracts.reading import Reading
 from .display.text import plain, said
 from .errors import UsageError
-from .values import in_seconds, real, shown, whole
+from .values import arguments, in_seconds, real, shown, whole
 
 T = TypeVar("T")
 
@@ -216,8 +216,8 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
     cold start, or no backlog so far), the age of the next event replaces the prediction. `slo` also tells shared
     workers which events can still be on time.
 
-    If the workers follow the traffic (`Elastic`), workers that are starting count too, so that a wagon that can be
-    scaled in time is not cut off; and it is cut off only once the next one has enough workers to take over.
+    If the workers follow the traffic (`Elastic`), workers that are starting count too, so that a wagon whose rate rises
+    is not cut off if they start in time; and it is cut off only once the next one has enough workers to take over.
     """
 
     slo: float
@@ -458,12 +458,10 @@ def parse_limit(text: str) -> Limit:
                 return Any_(read(left), read(right))
             case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
                 return All(read(left), read(right))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _LIMITS:
+            case ast.Call(func=ast.Name(id=name)) as call if name in _LIMITS:
                 try:
-                    return _LIMITS[name](
-                        *(ast.literal_eval(a) for a in args),
-                        **{k.arg: ast.literal_eval(k.value) for k in keywords if k.arg},
-                    )
+                    positional, named = arguments(call)
+                    return _LIMITS[name](*positional, **named)
                 except (TypeError, ValueError) as e:
                     raise UsageError(f"limit {text!r}: {e}") from None
             case _:

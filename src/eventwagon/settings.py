@@ -142,13 +142,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         traffic if an orchestrator asks for machines."""
         return isinstance(self.workers, Unsaid) and slo(self.limit) is not None
 
-    def orchestrated(self) -> Settings:
-        """The settings to use with an orchestrator that asks for machines. They are declared in the same words as
-        these."""
-        if not self.follows_if_orchestrated:
+    def orchestrated(self, step: int = 1) -> Settings:
+        """The settings to use with an orchestrator that asks for machines, each of `step` workers. They are declared in
+        the same words as these. Raises UsageError if `Elastic.most` is less than each wagon with its machine needs."""
+        workers = ORCHESTRATED if self.follows_if_orchestrated else self.workers
+        if (elastic := workers.elastic) is None:
+            return self
+        each, spares = elastic.rounded(step), 1 if self.spares == "auto" else self.spares
+        if (wagons := elastic.most // each) <= max(1, spares):
+            ahead = f"{spares} spares" if spares > 1 else "the next one"
+            needed = (1 + max(1, spares)) * each
+            raise UsageError(
+                f"workers={workers!r}: here {step} workers start at once (a Pod or a task), so the active wagon and "
+                f"{ahead} have at least {each} each: give most={needed} or more, or fewer workers in a Pod or task"
+            )
+        if wagons >= self.wagons and workers is self.workers:
             return self
         fields = {name: getattr(self, name) for name in Settings.__struct_fields__}
-        return Orchestrated(**{**fields, "workers": ORCHESTRATED}, stated=self)
+        return Orchestrated(**{**fields, "workers": workers, "wagons": min(self.wagons, wagons)}, stated=self)
 
     def agreed(self, declared: Mapping[str, str]) -> Settings:
         """The settings to use with a train that was declared so. If these set no workers, and it was declared when
@@ -176,8 +187,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orchestrated(Settings, frozen=True, kw_only=True):
-    """The settings of a train whose workers follow the traffic because it sets none. Programs without an orchestrator
-    declare the train in the same words."""
+    """The settings of a train whose workers follow the traffic in an orchestrator that asks for machines. Programs
+    without one declare the train in the same words."""
 
     stated: Settings
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import numbers
 import operator
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeGuard, TypeVar
@@ -53,8 +55,8 @@ def _has(value: object, name: str) -> bool:
         return True
 
 
-def whole(what: str, value: Any, *, least: int = 1) -> int:
-    """`value` as an int from `least` to MOST: 10_000 or an equal number (1e4, a numpy int). Raises UsageError."""
+def whole(what: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+    """`value` as an int from `least` to `most`: 10_000 or an equal number (1e4, a numpy int). Raises UsageError."""
     number = None
     if not is_a(value, bool):
         try:
@@ -63,20 +65,24 @@ def whole(what: str, value: Any, *, least: int = 1) -> int:
             with suppress(OverflowError, ValueError):  # infinity, NaN
                 if issubclass(type(value), numbers.Real) and value == int(value):
                     number = int(value)
-    if number is None or not least <= number <= MOST:
+    if number is None or number < least:
         raise UsageError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
+    if number > most:
+        raise UsageError(f"{what} must be at most {most:,}, not {shown(value)}")
     return number
 
 
 def real(what: str, value: Any, *, zero: bool = False) -> float:
-    """`value` as a finite float above 0, or with `zero` also 0. Raises UsageError."""
+    """`value` as a float above 0, or with `zero` also 0, and at most 1e15. Raises UsageError."""
     number = math.nan
     if not is_a(value, bool) and issubclass(type(value), numbers.Real):
         try:
             number = float(value) + 0.0  # -0.0 is 0.0
         except OverflowError:
             number = math.inf
-    if not (1e-9 <= number <= 1e15 or (zero and number == 0)):
+    if number > 1e15:
+        raise UsageError(f"{what} must be at most 1e15, not {shown(value)}")
+    if not (number >= 1e-9 or (zero and number == 0)):
         raise UsageError(f"{what} must be a number {'of 0 or more' if zero else 'above 0'}, not {shown(value)}")
     return number
 
@@ -126,6 +132,17 @@ def text(what: str, value: object, *, most: int = 500) -> str:
     if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in line):
         raise UsageError(f"{what} holds a control character: {shown(line)}")
     return line
+
+
+def arguments(call: ast.Call, read: Callable[[ast.expr], Any] = ast.literal_eval) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call in the text of a setting, by position and by name; `read` makes a value of each. Raises
+    UsageError for a name that is given twice or starred ones, and whatever `read` raises."""
+    named: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in named:
+            raise UsageError("** can't be read" if keyword.arg is None else f"{keyword.arg} is given twice")
+        named[keyword.arg] = read(keyword.value)
+    return [read(argument) for argument in call.args], named
 
 
 def split_url(url: str) -> SplitResult:

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 
 from .errors import UsageError
-from .values import in_seconds, real, shown, whole
+from .values import arguments, in_seconds, real, shown, whole
+
+_MOST = 1_000_000
+"""More workers than anyone has."""
 
 _PROCESS_MOST = 64
 """A process with so many handlers at once is busy; a train that has many live wagons must not run hundreds unasked."""
@@ -37,7 +40,7 @@ class Elastic(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("least", "most"):
-            msgspec.structs.force_setattr(self, name, whole(f"Elastic: {name}", getattr(self, name)))
+            msgspec.structs.force_setattr(self, name, whole(f"Elastic: {name}", getattr(self, name), most=_MOST))
         if self.most < 2 * self.least:
             raise UsageError(
                 f"Elastic: most={self.most} is less than twice least={self.least}: a wagon and the next one "
@@ -51,6 +54,10 @@ class Elastic(msgspec.Struct, frozen=True):
             if (value := getattr(self, name)) is not None:
                 number = in_seconds(f"Elastic: {name}", value, brief=name == "promise")
                 msgspec.structs.force_setattr(self, name, number)
+
+    def rounded(self, step: int) -> int:
+        """The fewest workers of a wagon if they start `step` at a time."""
+        return -(-self.least // step) * step
 
     def __repr__(self) -> str:
         further = "".join(
@@ -84,14 +91,19 @@ class Workers(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if (self.each is None) == (self.total is None):
             raise UsageError("Workers: give either each= (every wagon's own) or total= (shared by all wagons)")
+        if isinstance(self.total, Elastic):
+            raise UsageError(
+                f"Workers: total={self.total!r}: workers that follow the traffic are each wagon's own: give "
+                f"each={self.total!r}"
+            )
         for name, value, least in (
             ("each", self.each, 1),
             ("total", self.total, 1),
             ("floor", self.floor, 0),
             ("most", self.most, 1),
         ):
-            if (value is not None or name == "floor") and not isinstance(value, Elastic):
-                msgspec.structs.force_setattr(self, name, whole(f"Workers: {name}", value, least=least))
+            if (value is not None or name == "floor") and not (name == "each" and isinstance(value, Elastic)):
+                msgspec.structs.force_setattr(self, name, whole(f"Workers: {name}", value, least=least, most=_MOST))
         if self.total is not None and self.floor > self.total:
             raise UsageError(f"Workers: floor={self.floor} is more than total={self.total}")
         if self.most is not None and not isinstance(self.each, int):
@@ -150,21 +162,27 @@ def parse_workers(text: str) -> Workers:
         source = f"total={source}"
     if not source.startswith("Workers("):
         source = f"Workers({source})"
+    why = ""
     try:
         match ast.parse(source, mode="eval").body:
-            case ast.Call(func=ast.Name(id="Workers"), args=[], keywords=keywords):
-                return Workers(**{k.arg: _value(k.value) for k in keywords if k.arg})
-    except (SyntaxError, TypeError, ValueError) as e:
-        if isinstance(e, UsageError):
-            raise
-    raise UsageError(f"workers {text!r}: write a number, 'each=4', 'each=Elastic(2, 64)', or 'total=8, floor=1'")
+            case ast.Call(func=ast.Name(id="Workers"), args=[]) as call:
+                return Workers(**arguments(call, _value)[1])
+    except UsageError as e:
+        raise UsageError(f"workers {shown(text)}: {e}") from None
+    except TypeError as e:  # an argument too many, or one that is unknown
+        why = f"{e}; "
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    raise UsageError(
+        f"workers {shown(text)}: {why}write a number, 'each=4', 'each=Elastic(2, 64)', or 'total=8, floor=1'"
+    )
 
 
 def _value(node: ast.expr) -> Any:
     match node:
-        case ast.Call(func=ast.Name(id="Elastic"), args=args, keywords=keywords):
-            given = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg}
-            return Elastic(*map(ast.literal_eval, args), **given)
+        case ast.Call(func=ast.Name(id="Elastic")) as call:
+            positional, named = arguments(call)
+            return Elastic(*positional, **named)
     return ast.literal_eval(node)
 
 

@@ -226,6 +226,7 @@ def test_plan_says_so_where_the_promise_can_not_be_kept() -> None:
     ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
+    assert done.output.startswith("Nothing that was tried keeps the promise: at most 0.0% are on time.")
     assert "Fixed workers: none has 99.0% on time" in done.output
     assert "Workers that follow the traffic: none has 99.0% on time" in done.output
 

@@ -160,12 +160,15 @@ def test_bad_and_missing_figures_have_an_answer(
     assert ahead is None or ahead.wait >= 0
 
 
-@given(elastics(), st.integers(1, 64))
-def test_what_is_unknown_changes_nothing(elastic: Elastic, asked: int) -> None:
+@given(elastics(), st.integers(1, 64), st.integers(0, 1000))
+def test_what_is_unknown_changes_nothing(elastic: Elastic, asked: int, outstanding: int) -> None:
+    """A backlog counts though the rate is not known yet, but no worker goes."""
     asked = min(max(asked, elastic.least), elastic.most)
-    wagon = ElasticWagon(1, "active", 1000, asked, asked)
-    for demand in (Demand(), Demand(rate=100.0), Demand(service=1.0)):
+    wagon = ElasticWagon(1, "active", outstanding, asked, asked)
+    for demand in (Demand(), Demand(rate=100.0)):
         assert size(elastic, demand, [wagon], promise=1.0).workers == {1: asked}
+    assert size(elastic, Demand(service=1.0), [wagon], promise=1.0).workers[1] >= asked
+    assert size(elastic, Demand(service=1.0), [wagon._replace(outstanding=0)], promise=1.0).workers == {1: asked}
 
 
 class Watched:
@@ -328,11 +331,60 @@ def test_settings_are_read_back(elastic: Elastic) -> None:
         "each=Elastic(2, 4), total=4",
         "each=Rubber(2)",
         "each=Elastic(2, 4, headroom=float('nan'))",
+        "each=Elastic(2, 18446744073709551616)",
+        "each=Elastic(2, 4, **{'promise': 1})",
+        "each=4, **{}",
+        "each=" + "-" * 100_000 + "4",
     ],
 )
 def test_wrong_ones_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_workers(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("each=Elastic(2, most=4, most=8)", "most is given twice"),
+        ("each=4, each=8", "each is given twice"),
+        ("each=Elastic(2, 4, sixth=1)", "sixth"),
+        ("total=Elastic(2, 4)", r"give each=Elastic\(2, 4\)"),
+        ("each=Elastic(2, 1e300)", "most must be at most 1,000,000"),
+        ("each=Elastic(2, -4)", "most must be a whole number of at least 1"),
+        ("total=18446744073709551616", "total must be at most 1,000,000"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        parse_workers(text)
+
+
+@pytest.mark.parametrize("wrong", [True, -1, 0, 2**64, 2**53, math.nan, math.inf, 2.5, "8", None, Elastic(2, 4)])
+def test_wrong_numbers_of_workers_are_refused(wrong: Any) -> None:
+    for make in (lambda: Elastic(wrong), lambda: Elastic(2, wrong), lambda: Workers(total=wrong)):
+        with pytest.raises(UsageError):
+            make()
+    with pytest.raises(UsageError):
+        Workers(total=8, floor=-1 if wrong == 0 else wrong)
+
+
+def test_each_wagon_has_a_whole_pod() -> None:
+    """Refused where they do not fit, and fewer wagons live where they do; the train is declared in the same words."""
+    settings = Settings(limit=Wait(2.0), workers=Workers(each=Elastic(2, 12)), spares=1)
+    assert settings.wagons == 6
+    assert settings.orchestrated(1) is settings
+    whole = settings.orchestrated(4)
+    assert (whole.wagons, whole.declared()) == (3, settings.declared())
+    assert whole.orchestrated(4) is whole
+    assert msgspec.structs.replace(whole, grace=1.0).wagons == 3
+    for step, spares, needed in ((8, 1, 16), (16, 0, 32), (4, 3, 16), (8, "auto", 16)):
+        refused = msgspec.structs.replace(settings, spares=spares)
+        with pytest.raises(UsageError, match=f"here {step} workers start at once .* give most={needed} or more"):
+            refused.orchestrated(step)
+    with pytest.raises(UsageError, match="give most=128 or more"):
+        Settings(limit=Wait(2.0)).orchestrated(64)
+    shared = Settings(workers=Workers(total=4))
+    assert shared.orchestrated(16) is shared
 
 
 @given(st.text(max_size=40))

@@ -117,13 +117,51 @@ def test_ten_events_at_once_are_left_alone() -> None:
     assert came.on_time == 1.0
 
 
+@pytest.mark.parametrize(("limit", "within"), [(Wait(2.0), 2.1), (Volume(10_000), 1.5)])
+@pytest.mark.parametrize("spares", [0, 1])
+def test_events_stored_before_the_first_process_count_at_once(limit: Wait | Volume, within: float, spares: int) -> None:
+    """Two hundred, 0.1 s of work each, of which two workers handle twenty a second."""
+
+    async def main() -> None:
+        world, done = World(), 0
+
+        def declared() -> Train:
+            workers = Workers(each=Elastic(2, 64, promise=2.0))
+            train = Train("elastic", limit=limit, workers=workers, spares=spares)
+
+            @train.on("elastic")
+            async def handle(number: int, ctx: Context) -> None:
+                nonlocal done
+                await asyncio.sleep(0.1)
+                done += 1
+
+            return train
+
+        async with world.connect(declared()) as c:
+            await c.publish_many(range(200))
+        await asyncio.sleep(30.0)
+        async with world.running(declared()):
+            await until(lambda: done == 200, seconds=within)
+
+    run(main())
+
+
+def test_one_burst_is_one_promise_at_risk() -> None:
+    """Work of very different length: whether it can be done in time changes from look to look."""
+    chance = random.Random(4)
+    arrivals, works = rising(5, 150, seconds=50), [chance.lognormvariate(-1.5, 1.2) for _ in range(5000)]
+    came = run(burst(arrivals, elastic=Elastic(2, 64), start=1.0, step=1, service=works.__getitem__, rest=10.0))
+    assert (came.lost, came.twice) == (0, 0)
+    assert len([f for f in came.facts if isinstance(f, PromiseAtRisk)]) == 1
+
+
 def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
     """120 events/s need 12 workers; 8 are allowed, 4 of them for the spare."""
     came = run(burst(rising(10, 120, seconds=15), elastic=Elastic(4, 8), start=1.0, rest=1.0))
     assert (came.lost, came.twice) == (0, 0)
     assert came.most <= 2 + 1  # Pods: those of a drained wagon are there until they have left
     told = [f for f in came.facts if isinstance(f, PromiseAtRisk)]
-    assert 1 <= len(told) <= 3
+    assert len(told) == 1
     assert "most=8" in told[0].because
     assert "would be needed" in told[0].because
 
@@ -221,7 +259,7 @@ def test_crews_in_processes_that_a_user_runs(limit: Wait | Volume) -> None:
             await until(lambda: c.manifest.active and c.manifest.active.workers == 2, seconds=60)
             told = [e.fact for e in await journal(c) if isinstance(e.fact, WagonScaled)]
             assert len(told) <= 12
-            assert "events/s" in sentence(told[0])
+            assert any("events/s" in sentence(fact) for fact in told)
             assert not world.of(PromiseAtRisk)
             if isinstance(limit, Volume):
                 assert len(world.of(Switched)) <= 2  # the first wagon, told by both processes

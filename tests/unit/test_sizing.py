@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -12,9 +14,10 @@ from eventwagon.contracts.manifest import Pause
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.reading import Reading
 from eventwagon.policy.demand import Coming, Demand
-from eventwagon.policy.edits import asked_of
+from eventwagon.policy.edits import Lift, asked_of
 from eventwagon.policy.elastic import ElasticWagon, outlook, size
 from eventwagon.policy.plan import plan
+from eventwagon.policy.seen import Ages
 from tests.unit.plans import NOW, look, manifest, one, reading, wagon
 
 STEADY = Demand(rate=100.0, peak=100.0, service=0.1, spread=0.5, start=2.0)
@@ -170,6 +173,44 @@ def test_events_that_take_longer_than_promised_are_told() -> None:
     assert "more than the 2 s" in found.short
 
 
+def test_a_few_long_events_are_no_risk() -> None:
+    """In the mean over all an event takes longer than promised, but most take a moment; and where nothing comes any
+    more, nothing is at risk."""
+    idle = [ElasticWagon(1, "active", 0, 2, 2)]
+    few_long = msgspec.structs.replace(STEADY, rate=1.0, peak=1.0, service=2.1, spread=4.0)
+    assert not size(Elastic(2, 64), few_long, idle, promise=2.0).short
+    all_long = msgspec.structs.replace(few_long, spread=0.2)
+    assert "more than the 2 s" in size(Elastic(2, 64), all_long, idle, promise=2.0).short
+    over = msgspec.structs.replace(all_long, rate=0.0, peak=0.0)
+    assert not size(Elastic(2, 64), over, idle, promise=2.0).short
+    in_hand = [ElasticWagon(1, "draining", 2, 2, 2, closed=5.0), ElasticWagon(2, "active", 0, 2, 2)]
+    long = msgspec.structs.replace(few_long, service=1.5, spread=0.2)
+    assert not size(Elastic(2, 64), long, in_hand, promise=2.0).short
+    assert size(Elastic(2, 64), long, [in_hand[0]._replace(outstanding=6), in_hand[1]], promise=2.0).short
+
+
+def test_too_few_workers_are_told_only_if_events_have_to_wait() -> None:
+    """The first few handlings were long ones, so more workers seem to be needed than there may be."""
+    seem = msgspec.structs.replace(STEADY, rate=1.0, peak=1.0, service=3.0, spread=1.5)
+    idle = [ElasticWagon(1, "active", 0, 2, 2), ElasticWagon(2, "spare", None, 2, 2)]
+    assert not size(Elastic(2, 4), seem, idle, promise=5.0).short
+    waits = [idle[0]._replace(outstanding=9), idle[1]]
+    assert "most=4 and 2 of them" in size(Elastic(2, 4), seem, waits, promise=5.0).short
+
+
+def test_events_that_came_at_once_get_the_workers_that_they_need() -> None:
+    """Nobody could have asked for them in time. If the rate brought them, as many again: late events are late."""
+    once = msgspec.structs.replace(STEADY, rate=0.0, peak=0.0, start=0.1)
+    held = [ElasticWagon(1, "active", 200, 2, 2)]
+    assert size(Elastic(2, 64), once, held, promise=2.0, cuts=False).workers == {1: 20}
+    stored = msgspec.structs.replace(once, rate=None, peak=None, start=None)
+    found = size(Elastic(2, 64), stored, held, promise=2.0, cuts=False)
+    assert found.workers == {1: 16}  # those that are there will have handled 40 when others come
+    assert found.why[1].startswith("the arrival rate is not known yet, 0.1 s of work each")
+    rising = [ElasticWagon(1, "active", 200, 12, 12)]
+    assert size(Elastic(2, 64), STEADY, rising, promise=2.0, cuts=False).workers[1] <= 12 + 20
+
+
 def test_a_backlog_that_is_worked_off_in_time_is_no_risk() -> None:
     """Three hundred events at once, after which none comes: as many workers as may be there keep the promise."""
     once = msgspec.structs.replace(STEADY, rate=0.0, peak=0.0, service=0.05, start=0.1)
@@ -234,8 +275,13 @@ def test_a_promise_at_risk_is_told_once_and_stands_until_it_is_over() -> None:
     standing = msgspec.structs.replace(seen, manifest=decided.manifest)
     more = msgspec.structs.replace(STEADY, rate=120.0)
     assert not [f for f in plan(msgspec.structs.replace(standing, demand=more)).facts if isinstance(f, PromiseAtRisk)]
-    calm = msgspec.structs.replace(STEADY, rate=5.0, peak=5.0)
-    assert not plan(msgspec.structs.replace(standing, demand=calm)).manifest.at_risk
+    calm = msgspec.structs.replace(standing, demand=msgspec.structs.replace(STEADY, rate=5.0, peak=5.0))
+    assert plan(calm).manifest.at_risk
+    assert plan(msgspec.structs.replace(calm, ages=Ages(safe=9.9))).manifest.at_risk
+    assert not plan(msgspec.structs.replace(calm, ages=Ages(safe=10.0))).manifest.at_risk
+    again = plan(msgspec.structs.replace(standing, demand=STEADY, ages=Ages(safe=10.0)))
+    assert again.at_risk
+    assert again.manifest.at_risk
 
 
 def test_a_spare_waits_while_its_workers_are_needed_for_a_backlog() -> None:
@@ -265,11 +311,34 @@ def test_no_more_wagons_live_than_can_each_have_a_pod() -> None:
     settings = Settings(limit=Volume(300), workers=Workers(each=Elastic(2, 12, promise=2.0)))
     seen = look(manifest(*wagons), readings, settings=settings)
     assert [f for f in plan(seen).facts if isinstance(f, WagonOpened)]
-    whole = plan(msgspec.structs.replace(seen, step=4))
+    whole = plan(msgspec.structs.replace(seen, settings=settings.orchestrated(4), step=4))
     assert not [f for f in whole.facts if isinstance(f, WagonOpened)]
     assert any("the cap of 3 live wagons is reached" in r.because for r in whole.refusals if isinstance(r, OpenRefused))
-    spares = msgspec.structs.replace(settings, spares=3)
-    assert not plan(msgspec.structs.replace(seen, step=4, settings=spares)).defects
+
+
+def test_where_pods_leave_room_for_fewer_wagons_the_observer_lifts_the_bound() -> None:
+    """Publishers elsewhere don't know the Pods: they would be held at the full wagon."""
+    wagons = [wagon(1, State.DRAINING), wagon(2, State.DRAINING), wagon(3, State.ACTIVE, capacity=300)]
+    readings = [reading(1, 300, 10), reading(2, 300, 10), reading(3, 300, 10)]
+    settings = Settings(limit=Volume(300), workers=Workers(each=Elastic(2, 12, promise=2.0)))
+    seen = look(manifest(*wagons), readings, settings=settings.orchestrated(4))
+    lifted = Lift(3, "the cap of 3 live wagons is reached")
+    assert lifted in plan(msgspec.structs.replace(seen, step=4)).tasks
+    refuses = msgspec.structs.replace(seen.settings, at_cap="refuse")
+    refused = plan(msgspec.structs.replace(seen, settings=refuses, step=4))
+    assert lifted not in refused.tasks
+    assert refused.manifest.refusing == "the cap of 3 live wagons is reached"
+
+
+@pytest.mark.parametrize(("spares", "opened"), [("auto", 3), (5, 5)])
+def test_spares_that_were_not_asked_for_leave_half_of_the_workers(spares: Any, opened: int) -> None:
+    """Wagon 1 took 10 s to get ready and is half full after a second: more switches are expected than there is room."""
+    settings = Settings(limit=Volume(100), workers=Workers(each=Elastic(2, 16, promise=2.0)), spares=spares)
+    active = wagon(2, State.ACTIVE, opened_at=NOW - 11, ready_at=NOW - 1, active_at=NOW - 1)
+    decided = plan(look(manifest(active), [reading(2, 50)], settings=settings))
+    for _ in range(8):
+        decided = plan(look(decided.manifest, [reading(2, 50)], settings=settings))
+    assert len(decided.manifest.in_state(State.PROVISIONING, State.READY)) == opened
 
 
 def test_a_paused_wagon_keeps_its_size() -> None:

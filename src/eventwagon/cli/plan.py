@@ -187,6 +187,9 @@ def _show(
     on_time: float,
 ) -> None:
     console = out()
+    if all(candidate.figures.on_time < on_time for candidate in tried):
+        most = max(candidate.figures.on_time for candidate in tried)
+        console.print(f"[bold]Nothing that was tried keeps the promise[/]: at most {most:.1%} are on time.\n")
     rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:_ROWS]
     rows += [kind for kind in kinds if kind is not None and kind not in rows]
     cells: list[list[str | Text]] = []

@@ -26,7 +26,7 @@ _LOOKS = 3
 """The fewest looks in a window."""
 _HANDLINGS = 400
 """The time per event is averaged over this many of the last handlings."""
-_FEW = 3
+FEW = 3
 """The fewest handlings that give an average."""
 _HANDLINGS_FOR = 60.0
 """Seconds for which handlings are remembered, if there are fewer than `_HANDLINGS`."""
@@ -194,7 +194,7 @@ class Works:
         """Mean seconds per handling, and the standard deviation; None until a few are known."""
         first, last = self._past[0][1], self._past[-1][1]
         count = last.count - first.count
-        if count < _FEW:
+        if count < FEW:
             return None
         mean = (last.seconds - first.seconds) / count
         return mean, math.sqrt(max(0.0, (last.squares - first.squares) / count - mean * mean))

@@ -151,7 +151,7 @@ def size(
     """
     demand, wagons = _sound(demand), _sane(wagons)
     step = max(1, step)
-    least = whole_steps(elastic.least, step)
+    least = elastic.rounded(step)
     most = max(least, elastic.most // step * step)
     need = _Need(elastic, demand, wagons, promise, step, least, reuse, cuts)
     wants = {wagon.number: need.of(wagon) for wagon in wagons}
@@ -237,10 +237,9 @@ class _Need:
 
     def active(self, wagon: ElasticWagon) -> _Want:
         demand, step, least, kept = self.demand, self.step, self.least, max(self.least, wagon.asked)
-        if demand.service is None or demand.rate is None:
-            unknown = "the arrival rate" if demand.rate is None else "the time of an event"
-            return _Want(kept, kept, f"{unknown} is not known yet")
-        behind = 0.0 if self.moves_on else self.catchwhole_steps(wagon)
+        if demand.service is None:
+            return _Want(kept, kept, "the time of an event is not known yet")
+        behind = 0.0 if self.moves_on else self.catch_up(wagon)
         words = self.figures(behind)
         wanted = max(least, whole_steps(self.for_rate(self.rate) + behind, step))
         if wanted > wagon.asked:
@@ -269,14 +268,16 @@ class _Need:
         """The workers last asked for have started, and new events have reached them."""
         return wagon.grown >= max(self.start, self.promise)
 
-    def catchwhole_steps(self, wagon: ElasticWagon) -> float:
+    def catch_up(self, wagon: ElasticWagon) -> float:
         """Workers on top of those for the rate, to work off the backlog in time; 0 while it is small. At most as many
-        again: late events are late already."""
-        service = self.demand.service or 0.0
-        work = min(self.behind, max(0, (wagon.outstanding or 0) - wagon.present)) * service
-        if work <= _PRESSED * self.promise * max(1, wagon.present):
+        again: late events are late already. But as many as it takes for events that came at once, or were stored before
+        any process ran: more than the rate brings in the time in which a backlog is worked off."""
+        service, seconds = self.demand.service or 0.0, _CATCH_UP * self.promise
+        backlog = min(self.behind, max(0, (wagon.outstanding or 0) - wagon.present))
+        if backlog * service <= _PRESSED * self.promise * max(1, wagon.present):
             return 0.0
-        return min(work / (_CATCH_UP * self.promise), max(self.for_rate(self.rate), wagon.present))
+        at_once = (backlog - self.rate * seconds) * service / seconds
+        return min(backlog * service / seconds, max(self.for_rate(self.rate), wagon.present, at_once))
 
     def draining(self, wagon: ElasticWagon) -> _Want:
         kept = max(self.least, wagon.asked)
@@ -318,8 +319,9 @@ class _Need:
         rising = f", rising by {demand.trend:.2g} a second" if demand.trend else ""
         start = "not measured yet" if demand.start is None else f"{demand.start:.2g} s"
         backlog = f", {behind:.2g} more workers for the backlog" if behind else ""
+        rate = "the arrival rate is not known yet" if demand.rate is None else f"{demand.rate:.3g} events/s"
         return (
-            f"{demand.rate or 0.0:.3g} events/s{rising}, {demand.service or 0.0:.3g} s of work each (spread "
+            f"{rate}{rising}, {demand.service or 0.0:.3g} s of work each (spread "
             f"{demand.spread:.2g}), headroom {self.elastic.headroom:g}{backlog}; start-up of workers: {start}"
         )
 
@@ -327,10 +329,12 @@ class _Need:
         wagon, demand = self.the_active, self.demand
         if wagon is None or wagon.paused or demand.service is None or demand.rate is None:
             return ""
-        if demand.service >= self.promise:
+        typical = demand.service / (1 + demand.spread**2)  # a few long ones among many short ones raise only the mean
+        if typical >= self.promise and demand.rate:
             return f"an event takes {demand.service:.3g} s of work, more than the {self.promise:g} s that are promised"
         needed, others = whole_steps(self.for_rate(self.rate), self.step), sum(workers.values()) - workers[wagon.number]
-        if demand.rate * demand.service > most - others:
+        waits = self.pressed or self.behind * demand.service > self.promise * max(1, most - others)
+        if waits and demand.rate * demand.service > most - others:
             taken = f" and {others} of them are in other wagons" if others else ""
             return f"new events need {needed} workers; most={most}{taken}: most={needed + others} would be needed"
         if demand.start is None:
@@ -346,7 +350,7 @@ class _Need:
             left = each.outstanding
             if each.state != "draining" or each.paused or not left:
                 continue
-            wait = _wait(each._replace(asked=workers[each.number]), demand)
+            wait = _wait(each._replace(asked=workers[each.number], outstanding=left - 1), demand)  # its last event's
             # an event that waits for its retry does not wait for a worker
             if wait > _PRESSED * self.promise and each.closed + wait > self.promise:
                 seconds = max(self.promise - each.closed, _CATCH_UP * self.promise)

@@ -39,6 +39,7 @@ from .edits import (
     AddChannels,
     Edit,
     Ensure,
+    Lift,
     Refusal,
     Remove,
     RemoveLeftover,
@@ -57,7 +58,7 @@ from .losses import GONE
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
-from .sizing import no_room_for_one_more, scaled, short_of_workers, with_cap
+from .sizing import no_room_for_one_more, scaled
 
 _EXHAUSTED = "can take no more events"
 
@@ -73,6 +74,8 @@ class Plan(Edit, frozen=True):
     """The active wagon is filling, or a switch was requested."""
     defects: tuple[tuple[str, Exception], ...] = ()
     """Phases that failed by a defect of ours, each with its error: they decided nothing."""
+    at_risk: bool = False
+    """Events that are promised something have to wait, or will have to."""
 
 
 # The phases of a plan, in this order. Each works on the manifest as the earlier phases have left it.
@@ -108,7 +111,7 @@ def plan(seen: Seen) -> Plan:
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
-    draft.attempt("scaling", lambda: draft.follow(scaled(seen, draft.manifest)))
+    draft.attempt("scaling", lambda: draft.scale(seen))
     if seen.orchestrated:
         draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
     draft.attempt("sweeping", draft.sweep)
@@ -119,7 +122,8 @@ class Draft:
     """A plan in the making: the manifest as the phases so far have left it, and their results."""
 
     def __init__(self, seen: Seen) -> None:
-        self.settings = with_cap(seen.settings, seen.step)
+        self.settings = seen.settings
+        self.step = seen.step
         self.manifest = seen.manifest
         self.readings = seen.readings
         self.deployments = seen.deployments
@@ -138,6 +142,7 @@ class Draft:
         self.warm: list[int] = []
         """Units of wagons that this plan proved empty: their workers may serve the next wagon."""
         self.defects: list[tuple[str, Exception]] = []
+        self.at_risk = False
 
     def plan(self) -> Plan:
         return Plan(
@@ -147,6 +152,7 @@ class Draft:
             tuple(self.refusals),
             self.next_wanted,
             tuple(self.defects),
+            self.at_risk,
         )
 
     def attempt(self, step: str, decide: Callable[[], None]) -> None:
@@ -189,6 +195,12 @@ class Draft:
         """Apply a change that was decided elsewhere."""
         self.manifest = edit.manifest
         self.facts.extend(edit.facts)
+
+    def scale(self, seen: Seen) -> None:
+        """Say how many workers each wagon should have."""
+        found = scaled(seen, self.manifest)
+        self.follow(found)
+        self.at_risk = found.at_risk
 
     def age(self, wagon: Wagon) -> float:
         return self.ages.wagons.get(wagon.number, 0.0)
@@ -311,7 +323,11 @@ class Draft:
                 passing=not self.at_cap(active) and not self.on_hold(),
             )
         )
-        refusing = refusal if self.at_cap(active) and self.settings.at_cap == "refuse" else ""
+        capped = self.at_cap(active)
+        fills = capped and self.settings.at_cap == "fill" and not self.on_hold()
+        if fills and self.step > 1 and self.exactly_full(active):  # publishers elsewhere don't know this cap
+            self.tasks.append(Lift(active.number, refusal))
+        refusing = refusal if capped and self.settings.at_cap == "refuse" else ""
         if refusing != self.manifest.refusing:
             self.manifest = msgspec.structs.replace(self.manifest, refusing=refusing)
 
@@ -389,13 +405,16 @@ class Draft:
             most = max(spares, 1) + (1 if self.settings.reuse else 0)
         needed = 1 if self.next_wanted else 0
         self.put_away(max(spares, needed), most=most)
-        if short_of_workers(self.settings.workers, self.manifest):
+        crowded = self.crowded()
+        if crowded and self.manifest.in_state(State.DRAINING):
             spares = 0  # open none for now: its workers would wait for a switch while events wait for workers
+        elif crowded and self.settings.spares == "auto":
+            spares = 1  # further ones would leave the active wagon too few workers to follow the traffic
         wanted = max(spares, needed)
         standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
         for unit in self.warm:
             # with no room, one kept warm on top of the spares would be a burden at the next switch
-            kept = 0 if no_room_for_one_more(self.settings.workers, self.manifest) else spares + 1
+            kept = 0 if self.crowded() else spares + 1
             if standing < max(wanted, kept) and len(self.manifest.wagons) < self.settings.wagons:
                 self.open_one("the workers of a drained wagon are kept warm", unit)
                 standing += 1
@@ -413,6 +432,10 @@ class Draft:
                 if not self.next_wanted
                 else f"the active wagon fills: {self.pressure_words()}"
             )
+
+    def crowded(self) -> bool:
+        """Whether one more live wagon would tie up more than half of all workers by `least`."""
+        return no_room_for_one_more(self.settings.workers, self.manifest, self.step)
 
     def pressure_now(self) -> float:
         """How full the active wagon is."""

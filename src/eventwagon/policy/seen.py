@@ -28,6 +28,8 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     """How long no next wagon has been wanted."""
     idle: float = 0.0
     """How long nothing has arrived or been settled in the active wagon."""
+    safe: float = 0.0
+    """How long no events have had to wait that are promised something; known if the workers follow the traffic."""
 
 
 class ActiveAges:

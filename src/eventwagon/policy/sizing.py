@@ -20,7 +20,7 @@ from ..settings import Settings
 from ..workers import Workers
 from .demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
 from .edits import Edit, asked_of
-from .elastic import ElasticWagon, outlook, size, whole_steps
+from .elastic import ElasticWagon, outlook, size
 from .seen import Seen
 
 _SURE = 20
@@ -135,13 +135,20 @@ def _asked(workers: Workers, manifest: Manifest, wagon: Wagon) -> int:
     return asked_of(workers, wagon) or 0
 
 
-def scaled(seen: Seen, manifest: Manifest) -> Edit:
+class Scaled(Edit, frozen=True):
+    """The manifest with the numbers of workers."""
+
+    at_risk: bool = False
+    """Events that are promised something have to wait, or will have to."""
+
+
+def scaled(seen: Seen, manifest: Manifest) -> Scaled:
     """Store in the manifest how many workers each live wagon should have. `manifest` is the look's manifest as the
     earlier phases have left it."""
     settings = seen.settings
     elastic, promise = settings.workers.elastic, settings.promise
     if elastic is None or promise is None:
-        return Edit(manifest)
+        return Scaled(manifest)
     standing = elastic_wagons(settings.workers, manifest, seen.readings, seen.deployments, seen.now)
     took = {w.number for w in seen.manifest.in_state(State.ACTIVE, State.DRAINING)}
     # a wagon that this plan has just made active held nothing at the look
@@ -167,36 +174,20 @@ def scaled(seen: Seen, manifest: Manifest) -> Edit:
             facts.append(
                 WagonScaled(train=manifest.train, number=each.number, was=each.asked, workers=wanted, because=why)
             )
-    active = manifest.active
+    active, at_risk = manifest.active, bool(sizing.short or sizing.pressed)
     if active is not None and sizing.short and not manifest.at_risk:
         manifest = msgspec.structs.replace(manifest, at_risk=sizing.short)
         facts.append(PromiseAtRisk(train=manifest.train, number=active.number, because=sizing.short))
-    elif manifest.at_risk and not sizing.short and not sizing.pressed:
+    elif manifest.at_risk and not at_risk and seen.ages.safe >= seen.demand.calm:  # one burst is told once
         manifest = msgspec.structs.replace(manifest, at_risk="")
-    return Edit(manifest, tuple(facts))
+    return Scaled(manifest, tuple(facts), at_risk=at_risk)
 
 
-def with_cap(settings: Settings, step: int) -> Settings:
-    """The settings with the cap of live wagons lowered so that each can have `least` workers, rounded up to a multiple
-    of `step`."""
-    elastic = settings.workers.elastic
-    if elastic is None or step <= 1:
-        return settings
-    each, spares = whole_steps(elastic.least, step), 1 if settings.spares == "auto" else settings.spares
-    wagons = min(settings.wagons, max(spares + 1, elastic.most // each))
-    return settings if wagons == settings.wagons else msgspec.structs.replace(settings, wagons=wagons)
-
-
-def short_of_workers(workers: Workers, manifest: Manifest) -> bool:
-    """Whether wagons drain and one more live wagon would tie up more than half of all workers by `least`. A spare can
-    wait then; a wagon needed for a switch can't."""
-    return bool(manifest.in_state(State.DRAINING)) and no_room_for_one_more(workers, manifest)
-
-
-def no_room_for_one_more(workers: Workers, manifest: Manifest) -> bool:
-    """Whether one more live wagon would tie up more than half of all workers by `least`."""
+def no_room_for_one_more(workers: Workers, manifest: Manifest, step: int) -> bool:
+    """Whether one more live wagon would tie up more than half of all workers by `least`, rounded up to a multiple of
+    `step`."""
     elastic, live = workers.elastic, len(manifest.in_state(*LIVE))
-    return elastic is not None and 2 * (live + 1) * elastic.least > elastic.most
+    return elastic is not None and 2 * (live + 1) * elastic.rounded(step) > elastic.most
 
 
 def counts(settings: Settings, manifest: Manifest) -> Mapping[int, int]:

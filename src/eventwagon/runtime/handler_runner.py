@@ -14,6 +14,7 @@ from ..contracts.broker import Delivery
 from ..contracts.facts import HandlerOverran
 from ..display.text import count, plain
 from ..errors import EventwagonError
+from ..policy.demand import FEW
 from .admission import Gate
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
@@ -199,6 +200,8 @@ class HandlerRunner:
         wagon.count += 1
         wagon.seconds += took
         wagon.squares += took * took
+        if wagon.count == FEW:
+            wagon.on_known()
         pool.handler_seconds += (took - pool.handler_seconds) * 0.05 if pool.handler_seconds else took
         if at_once and took > self._blocks_from:
             self._warn_of_blocking(source.handler, took)

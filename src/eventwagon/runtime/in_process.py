@@ -41,7 +41,8 @@ class InProcess:
         self._bulkhead = bulkhead
         self._stack = AsyncExitStack()
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a unit's workers became ready, failed, moved to another wagon or ended."""
+        """Called when a unit's workers became ready, failed, moved to another wagon or ended, and once it is known how
+        long their events take."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -151,6 +152,7 @@ class InProcess:
         elif spec.workers != 0:
             consumer = await self._start(spec)
             consumer.on_trouble = self._wanted[unit].set
+            consumer.state.on_known = lambda: self.on_change()
             self._consumers[unit] = spec.number, consumer
 
     async def _end_all(self) -> None:

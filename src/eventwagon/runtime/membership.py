@@ -20,6 +20,7 @@ from ..contracts.registry import Member
 from ..display.text import as_line
 from ..errors import Unavailable
 from ..limits import slo
+from ..policy.demand import FEW
 from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
 from ..policy.scheduling import may_serve, share, within
@@ -34,8 +35,6 @@ _logger = logging.getLogger("eventwagon")
 
 _NEWS_MOST = 100
 """How many facts are kept for the journal while the registry is away: the latest."""
-_KNOWN = 3
-"""After this many handlings the process first reports how long they take."""
 _LOOK_UNDER_WATCH = 0.5
 """Seconds between two check-ins with fresh counts while new code is watched."""
 
@@ -273,7 +272,7 @@ class Membership:
                     a.paused,
                     a.crashes,
                     a.workers if own else 0,
-                    own and a.work is not None and a.work.count >= _KNOWN,
+                    own and a.work is not None and a.work.count >= FEW,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,
                 )
                 for a in (*attachments, *deployed)

@@ -159,6 +159,8 @@ class Observer:
         """How many workers the orchestrator should run for each wagon."""
         self._wanted = False
         """The last plan wanted the next wagon."""
+        self._at_risk = False
+        """The last plan found a promise at risk."""
         self._looked: float | None = None
         """When the last complete look ended."""
         self._look_failed = ""
@@ -247,7 +249,7 @@ class Observer:
             self._crashed.clear()
         decided = plan(seen)
         await to_the_end(partial(self._state.store, decided, base=base), _CHANGE_TO_THE_END)
-        self._wanted = decided.next_wanted
+        self._wanted, self._at_risk = decided.next_wanted, decided.at_risk
         try:
             self._counts = self._allocated(decided.manifest, readings, deployments)
         except Exception as e:  # noqa: BLE001 - the last division stands; sealing and draining wait for none
@@ -453,6 +455,7 @@ class Observer:
         being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
         being["failed_opens"] = manifest.failed_opens
         being["wanted"] = self._wanted
+        being["at_risk"] = self._at_risk
         being["idle"] = (reading.number, reading.published, reading.outstanding_in_all) if reading is not None else None
         self._since = {
             key: known if (known := self._since.get(key)) is not None and known[0] == what else (what, now)
@@ -464,6 +467,7 @@ class Observer:
             failed_opens=ages["failed_opens"],
             unwanted=0.0 if self._wanted else ages["wanted"],
             idle=ages["idle"],
+            safe=0.0 if self._at_risk else ages["at_risk"],
         )
 
     async def _leftovers(self) -> Sequence[Channel]:

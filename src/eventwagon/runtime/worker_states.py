@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from ..breaker import Circuit
 from ..contracts.broker import Subscription
@@ -69,7 +70,19 @@ class PoolState:
 class WagonState:
     """One wagon as this process serves it."""
 
-    __slots__ = ("busy", "count", "failed", "handled", "leaving", "paused", "quiet", "seconds", "spec", "squares")
+    __slots__ = (
+        "busy",
+        "count",
+        "failed",
+        "handled",
+        "leaving",
+        "on_known",
+        "paused",
+        "quiet",
+        "seconds",
+        "spec",
+        "squares",
+    )
 
     def __init__(self, spec: WagonSpec, *, paused: bool) -> None:
         self.spec = spec
@@ -91,6 +104,8 @@ class WagonState:
         """Handlings that ended, whatever came of them. Written by HandlerRunner."""
         self.seconds = self.squares = 0.0
         """How long those took in all, and the sum of the squares. Written by HandlerRunner."""
+        self.on_known: Callable[[], object] = lambda: None
+        """Called once enough have ended to tell how long they take. Written by InProcess."""
 
 
 class ChannelState:

@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml requirements-dev.txt
 
 install: $(STAMP) ## Set up .venv with everything that is needed
 
-demo: $(STAMP) ## The Black Friday burst on SQLite, live in the terminal (BROKER=redis|kafka|pulsar; ARGS="--help" for what can be tried)
+demo: $(STAMP) ## The Black Friday burst through one queue and through wagons, live in the terminal (BROKER=redis|kafka|pulsar; ARGS="--help" for what can be tried)
 ifdef BROKER
 	@$(BIN)/python scripts/servers.py install $(BROKER)
 	@$(BIN)/python scripts/with_server.py $(BROKER) -- $(BIN)/eventwagon demo --url URL $(ARGS)

@@ -29,6 +29,8 @@ PAST = ("CHANGELOG.md",)
 MEASURES = (
     "docs/benchmarks.md",
     "docs/comparison.md",
+    "docs/demo.md",
+    "docs/images/demo-",
     "docs/index.md",
     "docs/lab.md",
     "src/eventwagon/cli/",

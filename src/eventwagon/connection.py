@@ -38,6 +38,7 @@ from .policy.edits import Edit, differences, differing, switch_asked, switch_wit
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.handling import Handler
+from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
 from .runtime.observer import Observer
@@ -68,6 +69,7 @@ class Declaration(Protocol):
     settings: Settings
     source: str
     handlers: dict[str, Handler]
+    opening: Opening | None
     revision: str
 
     @property
@@ -119,6 +121,7 @@ class Connection:
             tell=Telling(train.name, listeners),
             bulkhead=self._bulkhead,
             handlers=train.handlers,
+            opening=train.opening,
             name=self.name,
             revision=train.revision,
             orchestrator=orchestrator,

@@ -20,6 +20,7 @@ from .limits import Limit
 from .payload import caller_names, shape
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
+from .runtime.lifespan import Opening, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
@@ -61,6 +62,22 @@ class Train:
         self.source = f"/eventwagon/{name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress has the empty name."""
+        self.opening: Opening | None = None
+        """What `lifespan` has registered."""
+
+    def lifespan(self, function: _F) -> _F:
+        """Register what each process that works opens before it handles events, and closes after its last handler has
+        ended: a pool of database connections, a client, a model. `@train.lifespan` above an async generator without
+        arguments that yields once; what it yields is `ctx.state` of every handler.
+
+        It is entered once in a process, whatever started it (`run`, `work`, `subprocess:`, a Pod, Lambda); publishers
+        and observers do not enter it. While entering fails, the process handles nothing: in `running` it is logged with
+        its traceback and tried again, and a process that an orchestrator started ends and is started again. Raises
+        UsageError for another kind of function, and for a second one."""
+        if self.opening is not None:
+            raise UsageError(f"train {self.name!r} has a lifespan already: open everything in one")
+        self.opening = opening_of(function)
+        return function
 
     def on(self, channel: str) -> Callable[[_F], _F]:
         """Register the handler of a channel: the train's own name for the ingress, as in
@@ -145,6 +162,7 @@ class Train:
                 tell=Telling(self.name, listeners),
                 bulkhead=Bulkhead(self.name),
                 handlers=self.handlers,
+                opening=self.opening,
                 name=owner,
                 revision=self.revision,
             )

@@ -178,6 +178,7 @@ class HandlerRunner:
                 runtime.handlers,
                 settings.max_event_bytes,
                 runtime.clock,
+                runtime.state,
             )
         return begin(handler, event, context, worker, self._threads)
 

@@ -77,7 +77,7 @@ _STORED = _Stored()
 
 
 class Context:
-    """A handler's second argument: the event, its train, wagon and channel, and `emit`."""
+    """A handler's second argument: the event, its train, wagon and channel, the process's state, and `emit`."""
 
     __slots__ = (
         "_clock",
@@ -90,6 +90,7 @@ class Context:
         "channel",
         "emitted",
         "event",
+        "state",
         "train",
         "wagon",
     )
@@ -104,6 +105,7 @@ class Context:
         handlers: Mapping[str, Handler],
         max_bytes: int,
         clock: Callable[[], float],
+        state: Any = None,
     ) -> None:
         self.event = event
         """The event itself."""
@@ -114,6 +116,8 @@ class Context:
         """The number of the wagon whose event this is."""
         self.channel = channel
         """The inner channel's name; empty for the ingress."""
+        self.state = state
+        """What the train's lifespan yielded in this process; None if it has none."""
         self.emitted: list[tuple[str, Event]] = []
         self._handlers = handlers
         self._max_bytes = max_bytes
@@ -186,7 +190,15 @@ class Context:
     def of(self, event: Event) -> Context:
         """The same for another event of a batch."""
         return Context(
-            event, self.attempt, self.train, self.wagon, self.channel, self._handlers, self._max_bytes, self._clock
+            event,
+            self.attempt,
+            self.train,
+            self.wagon,
+            self.channel,
+            self._handlers,
+            self._max_bytes,
+            self._clock,
+            self.state,
         )
 
     def died(self, because: str) -> tuple[str, Event]:

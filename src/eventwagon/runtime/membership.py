@@ -27,6 +27,7 @@ from ..policy.scheduling import may_serve, share, within
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .in_process import InProcess
+from .lifespan import alive
 from .local_workers import LocalWorkers
 from .runtime import Runtime, report_failure, why_failed
 from .train_state import TrainState
@@ -43,10 +44,13 @@ _LOOK_UNDER_WATCH = 0.5
 async def wagon_workers(runtime: Runtime, *, shared: bool) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
     """This process's workers, which are told wagon by wagon what to serve. With `shared` they are one pool, empty at
     first; otherwise each wagon has as many workers of its own as its spec says. Leaving ends them all, within
-    `grace`."""
+    `grace`, and then the program's lifespan. Raises what entering that raises."""
     settings = runtime.settings
     async with (
-        LocalWorkers(runtime, shared=0 if shared else None, slo=slo(settings.limit)) as workers,
+        alive(runtime.opening, settings.grace) as state,
+        LocalWorkers(
+            dataclasses.replace(runtime, state=state), shared=0 if shared else None, slo=slo(settings.limit)
+        ) as workers,
         InProcess(workers.serve, grace=settings.grace, bulkhead=runtime.bulkhead) as local,
     ):
         yield workers, local

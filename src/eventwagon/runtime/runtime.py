@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..contracts.broker import Broker
 from ..contracts.facts import Listener, StepFailed
@@ -14,6 +15,7 @@ from ..errors import EventwagonError
 from ..settings import Settings
 from .bulkhead import Bulkhead
 from .handling import Handler
+from .lifespan import Opening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,10 @@ class Runtime:
     """This process's name: it checks in, claims events and writes to the journal under it."""
     revision: str = ""
     """The revision of this process's code; empty: it has none."""
+    opening: Opening | None = None
+    """What the program opens before its workers handle anything; None: nothing."""
+    state: Any = None
+    """What that yielded: handlers have it as `Context.state`."""
     orchestrator: Orchestrator | None = None
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     rng: random.Random = field(default_factory=lambda: random.Random())

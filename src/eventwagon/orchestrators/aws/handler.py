@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -28,12 +28,14 @@ from ...display.text import as_line, said
 from ...drivers.aws.clients import TROUBLE
 from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
+from ...drivers.opening import open_drivers
 from ...errors import EventwagonError, UsageError
 from ...event import DEAD, Channel, Event
 from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
 from ...runtime.handling import Handler
+from ...runtime.lifespan import Opening, alive
 from ...runtime.local_workers import LocalWorkers
 from ...runtime.runtime import Runtime
 from ...settings import Settings
@@ -51,8 +53,7 @@ class FunctionTrain(Protocol):
     name: str
     settings: Settings
     handlers: dict[str, Handler]
-
-    def working(self, url: str) -> AbstractAsyncContextManager[tuple[Broker, object]]: ...
+    opening: Opening | None
 
 
 class GivenConsumer(Subscription, Protocol):
@@ -90,6 +91,8 @@ class Function:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._train: FunctionTrain | None = None
         self._broker: QueueBroker | None = None
+        self._opened: tuple[Any] | None = None
+        """What the train's lifespan yielded, once it was entered."""
         self._channels: dict[str, Channel] = {}
         self._circuits: Circuits | None = None
         """The circuit breakers of this instance's channels, kept here since each batch has its own worker pool."""
@@ -101,7 +104,7 @@ class Function:
         if self._loop is not None:
             self._loop.run_until_complete(self._stack.aclose())
             self._loop.close()
-            self._loop, self._broker = None, None
+            self._loop, self._broker, self._opened = None, None, None
 
     def __call__(self, event: Mapping[str, Any], context: object) -> dict[str, Any]:
         if self._loop is None:
@@ -147,7 +150,10 @@ class Function:
             url = self._url or os.environ.get(URL)
             if not url or not url.startswith("sqs:"):
                 raise UsageError(f"name the train's queues: handler(…, url='sqs://…') or the environment's {URL}")
-            broker, _ = await self._stack.enter_async_context(self._train.working(url))
+            if self._opened is None:
+                opening = alive(self._train.opening, self._train.settings.grace)
+                self._opened = (await self._stack.enter_async_context(opening),)
+            broker = await self._stack.enter_async_context(open_drivers(url).broker)
             self._broker = cast(QueueBroker, broker)
         return self._broker
 
@@ -175,6 +181,7 @@ class Function:
             runtime = Runtime(
                 train=train.name,
                 handlers=train.handlers,
+                state=self._opened[0] if self._opened is not None else None,
                 settings=train.settings,
                 broker=cast(Broker, _Given(broker, channel, batch)),
                 clock=time.time,

@@ -37,12 +37,17 @@ SPEED = 2.0
 
 def demo(
     events: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of sign-ups (default 3000); with --trace: only its first ones.")
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Number of sign-ups (default 3000); with --trace: only its first ones."
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0.001, metavar="SECONDS", help="Seconds within which they arrive (default 60); with --trace: only its first seconds."
+            min=0.001,
+            metavar="SECONDS",
+            help="Seconds within which they arrive (default 60); with --trace: only its first seconds.",
         ),
     ] = None,
     speed: Annotated[
@@ -55,11 +60,20 @@ def demo(
     ] = SPEED,
     slo: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="SECONDS", help="The promise: seconds from a sign-up's arrival until it is handled (default 5)."),
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="The promise: seconds from a sign-up's arrival until it is handled (default 5).",
+        ),
     ] = None,
-    limit: Annotated[str, typer.Option(metavar="LIMIT", help="When a wagon is full (default: Wait(slo, cut=0.7)).")] = "",
+    limit: Annotated[
+        str, typer.Option(metavar="LIMIT", help="When a wagon is full (default: Wait(slo, cut=0.7)).")
+    ] = "",
     workers: Annotated[
-        str, typer.Option(metavar="WORKERS", help="The workers: 'each=8' of every wagon, or 'total=8', 'total=8, floor=0' for all.")
+        str,
+        typer.Option(
+            metavar="WORKERS", help="The workers: 'each=8' of every wagon, or 'total=8', 'total=8, floor=0' for all."
+        ),
     ] = WORKERS,
     service: Annotated[
         float,
@@ -70,10 +84,14 @@ def demo(
         ),
     ] = SERVICE,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV with real arrivals: a column arrival_s, or interval_start_s and count.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV with real arrivals: a column arrival_s, or interval_start_s and count."),
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--dir", metavar="DIRECTORY", help="Keep the SQLite files in this directory, to look at afterwards.")
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIRECTORY", help="Keep the SQLite files in this directory, to look at afterwards."
+        ),
     ] = None,
     url: Annotated[
         str | None,

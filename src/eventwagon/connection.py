@@ -136,6 +136,10 @@ class Connection:
         self._membership: Membership | None = None
         self._founding = asyncio.Lock()
 
+    def __repr__(self) -> str:
+        runs = ", running" if self._runs else ""
+        return f"<Connection of {self.train.name} to {type(self.broker).__name__}: {self._life}{runs}>"
+
     async def __aenter__(self) -> Self:
         if self._life != "new":
             raise UsageError(

@@ -65,6 +65,10 @@ class Train:
         self.opening: Opening | None = None
         """What `lifespan` has registered."""
 
+    def __repr__(self) -> str:
+        handled = ", ".join(name or self.name for name in self.handlers) or "none"
+        return f"<Train {self.name}: limit {self.settings.limit!r}, {self.settings.workers!r}, handlers: {handled}>"
+
     def lifespan(self, function: _F) -> _F:
         """Register what each process that works opens before it handles events, and closes after its last handler has
         ended: a pool of database connections, a client, a model. `@train.lifespan` above an async generator without
@@ -85,14 +89,17 @@ class Train:
 
         The handler takes `(payload)` or `(payload, ctx)`, is sync (runs in a thread) or async, and returns nothing. The
         annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
-        letters. Declare channels in the order of the choreography, parents first. Raises UsageError.
+        letters. Declare channels in the order of the choreography, parents first. Raises UsageError, also if the
+        channel has a handler; one of the same name in `__main__` (a notebook's cell that runs again) is replaced.
         """
         name = "" if channel == self.name else check_channel_name(channel)
-        if name in self.handlers:
-            raise UsageError(f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}")
         names = caller_names(1)
 
         def register(function: _F) -> _F:
+            if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
+                raise UsageError(
+                    f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
+                )
             self.handlers[name] = Handler(name, function, shape(function, names))
             return function
 
@@ -168,3 +175,9 @@ class Train:
             )
             async with wagon_workers(runtime, shared=False) as (_, local):
                 yield broker, local
+
+
+def _is_same_cell(known: object, new: object) -> bool:
+    """Whether both are the same function of a program that is typed in: a cell that runs again makes it anew."""
+    places = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, new)]
+    return places[0] == places[1] and places[0][0] == "__main__" and bool(places[0][1])

@@ -198,20 +198,43 @@ def test_publish_skips_bad_lines_when_told_to_and_lists_them(place: Path) -> Non
         b"\xef\xbb\xbf" + lines("a@x").encode() + b'nope\n\n{"email": 7}\n{"email": "\xff"}\n{"email": "b@x"}'
     )
     done = cli(place, "publish", "app:train", "in.jsonl", "--skip-bad", "--subject-field", "email")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "published 2 events to signups, 3 bad lines skipped\n"
-    assert [text.split(":")[1].strip() for text in done.stderr.splitlines()] == ["line 2", "line 4", "line 5"]
+    assert done.stdout == "published 2 events to signups\n"
+    assert "3 bad lines skipped" in done.stderr
+    assert done.returncode == 1
+    assert [text.split(":")[1].strip() for text in done.stderr.splitlines()[:-1]] == ["line 2", "line 4", "line 5"]
 
 
 def test_publish_refuses_attributes_that_no_event_may_have_line_by_line(place: Path) -> None:
     given = lines("a@x") + '{"email": ""}\n{"email": "a\\u0000b"}\n{"email": "\\u001b[31m"}\n' + lines("b@x")
     done = cli(place, "publish", "app:train", "--skip-bad", "--subject-field", "email", given=given)
-    assert done.stdout == "published 2 events to signups, 3 bad lines skipped\n"
-    assert [text.split(":")[1].strip() for text in done.stderr.splitlines()] == ["line 2", "line 3", "line 4"]
+    assert done.stdout == "published 2 events to signups\n"
+    assert "3 bad lines skipped" in done.stderr
+    assert done.returncode == 1
+    assert [text.split(":")[1].strip() for text in done.stderr.splitlines()[:-1]] == ["line 2", "line 3", "line 4"]
     done = cli(place, "publish", "app:train", "--type", "a\nb", given=lines("c@x"))
     assert done.returncode == 2, done.stderr
     assert "event's type" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_list_shows_each_train(place: Path) -> None:
+    assert cli(place, "list").stdout == "no train has run there yet\n"
+    assert cli(place, "publish", "app:train", given='{"email": "a"}\n{"email": "b"}\n').returncode == 0
+    assert cli(place, "publish", "app:bare", given="1\n").returncode == 0
+    said = [json.loads(text) for text in cli(place, "list", "--json").stdout.splitlines()]
+    assert [(t["train"], t["active"], t["wagons"], t["waiting"], t["dead"], t["processes"]) for t in said] == [
+        ("bare", 1, 1, 1, 0, 0),
+        ("signups", 1, 1, 2, 0, 0),
+    ]
+    lines = cli(place, "list").stdout.splitlines()
+    assert lines[0].split() == ["train", "active", "wagons", "waiting", "dead", "processes"]
+    assert [text.split()[0] for text in lines[1:3]] == ["bare", "signups"]
+
+
+def test_the_version_is_an_option_too(place: Path) -> None:
+    done = cli(place, "--version")
+    assert done.stdout.startswith("eventwagon ")
+    assert done.returncode == 0
 
 
 def test_publish_to_a_name_sends_any_json(place: Path) -> None:
@@ -282,6 +305,7 @@ def test_debug_shows_the_traceback(place: Path) -> None:
         "run",
         "observe",
         "work",
+        "list",
         "publish",
         "status",
         "why",

@@ -18,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
-from . import demo, doctor, lab, plan, publish, serve, status, steer, undeploy, why
+from . import demo, doctor, lab, plan, publish, serve, status, steer, trains, undeploy, why
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
@@ -96,10 +96,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        line(f"eventwagon {installed('eventwagon')}")
+        raise typer.Exit
+
+
 @app.callback(help=_ABOUT)
 def _all(
     debug: Annotated[
         bool, typer.Option("--debug", envvar="EVENTWAGON_DEBUG", help="Print the traceback if a command fails.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options that stand before the name of the command."""
@@ -125,6 +134,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (serve.run, "Run", "eventwagon run app:signups --url sqlite:///var/trains"),
     (serve.observe, "Run", "eventwagon observe app:signups"),
     (serve.work, "Run", "eventwagon work app:signups --log-level warning"),
+    (trains.list_, "Use", "eventwagon list"),
     (publish.publish, "Use", "jq -c .user dump.json | eventwagon publish app:signups --subject-field email"),
     (status.status, "Use", "eventwagon status user_registrations --watch"),
     (why.why, "Use", "eventwagon why user_registrations --wagon 3"),
@@ -144,7 +154,9 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
 )
 for _job, _panel, _example in _JOBS:
     _example = f"Example: [bold]{_example}[/bold]"
-    app.command(cls=_Command, rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job))(_job)
+    app.command(
+        _job.__name__.rstrip("_"), cls=_Command, rich_help_panel=_panel, epilog=_example, help=_paragraphs(_job)
+    )(_job)
 
 
 def main() -> None:

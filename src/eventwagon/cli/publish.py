@@ -46,7 +46,8 @@ async def publish(
         str, typer.Option("--type", metavar="TYPE", help="Event type. Default: the class of the payload.")
     ] = "",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip bad lines and list them at the end. Default: stop at the first.")
+        bool,
+        typer.Option("--skip-bad", help="Skip bad lines, list them at the end, and exit with 1. Default: stop there."),
     ] = False,
 ) -> None:
     """Publish JSON Lines to a train.
@@ -210,8 +211,9 @@ class Publishing:
             say(f"line {number}: {why}")
         if self._bad_count > len(self._bad):
             say(f"... and {self._bad_count - len(self._bad):,} bad lines more")
-        skipped = f", {self._bad_count:,} bad lines skipped" if self._bad_count else ""
-        line(f"published {count(self._accepted, 'event')} to {self._c.train.name}{skipped}")
+        line(f"published {count(self._accepted, 'event')} to {self._c.train.name}")
+        if self._bad_count:
+            raise Ended(Code.FAILED, f"{count(self._bad_count, 'bad line')} skipped")
 
 
 @asynccontextmanager

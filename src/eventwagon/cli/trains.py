@@ -1,0 +1,85 @@
+"""`eventwagon list`: the trains at a URL."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..contracts.lifecycle import State
+from ..drivers.opening import open_drivers
+from ..errors import BrokenManifest, UnknownTrain
+from .console import DEFAULT_URL, AsJson, Url, job, json_line, line, listing, out, words
+from .status import View, look
+from .target import reached
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """One train, as `list --json` prints it."""
+
+    train: str
+    active: int | None = None
+    """The number of the active wagon."""
+    wagons: int = 0
+    """Live wagons: ready, active or draining ones, and those that are being provisioned."""
+    waiting: int | None = None
+    """Events that nobody has claimed, in the ingresses of all wagons; null: not known."""
+    dead: int | None = None
+    processes: int = 0
+    """Live processes that have checked in."""
+    state: str = ""
+    """Paused, being removed, or why its manifest can't be read; empty: none of that."""
+
+
+@job
+async def list_(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the trains at the URL: the active wagon, live wagons, waiting events, dead letters, and processes.
+
+    A figure that the broker does not know is `?`. `status` says more of one train.
+    """
+    async with open_drivers(url).registry as registry:
+        names = sorted(await registry.trains())
+    found = [await _listed(name, url) for name in names]
+    if as_json:
+        for each in found:
+            json_line(each)
+        return
+    if not found:
+        line("no train has run there yet")
+        return
+    rows = [
+        (
+            each.train,
+            "-" if each.active is None else str(each.active),
+            str(each.wagons),
+            "?" if each.waiting is None else f"{each.waiting:,}",
+            "?" if each.dead is None else f"{each.dead:,}",
+            str(each.processes),
+            words(each.state, "yellow"),
+        )
+        for each in found
+    ]
+    console = out()
+    console.print(listing(("train", "active", "wagons", "waiting", "dead", "processes", ""), rows, console.width))
+
+
+async def _listed(name: str, url: str) -> Listed:
+    try:
+        async with reached(name, url) as c:
+            view = await look(c, url)
+    except UnknownTrain:
+        return Listed(train=name, state="removed meanwhile")
+    except BrokenManifest as e:
+        return Listed(train=name, state=str(e))
+    return _of(view)
+
+
+def _of(view: View) -> Listed:
+    waiting = [w.waiting for w in view.wagons]
+    return Listed(
+        train=view.train,
+        active=next((w.number for w in view.wagons if w.state is State.ACTIVE), None),
+        wagons=len(view.wagons),
+        waiting=None if None in waiting else sum(n or 0 for n in waiting),
+        dead=view.dead,
+        processes=len(view.members),
+        state=f"being removed: {view.removal}" if view.removal else f"paused {view.paused}" if view.paused else "",
+    )

@@ -274,15 +274,21 @@ def check_channel_name(name: str) -> str:
 
 def _uuid7(milliseconds: int, random: bytes) -> str:
     """A version 7 UUID (RFC 9562, 5.7) from a time and ten random bytes."""
-    t = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
     r = random.hex()
-    variant = "89ab"[random[1] & 3]
-    return f"{t[:8]}-{t[8:]}-7{r[:3]}-{variant}{r[5:8]}-{r[8:20]}"
+    return f"{_time_part(milliseconds)}{r[:3]}-{'89ab'[random[1] & 3]}{r[5:8]}-{r[8:20]}"
+
+
+@lru_cache(16)  # many events share a millisecond
+def _time_part(milliseconds: int) -> str:
+    t = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+    return f"{t[:8]}-{t[8:]}-7"
 
 
 def new_ids(count: int, now: float, random: RandomBytes = os.urandom) -> list[str]:
     """`count` new event ids: version 7 UUIDs with the time `now` (seconds since the epoch)."""
     milliseconds = int(now * 1000)
+    if count == 1:  # nearly all calls
+        return [_uuid7(milliseconds, random(10))]
     noise = random(10 * count)
     return [_uuid7(milliseconds, noise[i : i + 10]) for i in range(0, 10 * count, 10)]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -243,6 +244,33 @@ def test_attempts_that_were_given_are_kept_to(attempts: int) -> None:
             await c.publish_many(range(3))
             await until(lambda: len(world.of(EventDied)) == 3, seconds=2.0)
         assert mail.calls == 3 * attempts
+
+    run(main())
+
+
+def test_a_death_says_how_many_attempts_did_not_count() -> None:
+    async def main() -> None:
+        world, calls = World(), Counter[str]()
+        train = Train("t", attempts=2, breaker=Breaker(last=5, least=5, sparse=0.0))
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            calls[ctx.event.id] += 1
+            if n < 5:
+                raise ValueError("poison")
+
+        async with world.running(train) as c:
+            await c.publish_many(range(5))
+            await until(lambda: world.of(BreakerOpened), seconds=5.0)
+            for n in range(5, 100):
+                await c.publish(n)
+                await asyncio.sleep(0.3)
+            deaths = world.of(EventDied)
+        assert len(deaths) == 5
+        assert all(death.attempts == calls[death.id] == death.uncounted + 2 for death in deaths)
+        said = " ".join(map(sentence, deaths))
+        assert "is dead after 3 attempts, of which 1 did not count because the channel did not work: ValueError" in said
+        assert "is dead after 2 attempts: ValueError" in said
 
     run(main())
 

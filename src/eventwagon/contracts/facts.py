@@ -260,7 +260,10 @@ class EventDied(_Fact, frozen=True):
     channel: str
     id: str
     attempts: int
+    """How often it was handled."""
     because: str
+    uncounted: int = 0
+    """How many of those did not count as attempts, as far as the process knows: the channel did not work."""
 
 
 class EventRetried(_Fact, frozen=True):
@@ -710,10 +713,11 @@ def _sentence(fact: Fact) -> str:
             return f"{step} failed: {why}; it is tried again"
         case OrphanRemoved(what=what):
             return f"removed {what}, which belongs to no wagon"
-        case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why):
+        case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why, uncounted=uncounted):
+            more = f", of which {uncounted} did not count because the channel did not work" if uncounted else ""
             return (
                 f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after "
-                f"{counted(attempts, 'attempt')}: {why}"
+                f"{counted(attempts, 'attempt')}{more}: {why}"
             )
         case EventRetried(number=n, channel=channel, id=event, attempt=attempt, pause=pause, because=why):
             return (

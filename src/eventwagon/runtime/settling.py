@@ -123,7 +123,7 @@ class Settler:
         channel = self.source.channel
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
-        self.tell_deaths(letters)
+        self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt))
 
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
         """Try the event again after a pause."""
@@ -176,8 +176,8 @@ class Settler:
             if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
                 waiter.set_result(None)
 
-    def tell_deaths(self, emitted: Emitted) -> None:
-        """Report each dead letter among the emitted events."""
+    def tell_deaths(self, emitted: Emitted, *, uncounted: int = 0) -> None:
+        """Report each dead letter among the emitted events. `uncounted`: how many of the attempts did not count."""
         channel = self.source.channel
         for name, letter in emitted:
             if name == DEAD:
@@ -190,6 +190,7 @@ class Settler:
                         id=letter.id,
                         attempts=int(why["deadattempts"]),
                         because=why["deadbecause"],
+                        uncounted=uncounted,
                     )
                 )
 

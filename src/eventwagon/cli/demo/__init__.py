@@ -106,10 +106,11 @@ def demo(
 
     [bold]handled[/bold]: all three handlers have finished. [bold]waits[/bold]: from a sign-up's arrival until it is
     handled; arrivals don't slow down if the train does. [bold]on_time[/bold]: share of the published sign-ups that were
-    handled within the promise. [bold]newcomers[/bold]: the sign-ups that were handled before their wagon was cut off,
-    with their number. [bold]lost[/bold]: published, but neither handled nor a dead letter, by id.
-    [bold]duplicates[/bold]: handler runs beyond the first for the same event. Times of wagons are in seconds since the
-    burst began.
+    handled within the promise. [bold]newcomers[/bold]: the sign-ups that were handled before their wagon was cut off.
+    [bold]lost[/bold]: published, but neither handled nor a dead letter, by id.
+    [bold]duplicates[/bold]: handler runs beyond the first for the same event.
+
+    Times of wagons are in seconds since the burst began.
     """
     with ending():
         if url and directory:

@@ -41,7 +41,7 @@ def refused(code: str, status: int = 400) -> AWSRefused:
 def clients_of(driver: Any) -> Clients:
     """The clients of a driver or an orchestrator: the one place where tests take them, to meddle with their answers and
     to ask the emulator with the driver's rights."""
-    found: Clients = driver._clients
+    found: Clients = driver._clients  # noqa: SLF001 - here alone
     return found
 
 

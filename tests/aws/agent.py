@@ -122,14 +122,14 @@ class Agent:
         task.add_done_callback(self._stopping.discard)
 
 
-def services_of(cluster: str, url: str, target: str, *, each: int) -> ECSServices:
+def services_of(cluster: str, url: str, target: str, *, each: int, container: str = "worker") -> ECSServices:
     """The orchestrator over that cluster, with its user's task definition."""
     registry, place = DynamoDBRegistry.from_url(url), parse(url)
     return ECSServices(
         target,
         cluster=cluster,
         task=f"{cluster}-task",
-        container="worker",
+        container=container,
         registry=registry,
         place=place,
         each=each,

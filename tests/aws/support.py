@@ -41,7 +41,7 @@ def refused(code: str, status: int = 400) -> AWSRefused:
 def clients_of(driver: Any) -> Clients:
     """The clients of a driver or an orchestrator: the one place where tests take them, to meddle with their answers and
     to ask the emulator with the driver's rights."""
-    found: Clients = driver._clients
+    found: Clients = driver._clients  # noqa: SLF001 - here alone
     return found
 
 
@@ -73,7 +73,6 @@ def throttle(clients: Clients, share: float, rng: Random) -> Counter[str]:
     """That share of the requests of this driver's clients, each try counted, gets AWS's word for: not so fast. Counts
     them by operation."""
     told: Counter[str] = Counter()
-    real = clients._connect
 
     def refuse(request: Any, event_name: str, **_: Any) -> AioAWSResponse | None:
         if rng.random() >= share:
@@ -83,14 +82,7 @@ def throttle(clients: Clients, share: float, rng: Random) -> Counter[str]:
         headers = {"x-amzn-errortype": "ThrottlingException", "content-type": "application/json"}
         return AioAWSResponse(request.url, 400, headers, _Raw(body))
 
-    async def connect(service: str) -> Any:
-        fresh = service not in clients._open
-        client = await real(service)
-        if fresh:
-            client.meta.events.register("before-send", refuse)
-        return client
-
-    clients._connect = connect  # type: ignore[method-assign]
+    clients.on_open = lambda client: client.meta.events.register("before-send", refuse)
     return told
 
 

@@ -17,7 +17,7 @@ from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Member
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.drivers.aws.clients import Clients
-from eventwagon.drivers.aws.inspection import _OURS, _expiry, _queue, _table
+from eventwagon.drivers.aws.inspection import OURS, findings_of_expiry, findings_of_queue, findings_of_table
 from eventwagon.drivers.aws.place import parse
 from eventwagon.drivers.aws.table import Table
 from eventwagon.drivers.opening import open_drivers
@@ -64,17 +64,21 @@ def test_settings_that_others_made() -> None:
     def severities(found: Any) -> dict[str, str]:
         return {finding.what: finding.severity for finding in found}
 
-    assert severities(_table({"Table": {"Replicas": [{}], "DeletionProtectionEnabled": True}})) == {
+    assert severities(findings_of_table({"Table": {"Replicas": [{}], "DeletionProtectionEnabled": True}})) == {
         "BillingMode=PROVISIONED": "costs",
         "deletion protection": "fine",
         "a global table": "loses",
     }
     on = {"TimeToLiveStatus": "ENABLED", "AttributeName": "published"}
-    assert [f.severity for f in _expiry({"TimeToLiveDescription": on})] == ["loses"]
-    assert [f.severity for f in _expiry({"TimeToLiveDescription": {**on, "AttributeName": "theirs"}})] == ["fine"]
+    assert [f.severity for f in findings_of_expiry({"TimeToLiveDescription": on})] == ["loses"]
+    assert [f.severity for f in findings_of_expiry({"TimeToLiveDescription": {**on, "AttributeName": "theirs"}})] == [
+        "fine"
+    ]
     has = {"MessageRetentionPeriod": "60", "RedrivePolicy": "{}", "DelaySeconds": "5", "MaximumMessageSize": "1024"}
-    assert set(severities(_queue({"Attributes": has})).values()) == {"costs"}
-    assert [f.severity for asked in (_table, _expiry, _queue) for f in asked(None)] == ["unknown"] * 3
+    assert set(severities(findings_of_queue({"Attributes": has})).values()) == {"costs"}
+    assert [
+        f.severity for asked in (findings_of_table, findings_of_expiry, findings_of_queue) for f in asked(None)
+    ] == ["unknown"] * 3
 
 
 def test_an_expiry_by_any_number_that_we_write_is_told(url: str) -> None:
@@ -104,10 +108,10 @@ def test_an_expiry_by_any_number_that_we_write_is_told(url: str) -> None:
     read = set(re.findall(r'\["(\w+)"\]\["N"\]', source))
     written = asyncio.run(main())
     assert {"published", "settled"} <= written & read
-    assert written | read == _OURS
+    assert written | read == OURS
     for name in written | read:
         on = {"TimeToLiveStatus": "ENABLED", "AttributeName": name}
-        assert [f.severity for f in _expiry({"TimeToLiveDescription": on})] == ["loses"], name
+        assert [f.severity for f in findings_of_expiry({"TimeToLiveDescription": on})] == ["loses"], name
 
 
 def test_a_missing_right_is_a_line_and_no_failure(url: str) -> None:

@@ -31,18 +31,18 @@ class Mapping:
     def __init__(self, train: Train, url: str, broker: SQSBroker) -> None:
         self.function = aws.handler(train, url=url)
         self._broker = broker
-        self._thread = ThreadPoolExecutor(1)
+        self.thread = ThreadPoolExecutor(1)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.function.close)
-        self._thread.shutdown()
+        await asyncio.get_running_loop().run_in_executor(self.thread, self.function.close)
+        self.thread.shutdown()
 
     async def call(self, event: dict[str, Any], seconds: float = 30.0) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self.function, event, Clock(seconds))
+        return await loop.run_in_executor(self.thread, self.function, event, Clock(seconds))
 
     async def batch(self, channel: Channel, *, visibility: int = 60) -> list[dict[str, Any]]:
         """The next batch, as the function sees it."""

@@ -17,6 +17,7 @@ from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.drivers.aws.place import parse
 from eventwagon.orchestrators.aws import LambdaMappings
+from eventwagon.orchestrators.aws.counters import Counters
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.aws.held import Held
 from tests.aws.poller import Poller, a_function, a_version
@@ -106,7 +107,7 @@ def test_a_failing_version_goes_back_by_itself(moto_server: MotoServer, tmp_path
                     await asyncio.sleep(0.1)
                 for unit in await mappings.deployments("orders"):
                     await mappings.remove("orders", unit, grace=0.0)
-                assert await mappings._counters.of("orders") == {}
+                assert await Counters(broker.table, broker.place.prefix).of("orders") == {}
         return fact
 
     fact = asyncio.run(scenario())

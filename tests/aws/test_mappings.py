@@ -20,7 +20,7 @@ from eventwagon.drivers.aws import SQSBroker
 from eventwagon.errors import StorageBroken, UsageError
 from eventwagon.event import DEAD, Channel
 from eventwagon.orchestrators.aws import LambdaMappings
-from eventwagon.orchestrators.aws.units import Unit
+from eventwagon.orchestrators.aws.units import Unit, Units
 from tests.aws.poller import a_function
 from tests.aws.support import clients_of
 from tests.servers.moto import MotoServer
@@ -46,8 +46,10 @@ async def function(server: MotoServer) -> AsyncIterator[tuple[str, LambdaMapping
     """A function, the orchestrator that maps to it, and the broker."""
     tell(server, "config", {"lambda": {"use_docker": False}})
     name = f"f_{token_hex(4)}"
-    url = f"{server.url}".replace("sqs://eu-west-1/ew", f"lambda://eu-west-1/ew/{name}")
-    async with SQSBroker.from_url(server.url) as broker, LambdaMappings.from_url(url) as mappings:
+    async with (
+        SQSBroker.from_url(server.url) as broker,
+        LambdaMappings(name, broker.place, look_every=0.0) as mappings,
+    ):
         await a_function(clients_of(mappings), name, timeout=20)
         yield name, mappings, broker
 
@@ -60,18 +62,25 @@ async def a_wagon(broker: SQSBroker, train: str, number: int = 1, *, workers: in
     return WagonSpec(train=train, number=number, unit=number, channels=channels, dead_letters=dead, workers=workers)
 
 
-async def standing(mappings: LambdaMappings, spec: WagonSpec) -> list[dict[str, Any]]:
-    """The mappings of the wagon's channels, as AWS would list them."""
+async def attribute(broker: SQSBroker, channel: Channel, name: str) -> str:
+    """An attribute of the channel's queue, as AWS has it."""
+    call = clients_of(broker).call
+    url = (await call("sqs", "get_queue_url", QueueName=broker.place.queue(channel)))["QueueUrl"]
+    answer = await call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=[name])
+    return str(answer["Attributes"][name])
+
+
+async def standing(broker: SQSBroker, spec: WagonSpec) -> list[dict[str, Any]]:
+    """The mappings of the wagon's channels, as AWS lists them."""
     found: list[dict[str, Any]] = []
     for channel in spec.channels:
-        queue = await mappings._attributes(channel, "QueueArn")
-        assert queue is not None
-        found += [dict(each) for each in await mappings._mappings(queue[1]["QueueArn"])]
+        source = await attribute(broker, channel, "QueueArn")
+        answer = await clients_of(broker).call("lambda", "list_event_source_mappings", EventSourceArn=source)
+        found += [each for each in answer["EventSourceMappings"] if each["State"] != "Deleting"]
     return found
 
 
 async def seen(mappings: LambdaMappings, spec: WagonSpec) -> Deployment | None:
-    mappings._seen.clear()
     return (await mappings.deployments(spec.train)).get(spec.unit)
 
 
@@ -83,20 +92,19 @@ def test_a_wagon_gets_a_mapping_for_each_channel_and_loses_them(moto_server: Mot
             answers(moto_server, READY)
             await mappings.ensure(spec)
             await mappings.ensure(spec)
-            found = await standing(mappings, spec)
+            found = await standing(broker, spec)
             assert len(found) == 2
             for each in found:
                 assert each["FunctionArn"].endswith(f":function:{name}")
                 assert each["BatchSize"] == 10
                 assert each["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
                 assert each["ScalingConfig"] == {"MaximumConcurrency": 5}
-            _, attributes = await mappings._attributes(spec.channels[0], "VisibilityTimeout") or ("", {})
-            assert attributes["VisibilityTimeout"] == "120"  # six times the function's
+            assert await attribute(broker, spec.channels[0], "VisibilityTimeout") == "120"  # six times the function's
             await broker.create(spec.channels[0])  # the broker takes its queue as it is
             assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=5, paused=False)
             await mappings.remove(spec.train, 1, grace=5.0)
             await mappings.remove(spec.train, 1, grace=5.0)
-            assert await standing(mappings, spec) == []
+            assert await standing(broker, spec) == []
             assert await mappings.deployments(spec.train) == {}
 
     asyncio.run(run())
@@ -115,7 +123,7 @@ def test_workers_and_the_cut_to_zero(moto_server: MotoServer) -> None:
             ):
                 spec = msgspec.structs.replace(spec, workers=workers)
                 await mappings.ensure(spec)
-                found = await standing(mappings, spec)
+                found = await standing(broker, spec)
                 assert [each["ScalingConfig"]["MaximumConcurrency"] for each in found] == [concurrency] * 2
                 assert [each["State"] for each in found] == [state] * 2
                 assert await seen(mappings, spec) == Deployment(
@@ -136,7 +144,7 @@ def test_a_paused_wagon_s_mappings_are_disabled_until_it_is_resumed(moto_server:
             for paused, state in ((False, "Enabled"), (True, "Disabled"), (False, "Enabled")):
                 spec = msgspec.structs.replace(spec, paused=paused)
                 await mappings.ensure(spec)
-                assert [each["State"] for each in await standing(mappings, spec)] == [state] * 2
+                assert [each["State"] for each in await standing(broker, spec)] == [state] * 2
                 assert await seen(mappings, spec) == Deployment(number=1, ready=True, workers=3, paused=paused)
             await mappings.remove(spec.train, 1, grace=0.0)
 
@@ -151,16 +159,14 @@ def test_a_unit_that_serves_the_next_wagon_lets_go_of_the_last(moto_server: Moto
             await mappings.ensure(first)
             second = msgspec.structs.replace(second, unit=1)
             await mappings.ensure(second)
-            assert await standing(mappings, first) == []
-            assert len(await standing(mappings, second)) == 2
-            for each in await standing(mappings, second):  # somebody has deleted them by hand
-                await mappings._unmap(each["UUID"])
-            mappings._seen.clear()
-            mappings._ensured.clear()
+            assert await standing(broker, first) == []
+            assert len(await standing(broker, second)) == 2
+            for each in await standing(broker, second):  # somebody has deleted them by hand
+                await clients_of(broker).call("lambda", "delete_event_source_mapping", UUID=each["UUID"])
             await mappings.ensure(second)
-            assert len(await standing(mappings, second)) == 2
+            assert len(await standing(broker, second)) == 2
             await mappings.ensure(first)  # by an observer that is late
-            assert await standing(mappings, first) == []
+            assert await standing(broker, first) == []
             assert list(await mappings.deployments(train)) == [1]
             assert (await mappings.deployments(train))[1].number == 2
             await mappings.remove(train, 1, grace=0.0)
@@ -171,14 +177,17 @@ def test_a_unit_that_serves_the_next_wagon_lets_go_of_the_last(moto_server: Moto
 def test_what_another_process_left_is_listed_and_removed(moto_server: MotoServer) -> None:
     async def run() -> None:
         async with function(moto_server) as (name, mappings, broker):
-            spec = await a_wagon(broker, f"train_{token_hex(4)}")
-            await mappings._units.put(Unit(spec))  # it died right here
+            spec, units = (
+                await a_wagon(broker, f"train_{token_hex(4)}"),
+                Units(broker.table, broker.place.prefix, "lambda"),
+            )
+            await units.put(Unit(spec))  # it died right here
             async with LambdaMappings(name, mappings.place) as other:
                 assert list(await other.deployments(spec.train)) == [1]
                 await other.ensure(spec)
-                await mappings._units.put(Unit(spec))  # or made them and did not write that down
+                await units.put(Unit(spec))  # or made them and did not write that down
             await mappings.remove(spec.train, 1, grace=0.0)
-            assert await standing(mappings, spec) == []
+            assert await standing(broker, spec) == []
             assert await mappings.deployments(spec.train) == {}
 
     asyncio.run(run())
@@ -201,7 +210,7 @@ def test_a_wagon_that_is_not_ready_says_why(moto_server: MotoServer) -> None:
             assert found is not None
             assert found.trouble == f"channel {spec.train}_v99 has no queue"
             await mappings.remove(spec.train, 1, grace=0.0)
-            assert await standing(mappings, spec) == []
+            assert await standing(broker, spec) == []
             mappings.function = "absent"
             with pytest.raises(StorageBroken, match="mapping wagon 1"):
                 await mappings.ensure(spec)

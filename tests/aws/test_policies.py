@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from secrets import token_hex
-from unittest.mock import patch
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -34,7 +34,7 @@ from tests.aws.support import QUICK, a_channel, clients_of, events, queues_of
 from tests.aws.test_handler import Mapping
 from tests.aws.test_mappings import READY, answers, tell
 from tests.servers.moto import MotoServer
-from tests.support import journal, until
+from tests.support import Silence, journal, until
 
 ROLES = ("publisher", "worker", "observer", "function")
 _SELDOM = {  # what each role may do and did not have to, with its reason
@@ -141,6 +141,13 @@ def test_each_role_does_its_work_with_its_own_rights_and_needs_them_all(moto_ser
         assert judge.unused(role) <= _SELDOM[role], role
 
 
+class DeafRegistry(DynamoDBRegistry):
+    """Of a process that sleeps until it asks by itself."""
+
+    def watch(self, train: str) -> Any:
+        return Silence()
+
+
 @pytest.mark.parametrize("role", ["publisher", "worker"])
 def test_one_that_slept_through_a_removal_is_told_with_its_own_rights(moto_server: MotoServer, role: str) -> None:
     """It learns it from the journal that all trains share; a publisher reads no other."""
@@ -152,13 +159,15 @@ def test_one_that_slept_through_a_removal_is_told_with_its_own_rights(moto_serve
             async with the_train(name, handled).connect(url) as hand:
                 await hand.found()
             with iam.acting(role):
-                sleeper = await stack.enter_async_context(the_train(name, handled).connect(url))
+                asleep = the_train(name, handled).connect(
+                    broker=SQSBroker.from_url(url), registry=DeafRegistry.from_url(url)
+                )
+                sleeper = await stack.enter_async_context(asleep)
                 await sleeper.publish(1)
-            with patch.object(sleeper._state, "see"):  # it sleeps until it asks by itself
-                async with Train(name).connect(url) as hand:
-                    await hand.remove(force=True, by="somebody")
-                with iam.acting(role), pytest.raises(TrainRemoved, match="is removed by somebody"):
-                    await sleeper.refresh()
+            async with Train(name).connect(url) as hand:
+                await hand.remove(force=True, by="somebody")
+            with iam.acting(role), pytest.raises(TrainRemoved, match="is removed by somebody"):
+                await sleeper.refresh()
             async with DynamoDBRegistry(parse(url)) as registry:
                 with iam.acting("publisher"), pytest.raises(StorageBroken, match="AWS does not allow it"):
                     assert [entry async for entry in registry.entries(name)]
@@ -184,7 +193,7 @@ def test_a_function_works_with_its_own_rights(moto_server: MotoServer) -> None:
                 with iam.acting("function"):
                     context = copy_context()
                 await asyncio.get_running_loop().run_in_executor(
-                    mapping._thread, context.run, mapping.function, {"Records": records}, Clock(20.0)
+                    mapping.thread, context.run, mapping.function, {"Records": records}, Clock(20.0)
                 )
 
             async with asyncio.timeout(60):

@@ -123,10 +123,10 @@ def test_a_service_is_the_users_task_with_a_command(moto_server: MotoServer, tmp
                 assert idle is not None
                 assert (idle["desiredCount"], idle["taskDefinition"]) == (0, first["taskDefinition"])
                 assert (await services.deployments(TRAIN))[2] == Deployment(number=3, ready=False)
-                with pytest.raises(UsageError, match="has no container 'other'; there are: worker"):
-                    services._container = "other"
-                    await services.ensure(spec)
-                services._container = "worker"
+                other = services_of(harness.cluster, harness.url, PROGRAM, each=1, container="other")
+                async with other:
+                    with pytest.raises(UsageError, match="has no container 'other'; there are: worker"):
+                        await other.ensure(spec)
                 await clients.call("ecs", "delete_service", cluster=harness.cluster, service=name, force=True)
                 await services.ensure(spec)
                 assert "there is no service" in (await services.deployments(TRAIN))[2].trouble
@@ -183,7 +183,7 @@ def test_a_url_names_place_cluster_and_task() -> None:
         "trains",
         "acme-signups-7",
     )
-    assert services._options == {
+    assert services.options == {
         "launchType": "FARGATE",
         "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["a", "b"], "securityGroups": ["c"]}},
     }

@@ -34,7 +34,7 @@ async def single(broker: SQSBroker, channel: Channel) -> None:
     """Make the channel as earlier releases made it: with one item for its counters."""
     await broker.create(channel)
     await rows_of(broker).close(channel)
-    pk, sk = broker._rows._single(channel)
+    pk, sk = rows_of(broker).single(channel)
     await broker.table.put({"pk": {"S": pk}, "sk": {"S": sk}, "published": {"N": "0"}, "settled": {"N": "0"}})
 
 
@@ -94,7 +94,7 @@ def test_a_channel_that_is_half_made_or_half_deleted_is_not_called_empty(moto_se
         async with SQSBroker.from_url(moto_server.url) as broker:
             await broker.create(channel)
             await broker.publish(channel, events(3))
-            for key in broker._rows._totals(channel)[1:]:
+            for key in rows_of(broker).totals(channel)[1:]:
                 await broker.table.remove(key)
                 assert await broker.depth([channel]) == [Depth()]
             with pytest.raises(ChannelGone):

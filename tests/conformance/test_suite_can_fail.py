@@ -412,7 +412,7 @@ class LastWins(MemoryRegistry):
         keep: int = 10_000,
         beyond: int = 0,
     ) -> Snapshot:
-        document = self._document(train)
+        document = self.document_of(train)
         document.newest = Snapshot(manifest, document.newest.version + 1)
         return document.newest
 
@@ -449,7 +449,7 @@ class ListsAll(MemoryRegistry):
 
 class DeletesTheManifestAlone(MemoryRegistry):
     async def delete(self, train: str) -> None:
-        self._document(train).newest = Snapshot(Manifest(train=train), 0)
+        self.document_of(train).newest = Snapshot(Manifest(train=train), 0)
 
 
 class DeletesByTheBeginning(MemoryRegistry):
@@ -465,7 +465,7 @@ class CountsOn(MemoryRegistry):
     """What was deleted is empty, and counts its versions on."""
 
     async def delete(self, train: str) -> None:
-        document = self._document(train)
+        document = self.document_of(train)
         version = document.newest.version
         await super().delete(train)
         document.newest = Snapshot(Manifest(train=train), version)

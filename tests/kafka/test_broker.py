@@ -215,7 +215,7 @@ def test_memory_under_a_slow_handler(kafka_server: Server) -> None:
             for _ in range(12):
                 await ours.publish(channel, events(100, size=10_000))
             async with ours.consume(channel, visibility=LONG) as consumer:
-                (partition,) = ours._have._live()[0].feeds[""].partitions
+                (partition,) = ours.wagons.live()[0].feeds[""].partitions
                 await asyncio.sleep(1.0)
                 seen = 0
                 while seen < 1200:

@@ -245,7 +245,7 @@ def test_memory_grows_with_what_is_held_only() -> None:
         claims.apply(2 * turn + 1, turn, encode([Settle("", [(0, 10 * turn, 10 * turn + 10)])]))
     channel = claims.channel("")
     assert (channel.settled, channel.held()) == (30_000, 0)
-    assert len(channel._ends) <= 1001
+    assert len(channel.ends) <= 1001
     assert len(claims.dump()) < 100
 
 

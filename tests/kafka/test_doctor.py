@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from eventwagon import Train
-from eventwagon.drivers.kafka.inspection import _of_topic, _server
+from eventwagon.drivers.kafka.inspection import findings_of_server, findings_of_topic
 from tests import doctors
 from tests.servers.kafka import KafkaCluster
 from tests.servers.server import Server
@@ -106,22 +106,25 @@ def test_a_trains_topics_that_were_changed_are_told_by_name(kafka_server: Server
 def test_copies_and_how_many_must_have_it(least: str, copies: int, severity: str) -> None:
     (found,) = (
         f
-        for f in _of_topic({**KEPT, "min.insync.replicas": least}, {}, copies, copies, 3)
+        for f in findings_of_topic({**KEPT, "min.insync.replicas": least}, {}, copies, copies, 3)
         if f.what.startswith("min.insync.replicas")
     )
     assert found.severity == severity
 
 
 def test_what_a_server_may_be_set_to() -> None:
-    found = {f.what: f.severity for f in _server({"delete.topic.enable": "false", "auto.create.topics.enable": "true"})}
+    found = {
+        f.what: f.severity
+        for f in findings_of_server({"delete.topic.enable": "false", "auto.create.topics.enable": "true"})
+    }
     assert found == {"delete.topic.enable=false": "costs", "auto.create.topics.enable=true": "costs"}
-    found = {f.what: f.severity for f in _of_topic({**KEPT, "cleanup.policy": "compact"}, {}, 3, 2, 3)}
+    found = {f.what: f.severity for f in findings_of_topic({**KEPT, "cleanup.policy": "compact"}, {}, 3, 2, 3)}
     assert (found["cleanup.policy=compact"], found["replicas out of sync"]) == ("loses", "costs")
 
 
 def test_rights_that_are_missing_are_lines() -> None:
-    assert [f.severity for f in _server(None)] == ["unknown"]
-    assert "unknown" in [f.severity for f in _of_topic(None, {}, 3, 3, 3)]
+    assert [f.severity for f in findings_of_server(None)] == ["unknown"]
+    assert "unknown" in [f.severity for f in findings_of_topic(None, {}, 3, 3, 3)]
 
 
 def test_an_unused_name(kafka_server: Server) -> None:

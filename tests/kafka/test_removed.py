@@ -175,7 +175,7 @@ def test_all_that_stood_there_was_removed(kafka_server: Server) -> None:
                 assert await standing(other, channel) == [e.id for e in more]
                 async with other.consume(channel, visibility=LONG) as second:
                     assert [d.event.id for d in await take(second, 3)] == [e.id for e in more]
-            (partition,) = ours._have._live()[0].feeds[""].partitions
+            (partition,) = ours.wagons.live()[0].feeds[""].partitions
             assert not partition.cache
             assert partition.cached == 0
 

@@ -386,7 +386,7 @@ def test_the_shipped_role_is_enough_and_each_right_is_named_when_it_is_missing(
             await orchestrator.ensure(spec())
 
             async def ready() -> bool:
-                if trouble := orchestrator._pods.trouble or orchestrator._deployments.trouble:
+                if trouble := orchestrator.trouble:
                     raise Unavailable(trouble)
                 return (await orchestrator.deployments(held.name))[1].ready
 

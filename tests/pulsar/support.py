@@ -7,10 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from secrets import token_hex
+from typing import Any
+
+import pulsar  # type: ignore[import-untyped]
 
 from eventwagon.contracts.broker import Broker, Subscription
 from eventwagon.errors import PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event, new_ids
+from tests.servers.server import Server
 
 
 def a_channel(name: str = "") -> Channel:
@@ -20,6 +24,12 @@ def a_channel(name: str = "") -> Channel:
 def events(count: int, data: bytes = b"x") -> list[Event]:
     now = time.time()
     return [Event(id=new, type="t", source="s", time=now, data=data) for new in new_ids(count, now)]
+
+
+def client_of(server: Server) -> Any:
+    """A client of Pulsar's own library, which logs errors only."""
+    level = pulsar._pulsar.LoggerLevel.Error  # noqa: SLF001 - the library shows it nowhere else
+    return pulsar.Client(server.url.split("/public")[0], logger=pulsar.ConsoleLogger(level))
 
 
 class Publisher:

@@ -17,7 +17,7 @@ from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.errors import ChannelGone, EventTooLarge, Sealed, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event
 from tests.programs.claimer import claiming
-from tests.pulsar.support import Publisher, Worker, a_channel, events
+from tests.pulsar.support import Publisher, Worker, a_channel, client_of, events
 from tests.servers.server import Server
 
 
@@ -74,9 +74,7 @@ def test_a_foreign_client_reads_and_writes(pulsar_server: Server) -> None:
     """A plain client sees CloudEvents, and what it writes is received, settled and counted."""
     channel = a_channel()
     topic = f"persistent://public/default/{channel}"
-    client = pulsar.Client(
-        pulsar_server.url.split("/public")[0], logger=pulsar.ConsoleLogger(pulsar._pulsar.LoggerLevel.Error)
-    )
+    client = client_of(pulsar_server)
 
     def read() -> Any:
         reader = client.create_reader(topic, pulsar.MessageId.earliest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pulsar  # type: ignore[import-untyped]
@@ -13,13 +12,9 @@ import pytest
 
 from eventwagon.drivers.pulsar import PulsarBroker
 from eventwagon.event import Channel
+from tests.pulsar.support import client_of
 from tests.servers.server import Server
 from tests.strangers import Write, Written, batches_hurt_nobody, both_ways, hurt_nobody
-
-
-def client_of(server: Server) -> Any:
-    logger = pulsar.ConsoleLogger(pulsar._pulsar.LoggerLevel.Error)
-    return pulsar.Client(server.url.split("/public")[0], logger=logger)
 
 
 async def send(server: Server, channel: Channel, written: Sequence[Written]) -> None:

@@ -15,6 +15,16 @@ from eventwagon.drivers.redis.server import Server as Named
 from eventwagon.drivers.redis.wire import Wire
 from tests.servers.server import Server
 
+_MADE: list[Any] = []
+
+
+class Kept(Named, frozen=True, kw_only=True):
+    """Its connections are at hand, so that a test can break them."""
+
+    def connection(self) -> Any:
+        _MADE.append(super().connection())
+        return _MADE[-1]
+
 
 def test_a_wire_that_is_made_anew_as_it_is_closed(redis_server: Server) -> None:
     async def main() -> None:
@@ -32,7 +42,7 @@ def test_a_wire_that_is_made_anew_as_it_is_closed(redis_server: Server) -> None:
 
 def test_a_notifier_that_breaks_as_it_is_closed(redis_server: Server) -> None:
     async def main() -> None:
-        server = Named.from_url(redis_server.url)
+        server = Kept.from_url(redis_server.url)
 
         async def broken(*words: Any, **given: Any) -> None:
             raise exceptions.ConnectionError("broken by the test")
@@ -42,7 +52,7 @@ def test_a_notifier_that_breaks_as_it_is_closed(redis_server: Server) -> None:
                 notifier = Notifier(lambda: server)
                 with notifier.listening("a") as ring:
                     await ring().wait()
-                    notifier._connection.send_command = broken
+                    _MADE[-1].send_command = broken
                     with notifier.listening("b"):
                         for _ in range(turns):
                             await asyncio.sleep(0)

@@ -391,7 +391,7 @@ def test_a_publish_that_is_given_up_and_tried_again_is_stored_once(tmp_path: Pat
                 for channel in channels:
                     found = sorted((event.id, event.data) for event in await standing(broker, channel))
                     assert found == sorted((event.id, event.data) for event in (*small, *other, *large))
-                assert not broker._batches
+                assert not broker.batches
                 await broker.publish(CHANNEL, small)  # confirmed: a publish like any other
                 assert (await broker.depth([CHANNEL]))[0].published == 39
 
@@ -416,12 +416,12 @@ def test_what_may_be_stored_is_remembered_no_longer_than_it_is_of_use(tmp_path: 
                 await broker.publish(CHANNEL, batch)
             await given_up(broker, CHANNEL, batch)
             assert len(await standing(setup, CHANNEL)) == 6
-            assert len(broker._batches) == 1
+            assert len(broker.batches) == 1
             await broker.delete(CHANNEL)
-            assert not broker._batches
+            assert not broker.batches
             with pytest.raises(ChannelGone):
                 await broker.publish(CHANNEL, batch)
-            assert not broker._batches
+            assert not broker.batches
 
     asyncio.run(main())
 

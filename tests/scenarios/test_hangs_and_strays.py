@@ -57,7 +57,7 @@ class TroubledSubscription(MemorySubscription):
     _broker: Troubled
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        if self._channel.wagon == self._broker.hanging:
+        if self.channel.wagon == self._broker.hanging:
             await asyncio.Event().wait()
         return await super().receive(limit, timeout)
 

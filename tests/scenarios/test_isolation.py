@@ -73,25 +73,25 @@ class _Breakable(MemorySubscription):
     _broker: Breakable
 
     async def __aenter__(self) -> MemorySubscription:
-        await self._broker.reach(self._channel)
+        await self._broker.reach(self.channel)
         return await super().__aenter__()
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
-        await self._broker.reach(self._channel)
+        await self._broker.reach(self.channel)
         return await super().receive(limit, timeout)
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
-        await self._broker.reach(self._channel)
+        await self._broker.reach(self.channel)
         await super().settle(deliveries)
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
     ) -> None:
-        await self._broker.reach(self._channel)
+        await self._broker.reach(self.channel)
         await super().release(deliveries, delay=delay, tried=tried, cleared=cleared)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
-        await self._broker.reach(self._channel)
+        await self._broker.reach(self.channel)
         await super().extend(deliveries)
 
 

@@ -221,4 +221,4 @@ class TruthRegistry(MemoryRegistry):
         return document.newest if document else Snapshot(Manifest(train=train), 0)
 
     def _measure(self, train: str) -> None:
-        self.longest[train] = max(self.longest.get(train, 0), len(self._document(train).journal))
+        self.longest[train] = max(self.longest.get(train, 0), len(self.document_of(train).journal))

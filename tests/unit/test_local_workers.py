@@ -52,7 +52,7 @@ class Receiving(MemoryBroker):
 class _Receiver(MemorySubscription):
     def __init__(self, broker: Receiving, channel: Channel, visibility: float, owner: str) -> None:
         super().__init__(broker, channel, visibility, owner)
-        self.counts, self.channel = broker.receiving, channel
+        self.counts = broker.receiving
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         self.counts[self.channel] += 1

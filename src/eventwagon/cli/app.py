@@ -126,8 +126,10 @@ def version() -> None:
 
 
 def _paragraphs(function: Callable[..., None]) -> str:
-    """The docstring with each paragraph joined to one line, since the terminal wraps it."""
-    return "\n\n".join(" ".join(p.split()) for p in inspect.getdoc(function).split("\n\n"))  # type: ignore[union-attr]
+    """The docstring with each paragraph joined to one line, since the terminal wraps it. Each word in bold that is
+    explained begins a line."""
+    paragraphs = inspect.getdoc(function).split("\n\n")  # type: ignore[union-attr]
+    return "\n\n".join(" ".join(p.split()).replace(". [bold]", ".\n[bold]") for p in paragraphs)
 
 
 _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (

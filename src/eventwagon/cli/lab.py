@@ -202,10 +202,10 @@ def lab(
     simulated Pods. The alternatives are simulated event by event, configured as their users would.
 
     [bold]on time[/bold]: share of events done within the promise. [bold]new[/bold]: wait of the newcomers, which are
-    the arrivals that one FIFO queue with the first wagon's workers (--workers) would serve late; [bold]old[/bold]:
-    wait of all others. [bold]standing[/bold]: workers before and after the burst. [bold]w-s[/bold]: worker-seconds
-    paid for, including idle workers and spares; [bold]done[/bold] until the last event is done, [bold]rest[/bold] until
-    only the standing workers are left, [bold]extra[/bold] beyond the standing workers.
+    the arrivals that one FIFO queue with the first wagon's workers (--workers) would serve late. [bold]old[/bold]: wait
+    of all others. [bold]standing[/bold]: workers before and after the burst. [bold]w-s[/bold]: worker-seconds paid for,
+    including idle workers and spares; [bold]done[/bold] until the last event is done, [bold]rest[/bold] until only the
+    standing workers are left, [bold]extra[/bold] beyond the standing workers.
     """
     with ending():
         job = make_job(

@@ -120,7 +120,9 @@ async def status(
     [bold]taken[/bold]: events published to the ingress, and its exact bound if it has one. [bold]waiting[/bold]:
     claimed by no process. [bold]in flight[/bold]: prefetched, or in a handler. [bold]settled[/bold]: done.
     [bold]inside[/bold]: not settled in the inner channels. [bold]workers[/bold]: the wagon's own; of shared workers,
-    those that had one of its events at the last check-in. A figure that the broker does not know is `?`.
+    those that had one of its events at the last check-in.
+
+    A figure that the broker does not know is `?`.
     """
     async with reached(target, url) as c:
         if not watch:

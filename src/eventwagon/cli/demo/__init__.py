@@ -114,13 +114,12 @@ def demo(
     runs on SQLite in a temporary directory, with handlers that take real time (they sleep). --speed compresses time;
     all figures are in the time of the burst, so that runs of different speeds compare.
 
-    [bold]Waits[/bold] run from a sign-up's arrival until all three handlers have finished; arrivals don't slow down
-    when a train does. [bold]on time[/bold]: share of all sign-ups that were handled within the promise.
+    [bold]waits[/bold]: from a sign-up's arrival until all three handlers have finished; arrivals don't slow down when a
+    train does. [bold]on time[/bold]: share of all sign-ups that were handled within the promise.
     [bold]newcomers[/bold]: those that one queue with the first wagon's workers would serve late, the same for all.
     [bold]worker-seconds[/bold]: what the workers cost until both trains were done, idle or not, and further ones until
-    they were gone. [bold]lost[/bold]:
-    published, but neither handled nor a dead letter. [bold]duplicates[/bold]: handler runs beyond the first for the
-    same event.
+    they were gone. [bold]lost[/bold]: published, but neither handled nor a dead letter. [bold]duplicates[/bold]:
+    handler runs beyond the first for the same event.
     """
     with ending():
         if url and directory:

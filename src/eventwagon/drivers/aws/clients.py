@@ -33,6 +33,8 @@ class Clients:
         self._ahead = 0.0
         self._stack = AsyncExitStack()
         self._session = get_session()
+        self.on_open: Callable[[Any], None] = lambda client: None
+        """Called with each client before its first request: it may register handlers of botocore's events."""
         self._open: dict[str, Any] = {}
         self._lock = asyncio.Lock()
 
@@ -76,7 +78,9 @@ class Clients:
                 making = self._session.create_client(
                     service, region_name=self.place.region, endpoint_url=self.place.endpoint, config=config
                 )
-                self._open[service] = await self._stack.enter_async_context(making)
+                client = await self._stack.enter_async_context(making)
+                self.on_open(client)
+                self._open[service] = client
             return self._open[service]
 
     def _compare(self, answer: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from .errors import AWSRefused, is_forbidden
 _LONGEST = 1_209_600
 """The longest, in seconds, for which SQS keeps a message."""
 _LARGEST = 262_144
-_OURS = frozenset(
+OURS = frozenset(
     {
         "published",
         "settled",
@@ -38,8 +38,8 @@ async def inspect_table(clients: Clients, *, is_new: bool) -> list[Finding]:
     if is_new:
         means = "there was none; it stays, and costs nothing while it is empty"
         found.append(Finding(severity="fine", what=f"table {name} was created just now", means=means))
-    found += list(_table(await _asked(clients, "dynamodb", "describe_table", TableName=name)))
-    found += _expiry(await _asked(clients, "dynamodb", "describe_time_to_live", TableName=name))
+    found += list(findings_of_table(await _asked(clients, "dynamodb", "describe_table", TableName=name)))
+    found += findings_of_expiry(await _asked(clients, "dynamodb", "describe_time_to_live", TableName=name))
     return found
 
 
@@ -53,7 +53,7 @@ async def inspect_queues(clients: Clients, queues: Mapping[str, str]) -> list[Fi
             if e.gone:
                 continue
             raise
-        found[name] = list(_queue(answer))
+        found[name] = list(findings_of_queue(answer))
     return told_together(found)
 
 
@@ -67,7 +67,8 @@ async def _asked(clients: Clients, service: str, operation: str, **given: Any) -
         raise
 
 
-def _table(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+def findings_of_table(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """What DescribeTable's answer means for events; None: it was refused."""
     if answer is None:
         means = "billing, protection and replicas of the table can't be seen"
         yield Finding(severity="unknown", what="the table", means=means, todo="allow dynamodb:DescribeTable")
@@ -101,7 +102,8 @@ def _table(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
         )
 
 
-def _expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+def findings_of_expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """What DescribeTimeToLive's answer means for events; None: it was refused."""
     what, todo = "time to live of the table's items", "aws dynamodb update-time-to-live --time-to-live-specification "
     if answer is None:
         means = "can't see whether DynamoDB removes items by a date in them"
@@ -111,7 +113,7 @@ def _expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
     attribute = said.get("AttributeName", "")
     if said.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
         yield Finding(severity="fine", what=f"{what}: off", means="only eventwagon deletes items")
-    elif attribute in _OURS:
+    elif attribute in OURS:
         means = (
             "events, counters, manifests or check-ins have this attribute with another meaning: DynamoDB removes them"
         )
@@ -122,7 +124,8 @@ def _expiry(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
         yield Finding(severity="fine", what=f"{what}: by {attribute!r}", means=means)
 
 
-def _queue(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+def findings_of_queue(answer: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """What GetQueueAttributes' answer means for events; None: it was refused."""
     if answer is None:
         means = "retention, size and redrive policy of the queues can't be seen"
         yield Finding(severity="unknown", what="the queues", means=means, todo="allow sqs:GetQueueAttributes")

@@ -55,11 +55,11 @@ class Rows:
         self._found: dict[Channel, tuple[Key, ...]] = {}
         """The items with the counters of channels that were used."""
 
-    def _totals(self, channel: Channel) -> tuple[Key, ...]:
+    def totals(self, channel: Channel) -> tuple[Key, ...]:
         """The items with its counters, each under a partition key of its own."""
         return tuple((f"{self._prefix}:channel:{channel}:{part}", "totals") for part in range(PARTS))
 
-    def _single(self, channel: Channel) -> Key:
+    def single(self, channel: Channel) -> Key:
         """The one item with its counters, where an earlier release has made it."""
         return f"{self._prefix}:channel:{channel}", "totals"
 
@@ -83,7 +83,7 @@ class Rows:
 
     async def open(self, channel: Channel) -> None:
         """It accepts events from now on. An open channel keeps its counters and seal."""
-        if await self._table.get(self._single(channel)):
+        if await self._table.get(self.single(channel)):
             return
         await together(
             self._table.update(
@@ -92,12 +92,12 @@ class Rows:
                 ":none)",
                 ExpressionAttributeValues={":none": {"N": "0"}},
             )
-            for key in self._totals(channel)
+            for key in self.totals(channel)
         )
 
     async def close(self, channel: Channel) -> None:
         """It accepts no events any more."""
-        await self._table.remove_all([*self._totals(channel), self._single(channel)])
+        await self._table.remove_all([*self.totals(channel), self.single(channel)])
         self._found.pop(channel, None)
 
     async def forget(self, channel: Channel) -> None:
@@ -117,7 +117,7 @@ class Rows:
                 ConditionExpression="attribute_exists(pk)",
                 ExpressionAttributeValues={":yes": {"BOOL": True}},
             )
-            for key in (*self._totals(channel), self._single(channel))
+            for key in (*self.totals(channel), self.single(channel))
         )
 
     async def channels(self, train: str) -> Sequence[Channel]:
@@ -131,13 +131,13 @@ class Rows:
         """The whole counters of the existing channels. If a sum is the same in two reads, it did not change in between:
         counters only grow."""
         asked = {
-            channel: self._found.get(channel) or (*self._totals(channel), self._single(channel)) for channel in channels
+            channel: self._found.get(channel) or (*self.totals(channel), self.single(channel)) for channel in channels
         }
         items = await self._table.get_all([key for keys in asked.values() for key in keys])
         counted: dict[Channel, Counted] = {}
         for channel, keys in asked.items():
             found = {key: items[key] for key in keys if key in items}
-            if self._single(channel) not in found and len(found) < PARTS:
+            if self.single(channel) not in found and len(found) < PARTS:
                 self._found.pop(channel, None)
                 continue
             self._found[channel] = tuple(found)
@@ -155,7 +155,7 @@ class Rows:
         while True:
             known = channel in self._found
             changed = await self._change(
-                choice(self._found.get(channel) or self._totals(channel)),
+                choice(self._found.get(channel) or self.totals(channel)),
                 UpdateExpression=f"ADD {counter} :count",
                 ConditionExpression=only_if,
                 ExpressionAttributeValues={":count": {"N": str(count)}},
@@ -255,7 +255,7 @@ class Rows:
         """Whether it is this process's turn to send again what the queue has lost. One process does it every `pause`
         seconds."""
         return await self._change(
-            (self._found.get(channel) or self._totals(channel))[0],
+            (self._found.get(channel) or self.totals(channel))[0],
             UpdateExpression="SET resent = :now",
             ConditionExpression="attribute_exists(pk) AND (attribute_not_exists(resent) OR resent < :before)",
             ExpressionAttributeValues={":now": {"N": f"{now:.3f}"}, ":before": {"N": f"{now - pause:.3f}"}},

@@ -112,7 +112,8 @@ class KafkaBroker:
             await wagons.close()
 
     @property
-    def _have(self) -> Wagons:
+    def wagons(self) -> Wagons:
+        """The wagons that it holds in memory. Raises RuntimeError if the broker is not entered."""
         if self._wagons is None:
             raise RuntimeError("a KafkaBroker is entered before use: async with broker: …")
         return self._wagons
@@ -124,22 +125,22 @@ class KafkaBroker:
         return self._names.topic(channel)
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
-        async with self._have.few:
+        async with self.wagons.few:
             await self._create(channel)
 
     async def _create(self, channel: Channel) -> None:
-        admin, topic, log = self._have.admin, self._names.topic(channel), self._names.claims(channel)
+        admin, topic, log = self.wagons.admin, self._names.topic(channel), self._names.claims(channel)
         events = {LIMIT: str(self._options.max_message_bytes)}
-        self._have.publisher.forget(channel)
+        self.wagons.publisher.forget(channel)
         new_log, new = await asyncio.gather(
             admin.create(log, 1, LOG_TIME), admin.create(topic, self._options.partitions, events)
         )
 
         async def ready() -> None:
-            metadata = await admin.describe(topic, self._have.publisher.sender.producer)
+            metadata = await admin.describe(topic, self.wagons.publisher.sender.producer)
             if metadata is None or any(p.leader < 0 for p in metadata.partitions.values()):
                 raise Unavailable(f"topic {topic} has no leader yet")
-            wagon = await self._have.of(channel)
+            wagon = await self.wagons.of(channel)
             if not new_log:
                 await admin.check(log, LOG_TIME)
             if not new:
@@ -148,13 +149,13 @@ class KafkaBroker:
             places = [(topic, p) for p in metadata.partitions]
             ends = await admin.ends(places)
             await self._prove(wagon, channel, [p for (_, p), end in ends.items() if new or not end])
-            await self._have.publisher.topic(channel)
+            await self.wagons.publisher.topic(channel)
 
         await self._patiently(ready, f"channel {channel} does not take writes")
 
     async def _check(self, channel: Channel, topic: str) -> None:
         """Raise StorageBroken unless an existing topic keeps its records and accepts what we publish."""
-        found = await self._have.admin.configuration(topic)
+        found = await self.wagons.admin.configuration(topic)
         if found is None:
             return
         if wrong := unsuitable(self._options.servers, topic, found, self._needed(channel, found)):
@@ -168,7 +169,7 @@ class KafkaBroker:
 
     async def _prove(self, wagon: KafkaWagon, channel: Channel, partitions: Sequence[int]) -> None:
         """Write a probe to each partition: it accepts writes, or is sealed."""
-        client, probes = self._have.client, list[tuple[int, int]]()
+        client, probes = self.wagons.client, list[tuple[int, int]]()
         done = await asyncio.gather(
             *(
                 sealing.probe(client.admin, client.sender, self._names.topic(channel), p, lambda *at: probes.append(at))
@@ -204,47 +205,47 @@ class KafkaBroker:
 
     async def warm(self, channel: Channel) -> None:
         """Looks up the channel's topic."""
-        await self._have.publisher.warm(channel)
+        await self.wagons.publisher.warm(channel)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        await self._have.publisher.publish(channel, events)
+        await self.wagons.publisher.publish(channel, events)
 
     async def seal(self, channel: Channel) -> None:
         topic = self._names.topic(channel)
-        metadata = await self._have.admin.describe(topic)
+        metadata = await self.wagons.admin.describe(topic)
         if metadata is None:
             return
-        client, probes = self._have.client, list[tuple[int, int]]()
+        client, probes = self.wagons.client, list[tuple[int, int]]()
         copies = max((len(p.replicas) for p in metadata.partitions.values()), default=1)
         count = len(metadata.partitions)
         try:
             await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
-            self._have.publisher.sealed(channel)
+            self.wagons.publisher.sealed(channel)
         except sealing.TopicGone:
             return
         finally:
             if probes:
-                wagon = await self._have.of(channel)
+                wagon = await self.wagons.of(channel)
                 await self._void(wagon, channel, probes)
 
     async def delete(self, channel: Channel) -> None:
-        admin, topic, log = self._have.admin, self._names.topic(channel), self._names.claims(channel)
-        self._have.publisher.forget(channel)
+        admin, topic, log = self.wagons.admin, self._names.topic(channel), self._names.claims(channel)
+        self.wagons.publisher.forget(channel)
         names = await admin.names()
         if topic in names and log in names:
-            wagon = await self._have.of(channel)
+            wagon = await self.wagons.of(channel)
             wagon.propose(Gone(channel.name))  # only a hint: nothing depends on it
         await admin.delete(topic)
-        if (attached := self._have.attached(channel)) and (feed := attached.feeds.pop(channel.name, None)):
+        if (attached := self.wagons.attached(channel)) and (feed := attached.feeds.pop(channel.name, None)):
             feed.end()
         standing = self._names.channels_in(await admin.names(), channel.train)
         left = [c for c in standing if c.wagon == channel.wagon and c != channel]
         if not left:
             await admin.delete(log)
-            self._have.forget(channel)
+            self.wagons.forget(channel)
 
     async def channels(self, train: str) -> Sequence[Channel]:
-        names = await self._have.admin.names()
+        names = await self.wagons.admin.names()
         found = self._names.channels_in(names, train)
         await self._remove_orphans(names, train, {c.wagon for c in found})
         return found
@@ -255,9 +256,9 @@ class KafkaBroker:
         topics = [InspectedTopic(log, LOG_TIME) for log in logs]
         for channel in channels:
             topic = self._names.topic(channel)
-            found = await self._have.admin.configuration(topic)
+            found = await self.wagons.admin.configuration(topic)
             topics.append(InspectedTopic(topic, self._needed(channel, found or {})))
-        return await inspect(self._have.admin, topics)
+        return await inspect(self.wagons.admin, topics)
 
     async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:
         """Remove claims logs whose wagon has no channel, and had none some time ago."""
@@ -268,8 +269,8 @@ class KafkaBroker:
         for topic, channel in alone.items():
             if now - self._orphans.setdefault(topic, now) > _ORPHAN:
                 LOGGER.info("topic %s no longer belongs to a channel and is removed", topic)
-                await self._have.admin.delete(topic)
-                self._have.forget(channel)
+                await self.wagons.admin.delete(topic)
+                self.wagons.forget(channel)
 
     # --- consumers --------------------------------------------------------------------------
 
@@ -280,8 +281,8 @@ class KafkaBroker:
 
     @asynccontextmanager
     async def _consume(self, channel: Channel, visibility: float, owner: str) -> AsyncIterator[Subscription]:
-        wagon = await self._have.of(channel)
-        feed = await self._have.feed(wagon, channel)
+        wagon = await self.wagons.of(channel)
+        feed = await self.wagons.feed(wagon, channel)
         feed.users += 1
         try:
             yield KafkaSubscription(wagon, feed, channel, visibility, owner)
@@ -295,7 +296,7 @@ class KafkaBroker:
     async def reclaim(self, channel: Channel, owner: str) -> int:
         if owner:
             with contextlib.suppress(ChannelGone):
-                wagon = await self._have.of(channel)
+                wagon = await self.wagons.of(channel)
                 returned = await wagon.propose(Release(channel.name, [], 0, False, owner))
                 return sum(grant.stop - grant.start for grant in returned)
         return 0
@@ -305,7 +306,7 @@ class KafkaBroker:
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
         wagons, topics = await self._known(channels)
         partitions = {c: topic.partitions for c, topic in topics.items()}
-        settled, ends = await self._have.totals(wagons.values(), partitions)
+        settled, ends = await self.wagons.totals(wagons.values(), partitions)
         await self._look_for_losses(wagons, partitions, ends)
         depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
         # only the ages of an ingress are used: don't read those of other channels
@@ -314,7 +315,7 @@ class KafkaBroker:
             for c, d in depths.items()
             if d.waiting and not c.name
         }
-        times = await self._have.ages.times([spot for some in spots.values() for spot in some])
+        times = await self.wagons.ages.times([spot for some in spots.values() for spot in some])
         for channel, some in spots.items():
             known = [times[spot] for spot in some if spot in times]
             if known and len(known) == len(some):
@@ -337,7 +338,7 @@ class KafkaBroker:
                     asked[place] = channel
         if not asked:
             return
-        for (topic, p), start in (await self._have.admin.starts(asked)).items():
+        for (topic, p), start in (await self.wagons.admin.starts(asked)).items():
             channel = asked[topic, p]
             wagon = wagons[channel.train, channel.wagon]
             if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
@@ -355,8 +356,8 @@ class KafkaBroker:
     ) -> tuple[dict[tuple[str, int], KafkaWagon], dict[Channel, Topic]]:
         """The wagons of those channels that exist, and the channels' topics."""
         topics, followed = await asyncio.gather(
-            asyncio.gather(*map(self._have.publisher.topic, channels), return_exceptions=True),
-            asyncio.gather(*map(self._have.of, channels), return_exceptions=True),
+            asyncio.gather(*map(self.wagons.publisher.topic, channels), return_exceptions=True),
+            asyncio.gather(*map(self.wagons.of, channels), return_exceptions=True),
         )
         for one in (*topics, *followed):
             if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
@@ -376,7 +377,7 @@ class KafkaBroker:
         for partition in range(topic.partitions):
             end = ends[topic.name, partition]
             if end is None:
-                self._have.publisher.forget(channel)
+                self.wagons.publisher.forget(channel)
                 return Depth()
             published += end
         again = claims.waiting_again(wagon.log.now)
@@ -391,23 +392,23 @@ class KafkaBroker:
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
-        wagon = await self._have.of(channel)
-        topic = await self._have.publisher.topic(channel)
-        await self._have.totals([wagon], {channel: topic.partitions})
-        ends = await self._have.admin.ends(self._have.places({channel: topic.partitions}), stable=True)
+        wagon = await self.wagons.of(channel)
+        topic = await self.wagons.publisher.topic(channel)
+        await self.wagons.totals([wagon], {channel: topic.partitions})
+        ends = await self.wagons.admin.ends(self.wagons.places({channel: topic.partitions}), stable=True)
         claims = wagon.channel(channel.name)
         pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
         for p, held, fresh in pieces:
             end = ends[topic.name, p]
             if end is None:
-                self._have.publisher.forget(channel)
+                self.wagons.publisher.forget(channel)
                 raise ChannelGone(f"channel {channel} does not exist")
             for first in range(0, len(held), _PAGE):
-                for message in await self._have.reader.these(topic.name, p, held[first : first + _PAGE]):
+                for message in await self.wagons.reader.these(topic.name, p, held[first : first + _PAGE]):
                     if (event := decode(message)) is not None:
                         yield event
             while fresh < end:
-                some = await self._have.reader.range(topic.name, p, fresh, end, _PAGE)
+                some = await self.wagons.reader.range(topic.name, p, fresh, end, _PAGE)
                 for message in some:
                     if (event := decode(message)) is not None:
                         yield event

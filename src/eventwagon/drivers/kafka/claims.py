@@ -92,7 +92,7 @@ class ChannelClaims:
         """Offsets that were given back, whether or not they are due."""
         self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
         self._suspects: list[tuple[int, int, int, int, Hold]] = []  # heap: -attempt, due, partition, offset; likewise
-        self._ends: list[tuple[int, int, int, int, Hold]] = []  # heap: due, partition, start, stop of claims; likewise
+        self.ends: list[tuple[int, int, int, int, Hold]] = []  # heap: due, partition, start, stop of claims; likewise
 
     def partition(self, number: int) -> Partition:
         """The partition of this number."""
@@ -109,7 +109,7 @@ class ChannelClaims:
         """Offsets that were given back, and those whose claims expire by `now`."""
         return self.back + sum(
             1
-            for due, number, start, stop, hold in self._ends
+            for due, number, start, stop, hold in self.ends
             if due <= now and hold.due <= now
             for offset in range(start, stop)
             if self.partitions[number].taken.get(offset) is hold
@@ -128,7 +128,7 @@ class ChannelClaims:
 
     def due(self) -> float:
         """When claimed events can be claimed again, in ms; `inf` if nothing is held."""
-        again, ends = self._again, self._ends
+        again, ends = self._again, self.ends
         while again and self.partitions[again[0][1]].taken.get(again[0][2]) is not again[0][3]:
             heappop(again)
         while ends and not self._stands(*ends[0][1:]):
@@ -223,7 +223,7 @@ class ChannelClaims:
                         longer[hold] = self._longer(hold, op, now)
                     taken[offset] = longer[hold]
             for hold in longer.values():
-                heappush(self._ends, (hold.due, p, start, stop, hold))
+                heappush(self.ends, (hold.due, p, start, stop, hold))
                 stands.append(Grant(p, start, stop, hold.attempt, claim, hold.suspect))
         self._tidy()
         return stands
@@ -250,7 +250,7 @@ class ChannelClaims:
                 continue
             self.back -= 1
             taken[offset] = hold = Hold(number, old.attempt, now + op.visibility, False, op.owner, suspect=True)
-            heappush(self._ends, (hold.due, p, offset, offset + 1, hold))
+            heappush(self.ends, (hold.due, p, offset, offset + 1, hold))
             grants.append(Grant(p, offset, offset + 1, old.attempt, number, True))
         for entry in later:
             heappush(self._suspects, entry)
@@ -275,7 +275,7 @@ class ChannelClaims:
                 taken[offset] = Hold(number, old.attempt, due, False, op.owner)
         for grant in grants:
             hold = self.partitions[grant.partition].taken[grant.start]
-            heappush(self._ends, (due, grant.partition, grant.start, grant.stop, hold))
+            heappush(self.ends, (due, grant.partition, grant.start, grant.stop, hold))
         return count
 
     def _claim_fresh(self, p: int, end: int, room: int, hold: Hold, grants: list[Grant]) -> int:
@@ -287,7 +287,7 @@ class ChannelClaims:
             if partition.ahead:
                 stop = min([stop, *(o for o in partition.ahead if o >= start)])
             partition.taken.update(dict.fromkeys(range(start, stop), hold))
-            heappush(self._ends, (hold.due, p, start, stop, hold))
+            heappush(self.ends, (hold.due, p, start, stop, hold))
             grants.append(Grant(p, start, stop, 1, hold.claim))
             count += stop - start
             partition.fresh = stop
@@ -312,7 +312,7 @@ class ChannelClaims:
         return dropped
 
     def _expire(self, now: int) -> None:
-        ends = self._ends
+        ends = self.ends
         while ends and ends[0][0] <= now:
             due, p, start, stop, hold = heappop(ends)
             taken = self.partition(p).taken
@@ -345,10 +345,10 @@ class ChannelClaims:
 
     def _tidy(self) -> None:
         """Forget expired entries early, so that long claims of many small batches don't accumulate."""
-        ends, again, suspects, held = self._ends, self._again, self._suspects, 2 * self.held()
+        ends, again, suspects, held = self.ends, self._again, self._suspects, 2 * self.held()
         if len(ends) > 1000 + held:
-            self._ends = [e for e in ends if self._stands(*e[1:])]
-            heapify(self._ends)
+            self.ends = [e for e in ends if self._stands(*e[1:])]
+            heapify(self.ends)
         if len(again) > 1000 + held:
             self._again = [e for e in again if self.partitions[e[1]].taken.get(e[2]) is e[3]]
             heapify(self._again)
@@ -384,8 +384,8 @@ class ChannelClaims:
                 if not back:
                     hold = Hold(claim, attempt, due, False, owner, suspect=suspect, alone=alone)
                     partition.taken.update(dict.fromkeys(range(start, stop), hold))
-                    self._ends.append((due, number, start, stop, hold))
-        heapify(self._ends)
+                    self.ends.append((due, number, start, stop, hold))
+        heapify(self.ends)
         return self
 
 

@@ -26,7 +26,7 @@ async def inspect(admin: Admin, topics: Sequence[InspectedTopic]) -> list[Findin
     servers = await admin.brokers()
     each = await asyncio.gather(*map(admin.server_configuration, servers))
     found = told_together(
-        {f"broker {number}": list(_server(config)) for number, config in zip(servers, each, strict=True)}
+        {f"broker {number}": list(findings_of_server(config)) for number, config in zip(servers, each, strict=True)}
     )
     told = await asyncio.gather(*(_topic(admin, topic, len(servers)) for topic in topics))
     by_topic = {topic.name: one for topic, one in zip(topics, told, strict=True) if one is not None}
@@ -42,7 +42,8 @@ async def _age(admin: Admin, topic: str) -> list[Finding]:
     return [Finding(severity="loses", what="an old Kafka", means=means, todo="upgrade the brokers")]
 
 
-def _server(config: Mapping[str, str] | None) -> Iterator[Finding]:
+def findings_of_server(config: Mapping[str, str] | None) -> Iterator[Finding]:
+    """What a broker's configuration means for events; None: it was refused."""
     if config is None:
         what = "the brokers' settings"
         means = "this user may not read them: can't see whether topics can be deleted or are created automatically"
@@ -76,12 +77,13 @@ async def _topic(admin: Admin, topic: InspectedTopic, brokers: int) -> list[Find
     config = await admin.configuration(topic.name)
     copies = min((len(p.replicas) for p in metadata.partitions.values()), default=0)
     in_sync = min((len(p.isrs) for p in metadata.partitions.values()), default=0)
-    return list(_of_topic(config, topic.needed, copies, in_sync, brokers))
+    return list(findings_of_topic(config, topic.needed, copies, in_sync, brokers))
 
 
-def _of_topic(
+def findings_of_topic(
     config: Mapping[str, str] | None, needed: Mapping[str, str], copies: int, in_sync: int, brokers: int
 ) -> Iterator[Finding]:
+    """What a topic's configuration (None: it was refused) and its replicas mean for events."""
     what = f"replication factor {copies}"
     if copies < 2 and brokers < 2:
         means = "one broker has all events: they are lost with its disk, and everything stops while it is away"

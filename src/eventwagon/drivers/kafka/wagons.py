@@ -51,7 +51,7 @@ class Wagons:
         """Finish sending, for up to 1 s; then end all threads and connections."""
         self._background.cancel()
         await self._background.wait()
-        for wagon in self._live():
+        for wagon in self.live():
             wagon.end()
         self._wagons.clear()
         await asyncio.gather(self.publisher.close(), self.reader.close(), self.ages.close(), self._tail.close())
@@ -155,7 +155,7 @@ class Wagons:
         """Check whether the topics in use still keep their records: somebody may have changed their configuration."""
         try:
             await self.publisher.look_again()
-            for wagon in self._live():
+            for wagon in self.live():
                 trouble = await self.admin.unsuitable(wagon.log.topic, LOG_TIME)
                 if trouble and trouble != wagon.trouble:
                     LOGGER.warning("%s", trouble)
@@ -165,7 +165,7 @@ class Wagons:
 
     async def _look(self) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are gone."""
-        wagons = self._live()
+        wagons = self.live()
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
         places = [(f.topic, p) for _, f in feeds for p in range(f.partition_count)] + [(w.log.topic, 0) for w in wagons]
         try:
@@ -187,9 +187,10 @@ class Wagons:
 
     def _room(self) -> int:
         """Bytes that one channel may read ahead."""
-        return max(1_048_576, self._cache // max(1, sum(len(w.feeds) for w in self._live())))
+        return max(1_048_576, self._cache // max(1, sum(len(w.feeds) for w in self.live())))
 
-    def _live(self) -> list[KafkaWagon]:
+    def live(self) -> list[KafkaWagon]:
+        """Those whose claims log is open."""
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
 
 

@@ -289,14 +289,14 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 class MemorySubscription:
     def __init__(self, broker: MemoryBroker, channel: Channel, visibility: float, owner: str) -> None:
         self._broker = broker
-        self._channel = channel
+        self.channel = channel
         self._visibility = visibility
         self._owner = owner
         self._suspect_first = True
         self._attached: MemoryQueue | None = None
 
     async def __aenter__(self) -> MemorySubscription:
-        self._attached = self._broker.queue_of(self._channel)
+        self._attached = self._broker.queue_of(self.channel)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -338,7 +338,7 @@ class MemorySubscription:
     def queue(self) -> MemoryQueue:
         queue = self._attached
         if queue is None:
-            raise RuntimeError(f"the consumer of channel {self._channel} was left, or never entered")
+            raise RuntimeError(f"the consumer of channel {self.channel} was left, or never entered")
         if queue.gone:
-            raise ChannelGone(f"channel {self._channel} does not exist any more")
+            raise ChannelGone(f"channel {self.channel} does not exist any more")
         return queue

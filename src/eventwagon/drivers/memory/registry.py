@@ -45,20 +45,20 @@ class MemoryRegistry:
         newest = (await self.read(train)).version
         if newest != expect:
             raise out_of_date(train, newest, expect)
-        document = self._document(train)
+        document = self.document_of(train)
         document.append(entries, keep)
         document.put(Snapshot(manifest, max(expect, beyond) + 1))
         return document.newest
 
     def step_back(self, train: str, to: Snapshot) -> None:
         """Hold this older manifest again, like a store that was restored from a copy."""
-        self._document(train).put(to)
+        self.document_of(train).put(to)
 
     def watch(self, train: str) -> _Watch:
-        return _Watch(self._document(train))
+        return _Watch(self.document_of(train))
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
-        document = self._document(train)
+        document = self.document_of(train)
         now = asyncio.get_running_loop().time()
         document.members[member.name] = (now + ttl, sound_member(member))
         document.forget(now)
@@ -71,7 +71,7 @@ class MemoryRegistry:
         return [member for _, (_, member) in sorted(document.members.items())]
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
-        self._document(train).append(entries, keep)
+        self.document_of(train).append(entries, keep)
 
     async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
         document = self.documents.get(train)
@@ -88,7 +88,8 @@ class MemoryRegistry:
     async def trains(self) -> Sequence[str]:
         return sorted(train for train, document in self.documents.items() if document.newest.version)
 
-    def _document(self, train: str) -> _Document:
+    def document_of(self, train: str) -> _Document:
+        """All that is stored for the train; empty for a new one."""
         return self.documents.setdefault(train, _Document(train))
 
 

@@ -78,7 +78,7 @@ class RedisBroker:
         once."""
         self._unconfirmed: dict[object, str] = {}
         """A stored publish that waits for replicas, and its description."""
-        self._batches: dict[tuple[Channel, bytes], _Batch] = {}
+        self.batches: dict[tuple[Channel, bytes], _Batch] = {}
         """With `wait`: the batches that were sent and are not confirmed, by their content, oldest first."""
 
     @classmethod
@@ -137,17 +137,17 @@ class RedisBroker:
             await self._store(channel, keys, events, sizes, _Batch())
             return
         mark = channel, _digest(events)
-        batch = self._batches[mark] = self._batches.pop(mark, _Batch())
-        if len(self._batches) > _REMEMBERED:
-            del self._batches[next(iter(self._batches))]
+        batch = self.batches[mark] = self.batches.pop(mark, _Batch())
+        if len(self.batches) > _REMEMBERED:
+            del self.batches[next(iter(self.batches))]
         try:
             await self._store(channel, keys, events, sizes, batch)
         except asyncio.CancelledError:  # a caller that retries must wait for it, not store it again
             raise
         except BaseException:
-            self._batches.pop(mark, None)
+            self.batches.pop(mark, None)
             raise
-        self._batches.pop(mark, None)
+        self.batches.pop(mark, None)
 
     async def _store(
         self, channel: Channel, keys: list[str], events: Sequence[Event], sizes: Sequence[int], batch: _Batch
@@ -398,7 +398,7 @@ class RedisBroker:
 
     async def delete(self, channel: Channel) -> None:
         what = f"deleting {channel}"
-        self._batches = {mark: batch for mark, batch in self._batches.items() if mark[0] != channel}
+        self.batches = {mark: batch for mark, batch in self.batches.items() if mark[0] != channel}
         for left in await self._client.run(what, scripts.DELETE, self._keys(channel)):
             key = _text(left)
             self._warn_once(

@@ -23,7 +23,6 @@ from .counters import Counters, HandlingCounts
 from .handler import PROBE
 from .units import Unit, Units
 
-_LOOK, _LOOK_READY = 1.0, 10.0  # seconds for which an answer is used again: AWS allows few such requests a second
 _PAUSE = 0.5
 _LEAST, _MOST = 2, 1000  # MaximumConcurrency of a mapping
 _VISIBILITY = 6  # times the function's timeout: what AWS recommends for the queue
@@ -38,15 +37,17 @@ class LambdaMappings:
     events at a time; with 0 the mapping is disabled, and the wagon is not ready. While the wagon is paused it is
     disabled, too. AWS takes up to a minute for that: calls under way go on, and AWS may make more until then. A spec's
     `revision` is a version or alias of the function. Ready: all mappings are as they should be, and the function,
-    called with a probe, said that it can serve these channels.
+    called with a probe, said that it can serve these channels. AWS allows few such requests a second, so what it says
+    of a ready wagon is used again for `look_every` seconds, of others for a tenth of that.
     """
 
-    def __init__(self, function: str, place: Place | None = None, *, batch: int = 10) -> None:
+    def __init__(self, function: str, place: Place | None = None, *, batch: int = 10, look_every: float = 10.0) -> None:
         if not _FUNCTION.fullmatch(function):
             raise UsageError(f"function {function!r}: give the name of a Lambda function, without version or ARN")
         self.function = function
         self.place = place or Place()
         self._batch = batch
+        self._look_every = look_every
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
         self._units = Units(self._table, self.place.prefix, "lambda")
@@ -87,7 +88,7 @@ class LambdaMappings:
             return
         now = asyncio.get_running_loop().time()
         last = self._ensured.get(key)
-        if last is not None and last[0] == spec and now - last[1] < _LOOK:
+        if last is not None and last[0] == spec and now - last[1] < self._look_every / 10:
             return
         try:
             async with self._turn(key):
@@ -193,8 +194,10 @@ class LambdaMappings:
         spec, now = unit.spec, asyncio.get_running_loop().time()
         key = spec.train, spec.unit
         seen = self._seen.get(key)
-        if seen is not None and seen[0] == unit and now - seen[1] < (_LOOK_READY if seen[2].ready else _LOOK):
-            return seen[2]
+        if seen is not None and seen[0] == unit:
+            every = self._look_every if seen[2].ready else self._look_every / 10
+            if now - seen[1] < every:
+                return seen[2]
         trouble = await self._trouble(unit)
         found = Deployment(
             number=spec.number,

@@ -91,7 +91,8 @@ class ECSServices:
         self._registry = registry
         self._each = each
         self._command = _checked(command)
-        self._options = dict(options or {})
+        self.options = dict(options or {})
+        """What goes to CreateService unchanged."""
         self._clients = Clients(self.place)
         self._table = Table(self._clients)
         self._stack = AsyncExitStack()
@@ -180,7 +181,7 @@ class ECSServices:
                 taskDefinition=definition[1],
                 desiredCount=tasks,
                 tags=self._tags(spec),
-                **self._options,
+                **self.options,
             )
         elif service["desiredCount"] != tasks or service["taskDefinition"] != definition[1]:
             await self._clients.call(

@@ -128,6 +128,11 @@ class Kubernetes:
     # --- the contract ---------------------------------------------------------------------
 
     @property
+    def trouble(self) -> str:
+        """Why the API server can't be watched at present; empty if it can."""
+        return self._deployments.trouble or self._pods.trouble
+
+    @property
     def step(self) -> int:
         """See InSteps.step: the workers of a Pod."""
         return self._template.per_pod
@@ -236,7 +241,7 @@ class Kubernetes:
             and any(is_ready(pod) for pod in pods)
             and any(a.ready for a in attached)
         )
-        away = self._deployments.trouble or self._pods.trouble
+        away = self.trouble
         trouble = ""
         if not ready:
             trouble = why_not_ready(live, pods, attached) + (f" (last seen before {away})" if away else "")
@@ -432,7 +437,7 @@ class Kubernetes:
         return True
 
     def _stuck(self, pods: Sequence[Object], name: str) -> str:
-        away = self._deployments.trouble or self._pods.trouble
+        away = self.trouble
         if away:
             return f"whether Deployment {name} has ended is not known: {away}"
         if not pods:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from eventwagon.runtime.admission import Gate
 from eventwagon.testing.virtual_time import run
 
@@ -135,5 +137,30 @@ def test_others_begin_before_the_first_that_wants_to_be_alone_in_a_process() -> 
         await asyncio.sleep(5)
         await alone()
         assert at[1] == began + 5.5
+
+    run(main())
+
+
+@pytest.mark.parametrize("others_first_for", [0.0, 0.5])
+def test_those_that_want_to_be_alone_get_their_turns_in_order(others_first_for: float) -> None:
+    """The first may be what ended the last process. Workers that were alone come again at once, with another event."""
+
+    async def main() -> None:
+        gate, order, asked = Gate(others_first_for=others_first_for), list[int](), iter(range(100))
+
+        async def worker() -> None:
+            for _ in range(3):
+                number = next(asked)
+                async with gate.alone() as entered:
+                    assert entered
+                    order.append(number)
+                    await asyncio.sleep(0.3)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(4):
+                tasks.create_task(worker())
+                await asyncio.sleep(0.1)
+        assert order == sorted(order)
+        assert len(order) == 12
 
     run(main())

@@ -44,6 +44,7 @@ class Gate:
         """Seconds for which it waits at most."""
         self._quiet: asyncio.Future[None] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turn = asyncio.Lock()
         self._not_before = self._shut_until = float("-inf")
         self._at_first = others_first_for
         """Seconds for which others begin once somebody wants to be alone for the first time."""
@@ -73,22 +74,25 @@ class Gate:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
-        """Yield True once nobody else is at work, False if that would take too long. Others begin between two that want
-        to be alone, and before the first of them in this process."""
-        if self._others_until is None:
-            self._others_until = asyncio.get_running_loop().time() + self._at_first
-        if (pause := self._others_until - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(pause)
-        while self.closed or self.others_first:
-            if self.closed:
-                await self.opened()
-            else:  # their events may have gone back meanwhile, and must be fetched again
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._others_for):
-                        await self._begun.wait()
-                self.others_first = False
-            await asyncio.sleep(0)  # the others first
+        """Yield True once nobody else is at work, False if that would take too long. Those that want to be alone get
+        their turns in the order in which they ask. Others begin between two of them, and before the first of them in
+        this process."""
+        async with self._turn, self._alone() as entered:
+            yield entered
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[bool]:
         loop = asyncio.get_running_loop()
+        if self._others_until is None:
+            self._others_until = loop.time() + self._at_first
+        if (pause := self._others_until - loop.time()) > 0:
+            await asyncio.sleep(pause)
+        if self.others_first:  # their events may have gone back meanwhile, and must be fetched again
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._others_for):
+                    await self._begun.wait()
+            self.others_first = False
+            await asyncio.sleep(0)  # the others first
         if loop.time() - self._wanted_at > 2 * _PAUSE:
             self._wanted_since = loop.time()
         self._wanted_at = loop.time()

@@ -56,11 +56,13 @@ class OutputTail:
                 sys.stderr.write(text)
 
 
-def last_lines(path: Path, *, lines: int = 8, most: int = 1000) -> str:
-    """The end of a log, as one line of text; empty if there is nothing."""
+def last_lines(path: Path, *, since: int = 0, lines: int = 8, most: int = 1000) -> str:
+    """The end of a log, as one line of text; empty if there is nothing. `since`: how long it was before; what stood
+    there is left out, unless a new log was begun."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16384))
+            size = path.stat().st_size
+            file.seek(max(since if since <= size else 0, size - 16384))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""

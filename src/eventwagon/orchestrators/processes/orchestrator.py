@@ -254,7 +254,7 @@ class Processes:
         if own.seconds > _STEADY:
             self._failures[key] = 0
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        said = last_lines(self._files(key).log_path)
+        said = last_lines(self._files(key).log_path, since=own.log_began)
         why = own.hung or (f"its process {how}: {said}" if said else f"its process {how}")
         self._crashes[key] = self._crashes.get(key, (0, ""))[0] + 1, why
         self._failed(key, why)

@@ -37,6 +37,8 @@ class UnitProcess:
         if launch.logs is not None:
             environment[LOGS] = str(launch.logs)
         log = os.open(files.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.log_began = os.fstat(log).st_size
+        """The length of the log before this process wrote anything."""
         try:
             self._tail = (
                 OutputTail(files.log_path, f"{files.train} wagon {files.unit}") if launch.logs is None else None

@@ -253,6 +253,37 @@ def test_a_handler_that_cancels_everything_ends_its_process_without_a_defect(
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
+def test_an_event_whose_handler_cancels_everything_and_itself_each_time_dies_in_the_end() -> None:
+    async def main() -> None:
+        world, calls = World(), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=4))
+        me = asyncio.current_task()
+        assert me is not None
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            calls.append(n)
+            await asyncio.sleep(0.1)
+            for task in asyncio.all_tasks():
+                task.cancel()
+            await asyncio.sleep(1)
+
+        async with world.connect(train) as connection:
+            await connection.publish(1)
+        while not world.of(EventDied):
+            assert len(calls) < 20
+            try:
+                async with world.running(train):
+                    await asyncio.sleep(1000)
+            except (asyncio.CancelledError, EndedEarly):
+                while me.cancelling():
+                    me.uncancel()
+        (death,) = world.of(EventDied)
+        assert death.attempts == len(calls) == 8
+
+    run(main())
+
+
 # --- calls that never return ----------------------------------------------------------------------
 
 

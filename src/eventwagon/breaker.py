@@ -170,16 +170,27 @@ class Circuit:
         return True
 
     def failed(
-        self, event_id: str, attempt: int, now: float, luck: float, *, because: str, after: float | None = None
+        self,
+        event_id: str,
+        attempt: int,
+        now: float,
+        luck: float,
+        *,
+        because: str,
+        after: float | None = None,
+        own: bool = False,
     ) -> Again | None:
         """A handling failed; it was the event's attempt number `attempt`. Returns how to retry; None: give the event
         up.
 
-        `after`: the pause that the handler asked for, in seconds. Without a number of attempts set, an event is given
-        up after five attempts only if the channel is known to work: another handling that began after this event first
-        failed here has ended well. Otherwise it is retried for ten minutes, and its fifth and later failures do not
-        count as attempts. While the circuit is open no failure counts, and an event is given up only after ten failures
-        over at least ten minutes, so that a channel of nothing but bad events drains in the end.
+        `after`: the pause that the handler asked for, in seconds. `own`: no outage explains this failure, so it counts
+        in any case, and the event is given up after eight at the latest.
+
+        Without a number of attempts set, an event is given up after five attempts only if the channel is known to work:
+        another handling that began after this event first failed here has ended well. Otherwise it is retried for ten
+        minutes, and its fifth and later failures do not count as attempts. While the circuit is open no failure counts,
+        and an event is given up only after ten failures over at least ten minutes, so that a channel of nothing but bad
+        events drains in the end.
         """
         known = self.failing.pop(event_id, None) or _Failing(now)
         if self.opened_at is None:
@@ -191,7 +202,7 @@ class Circuit:
             self._wait(now, luck)
         limit, is_open = self._retries.attempts, self.opened_at is not None
         works = self.worked >= known.first and self.worked > self._floor
-        if limit == 1:  # never twice
+        if limit == 1 or (own and attempt >= (limit or DEATHS)):  # 1: never twice
             return None
         if is_open:
             if now - known.first >= PATIENCE and attempt + known.uncounted >= _PROBED:
@@ -199,7 +210,7 @@ class Circuit:
         elif attempt >= (limit or USUAL) and (limit or works or now - known.first >= PATIENCE):
             return None
         pause = self._retries.pause(attempt + known.uncounted, luck) if after is None else after
-        counts = not is_open and (attempt < USUAL or limit is not None)
+        counts = own or (not is_open and (attempt < USUAL or limit is not None))
         if not counts:
             known.uncounted += 1
         if is_open and after is None:

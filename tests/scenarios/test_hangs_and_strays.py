@@ -18,7 +18,7 @@ from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import EventDied, StepFailed
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.drivers.memory.registry import MemoryRegistry
-from eventwagon.errors import Unavailable
+from eventwagon.errors import EndedEarly, Unavailable
 from eventwagon.event import DEAD, Channel
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, until
@@ -214,6 +214,79 @@ def test_an_event_whose_handler_is_cancelled_each_time_dies_in_the_end() -> None
         (death,) = world.of(EventDied)
         assert death.attempts == 2
         assert death.because == "another task cancelled its handler (12 times)"
+
+    run(main())
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_handler_that_cancels_everything_ends_its_process_without_a_defect(
+    times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a careless clean-up does. It is told, and the next process goes on with the events."""
+
+    async def main() -> None:
+        world, done, cancelled = World(), set[int](), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=4), attempts=3)
+        me = asyncio.current_task()
+        assert me is not None
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            await asyncio.sleep(0.1)
+            while n == 0 and len(cancelled) < times:
+                cancelled.append(n)
+                for task in asyncio.all_tasks():
+                    if task is not asyncio.current_task():
+                        task.cancel()
+                await asyncio.sleep(0.3)
+            done.add(n)
+
+        try:
+            async with world.running(train) as connection:
+                for n in range(4):
+                    await connection.publish(n)
+                await asyncio.sleep(1000)
+        except (asyncio.CancelledError, EndedEarly):
+            while me.cancelling():
+                me.uncancel()
+        assert cancelled
+        async with world.running(train):
+            await until(lambda: done == {0, 1, 2, 3}, seconds=60)
+        assert not world.of(EventDied)
+
+    with caplog.at_level(logging.WARNING, logger="eventwagon"):
+        run(main())
+    assert "somebody has cancelled its tasks" in caplog.text
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+def test_an_event_whose_handler_cancels_everything_and_itself_each_time_dies_in_the_end() -> None:
+    async def main() -> None:
+        world, calls = World(), list[int]()
+        train = Train("t", limit=Volume(1000), workers=Workers(total=4))
+        me = asyncio.current_task()
+        assert me is not None
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            calls.append(n)
+            await asyncio.sleep(0.1)
+            for task in asyncio.all_tasks():
+                task.cancel()
+            await asyncio.sleep(1)
+
+        async with world.connect(train) as connection:
+            await connection.publish(1)
+        while not world.of(EventDied):
+            assert len(calls) < 20
+            try:
+                async with world.running(train):
+                    await asyncio.sleep(1000)
+            except (asyncio.CancelledError, EndedEarly):
+                while me.cancelling():
+                    me.uncancel()
+        (death,) = world.of(EventDied)
+        assert death.attempts == len(calls) == 8
 
     run(main())
 

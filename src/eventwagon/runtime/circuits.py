@@ -37,12 +37,19 @@ class Circuits:
         return self._circuits[key]
 
     def failed(
-        self, circuit: Circuit, event_id: str, attempt: int, *, because: str, after: float | None = None
+        self,
+        circuit: Circuit,
+        event_id: str,
+        attempt: int,
+        *,
+        because: str,
+        after: float | None = None,
+        own: bool = False,
     ) -> Again | None:
         """A handling failed. Returns how its event is tried again; None: give it up."""
         was_open, probes = circuit.opened_at is not None, circuit.probes
         now = asyncio.get_running_loop().time()
-        again = circuit.failed(event_id, attempt, now, self._rng.random(), because=because, after=after)
+        again = circuit.failed(event_id, attempt, now, self._rng.random(), because=because, after=after, own=own)
         if circuit.opened_at is None:
             return again
         if not was_open:

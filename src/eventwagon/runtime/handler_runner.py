@@ -264,13 +264,20 @@ class HandlerRunner:
                 settler.die(delivery, because, worker.attempt)
             case Failed(because=because, error=error, after=after):
                 wagon.failed += 1
-                again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after)
+                own = self._cancelled_itself(worker, error)
+                again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after, own=own)
                 if again is None:
                     settler.die(delivery, because, worker.attempt)
                 else:
                     settler.retry(delivery, because, worker.attempt, again)
                 handler = settler.source.handler
                 self._log_failure(handler, event_id, worker.attempt, because, error, dies=again is None)
+
+    def _cancelled_itself(self, worker: Worker, error: BaseException | None) -> bool:
+        """Whether the handler has cancelled its own task. One that cancels all tasks ends its process, which then
+        forgets how often the event has failed."""
+        is_cut = issubclass(type(error), asyncio.CancelledError)
+        return is_cut and not worker.strayed and not worker.because and worker.task.cancelling() > 0
 
     def drop(self, worker: Worker) -> None:
         """The worker failed, or ends: let the claim of its event expire, if it has one. Idempotent."""

@@ -250,7 +250,12 @@ class Settler:
     def _go(self, queue: SettleQueue) -> None:
         """Start the queue's task, unless it already runs."""
         if queue.task is None and not self._ended:
-            queue.task = self._tasks.create_task(self._work_off(queue), context=self._context.copy())
+            work = self._work_off(queue)
+            try:
+                queue.task = self._tasks.create_task(work, context=self._context.copy())
+            except RuntimeError:  # other code has cancelled the owner of the group: nothing more can be settled
+                work.close()
+                self.end("its tasks were cancelled")
 
     async def _work_off(self, queue: SettleQueue) -> None:
         try:

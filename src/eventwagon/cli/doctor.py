@@ -119,8 +119,8 @@ class Examination:
 
         async def look(asked: Inspectable) -> None:
             found = await asked.inspect(channels)
-            told = {(finding.what, finding.severity) for finding in self.findings}  # figures may have changed since
-            new = [f for f in found if (f.what, f.severity) not in told and (fine or f.severity != "fine")]
+            known = {(finding.what, finding.severity) for finding in self.findings}  # figures may have changed since
+            new = [f for f in found if (f.what, f.severity) not in known and (fine or f.severity != "fine")]
             self.findings.update(dict.fromkeys(new))
 
         if isinstance(driver, Inspectable):
@@ -141,7 +141,7 @@ async def _finish(call: Callable[[], Awaitable[object]]) -> None:
             task.cancel()
             await asyncio.wait([task])
         elif not task.cancelled():
-            task.exception()  # looked at: it is told by whoever waited, if anybody does
+            task.exception()  # retrieved, so that asyncio does not log it: the caller reports it
 
 
 class _Wrong(EventwagonError):
@@ -372,11 +372,11 @@ async def doctor(
         json_line(report)
     else:
         _show(url, capabilities, found)
-    said = [] if is_all_there else ["the broker lacks something that a train needs"]
+    problems = [] if is_all_there else ["the broker lacks something that a train needs"]
     if losses:
-        said.append(f"{losses} setting{'s' if losses > 1 else ''} of the server can lose events")
-    if said:
-        raise Ended(Code.FAILED, "; ".join(said))
+        problems.append(f"{losses} setting{'s' if losses > 1 else ''} of the server can lose events")
+    if problems:
+        raise Ended(Code.FAILED, "; ".join(problems))
 
 
 def _meanings(capabilities: Capabilities) -> Iterator[tuple[str, str]]:

@@ -245,7 +245,7 @@ def lab(
         for path in picture or []:
             write(job, found, rows, path)
         if as_json:
-            json_line({"job": _said(job), "strategies": rows})
+            json_line({"job": _as_json(job), "strategies": rows})
         else:
             _show(job, found, rows, notes=notes)
 
@@ -348,9 +348,9 @@ def _within_reason(arrivals: Sequence[float], work: Sequence[float], workers: in
         )
 
 
-def _said(job: Job) -> dict[str, object]:
-    told = {name: getattr(job, name) for name in Job.__struct_fields__ if name not in ("arrivals", "services")}
-    return {**told, "events": len(job.arrivals), "seconds": job.arrivals[-1], "work_s": sum(job.services)}
+def _as_json(job: Job) -> dict[str, object]:
+    settings = {name: getattr(job, name) for name in Job.__struct_fields__ if name not in ("arrivals", "services")}
+    return {**settings, "events": len(job.arrivals), "seconds": job.arrivals[-1], "work_s": sum(job.services)}
 
 
 def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures], *, notes: bool) -> None:

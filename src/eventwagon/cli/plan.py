@@ -152,20 +152,20 @@ def plan(
         kinds = best(fixed(tried), on_time), best(follow, on_time) if follow else None
         possible = figures(job, one(job, "optimum")).on_time
         if as_json:
-            told = {
-                "recommended": _said(found),
-                "fixed": _said(kinds[0]),
-                "elastic": None if kinds[1] is None else _said(kinds[1]),
-                "same_workers": {**_said(same), "optimum": possible},
-                "today": _said(now),
-                "tried": [_said(candidate) for candidate in tried],
+            report = {
+                "recommended": _as_json(found),
+                "fixed": _as_json(kinds[0]),
+                "elastic": None if kinds[1] is None else _as_json(kinds[1]),
+                "same_workers": {**_as_json(same), "optimum": possible},
+                "today": _as_json(now),
+                "tried": [_as_json(candidate) for candidate in tried],
             }
-            json_line(told)
+            json_line(report)
         else:
             _show(now, kinds, same, possible, tried, on_time)
 
 
-def _said(candidate: Trial) -> dict[str, object]:
+def _as_json(candidate: Trial) -> dict[str, object]:
     return {
         "strategy": candidate.strategy,
         "settings": candidate.code,

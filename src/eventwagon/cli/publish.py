@@ -28,7 +28,7 @@ from .target import load_train, reached
 
 _BLOCK = 1 << 18
 _BATCH = 500
-_SHOWN = 20  # bad lines that are told one by one
+_SHOWN = 20  # bad lines that are listed one by one
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -109,9 +109,9 @@ class Parser:
         if self._handler is not None:
             try:
                 fits = self._handler.decode(event)
-            except Exception as e:  # noqa: BLE001 - whatever a payload type's own checks raise, the line does not fit
-                said = "; ".join(str(e).split("\n"))
-                raise BadLine(f"does not fit handler {self._handler.name}: {said}") from None
+            except Exception as e:  # noqa: BLE001 - any error of the payload type's own checks means that the line does not fit
+                why = "; ".join(str(e).split("\n"))
+                raise BadLine(f"does not fit handler {self._handler.name}: {why}") from None
             if not self._type and not isinstance(fits, Event | bytes | bytearray | memoryview):
                 event = msgspec.structs.replace(event, type=type_name(fits))
         try:

@@ -190,7 +190,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         refusing=manifest.refusing,
         at_risk=manifest.at_risk,
         stepped_back=_stepped_back(manifest, now),
-        paused=told_pause(manifest.paused, now),
+        paused=describe_pause(manifest.paused, now),
         removal=_removing(manifest),
         open=opened,
         crashed=_crashed(members, manifest),
@@ -250,7 +250,7 @@ def _stepped_back(manifest: Manifest, now: float) -> str:
     return f"to {found}, {span(max(0.0, now - at))} ago{often}"
 
 
-def told_pause(pause: Pause | None, now: float) -> str:
+def describe_pause(pause: Pause | None, now: float) -> str:
     """Since when, by whom and why it is paused, for a person; empty if it is not."""
     if pause is None:
         return ""
@@ -297,7 +297,7 @@ def _live(manifest: Manifest, wagon: Wagon, depths: dict[str, Depth] | Any, work
         workers=workers,
         revision=wagon.revision,
         asleep=wagon.asleep_at is not None,
-        paused=told_pause(manifest.pause_of(wagon), now),
+        paused=describe_pause(manifest.pause_of(wagon), now),
         age=max(0.0, now - (wagon.active_at or wagon.opened_at)),
         reason=reason(manifest, wagon, now),
         opened_at=wagon.opened_at,
@@ -311,7 +311,7 @@ def reason(manifest: Manifest, wagon: Wagon, now: float) -> str:
     if manifest.paused is not None:
         return "paused with the train"
     if wagon.paused is not None:
-        return f"paused {told_pause(wagon.paused, now)}"
+        return f"paused {describe_pause(wagon.paused, now)}"
     if wagon.asleep_at is not None:
         return "asleep: nothing to do"
     match wagon.state:
@@ -398,12 +398,12 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
         where = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}"
         parts.append(words(text, "bold red"))
-    parts += [words(said, "bold yellow") for said in view.crashed]
+    parts += [words(text, "bold yellow") for text in view.crashed]
     if view.asked:
         parts.append(words(f"a switch is requested: {view.asked}", "bold"))
     if view.watched:
         parts.append(words(f"watched: {view.watched}", "bold"))
-    parts += [words(said, "yellow") for said in _missing(view)]
+    parts += [words(text, "yellow") for text in _missing(view)]
     parts += [words(f"{m.name}: {m.trouble}", "bold red") for m in view.members if m.trouble]
     if held := sum(m.held for m in view.members):
         text = "workers take no events: their handlers still run in threads after handler_timeout; `why` says which"

@@ -21,7 +21,7 @@ from ..event import DEAD
 from ..values import check_revision
 from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
 from .serve import Infrastructure
-from .status import told_pause
+from .status import describe_pause
 from .target import reached, reached_if_known
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, recorded in the journal.")]
@@ -164,7 +164,7 @@ async def pause(
         before = c.manifest.own_pause(wagon)
         await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
         if before is not None:
-            say(f"{what} was paused already, {told_pause(before, time.time())}")
+            say(f"{what} was paused already, {describe_pause(before, time.time())}")
         try:
             await _heeded(c, what, wagon, timeout, deadline)
         except BrokerError as e:
@@ -329,20 +329,22 @@ async def _in_the_way(c: Connection) -> str:
         manifest, members = (await c.refresh()).manifest, await c.members()
     except BrokerError as e:
         return f"What it waits for can't be read: {e}. "
-    asked, said = manifest.request, list[str]()
+    asked, sentences = manifest.request, list[str]()
     if asked is not None and asked.revision is not None:
         running = {m.revision for m in members if {"work", "serve"} & set(m.roles)}
         running |= {d.revision for m in members for d in m.deployed if d.workers}
         if asked.revision not in running:
             others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
-            said.append(f"No live worker reports revision {asked.revision}; they report {others}")
+            sentences.append(f"No live worker reports revision {asked.revision}; they report {others}")
     coming = [w for w in manifest.in_state(State.PROVISIONING) if w.revision == manifest.revision]
     if coming:
         wagon = coming[0]
-        said.append(f"It waits for wagon {wagon.number}{_code(wagon.revision)}: {wagon.trouble or 'not ready yet'}")
+        sentences.append(
+            f"It waits for wagon {wagon.number}{_code(wagon.revision)}: {wagon.trouble or 'not ready yet'}"
+        )
     elif not manifest.ready:
-        said.append("It waits for a wagon that is not opened yet")
-    return "".join(f"{each}. " for each in said)
+        sentences.append("It waits for a wagon that is not opened yet")
+    return "".join(f"{each}. " for each in sentences)
 
 
 def _code(revision: str) -> str:
@@ -350,8 +352,8 @@ def _code(revision: str) -> str:
 
 
 async def _given_up(c: Connection) -> str:
-    said = [sentence(e.fact) async for e in c.journal() if isinstance(e.fact, SwitchGivenUp | SwitchWithdrawn)]
-    return said[-1] if said else "the switch was given up"
+    answers = [sentence(e.fact) async for e in c.journal() if isinstance(e.fact, SwitchGivenUp | SwitchWithdrawn)]
+    return answers[-1] if answers else "the switch was given up"
 
 
 async def _alive(c: Connection) -> tuple[Sequence[Member], BrokerError | None]:

@@ -132,7 +132,7 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
             if as_json:
                 json_line(_letter(event))
                 continue
-            at, head, *rest = _told(event)
+            at, head, *rest = _describe(event)
             if console.is_terminal:
                 console.print(beside(Text(at), head))
                 for text in rest:
@@ -145,7 +145,7 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
             line(counted(count, "dead letter"))
 
 
-def _told(event: Event) -> tuple[str, ...]:
+def _describe(event: Event) -> tuple[str, ...]:
     """A dead letter for a person: the time, the event, the reason, and the beginning of its data."""
     x = event.extensions
     where = f"wagon {x.get('deadwagon', '?')} {x.get('deadchannel') or 'ingress'}"

@@ -62,7 +62,7 @@ class _Run:
         self._finished = [math.inf] * len(job.arrivals)
         self._runs = 0
         self._switches = 0
-        self._told: dict[int, dict[str, float]] = {}
+        self._times: dict[int, dict[str, float]] = {}
         """By wagon: when it was opened, cut off, drained; in the loop's time."""
         self._events: dict[int, int] = {}
         """Events handled, by wagon."""
@@ -183,16 +183,16 @@ class _Run:
                 self._note(wagon.number, "drained")
 
     def _note(self, number: int, what: str) -> None:
-        self._told.setdefault(number, {}).setdefault(what, asyncio.get_running_loop().time())
+        self._times.setdefault(number, {}).setdefault(what, asyncio.get_running_loop().time())
 
     def _bars(self, end: float) -> list[Bar]:
         bars = []
-        for number in sorted(self._told | {1: {}}):
-            told = {what: at - self._began for what, at in self._told.get(number, {}).items()}
-            opened = max(0.0, told.get("opened", 0.0))
-            drained = min(end, told.get("drained", end))
+        for number in sorted(self._times | {1: {}}):
+            times = {what: at - self._began for what, at in self._times.get(number, {}).items()}
+            opened = max(0.0, times.get("opened", 0.0))
+            drained = min(end, times.get("drained", end))
             if opened < end:
-                closed = min(drained, told.get("closed", end))
+                closed = min(drained, times.get("closed", end))
                 bars.append(Bar(number, opened, closed, drained, self._events.get(number, 0)))
         return bars
 

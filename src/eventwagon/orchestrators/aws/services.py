@@ -97,7 +97,7 @@ class ECSServices:
         self._table = Table(self._clients)
         self._stack = AsyncExitStack()
         self._units = Units(self._table, self.place.prefix, "ecs")
-        self._said: dict[str, tuple[float, str]] = {}
+        self._reports: dict[str, tuple[float, str]] = {}
         self._missing: set[str] = set()
         """Services that should exist and were not found."""
         self._turns: dict[tuple[str, int], asyncio.Lock] = {}
@@ -192,7 +192,7 @@ class ECSServices:
                 taskDefinition=definition[1],
                 desiredCount=tasks,
             )
-        self._said.pop(name, None)
+        self._reports.pop(name, None)
         self._missing.discard(name)
         await self._units.put(Unit(spec, definition))
         if before is not None and before.resources and before.resources != definition:
@@ -277,8 +277,8 @@ class ECSServices:
         trouble = next((each.trouble for each in mine if each.trouble), "")
         is_enough = spec.enough is not None and min(spec.enough, wanted) <= workers
         if not trouble and workers != wanted and not is_enough:
-            told = await self._tells(self.name(spec.train, spec.unit), spec.train)
-            trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {told}" if told else "")
+            text = await self._report(self.name(spec.train, spec.unit), spec.train)
+            trouble = f"{workers} of {wanted} workers have checked in as attached" + (f"; {text}" if text else "")
         return msgspec.structs.replace(
             together(mine) if mine else Deployment(number=spec.number, ready=False),
             ready=not trouble and wanted > 0,
@@ -287,23 +287,23 @@ class ECSServices:
             trouble=trouble,
         )
 
-    async def _tells(self, name: str, train: str) -> str:
+    async def _report(self, name: str, train: str) -> str:
         """What ECS reports of a service: how many tasks run, and its last event."""
         now = asyncio.get_running_loop().time()
-        if name in self._said and now - self._said[name][0] < _LOOK:
-            return self._said[name][1]
+        if name in self._reports and now - self._reports[name][0] < _LOOK:
+            return self._reports[name][1]
         service = await self._service(name)
         if service is None:
-            told = f"there is no service {name}"
+            text = f"there is no service {name}"
             self._missing.add(name)
         elif taken := self._taken(service, train):
-            told = taken
+            text = taken
         else:
-            told = f"ECS runs {service.get('runningCount', 0)} of {service['desiredCount']} tasks"
+            text = f"ECS runs {service.get('runningCount', 0)} of {service['desiredCount']} tasks"
             if events := service.get("events"):
-                told += f" ({events[0]['message']})"
-        self._said[name] = (now, told)
-        return told
+                text += f" ({events[0]['message']})"
+        self._reports[name] = (now, text)
+        return text
 
     async def remove(self, train: str, unit: int, *, grace: float) -> None:
         """See Orchestrator.remove. ECS asks the tasks to end at once; they finish their events in flight within the
@@ -332,7 +332,7 @@ class ECSServices:
                     )
                 await asyncio.sleep(_PAUSE)
             await self._clients.call("ecs", "delete_service", force=True, **given)
-        self._said.pop(name, None)
+        self._reports.pop(name, None)
         self._missing.discard(name)
         for arn in await self._definitions(name):
             if not await self._stranger(arn, spec.train):

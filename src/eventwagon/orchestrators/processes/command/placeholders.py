@@ -47,21 +47,21 @@ def placeholders(spec: WagonSpec, names: Mapping[str, str], *, copy: int, port: 
     }
 
 
-def environment(spec: WagonSpec, names: Mapping[str, str], said: Mapping[str, str], url: str) -> dict[str, str]:
-    """The same values as environment variables, and those that don't fit into an argument. `said` is the result of
+def environment(spec: WagonSpec, names: Mapping[str, str], values: Mapping[str, str], url: str) -> dict[str, str]:
+    """The same values as environment variables, and those that don't fit into an argument. `values` is the result of
     `placeholders`."""
     channels = {c.name: names.get(str(c), str(c)) for c in spec.channels}
     return {
         "EVENTWAGON_URL": url,
         "EVENTWAGON_WORKERS": str(spec.workers),
         "EVENTWAGON_CHANNELS": msgspec.json.encode(channels).decode(),
-        **{f"EVENTWAGON_{name.upper()}": value for name, value in said.items()},
+        **{f"EVENTWAGON_{name.upper()}": value for name, value in values.items()},
     }
 
 
-def render(text: str, said: Mapping[str, str]) -> str:
+def render(text: str, values: Mapping[str, str]) -> str:
     """`text` with its placeholders filled in. Other braces stay as they are."""
-    return _BRACES.sub(lambda m: said[m[1]], text)
+    return _BRACES.sub(lambda m: values[m[1]], text)
 
 
 def checked(argv: Sequence[str], what: str) -> tuple[str, ...]:

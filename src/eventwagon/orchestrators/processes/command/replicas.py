@@ -53,10 +53,10 @@ class Replica:
         self.index = index
         self.number = spec.number
         self.revision = spec.revision
-        self.serves = told(spec, names)
+        self.serves = known_to_command(spec, names)
         self._placeholders = placeholders(spec, names, copy=index, port=_free_port(), grace=plan.grace)
-        said = environment(spec, names, self._placeholders, plan.url)
-        self._environment = {**os.environ, **plan.environment, **said, RUN: token}
+        variables = environment(spec, names, self._placeholders, plan.url)
+        self._environment = {**os.environ, **plan.environment, **variables, RUN: token}
         self._output: int | None = None
         self._partial = b""
         self._last: deque[str] = deque(maxlen=8)
@@ -109,7 +109,7 @@ class Replica:
         if self._plan.stop:
             try:
                 grace = self._plan.grace if kill_after is None else kill_after
-                self._stopper = stopped(self.stop_words(grace))
+                self._stopper = start_stop_command(self.stop_words(grace))
                 return
             except OSError as e:
                 self._note(f"the stop command can't be started: {e}")
@@ -177,8 +177,8 @@ class Replica:
         self.ask_to_end(kill_after=self._plan.grace, failed=self._with_last(why))
 
     def _with_last(self, text: str) -> str:
-        said = in_one(self._last)
-        return f"{text}: {said}" if said else text
+        output = in_one(self._last)
+        return f"{text}: {output}" if output else text
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -212,13 +212,13 @@ class Replica:
             self.is_ready = any(re.search(ready.pattern, line) for line in lines)
 
 
-def told(spec: WagonSpec, names: Mapping[str, str]) -> object:
+def known_to_command(spec: WagonSpec, names: Mapping[str, str]) -> object:
     """Everything that a command learns about its wagon. It can't learn anything later: if this changes, the command is
     started again."""
     return spec.number, spec.revision, spec.channels, spec.dead_letters, dict(names)
 
 
-def stopped(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+def start_stop_command(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """Start the command that ends a copy. Raises OSError."""
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - what the user gave
 
@@ -230,7 +230,7 @@ async def end_left_over(run: Run, *, grace: float) -> None:
     stoppers = []
     for command in run.stops:
         with suppress(OSError):  # its program is gone: then nothing can be stopped by it either
-            stoppers.append(stopped(command))
+            stoppers.append(start_stop_command(command))
     asked: set[int] = set()
     while (pids := set(await asyncio.to_thread(started_by, run))) or any(s.poll() is None for s in stoppers):
         late = loop.time() - until

@@ -16,7 +16,7 @@ from ....contracts.orchestrator import Deployment
 from ....display.text import as_line
 from ....errors import Unavailable
 from .. import MARGIN, SENT_HOME, Follower, Run, Want, follow
-from .replicas import CommandSpec, Replica, end_left_over, told
+from .replicas import CommandSpec, Replica, end_left_over, known_to_command
 
 PLAN = "EVENTWAGON_COMMAND"
 _PAUSES = (0.2, 30.0)
@@ -84,7 +84,7 @@ class Supervisor:
         self._reap()
         spec, now = want.spec, asyncio.get_running_loop().time()
         wanted = spec.workers or 0
-        current = told(spec, want.names)
+        current = known_to_command(spec, want.names)
         for replica in self._replicas:
             if replica.serves != current:
                 replica.ask_to_end()

@@ -166,6 +166,33 @@ def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
     assert "would be needed" in told[0].because
 
 
+@pytest.mark.parametrize(("most", "spares", "on_time", "scalings"), [(64, 0, 0.8, 1.5), (64, 1, 0.99, 2.5)])
+def test_wagons_that_are_soon_full_hand_their_workers_on(
+    most: int, spares: int, on_time: float, scalings: float
+) -> None:
+    """Sixty events a second fill a wagon each second, and Pods take as long. The next wagon gets the workers of one
+    that has drained, so the traffic is calm for them: so many scalings a switch."""
+    chance, at, arrivals = random.Random(1), 0.0, list[float]()
+    while at < 30:
+        at += chance.expovariate(60.0)
+        arrivals.append(at)
+    came = run(
+        burst(
+            arrivals,
+            elastic=Elastic(2, most, promise=2.0),
+            limit=Volume(60),
+            start=1.0,
+            step=1,
+            spares=spares,
+            rest=30.0,
+        )
+    )
+    assert (came.lost, came.twice) == (0, 0)
+    assert came.switches >= 25
+    assert came.on_time >= on_time
+    assert came.scalings <= scalings * came.switches
+
+
 @pytest.mark.parametrize("limit", [Volume(150), Wait(2.0)])
 @pytest.mark.parametrize("spares", [0, 1])
 def test_a_small_budget_in_one_process(limit: Volume | Wait, spares: int) -> None:

@@ -54,7 +54,7 @@ def test_a_backlog_is_drained_within_what_was_asked_for() -> None:
     assert size(Elastic(2, 64, drain_within=6.0), STEADY, sizes, promise=2.0).workers[1] == 16
     assert size(Elastic(2, 64, drain_within=4.0), STEADY, sizes, promise=2.0).workers[1] == 32
     assert size(Elastic(2, 16, drain_within=4.0), STEADY, sizes, promise=2.0).workers == {1: 4, 2: 12}
-    few = [ElasticWagon(1, "draining", 1, 10, 10), ElasticWagon(2, "active", 0, 12, 12)]
+    few = [ElasticWagon(1, "draining", 1, 10, 10, closed=2.0), ElasticWagon(2, "active", 0, 12, 12)]
     assert size(Elastic(2, 64), STEADY, few, promise=2.0).workers[1] == 2
 
 
@@ -131,6 +131,25 @@ def test_workers_for_a_backlog_are_asked_for_once(start: float, service: float) 
         left, at = left - there * 0.1 / service, at + 0.1
     assert scalings == 1
     assert at <= 3.0 + service
+
+
+def test_a_wagon_that_will_soon_be_done_keeps_its_workers() -> None:
+    """They serve the next one, unless new events need them sooner."""
+    idle = msgspec.structs.replace(STEADY, rate=10.0, peak=10.0)
+    wagons = [ElasticWagon(1, "draining", 3, 9, 9, closed=0.1), ElasticWagon(2, "active", 0, 2, 2)]
+    assert size(Elastic(2, 64), idle, wagons, promise=2.0).workers == {1: 9, 2: 2}
+    assert size(Elastic(2, 11), STEADY, wagons, promise=2.0).workers == {1: 2, 2: 2}  # 2 gets them once they are free
+    stays = [wagons[0]._replace(closed=2.0), wagons[1]]
+    assert size(Elastic(2, 64), idle, stays, promise=2.0).workers == {1: 3, 2: 2}
+
+
+def test_if_switches_come_fast_workers_are_not_asked_for_one_by_one() -> None:
+    busy = [ElasticWagon(2, "active", 0, 10, 10, grown=0.5, active=1.0)]
+    assert size(Elastic(2, 64), STEADY, busy, promise=2.0).workers == {2: 10}
+    assert size(Elastic(2, 64), STEADY, [busy[0]._replace(active=20.0)], promise=2.0).workers == {2: 12}
+    assert size(Elastic(2, 64), STEADY, [busy[0]._replace(grown=2.0)], promise=2.0).workers == {2: 12}
+    more = msgspec.structs.replace(STEADY, rate=130.0)
+    assert size(Elastic(2, 64), more, busy, promise=2.0).workers == {2: 16}
 
 
 def test_a_calm_is_claimed_only_if_it_was_there() -> None:

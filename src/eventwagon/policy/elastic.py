@@ -28,6 +28,9 @@ _SWING = 3.0
 _STEP = 8
 """A wagon's workers are released, or increased again for a backlog, only by 1/8 or more: a few too many cost less than
 asking for them again."""
+_MORE = 1.25
+"""If switches come fast, a wagon that has got workers gets more within the promise only if it needs so many times as
+many: with the next switch they would go again."""
 _REASON = 1e9
 """More workers than anyone has."""
 
@@ -46,6 +49,8 @@ class ElasticWagon(NamedTuple):
     """Workers attached, including those finishing their last event."""
     grown: float = math.inf
     """Seconds since more workers were last asked for."""
+    active: float = math.inf
+    """Seconds since it took over from another wagon; infinite if it has not."""
     closed: float = 0.0
     """Seconds since the wagon was cut off."""
     paused: bool = False
@@ -185,6 +190,8 @@ class _Need:
         self.rate = min(rate + demand.trend * (self.start + 1.0), _RISE_MOST * rate)
         """The expected rate once workers asked for now have started."""
         self.the_active = next((c for c in wagons if c.state == "active"), None)
+        self.switches = self.the_active is not None and self.the_active.active < demand.calm
+        """Switches come fast."""
         spares = [c for c in wagons if c.state == "spare"]
         self.next = max(spares, key=lambda c: (c.present > 0, -c.number), default=None)
         """The spare that takes over next."""
@@ -247,7 +254,8 @@ class _Need:
                 return _Want(kept, kept, f"more would come too late for its backlog: {words}")
             # random swings of the rate ask for no workers: half the headroom must be used up
             needed = self.rate * demand.service * (1 + (self.elastic.headroom - 1) / 2) + behind
-            got = wanted if needed > wagon.asked or wagon.asked < least else kept
+            times = _MORE if self.switches and wagon.grown < self.promise else 1.0
+            got = wanted if needed > times * wagon.asked or wagon.asked < least else kept
             return _Want(got, got, words)
         if wagon.outstanding is None:
             return _Want(kept, kept, words)
@@ -299,8 +307,10 @@ class _Need:
         if self.reuse and self.pressed:
             kept = max(needed, kept)
             return _Want(kept, kept, f"{words}; then its workers serve new events")
-        kept = max(needed, kept if 2 * left > kept else min(left, kept))
-        return _Want(kept, kept, words)
+        if 2 * left <= kept and wagon.closed >= max(self.start, self.promise):  # else it will soon be done
+            kept = min(left, kept)
+        kept = max(needed, kept)
+        return _Want(kept, max(needed, min(left, kept)), words)
 
     def spare(self, wagon: ElasticWagon) -> _Want:
         demand, kept = self.demand, max(self.least, wagon.asked)

@@ -119,6 +119,7 @@ def elastic_wagons(
                 asked=_asked(workers, manifest, wagon),
                 present=present,
                 grown=now - wagon.grown_at if wagon.grown_at is not None else float("inf"),
+                active=now - wagon.active_at if wagon.active_at is not None and wagon.turn > 1 else float("inf"),
                 closed=max(0.0, now - wagon.closed_at) if wagon.closed_at is not None else 0.0,
                 paused=manifest.pause_of(wagon) is not None or wagon.asleep_at is not None,
             )

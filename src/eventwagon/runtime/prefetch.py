@@ -364,6 +364,14 @@ class WagonPrefetch:
                 best, began = prefetcher, at
         return None if best is None else (best, began)
 
+    def refill(self) -> None:
+        """Have empty prefetchers fetch again if they should have events by now: while handlers were slower, they were
+        to fetch none. Otherwise their channel would wait for as long as the others keep the workers busy."""
+        for prefetcher in self.prefetchers:
+            asleep = not prefetcher.buffer and not prefetcher.receiving and not prefetcher.resting
+            if asleep and prefetcher.ahead() > 0:
+                prefetcher.source.room.set()
+
     def look(self) -> None:
         """Something changed: have the prefetchers check whether to fetch more."""
         for prefetcher in self.prefetchers:

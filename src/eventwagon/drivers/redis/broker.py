@@ -370,7 +370,7 @@ class RedisBroker:
                 "deleted by hand; what is gone is made again once workers attach"
             )
             return Depth(published=total, settled=total - length, trouble=trouble)
-        flying, known, oldest, newest, exhausted = rest
+        flying, known, oldest, newest, exhausted, strays = rest
         waiting = max(0, length - flying)
         return Depth(
             published=total,
@@ -380,7 +380,7 @@ class RedisBroker:
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
             exhausted=bool(exhausted),
-            trouble=self._exhausted(channel) if exhausted else "",
+            trouble=self._exhausted(channel) if exhausted else self._strayed(channel, strays) if strays else "",
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -434,6 +434,14 @@ class RedisBroker:
         return (
             f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
             f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
+
+    def _strayed(self, channel: Channel, count: int) -> str:
+        return (
+            f"{self.server.where}: events of the stream {self.name_of(channel)} were out of reach of all workers: "
+            "another program, or a person, has moved its consumer group's place (XGROUP SETID), deleted the group's "
+            "consumers, read with NOACK, acknowledged without deleting, or deleted the key beside it. "
+            f"Found and delivered again after the visibility time: {count:,}"
         )
 
     def _broken(self, channel: Channel) -> str:

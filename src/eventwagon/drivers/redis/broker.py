@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +28,7 @@ from .client import Client, Script
 from .entries import event_time, pack, unpack
 from .errors import Lost, NotSent
 from .inspection import inspect
+from .members import Strangers, split, told
 from .notifier import Notifier
 from .server import Server
 from .subscription import RedisSubscription, gone
@@ -41,6 +43,7 @@ _PAGE = 200
 _PAGE_BYTES = 4 << 20
 _DEPTHS = 100
 _MANY_BACK = 1000
+_LISTED = re.compile(r"(0|[1-9][0-9]{0,15})\.([a-z0-9_-]{0,48})")
 _REMEMBERED = 1000
 """The most batches that are stored and unconfirmed."""
 
@@ -76,6 +79,7 @@ class RedisBroker:
         self._displaced: set[Channel | str] = set()
         """Channels whose stream's key holds something else, and keys that were left alone or can't be read: logged
         once."""
+        self._strangers = Strangers(self.server.where)
         self._unconfirmed: dict[object, str] = {}
         """A stored publish that waits for replicas, and its description."""
         self.batches: dict[tuple[Channel, bytes], _Batch] = {}
@@ -370,7 +374,7 @@ class RedisBroker:
                 "deleted by hand; what is gone is made again once workers attach"
             )
             return Depth(published=total, settled=total - length, trouble=trouble)
-        flying, known, oldest, newest, exhausted = rest
+        flying, known, oldest, newest, exhausted, strays = rest
         waiting = max(0, length - flying)
         return Depth(
             published=total,
@@ -380,7 +384,7 @@ class RedisBroker:
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
             exhausted=bool(exhausted),
-            trouble=self._exhausted(channel) if exhausted else "",
+            trouble=self._exhausted(channel) if exhausted else self._strayed(channel, strays) if strays else "",
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -417,23 +421,41 @@ class RedisBroker:
         """All channels of the train. A listed name without a stream (after a crash between the two steps of `create`
         or `delete`, say) is not one: it has no events, and `delete` removes it from the list."""
         what, listing = f"listing the channels of {train}", self._listing(train)
-        names = await self._client.command(f"{what} in {listing}", listing, "SMEMBERS", listing)
-        listed = [_channel(train, name.decode()) for name in names]
+        listed, strangers = await self._listed(train, what)
+        self._strangers.tell(listing, strangers)
         standing = await asyncio.gather(*(self._stands(what, channel) for channel in listed))
         return [channel for channel, stands in zip(listed, standing, strict=True) if stands]
+
+    async def _listed(self, train: str, what: str) -> tuple[list[Channel], list[bytes]]:
+        """The channels on the train's list, and members of the list that are no channels' names."""
+        listing = self._listing(train)
+        names = await self._client.command(f"{what} in {listing}", listing, "SMEMBERS", listing)
+        return split(names, lambda name: _channel(train, name))
 
     async def _stands(self, what: str, channel: Channel) -> bool:
         """Whether there is a stream, so that its events can be read."""
         return bool(await self._client.run(what, scripts.STANDS, self._keys(channel)[:2]))
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
-        """See Inspectable. Channels have no settings of their own."""
-        return await inspect(self._client)
+        """See Inspectable. Channels have no settings of their own; the keys of their trains may hold something else."""
+        found = await inspect(self._client)
+        for train in dict.fromkeys(channel.train for channel in channels):
+            _, strangers = await self._listed(train, f"listing the channels of {train}")
+            found += told(self._listing(train), strangers)
+        return found
 
     def _exhausted(self, channel: Channel) -> str:
         return (
             f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
             f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
+
+    def _strayed(self, channel: Channel, count: int) -> str:
+        return (
+            f"{self.server.where}: events of the stream {self.name_of(channel)} were out of reach of all workers: "
+            "another program, or a person, has moved its consumer group's place (XGROUP SETID), deleted the group's "
+            "consumers, read with NOACK, acknowledged without deleting, or deleted the key beside it. "
+            f"Found and delivered again after the visibility time: {count:,}"
         )
 
     def _broken(self, channel: Channel) -> str:
@@ -473,6 +495,7 @@ def _name(channel: Channel) -> str:
     return f"{channel.wagon}.{channel.name}"
 
 
-def _channel(train: str, name: str) -> Channel:
-    wagon, _, name = name.partition(".")
-    return Channel(train, int(wagon), name)
+def _channel(train: str, name: str) -> Channel | None:
+    """The reverse of `_name`; None for any other text."""
+    found = _LISTED.fullmatch(name)
+    return Channel(train, int(found[1]), found[2]) if found else None

@@ -20,10 +20,12 @@ from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
-from ...event import Channel
+from ...errors import UsageError
+from ...event import Channel, check_train_name
 from .client import Client, Script
 from .errors import Lost, NotSent
 from .inspection import inspect
+from .members import Strangers, split, told
 from .notifier import Notifier
 from .scripts import ADDED, KIND, LAST_ID, deletion
 from .server import Server
@@ -160,6 +162,7 @@ class RedisRegistry:
         self.server = server or Server()
         self._client = Client(self.server)
         self._notifier = Notifier(self._client.some)
+        self._strangers = Strangers(self.server.where)
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisRegistry:
@@ -334,18 +337,34 @@ class RedisRegistry:
         await self._client.command(what, self._trains, "SREM", self._trains, train)
 
     async def trains(self) -> Sequence[str]:
+        found, strangers = await self._known()
+        self._strangers.tell(self._trains, strangers)
+        return found
+
+    async def _known(self) -> tuple[list[str], list[bytes]]:
+        """The names of all trains, and members of their set that can't be the name of one."""
         what = "listing the trains"
-        names = sorted(
-            name.decode() for name in await self._client.command(what, self._trains, "SMEMBERS", self._trains)
-        )
+        members = await self._client.command(what, self._trains, "SMEMBERS", self._trains)
+        names, strangers = split(members, lambda name: name)
+        names.sort()
         keys = [self._key(name, "manifest") for name in names]
         there = await asyncio.gather(*(self._client.command(what, key, "EXISTS", key) for key in keys))
-        return [name for name, exists in zip(names, there, strict=True) if exists]
+        found = [name for name, exists in zip(names, there, strict=True) if exists]
+        strangers += [name.encode() for name in names if name not in found and not _is_train(name)]
+        return found, strangers
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""
-        return await inspect(self._client)
+        return [*await inspect(self._client), *told(self._trains, (await self._known())[1])]
 
 
 def _encode(document: Manifest) -> bytes:
     return manifest.encode(document)
+
+
+def _is_train(name: str) -> bool:
+    try:
+        check_train_name(name)
+    except UsageError:
+        return False
+    return True

@@ -22,6 +22,10 @@ from .client import Script
 GROUP = "eventwagon"
 MOST = 1000
 """The most events in one call: the server does nothing else meanwhile."""
+SEARCH_EVERY = 10_000
+"""Milliseconds between two searches of a channel for entries that nobody can receive."""
+STRAYS_TOLD = 60_000
+"""Milliseconds, at least, for which a channel's depth names those that were found: each observer sees it."""
 LAST_ID = "18446744073709551615-18446744073709551615"
 """A stream that has had an entry with this id is exhausted: it takes no other ever, also once that entry is deleted."""
 
@@ -135,22 +139,31 @@ local function added(stream)
     if facts[i] == 'length' then length = facts[i + 1] end
     if facts[i] == 'last-generated-id' then last = facts[i + 1] end
   end
-  return total, length, last == last_id
+  return total, length, last == last_id, last
 end
 """
 )
 
-# Entries after `cursor`, in growing pages, so that large events are noticed in time. The server refuses to look for any
-# after the last id.
+_OLDER = """
+local function older(a, b)
+  local am, as = string.match(a, '(%d+)-(%d+)')
+  local bm, bs = string.match(b, '(%d+)-(%d+)')
+  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
+  return am < bm or (am == bm and as < bs)
+end
+"""
+
+# Entries after `cursor`, up to `last` (nil: all), in growing pages, so that large events are noticed in time. The
+# server refuses to look for any after the last id.
 _PAGES = (
     _LAST
     + """
-local function pages(stream, cursor, limit, bytes, into)
+local function pages(stream, cursor, limit, bytes, into, last)
   local size, page = 0, 8
   while #into < limit and size < bytes and cursor ~= last_id do
     page = math.min(256, page * 2)
     local count = math.min(page, limit - #into)
-    local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', count)
+    local found = redis.call('XRANGE', stream, '(' .. cursor, last or '+', 'COUNT', count)
     for _, entry in ipairs(found) do
       into[#into + 1] = entry
       local fields = entry[2]
@@ -274,6 +287,66 @@ return others
 
 DELETE = deletion("stream", "hash", "zset", "hash")
 
+# Entries that nobody can receive: delivered to the group, neither claimed nor to come back, and not settled. Other
+# programs cause them: XGROUP SETID or DELCONSUMER, XREADGROUP NOACK, XACK without XDEL. Whoever has one may be handling
+# it, and is given the visibility time; then it comes back. The entries are searched only if the totals say that there
+# are some, or say nothing (the server does not always know how many are new): a thousand in a call, from where the last
+# call ended. Returns when to search next.
+_STRAYS = (
+    _OLDER
+    + _PAGES
+    + ADDED
+    + f"local every, told, most = {SEARCH_EVERY}, {STRAYS_TOLD}, {MOST}\n"
+    + """
+local function group_of(stream)
+  for _, facts in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local found = {}
+    for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end
+    if found.name == group then return found['last-delivered-id'], found.pending, found.lag end
+  end
+end
+local function search(now, visibility, bytes)
+  local _, length, _, last = added(stream)
+  local cursor, pending, lag = group_of(stream)
+  if not length or not cursor then return now + every end
+  if older(last, cursor) then  -- new entries would never be delivered
+    redis.call('XGROUP', 'SETID', stream, group, last)
+    cursor = last
+  end
+  local unread = 0
+  if cursor ~= last_id and #redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1) > 0 then unread = lag end
+  if unread and length - unread <= pending + redis.call('ZCARD', back) then
+    redis.call('HDEL', meta, 'searched')
+    return now + every
+  end
+  local from, entries, count = redis.call('HGET', meta, 'searched') or '0-0', {}, 0
+  if redis.pcall('XRANGE', stream, '(' .. from, '+', 'COUNT', 1).err then from = '0-0' end
+  from = pages(stream, from, most, bytes, entries, cursor)
+  for n, entry in ipairs(entries) do
+    local id = entry[1]
+    if #redis.call('XPENDING', stream, group, id, id, 1) == 0 and not redis.call('ZSCORE', back, id) then
+      local _, attempt, suspicion = known(id)
+      if suspicion == '!' then attempt = attempt + 1 end
+      redis.call('HSET', taken, id, '-:' .. attempt .. (suspicion == '' and '' or '?'))
+      redis.call('ZADD', back, now + visibility + n / 1000, id)  -- in their order
+      count = count + 1
+    end
+  end
+  if count > 0 then
+    local before = redis.call('HMGET', meta, 'strays', 'strays_until')
+    if now < tonumber(before[2] or 0) then count = count + before[1] end
+    redis.call('HSET', meta, 'strays', count, 'strays_until', now + math.max(told, visibility))
+  end
+  if #entries == 0 then
+    redis.call('HDEL', meta, 'searched')
+    return now + every
+  end
+  redis.call('HSET', meta, 'searched', from)
+  return now
+end
+"""
+)
+
 # Runs right after XREADGROUP has claimed new events: those that come back, as many as there is room for, or one suspect
 # (then no new ones were requested), and what to know for the next time. ARGV: room, consumer, whether to be notified,
 # most bytes, visibility (ms), 1 for a suspect. Searching for expired claims walks over all claims, so it is done every
@@ -285,9 +358,10 @@ AGAIN = Script(
 local stream, meta, back, taken = unpack(KEYS)
 """
     + _SUSPECT
+    + _STRAYS
     + """
 local room, visibility, bytes = tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[4])
-local facts = redis.call('HMGET', meta, 'made', 'ticket', 'bell', 'largest', 'due')
+local facts = redis.call('HMGET', meta, 'made', 'ticket', 'bell', 'largest', 'due', 'search')
 if not facts[1] then return {'gone'} end
 local ticket = facts[2] + 1
 local old, attempts = {}, {}
@@ -315,6 +389,11 @@ if now >= due then
 end
 due = math.min(due, now + visibility)
 if due ~= tonumber(facts[5] or 0) then redis.call('HSET', meta, 'due', due) end
+local again = tonumber(facts[6] or 0)
+if now >= again or again > now + every then
+  again = search(now, visibility, bytes)
+  redis.call('HSET', meta, 'search', again)
+end
 
 if room > 0 then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', back, 0, now, 'LIMIT', 0, room)) do
@@ -334,7 +413,7 @@ while ARGV[6] == '1' and #old == 0 do
 end
 
 if #old > 0 then redis.call('HSET', meta, 'ticket', ticket) end
-local wait, more = due - now, false
+local wait, more = math.min(due, again) - now, false
 local suspects = redis.call('ZCOUNT', back, '-inf', '(0')
 local next = redis.call('ZRANGEBYSCORE', back, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 if next then
@@ -464,16 +543,10 @@ DEPTH = Script(
     _KINDS
     + _TIME
     + _LATE
+    + _OLDER
     + ADDED
     + """
 local many = tonumber(ARGV[1])
-
-local function older(a, b)
-  local am, as = string.match(a, '(%d+)-(%d+)')
-  local bm, bs = string.match(b, '(%d+)-(%d+)')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am < bm or (am == bm and as < bs)
-end
 
 local function about(entry)
   if not entry then return false end
@@ -499,7 +572,7 @@ local function one(stream, meta, back, taken)
   local total, length, exhausted = added(stream)
   if not total then return '' end
   if wrong then return {total, length, wrong.err} end
-  local facts = redis.call('HMGET', meta, 'made', 'due')
+  local facts = redis.call('HMGET', meta, 'made', 'due', 'strays', 'strays_until')
   if not facts[1] then return {total, length, meta .. ' is gone'} end
   local cursor, flying = reader(stream)
   if not cursor then return {total, length, 'the consumer group of ' .. stream .. ' is gone'} end
@@ -523,7 +596,8 @@ local function one(stream, meta, back, taken)
     oldest = about(redis.call('XRANGE', stream, least, least)[1]) or oldest
     if not newest then newest = about(redis.call('XRANGE', stream, most, most)[1]) end
   end
-  return {total, length, flying, known, oldest, newest, exhausted and 1 or 0}
+  local strays = now < tonumber(facts[4] or 0) and tonumber(facts[3]) or 0
+  return {total, length, flying, known, oldest, newest, exhausted and 1 or 0, strays}
 end
 
 local answers = {}

@@ -197,7 +197,9 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
             | await _gone(c, manifest, depths)
         ),
         dead=sum(dead),
-        dead_lost=max(kept.lost, manifest.letters_lost) + sum(w.letters_lost for w in manifest.wagons),
+        dead_lost=max(kept.lost, manifest.letters_lost)
+        + manifest.letters_gone
+        + sum(w.letters_lost for w in manifest.wagons),
         members=members,
         wagons=wagons,
         removed=[gone[n] for n in sorted(gone.keys() - live)],

@@ -457,7 +457,9 @@ class Observer:
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
         same = {State.REMOVING: State.DRAINED}  # an observer that goes on with a removal does not wait again
-        being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
+        being: dict[int | str, object] = {
+            w.number: (same.get(w.state, w.state), w.attempts, w.losses) for w in manifest.wagons
+        }
         being["failed_opens"] = manifest.failed_opens
         being["wanted"] = self._wanted
         being["at_risk"] = self._at_risk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from typing import Any
 import apsw
 import pytest
 
+from eventwagon.cli.status import look
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.sqlite import SQLiteBroker, actor, place, storage
 from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import BrokerError, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event, new_ids
-from tests.support import signups, until
+from tests.support import SignUp, signups, until
 
 INGRESS = Channel("signups", 1)
 
@@ -265,6 +267,35 @@ def test_a_damaged_file_is_named_and_harms_no_other(tmp_path: Path, damage: Call
             path.unlink()  # moved away: what is left behind is as good as deleted
             await broker.delete(INGRESS)
             assert await broker.channels("signups") == [other]
+
+    asyncio.run(main())
+
+
+def test_status_shows_the_other_wagons_of_a_damaged_one(tmp_path: Path) -> None:
+    """And says which file it is. So it does if the dead letters of removed wagons can't be read."""
+    url = f"sqlite:///{tmp_path}"
+
+    async def main() -> None:
+        async with signups([], spares=1).connect(url, listeners=()) as c, c.running():
+            await c.publish(SignUp("a"))
+            await until(lambda: c.manifest.ready)
+            await c.broker.create(Channel("signups", 0, "dead"))
+        noise(tmp_path / "signups" / "v1.db")
+        async with signups([]).connect(url, listeners=()) as c:
+            view = await look(c, url)
+            first, second = view.wagons
+            assert (first.published, first.inside, second.published) == (None, None, 0)
+            (why,) = view.threatened
+            assert re.match(r"wagon 1 can't be read: .*v1\.db is damaged", why)
+            assert view.dead is None
+        noise(tmp_path / "signups" / "own.db")
+        async with signups([]).connect(url, listeners=()) as c:
+            whose = {why.split(" can't be read")[0] for why in (await look(c, url)).threatened}
+            assert whose == {"wagon 1", "the dead letters of removed wagons"}
+        noise(tmp_path / "signups" / "v2.db")
+        async with signups([]).connect(url, listeners=()) as c:
+            with pytest.raises(StorageBroken, match="damaged"):
+                await look(c, url)
 
     asyncio.run(main())
 

@@ -18,6 +18,7 @@ from eventwagon.contracts.facts import (
     Switched,
     WagonOpened,
     WagonRemoved,
+    WorkersLost,
 )
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import (
@@ -172,6 +173,30 @@ def test_provisioning_that_never_gets_ready_leaves_ingestion_unharmed() -> None:
         opened = [f.number for f in world.of(WagonOpened)]
         assert len(opened) == len(set(opened)) >= 3  # given up ones are followed by others, under new numbers
         assert len(manifest.wagons) <= 2
+
+    run(main())
+
+
+def test_a_spare_that_loses_its_workers_has_the_whole_time_to_get_others() -> None:
+    """However long it was ready before; two observers look."""
+
+    async def main() -> None:
+        world = World()
+        settings = {"provision_timeout": 20.0, "spares": 1}
+        async with (
+            world.running(signups([], **settings), work=False) as observer,
+            world.running(signups([], **settings), work=False),
+        ):
+            async with world.running(signups([], **settings), observe=False):
+                await until(lambda: observer.manifest.ready)
+                await asyncio.sleep(60)
+            await until(lambda: world.of(WorkersLost), seconds=20)
+            await asyncio.sleep(19)
+            assert not world.of(ProvisioningFailed)
+            await asyncio.sleep(2)
+            assert {fact.attempt for fact in world.of(ProvisioningFailed)} == {1}
+            async with world.running(signups([], **settings), observe=False):
+                await until(lambda: observer.manifest.ready)
 
     run(main())
 

@@ -136,3 +136,28 @@ def test_dead_letters_that_go_are_told_once() -> None:
     assert again.manifest is told.manifest
     (more,) = letters_lost(told.manifest, {0: 3, 1: 5}, why).facts
     assert sentence(more) == "3 dead letters of wagon 1 disappeared from the broker (5 in all): by hand"
+
+
+def test_dead_letters_at_the_removal_of_their_wagon() -> None:
+    """What was seen and not found is lost. What another process had moved before, or has reported, is not."""
+    dead = Channel("t", 1, "dead")
+
+    def seen(told: int = 0) -> Losses:
+        losses = Losses(totals=True)
+        losses.look({dead: depth(5, 0)}, (dead,), {0: 0, 1: told}, now=0.0)
+        losses.look({}, (), {0: 0}, now=5.0, ending={1})
+        return losses
+
+    losses = seen()
+    assert [losses.end(dead, depth(5, 0), 5, 0), losses.end(dead, UNKNOWN, 5, 0)] == [0, 0]
+    losses = seen()
+    assert [losses.end(dead, UNKNOWN, 0, 0), losses.end(dead, UNKNOWN, 0, 5)] == [5, 5]
+    assert "vanished" in losses.why(1)
+    assert seen().end(dead, UNKNOWN, 3, 2) == 2
+    assert seen(told=1).end(dead, depth(5, 0), 5, 1) == 1
+    assert seen().end(dead, of_letters(depth(5, 2), exact=True), 3, 0) == 2
+    assert seen().end(dead, depth(5, 0, lost=1), None, 0) == 1
+    assert Losses(totals=True).end(dead, UNKNOWN, 0, 4) == 4
+    gone = seen()
+    gone.look({}, (), {0: 0}, now=10.0)
+    assert gone.end(dead, UNKNOWN, 0, 0) == 0

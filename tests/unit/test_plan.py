@@ -156,6 +156,15 @@ def test_a_ready_wagon_that_lost_its_workers_is_not_switched_to() -> None:
     assert "not ready" in one(decided.refusals, SwitchRefused).because
 
 
+def test_a_ready_wagon_that_lost_its_workers_has_the_whole_time_again() -> None:
+    """Its age is that of its time as READY."""
+    m = manifest(wagon(1, State.ACTIVE), wagon(2, State.READY))
+    decided = decide(m, [reading(1, 1)], {}, ages={2: 1000.0})
+    assert [type(fact) for fact in decided.facts] == [WorkersLost]
+    assert decided.manifest.wagons[1].attempts == 0
+    assert Ensure(2) in decided.tasks
+
+
 def test_cooldown_refuses_and_says_so() -> None:
     settings = Settings(limit=Lag(1), workers=Workers(each=1), cooldown=5.0)
     m = manifest(wagon(1, State.ACTIVE, active_at=NOW - 1), wagon(2, State.READY))

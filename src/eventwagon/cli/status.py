@@ -23,6 +23,7 @@ from ..contracts.orchestrator import Deployment
 from ..contracts.registry import Member
 from ..display.redaction import shown
 from ..display.text import count, escaped
+from ..errors import StorageBroken
 from ..event import DEAD, Channel
 from ..policy.losses import GONE
 from ..workers import ORCHESTRATED
@@ -155,14 +156,14 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     manifest = snapshot.manifest
     now = time.time()
     members = list(await c.members())
-    depths = await c.depths()
-    (kept,) = await c.broker.depth([Channel(manifest.train, 0, DEAD)])
+    depths, unread = await _depths(c, manifest)
+    kept = depths[0][DEAD]
     workers: dict[int, int] = {}
     for a in (a for m in members for a in m.attachments):
         workers[a.number] = workers.get(a.number, 0) + a.workers
     for a in (a for m in members for a in m.deployed):  # several observers tell of the same processes
         workers[a.number] = max(workers.get(a.number, 0), a.workers)
-    wagons = [_live(manifest, w, depths.get(w.number, {}), workers.get(w.number, 0), now) for w in manifest.wagons]
+    wagons = [_live(manifest, w, depths[w.number], workers.get(w.number, 0), now) for w in manifest.wagons]
     gone: dict[int, WagonView] = {}
     if removed:
         async for entry in c.journal():
@@ -176,6 +177,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     for (_, name), why in sorted(broken.items()):
         opened.setdefault(name, []).append(why)
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
+    read = {n: of for n, of in depths.items() if n not in unread}
     return View(
         train=manifest.train,
         url=escaped(shown(url)),
@@ -195,15 +197,47 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         open=opened,
         crashed=_crashed(members, manifest),
         threatened=sorted(
-            {d.trouble for d in (kept, *(d for of in depths.values() for d in of.values())) if d.trouble}
-            | await _gone(c, manifest, depths)
+            {d.trouble for of in read.values() for d in of.values() if d.trouble}
+            | await _gone(c, manifest, read)
+            | {f"{_whose(n)} can't be read: {why}" for n, why in unread.items()}
         ),
-        dead=sum(dead),
-        dead_lost=max(kept.lost, manifest.letters_lost) + sum(w.letters_lost for w in manifest.wagons),
+        dead=None if unread else sum(dead),
+        dead_lost=max(kept.lost, manifest.letters_lost)
+        + manifest.letters_gone
+        + sum(w.letters_lost for w in manifest.wagons),
         members=members,
         wagons=wagons,
         removed=[gone[n] for n in sorted(gone.keys() - live)],
     )
+
+
+async def _depths(c: Connection, manifest: Manifest) -> tuple[dict[int, dict[str, Depth]], dict[int, str]]:
+    """The depths of each wagon's channels, by number and name; 0: the train's own dead letters. Where the storage of
+    some is broken, their figures are unknown and the second result says why. Raises BrokerError if none can be read."""
+    channels = {w.number: [*manifest.working_channels(w), manifest.dead_letters(w)] for w in manifest.wagons}
+    channels[0] = [Channel(manifest.train, 0, DEAD)]
+    depths = {number: {channel.name: Depth() for channel in of} for number, of in channels.items()}
+    try:
+        found = await c.depths()
+        depths |= {w.number: dict(found.get(w.number, {})) for w in manifest.wagons}
+        depths[0][DEAD] = (await c.broker.depth(channels[0]))[0]
+        return depths, {}
+    except StorageBroken as e:
+        broken = e
+    unread: dict[int, str] = {}
+    for number, of in channels.items():
+        try:
+            for channel, depth in zip(of, await c.broker.depth(of), strict=True):
+                depths[number][channel.name] = depth
+        except StorageBroken as e:
+            unread[number] = str(e)
+    if len(unread) == len(channels):
+        raise broken
+    return depths, unread
+
+
+def _whose(number: int) -> str:
+    return f"wagon {number}" if number else "the dead letters of removed wagons"
 
 
 async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[str, Depth]]) -> AbstractSet[str]:
@@ -439,7 +473,8 @@ def _head(view: View) -> Text:
     workers = f"{ORCHESTRATED!r} by default" if view.elastic_by_default else settings.get("workers", "?")
     declared = f"  limit {settings.get('limit', '?')}, {workers}"
     text.append(words(view.train, "bold")).append(words(declared)).append("\n")
-    text.append(f"{who}, {count(view.dead or 0, 'dead letter')}", style="red" if view.dead else "")
+    dead = "? dead letters" if view.dead is None else count(view.dead, "dead letter")
+    text.append(f"{who}, {dead}", style="" if view.dead == 0 else "red")
     return text
 
 

@@ -168,6 +168,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The wagons that the registry forgot and whose lost events were reported."""
     letters_lost: int = 0
     """Dead letters of removed wagons that disappeared from the broker, as far as reported."""
+    letters_gone: int = 0
+    """Dead letters that disappeared before their wagon was removed or forgotten, as far as reported."""
     stepped_back_at: float | None = None
     """When a step back was last found."""
     stepped_back_to: int = 0

@@ -440,18 +440,25 @@ def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, next_number=number, turns=turns)
 
 
-def forgotten_told(manifest: Manifest, lost: Mapping[int, int]) -> Edit:
-    """Report how many events were lost with wagons that the manifest no longer knows, by number: once per wagon,
-    whichever process finds it first."""
-    new = {number: count for number, count in lost.items() if number not in manifest.lost_wagons}
+def forgotten_told(manifest: Manifest, lost: Mapping[int, int], letters: Mapping[int, int]) -> Edit:
+    """Report how many events and dead letters were lost with wagons that the manifest no longer knows, by number: once
+    per wagon, whichever process finds it first."""
+    new = sorted((lost.keys() | letters.keys()) - set(manifest.lost_wagons))
     if not new:
         return Edit(manifest)
-    why = f"its channels have {GONE}; it is not in the manifest either"
-    facts = tuple(
-        EventsLost(train=manifest.train, number=number, count=count, total=count, because=why)
-        for number, count in sorted(new.items())
+    train, why = manifest.train, f"its channels have {GONE}; it is not in the manifest either"
+    facts: list[Decision] = []
+    for n in new:
+        if n in lost:
+            facts.append(EventsLost(train=train, number=n, count=lost[n], total=lost[n], because=why))
+        if n in letters:
+            facts.append(DeadLettersLost(train=train, number=n, count=letters[n], total=letters[n], because=why))
+    manifest = msgspec.structs.replace(
+        manifest,
+        lost_wagons=(*manifest.lost_wagons, *new),
+        letters_gone=manifest.letters_gone + sum(letters.get(n, 0) for n in new),
     )
-    return Edit(msgspec.structs.replace(manifest, lost_wagons=(*manifest.lost_wagons, *sorted(new))), facts)
+    return Edit(manifest, tuple(facts))
 
 
 def letters_lost(manifest: Manifest, lost: Mapping[int, int], why: Mapping[int, str]) -> Edit:
@@ -662,4 +669,5 @@ def removed(manifest: Manifest, number: int, by: str) -> Edit:
     if wagon is None or wagon.state not in (State.REMOVING, State.FAILED) or wagon.remover != by:
         return Edit(manifest)
     record = WagonRemoved(train=manifest.train, wagon=wagon, dead=wagon.letters_kept)
+    manifest = msgspec.structs.replace(manifest, letters_gone=manifest.letters_gone + wagon.letters_lost)
     return Edit(moved(manifest, number, Move.REMOVED), (record,))

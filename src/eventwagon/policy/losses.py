@@ -55,11 +55,18 @@ class Losses:
         """
 
     def look(
-        self, depths: Mapping[Channel, Depth], there: Collection[Channel], told: Mapping[int, int], *, now: float
+        self,
+        depths: Mapping[Channel, Depth],
+        there: Collection[Channel],
+        told: Mapping[int, int],
+        *,
+        now: float,
+        ending: Collection[int] = (),
     ) -> None:
         """Take in one pass: the figures of the channels in use, the channels that the broker has (`there`), and the
         losses reported for each wagon so far (`told`). `now` is in seconds of a steady clock. A channel without known
-        figures is missing only if it is not `there` either: unknown is not gone."""
+        figures is missing only if it is not `there` either: unknown is not gone. `ending`: wagons that are not looked
+        at any more, but are not at their `end` yet."""
         absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
         self.missing = frozenset(c for c in absent if c in self._missing)
         self._missing = {c: self._missing.get(c, now) for c in absent}
@@ -72,9 +79,22 @@ class Losses:
             if depth.published is not None and depth.settled is not None:
                 self._see(channel, depth.published, depth.settled, depth.lost)
         for known in (self._held, self._counted, self._fallen, self.vanished):
-            for channel in [c for c in known if c not in depths]:
+            for channel in [c for c in known if c not in depths and c.wagon not in ending]:
                 del known[channel]
-        self._before = {n: self._before.get(n, max(0, lost - self._sum(n))) for n, lost in told.items()}
+        before = {n: count for n, count in self._before.items() if n in ending}
+        self._before = before | {n: self._before.get(n, max(0, lost - self._sum(n))) for n, lost in told.items()}
+
+    def end(self, channel: Channel, depth: Depth, found: int | None, told: int) -> int:
+        """Take in the last figures of a channel that is removed with its wagon; returns how many of the wagon are lost,
+        as reported or seen. `depth` is what the broker said right before, `found` how many were still there; None:
+        unknown. Idempotent."""
+        if depth.published is not None and depth.settled is not None:
+            self._see(channel, depth.published, depth.settled, depth.lost)
+        held = self._held.get(channel)
+        if held is not None and found is not None:
+            self.vanished[channel] = max(0, held.outstanding - found)
+        self._before.setdefault(channel.wagon, max(0, told - self._sum(channel.wagon)))
+        return self.of(channel.wagon)
 
     def _see(self, channel: Channel, published: int, settled: int, lost: int) -> None:
         before = self._held.get(channel)

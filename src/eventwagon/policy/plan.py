@@ -141,6 +141,8 @@ class Draft:
         """Wagons that were cut off before this plan: `members` was read after their switch."""
         self.warm: list[int] = []
         """Units of wagons that this plan proved empty: their workers may serve the next wagon."""
+        self.began_anew: set[int] = set()
+        """Wagons that this plan made PROVISIONING: the ages are those of their time as READY."""
         self.defects: list[tuple[str, Exception]] = []
         self.at_risk = False
 
@@ -203,7 +205,7 @@ class Draft:
         self.at_risk = found.at_risk
 
     def age(self, wagon: Wagon) -> float:
-        return self.ages.wagons.get(wagon.number, 0.0)
+        return 0.0 if wagon.number in self.began_anew else self.ages.wagons.get(wagon.number, 0.0)
 
     def number(self) -> None:
         """A manifest restored from an older copy does not know the channels created since: never use their names again.
@@ -219,6 +221,7 @@ class Draft:
                 losses = wagon.losses + 1
                 self.manifest = moved(self.manifest, wagon.number, Move.LOST, ready_at=None, losses=losses)
                 self.facts.append(WorkersLost(train=self.manifest.train, number=wagon.number, because=why))
+                self.began_anew.add(wagon.number)
         for wagon in self.manifest.in_state(State.PROVISIONING):
             deployment = self.deployment(wagon)
             if wagon.created_at is not None and deployment is not None and deployment.ready:

@@ -21,7 +21,7 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     """How long, in seconds of its steady clock, one observer has seen things unchanged. 0: since this look."""
 
     wagons: Mapping[int, float] = {}
-    """By number: how long the wagon has been in its state and at its attempt."""
+    """By number: how long the wagon has been in its state and at its attempt, since it last lost its workers."""
     failed_opens: float = 0.0
     """How long the number of wagons in a row that never got ready has been the same."""
     unwanted: float = 0.0

@@ -82,6 +82,8 @@ _REMOVAL_TO_THE_END = 5.0
 """Seconds that a removal still has when its process stops: another process that finishes it would move again the dead
 letters that have been moved."""
 
+_LETTERS_EVERY = 5.0
+"""Seconds between looks at the dead letters, where the broker counts them exactly."""
 _LETTERLESS = "the train's own dead letters take what dies in that wagon"
 
 _REST_MOST = 5.0
@@ -124,7 +126,13 @@ class Observer:
         self._looks = Looks(runtime.train, runtime.bulkhead)
         self._swept = float("-inf")
         self._channels = WagonChannels(runtime, state)
-        self._remover = WagonRemover(runtime, state, switcher)
+        self._counts_exactly = self._broker.capabilities.totals and not self._broker.capabilities.losses
+        self._losses = Losses(totals=self._counts_exactly)
+        self._letters = Losses(totals=self._counts_exactly)
+        """The same for dead letters, by wagon; 0: those of removed wagons."""
+        self._letters_at = float("-inf")
+        """When the dead letters were last looked at (the loop's time)."""
+        self._remover = WagonRemover(runtime, state, switcher, self._letters)
         self._ended = EndedMembers(runtime, state)
         self._history = History()
         self._meter = Meter()
@@ -143,12 +151,8 @@ class Observer:
         self._passing_since: float | None = None
         """Since when a switch has been refused for a reason that is an ordinary part of switching."""
         self._woken = asyncio.Event()
-        self._counts_exactly = self._broker.capabilities.totals and not self._broker.capabilities.losses
-        self._losses = Losses(totals=self._counts_exactly)
-        self._letters = Losses(totals=self._counts_exactly)
-        """The same for dead letters, by wagon; 0: those of removed wagons."""
         self._letterless: Mapping[Channel, str] = {}
-        """Wagons' channels for dead letters that had vanished, or took no more, at the last sweep, and why."""
+        """Wagons' channels for dead letters that had vanished, or took no more, at the last look at them, and why."""
         self._irreplaceable: dict[Channel, str] = {}
         """Inner channels that have vanished and can't be created again, and why."""
         self._alive = frozenset[str]()
@@ -385,11 +389,12 @@ class Observer:
         events published again; the events of the others are reported as lost."""
         self._swept = float("-inf")
         there = set(await self._broker.channels(self._train))
-        unlisted = [c for c in self._losses.held if c not in there]
+        unlisted = [c for c in (*self._losses.held, *self._letters.held) if c not in there]
         depths = await self._broker.depth(unlisted) if unlisted else ()
         there |= {c for c, depth in zip(unlisted, depths, strict=True) if depth != Depth()}
-        lost = self._losses.without({w.number for w in manifest.wagons}, there)
-        await self._state.apply(lambda m: forgotten_told(m, lost))
+        known = {0, *(w.number for w in manifest.wagons)}
+        lost, letters = self._losses.without(known, there), self._letters.without(known, there)
+        await self._state.apply(lambda m: forgotten_told(m, lost, letters))
 
     async def _depths(
         self, channels: Mapping[int, Sequence[Channel]]
@@ -452,7 +457,9 @@ class Observer:
         active = manifest.active
         reading = readings.get(active.number) if active is not None else None
         same = {State.REMOVING: State.DRAINED}  # an observer that goes on with a removal does not wait again
-        being: dict[int | str, object] = {w.number: (same.get(w.state, w.state), w.attempts) for w in manifest.wagons}
+        being: dict[int | str, object] = {
+            w.number: (same.get(w.state, w.state), w.attempts, w.losses) for w in manifest.wagons
+        }
         being["failed_opens"] = manifest.failed_opens
         being["wanted"] = self._wanted
         being["at_risk"] = self._at_risk
@@ -473,6 +480,9 @@ class Observer:
     async def _leftovers(self) -> Sequence[Channel]:
         now = asyncio.get_running_loop().time()
         if now - self._swept < self._sweep_every:
+            if self._counts_exactly and now - self._letters_at >= _LETTERS_EVERY:
+                with suppress(BrokerError):
+                    await self._look_for_lost_letters(None)
             return ()
         self._swept = now
         channels = await self._broker.channels(self._train)
@@ -480,14 +490,22 @@ class Observer:
             await self._look_for_lost_letters(channels)
         return channels
 
-    async def _look_for_lost_letters(self, there: Sequence[Channel]) -> None:
+    async def _look_for_lost_letters(self, there: Sequence[Channel] | None) -> None:
+        """`there`: the train's channels that the broker has, if somebody has just asked."""
+        self._letters_at = asyncio.get_running_loop().time()
         manifest = self._state.snapshot.manifest
-        wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
+        wagons = manifest.in_state(State.ACTIVE, State.DRAINING, State.DRAINED)
+        ending = {w.number for w in manifest.in_state(State.REMOVING, State.FAILED)}
         channels = [Channel(self._train, 0, DEAD), *map(manifest.dead_letters, wagons)]
         found = await self._broker.depth(channels)
+        if there is None:  # the train's own channel is made with the first removed wagon that had any
+            doubtful = any(
+                d == Depth() and (c.wagon or c in self._letters.held) for c, d in zip(channels, found, strict=True)
+            )
+            there = await self._broker.channels(self._train) if doubtful else ()
         depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
-        self._letters.look(depths, there, told, now=asyncio.get_running_loop().time())
+        self._letters.look(depths, there, told, now=asyncio.get_running_loop().time(), ending=ending)
         self._letterless = {
             c: f"{'it has ' + GONE if c in self._letters.missing else d.trouble}; {_LETTERLESS}"
             for c, d in zip(channels, found, strict=True)

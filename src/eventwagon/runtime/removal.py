@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import suppress
 from functools import partial
 
-from ..contracts.broker import outstanding
+from ..contracts.broker import Depth, outstanding
 from ..contracts.facts import EventsRescued, OrphanRemoved
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
@@ -18,11 +18,13 @@ from ..event import DEAD, Channel, Event
 from ..policy.edits import (
     RemoveLeftover,
     found_late,
+    letters_lost,
     letters_moved,
     removal_begun,
     removal_taken_over,
     removed,
 )
+from ..policy.losses import LETTERS_REMOVED, Losses, of_letters
 from .bulkhead import shown
 from .handling import died, smaller
 from .probe import PROBE
@@ -42,7 +44,7 @@ _STANDS_STILL = 300.0
 class WagonRemover:
     """Removes wagons that are drained or failed, and leftovers of those that are gone."""
 
-    def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher) -> None:
+    def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher, letters: Losses) -> None:
         self._runtime = runtime
         self._train = runtime.train
         self._settings = runtime.settings
@@ -50,6 +52,8 @@ class WagonRemover:
         self._orchestrator = runtime.orchestrator
         self._state = state
         self._switcher = switcher
+        self._letters = letters
+        """What its observer knows of the dead letters."""
         self._moved: dict[Channel, set[tuple[str, str]]] = {}
         """By channel: what an unfinished removal has moved already, so that the next attempt does not move it again."""
         self._others: dict[int, tuple[str, float]] = {}
@@ -101,6 +105,7 @@ class WagonRemover:
         await self._end_workers(wagon.unit)
         (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
+        await self._tell_lost_letters(now, letters, dead)
         # if that channel is gone, it was deleted here and they were counted before, unless this removal begins only now
         uncounted = wagon.state in (State.DRAINED, State.FAILED) and wagon.created_at is not None
         if dead is not None or (uncounted and not wagon.letters_kept):
@@ -158,6 +163,20 @@ class WagonRemover:
         except ChannelGone:
             return None
         return moved
+
+    async def _tell_lost_letters(self, wagon: Wagon, depth: Depth, found: int | None) -> None:
+        """Compare what is known of the wagon's dead letters with those that were found. `depth`: of their channel,
+        before they were moved; `found` is None if that is gone."""
+        exact = self._broker.capabilities.totals and not self._broker.capabilities.losses
+        channel = Channel(self._train, wagon.number, DEAD)
+        if found is None:  # it vanished, or an earlier attempt has moved them and deleted it
+            found = max(wagon.letters_kept or 0, len(self._moved.get(channel, ())))
+        elif not exact:
+            found = None
+        total = self._letters.end(channel, of_letters(depth, exact=exact), found, wagon.letters_lost)
+        why = self._letters.why(wagon.number, LETTERS_REMOVED)
+        if total > wagon.letters_lost:
+            await self._state.apply(lambda m: letters_lost(m, {wagon.number: total}, {wagon.number: why}))
 
     def _parts(self, channel: Channel, events: Sequence[Event], most: int) -> Iterator[Sequence[Event]]:
         """The events that still have to be moved, in parts that fit into one call. Each part counts as moved when the

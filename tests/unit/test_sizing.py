@@ -112,6 +112,8 @@ def test_late_events_of_a_draining_wagon_get_workers_and_are_told() -> None:
     later = sizes[0]._replace(outstanding=182, asked=16, closed=1.0)
     coming = msgspec.structs.replace(once, coming={1: (Coming(16, 1.0),)})
     assert size(Elastic(2, 64), coming, [later, sizes[1]], promise=2.0).workers == {1: 16, 2: 2}
+    nearly = ElasticWagon(1, "draining", 14, 2, 2, closed=1.5)
+    assert size(Elastic(2, 64), once, [nearly, sizes[1]], promise=1.9).short.endswith("least=3 would be needed")
     retried = ElasticWagon(1, "draining", 1, 2, 2, closed=30.0)
     assert not size(Elastic(2, 64), once, [retried, sizes[1]], promise=2.0).short
 

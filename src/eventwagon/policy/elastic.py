@@ -364,7 +364,8 @@ class _Need:
             # an event that waits for its retry does not wait for a worker
             if wait > _PRESSED * self.promise and each.closed + wait > self.promise:
                 seconds = max(self.promise - each.closed, _CATCH_UP * self.promise)
-                needed = whole_steps(left * demand.service / seconds, self.step)
+                # those that are there are too few, whatever the estimate
+                needed = whole_steps(max(left * demand.service / seconds, each.present + 1), self.step)
                 return (
                     f"wagon {each.number} drains, and its {left} events need {needed} workers; it has {each.present}, "
                     f"and others take {self.start:.2g} s to come: some wait longer than the {self.promise:g} s that "

@@ -45,15 +45,19 @@ def fast_clock(speed: float) -> Callable[[], float]:
     return lambda: wall + (time.monotonic() - began) * speed
 
 
+_LATE_MOST = 0.02
+"""Real seconds."""
+
+
 class TimedWork:
     """Takes time, as real work does: waits for the seconds it is told, on average exactly.
 
-    Timers fire up to a millisecond late, which in compressed time would be a great part of the work; what one wait was
-    late by (up to that, and no more: a busy machine's delays are not made good) is taken off the next.
+    Timers fire a millisecond late, on a busy machine some more, which in compressed time would be a great part of the
+    work; what one wait was late by is taken off the next. Delays of more than `_LATE_MOST` are not made good.
     """
 
     def __init__(self, speed: float) -> None:
-        self._most = 0.0015 * speed
+        self._most = _LATE_MOST * speed
         self._late = 0.0
 
     async def take(self, seconds: float) -> None:

@@ -28,20 +28,20 @@ class Size(msgspec.Struct, frozen=True):
     """As the default order: the standing workers are what the burst needs on average."""
 
     seed: int
-    events: int
     seconds: float
     each: int
+    service: float
     slo: float
 
     @property
-    def service(self) -> float:
-        return round(2 * self.each * self.seconds / self.events, 3)
+    def events(self) -> int:
+        return round(2 * self.each * self.seconds / self.service)
 
 
 def size(seed: int) -> Size:
     rng = random.Random(f"demo {seed}")
-    each = rng.choice((6, 8, 10, 12))
-    return Size(seed, rng.randint(200, 400) * each, float(rng.randint(40, 70)), each, rng.choice((4.0, 5.0, 6.0)))
+    each, slo = rng.choice((4, 6, 8, 10, 12)), rng.choice((5.0, 6.0, 8.0))
+    return Size(seed, float(rng.randint(40, 70)), each, round(rng.uniform(0.4, 0.6), 2), slo)
 
 
 def run(of: Size, workers: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The demo: a small burst from end to end, as a person and as a machine sees it, and whether both see the same."""
 
 import asyncio
+import functools
 import io
 import json
 import subprocess
@@ -10,17 +11,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from eventwagon.cli.console import span
+from eventwagon.cli.demo import CUT, EVENTS, SECONDS, SERVICE, SLO
 from eventwagon.cli.demo.burst import Both, Burst, Order
 from eventwagon.cli.demo.live import Picture, share
-from eventwagon.cli.demo.report import as_json, make, show
+from eventwagon.cli.demo.report import Report, as_json, make, show
 from eventwagon.lab.arrivals import black_friday
+from eventwagon.lab.experiment import one
+from eventwagon.lab.job import figures
 from eventwagon.lab.pace import loop_factory
 from eventwagon.lab.queueing import percentile
 from eventwagon.limits import Wait
+from eventwagon.testing.virtual_time import VirtualClock
+from eventwagon.testing.virtual_time import run as in_no_time
 from eventwagon.workers import parse_workers
 
 BURST = ("--events", "600", "--seconds", "5", "--service", "0.1", "--speed", "4")
@@ -115,6 +122,57 @@ def both_of(workers: str) -> tuple[Burst, Both]:
     if workers not in KEPT:
         KEPT[workers] = run(workers)
     return KEPT[workers]
+
+
+@functools.cache
+def in_virtual_time(workers: str) -> Report:
+    """The default order at half its size, on a machine that takes no time."""
+    order = Order(
+        url="memory://",
+        arrivals=black_friday(EVENTS // 2, SECONDS, seed=1),
+        limit=Wait(SLO, cut=CUT),
+        workers=parse_workers(workers),
+        slo=SLO,
+        steps=(SERVICE / 2, SERVICE / 3, SERVICE / 6),
+        speed=1.0,
+        title="Half",
+    )
+
+    async def go() -> Both:
+        return await Burst(order, VirtualClock()).run(unwatched)
+
+    return make(in_no_time(go()))
+
+
+@pytest.mark.parametrize(
+    ("workers", "queue", "wagons"),
+    [("each=4", "fifo_standing", "wagons_each"), ("total=8, floor=1", "fifo", "wagons")],
+)
+def test_the_demo_and_the_lab_agree_on_the_same_order(workers: str, queue: str, wagons: str) -> None:
+    report = in_virtual_time(workers)
+    job = msgspec.structs.replace(report.both.job, start=0.0, per_pod=1)
+    assert report.queue.on_time == pytest.approx(figures(job, one(job, queue)).on_time, abs=0.01)
+    assert report.wagons.on_time == pytest.approx(figures(job, one(job, wagons)).on_time, abs=0.05)
+    assert report.newcomers == len(job.behind())
+
+
+def test_wagons_keep_the_promise_where_one_queue_is_overrun() -> None:
+    report = in_virtual_time("each=4")
+    assert report.wagons.on_time >= 0.95
+    assert report.queue.on_time <= 0.5
+    assert report.queue.worker_seconds < report.wagons.worker_seconds < 2 * report.queue.worker_seconds
+    assert len(report.both.wagons.wagons) <= 20
+    assert report.bottleneck == ""
+    assert report.time_lost <= 0.002
+
+
+def test_one_queue_is_as_good_where_enough_workers_stand() -> None:
+    report = in_virtual_time("each=8")
+    assert report.queue.on_time >= 0.999
+    assert report.queue.p99_s < report.wagons.p99_s
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(report, console)
+    assert "one queue is cheaper" in " ".join(console.export_text().split())
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40), (200, 60), (40, 10)])

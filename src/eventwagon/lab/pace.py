@@ -46,16 +46,19 @@ def fast_clock(speed: float) -> Callable[[], float]:
     return lambda: wall + (time.monotonic() - began) * speed
 
 
+_LATE_MOST = 0.02
+"""Real seconds."""
+
+
 class TimedWork:
     """Work that takes time: waits for the given seconds, exactly on average.
 
-    Timers fire up to a millisecond late, which in compressed time would be a large part of the work. So each wait is
-    shortened by the delay of the one before, up to 1.5 ms: longer delays come from a busy machine and are not
-    compensated.
+    Timers fire a millisecond late, on a busy machine some more, which in compressed time would be a large part of the
+    work. So each wait is shortened by the delay of the one before. Delays beyond `_LATE_MOST` are not compensated.
     """
 
     def __init__(self, speed: float) -> None:
-        self._most = 0.0015 * speed
+        self._most = _LATE_MOST * speed
         self._late = 0.0
 
     async def take(self, seconds: float) -> None:

@@ -23,13 +23,13 @@ from .live import watching
 from .report import as_json as report_as_json
 from .report import make, show
 
-EVENTS, SECONDS = 3_000, 60.0
-SERVICE = 0.32
+EVENTS, SECONDS = 2_000, 60.0
+SERVICE = 0.48
 WORKERS = "each=8"
 """With a spare 16 workers stand: what the burst needs on average, and half of what its rush needs. That is the case
 that wagons are for. With `each=16` one queue does as well, for less."""
 SLO = 5.0
-CUT = 0.7
+CUT = 0.65
 """Of the promise: the mark of the default limit. It cuts late rather than often, so that few wagons come."""
 SPEED = 2.0
 """Two cores carry it with room to spare: it takes less than one of them."""
@@ -39,7 +39,7 @@ def demo(
     events: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="NUMBER", help="Number of sign-ups (default 3000); with --trace: only its first ones."
+            min=1, metavar="NUMBER", help="Number of sign-ups (default 2000); with --trace: only its first ones."
         ),
     ] = None,
     seconds: Annotated[
@@ -67,7 +67,7 @@ def demo(
         ),
     ] = None,
     limit: Annotated[
-        str, typer.Option(metavar="LIMIT", help="When a wagon is full (default: Wait(slo, cut=0.7)).")
+        str, typer.Option(metavar="LIMIT", help="When a wagon is full (default: Wait(slo, cut=0.65)).")
     ] = "",
     workers: Annotated[
         str,
@@ -107,7 +107,7 @@ def demo(
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of the arrivals.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Run a burst through two trains at once, one queue and wagons: 3,000 sign-ups in a minute.
+    """Run a burst through two trains at once, one queue and wagons: 2,000 sign-ups in a minute.
 
     Each sign-up is followed by a welcome e-mail and a CRM update. Both trains run for real, on the same broker, in this
     process, with the same standing workers: the one queue has as many as the active wagon and its spare together. It

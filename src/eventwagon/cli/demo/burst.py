@@ -141,7 +141,6 @@ class Side:
         self,
         order: Order,
         clock: Callable[[], float],
-        machine: Machine,
         *,
         name: str,
         limit: Limit,
@@ -172,7 +171,6 @@ class Side:
         """Worker-seconds since the burst began."""
         self.done = False
         self._clock = clock
-        self._machine = machine
         self._spares = spares
         self._finished = [math.inf] * count
         self._until_done = 0.0
@@ -207,13 +205,11 @@ class Side:
         """Work so long, then the body."""
         self._runs[ctx.event.id] += 1
         self.busy[ctx.wagon] += 1
-        began = self._clock()
         try:
             await self._work.take(seconds)
             yield
         finally:
             self.busy[ctx.wagon] -= 1
-            self._machine.handled(seconds, self._clock() - began)
 
     def _handled(self, customer: int) -> None:
         if math.isfinite(self._finished[customer]):
@@ -378,15 +374,14 @@ class Side:
 class Burst:
     """One run of both trains."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, clock: Callable[[], float] | None = None) -> None:
         self.order = order
-        self.clock = fast_clock(order.speed)
+        self.clock = clock or fast_clock(order.speed)
         self.began = math.inf
         self.machine = Machine(order.speed)
         self.queue = Side(
             order,
             self.clock,
-            self.machine,
             name=f"{order.name}_one_queue",
             limit=_NEVER,
             workers=Workers(total=order.standing) if order.workers.total else Workers(each=order.standing),
@@ -396,7 +391,6 @@ class Burst:
         self.wagons = Side(
             order,
             self.clock,
-            self.machine,
             name=order.name,
             limit=order.limit,
             workers=order.workers,

@@ -182,8 +182,9 @@ class Picture:
         """All of it, in the room there is."""
         width = min(width, _WIDE)
         order = self._burst.order
+        pace = "in real time" if order.speed == 1 else f"at {order.speed:g} times the speed"
         head = Text(f"{order.title}: {len(order.arrivals):,} sign-ups in {order.arrivals[-1]:.0f} s", style="bold")
-        head.append(f", promise {order.slo:g} s, at {order.speed:g} times the speed", style="not bold")
+        head.append(f", promise {order.slo:g} s, {pace}", style="not bold")
         queue, wagons = names(order)
         legend = Text.assemble(("■ one queue", QUEUE), f" {queue}   ", ("■ wagons", WAGONS), f" {wagons}   on time")
         legend.append(" ≥95 %", GOOD).append(" ≥80 %", POOR).append(" less", BAD)

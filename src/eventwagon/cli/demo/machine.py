@@ -17,7 +17,7 @@ _EVERY = 0.05
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Real seconds, unless stated otherwise."""
+    """Real seconds, except the last two."""
 
     seconds: float = 0.0
     """How long it took."""
@@ -28,9 +28,6 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     late_p99: float = 0.0
     """How late the event loop was, in seconds of the burst: 99 in 100 looks found no more."""
     late_most: float = 0.0
-    overhead: float = 0.0
-    """How much longer than their work the handlers took, as a share of it: what they waited for the machine, and for
-    the broker to store what they emit."""
 
     @property
     def busy(self) -> float:
@@ -44,7 +41,6 @@ class Machine:
     def __init__(self, speed: float) -> None:
         self._speed = speed
         self._late: list[float] = []
-        self._work = self._took = 0.0
         self._began = self._cpu = 0.0
         self.usage = Usage()
 
@@ -59,11 +55,6 @@ class Machine:
             finally:
                 looking.cancel()
         self.usage = self.so_far()
-
-    def handled(self, work: float, took: float) -> None:
-        """A handler with so many seconds of work took so many."""
-        self._work += work
-        self._took += took
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
@@ -80,7 +71,6 @@ class Machine:
             cores=_cores(),
             late_p99=percentile(self._late, 0.99),
             late_most=max(self._late, default=0.0),
-            overhead=max(0.0, self._took / self._work - 1) if self._work else 0.0,
         )
 
 

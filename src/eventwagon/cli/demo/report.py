@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ from .live import QUEUE, WAGONS, names, rated, share
 _ROWS = 10
 _LATE = 0.1
 """An event loop that is late by this part of the promise takes part in what is measured."""
-_OVERHEAD = 0.1
-"""So much longer than their work handlers may take, which is what the workers lose to the machine and the broker."""
+_LOSS = 0.03
+"""The part of their time that the one queue's workers may lose to the machine and the broker."""
 _NEAR = 0.05
 """So far the run of the one queue may be from the calculated one, as a share of all events."""
 
@@ -70,6 +71,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """On time in the one queue if neither machine nor broker took any time."""
     best_order: float
     """The largest share on time that any order of work has with the standing workers."""
+    time_lost: float
+    """The part of their time that the one queue's workers lost to machine and broker."""
     bottleneck: str
     """Why the run says nothing about the trains; empty if it does."""
 
@@ -80,7 +83,7 @@ def make(both: Both) -> Report:
     count = len(job.arrivals)
     done, _ = oldest_in_time(job.arrivals, job.services, order.standing)
     calculated = sum(not is_late(end - at, job.slo) for end, at in zip(done, job.arrivals, strict=True)) / count
-    queue = _real(both, both.queue)
+    queue, lost = _real(both, both.queue), _time_lost(both, done)
     return Report(
         both=both,
         newcomers=len(job.behind()),
@@ -90,7 +93,8 @@ def make(both: Both) -> Report:
         ideal=_row(both, figures(job, ideal_elastic_fifo(job))),
         queue_calculated=calculated,
         best_order=most_on_time(job.arrivals, sum(order.steps), order.standing, job.slo) / count,
-        bottleneck=_bottleneck(both, queue.on_time, calculated),
+        time_lost=lost,
+        bottleneck=_bottleneck(both, queue.on_time, calculated, lost),
     )
 
 
@@ -111,15 +115,24 @@ def _row(both: Both, found: Figures) -> Row:
     return Row(**given, worker_seconds=found.standing * both.seconds + found.worker_seconds_extra)
 
 
-def _bottleneck(both: Both, on_time: float, calculated: float) -> str:
+def _time_lost(both: Both, done: Sequence[float]) -> float:
+    """The part of their time that the one queue's workers lost, until the sign-up with the longest wait was handled.
+    `done`: when each would have been handled if nothing but work took time."""
+    finished = both.queue.outcome.finished
+    waits = [end - at if math.isfinite(end) else 0.0 for end, at in zip(finished, both.job.arrivals, strict=True)]
+    slowest = max(range(len(waits)), key=waits.__getitem__)
+    return max(0.0, 1 - done[slowest] / finished[slowest]) if waits[slowest] else 0.0
+
+
+def _bottleneck(both: Both, on_time: float, calculated: float, loss: float) -> str:
     order, usage = both.order, both.usage
     if usage.late_p99 > _LATE * order.slo:
         return (
             f"its event loop was up to {usage.late_p99:.2f} s late (p99, in the time of the burst), "
             f"which is more than {_LATE:.0%} of the promise"
         )
-    if usage.overhead > _OVERHEAD:
-        return f"handlers took {usage.overhead:.0%} longer than their work, since they had to wait for it"
+    if loss > _LOSS:
+        return f"the one queue's workers lost {loss:.1%} of their time to it"
     if abs(on_time - calculated) > _NEAR and both.queue.handled == both.queue.published:
         return (
             f"the one queue had {share(on_time)} on time where the same arrivals, work and workers come to "
@@ -162,7 +175,7 @@ def as_json(report: Report) -> dict[str, Any]:
             "cores": usage.cores,
             "late_p99_s": _round(usage.late_p99),
             "late_most_s": _round(usage.late_most),
-            "overhead": _round(usage.overhead),
+            "time_lost": _round(report.time_lost),
             "bottleneck": report.bottleneck or None,
         },
     }

@@ -176,6 +176,16 @@ def test_arrivals_that_nobody_tuned_on(shape: str) -> None:
     assert figures(burst, one(burst, "wagons")).on_time >= 0.97 * best
 
 
+def test_a_sideline_is_set_for_the_burst_where_the_work_is_unequal() -> None:
+    """Some need longer than the promise. An age that leaves time for them too would put everything aside."""
+    burst = job([n / 12 for n in range(240)], workers=2, slo=2.0)
+    long = [3.0 if n % 20 == 0 else 0.1 + n % 3 / 10 for n in range(240)]
+    unequal = job(list(burst.arrivals), workers=2, slo=2.0, services=long)
+    shares = {name: figures(unequal, one(unequal, name)).on_time for name in ("fifo", "sideline")}
+    assert shares["sideline"] > 2 * shares["fifo"]
+    assert "the one with most on time" in one(unequal, "sideline").note
+
+
 def test_newcomers_are_the_same_for_all() -> None:
     burst = job([0.0, 0.0, 0.0, 0.0, 0.0], slo=3.0)
     assert burst.behind() == [3, 4]

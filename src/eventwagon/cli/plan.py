@@ -6,20 +6,32 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..errors import UsageError
 from ..lab.experiment import one
-from ..lab.job import figures
-from ..lab.planning import Trial, best, elastic, fixed, search, with_workers
-from ..lab.planning import run as run_candidate
+from ..lab.job import Job, figures
+from ..lab.planning import (
+    KINDS,
+    MOST,
+    Promise,
+    Trial,
+    best,
+    cheapest_kind,
+    of_kind,
+    one_queue,
+    promise,
+    run,
+    search,
+    with_workers,
+)
+from ..lab.queueing import percentile
 from ..lab.scenarios import SCENARIOS
-from .console import AsJson, ending, err, json_line, line, listing, out
+from .console import AsJson, ending, err, json_line, line, listing, out, span
 from .lab import cell, make_job
-
-_ROWS = 5
-"""Number of candidates in the table, besides today's queue and the recommended ones."""
 
 
 def plan(
@@ -111,13 +123,11 @@ def plan(
 ) -> None:
     """Find the cheapest settings that keep the promise for your traffic, and print them as code.
 
-    Each candidate runs through the real switcher, observer and workers in virtual time. Candidates differ in their
-    workers (shared by all wagons, fixed for each wagon, or elastic), in when a wagon is cut off, in spares and in the
-    cap.
-
-    The output is the cheapest settings with fixed workers and the cheapest with elastic ones, each with its cost for
-    this traffic and for an hour without events, and the best settings with as many workers as you have today
-    (--workers).
+    Each candidate runs through the real switcher, observer and workers in virtual time. The cheapest of each kind are
+    compared: workers shared by all wagons, a fixed number for each wagon, workers that follow the traffic (Elastic);
+    beside them one queue without wagons. [bold]cost[/bold]: of the traffic, in worker-seconds × --price; [bold]calm
+    hour[/bold]: of an hour without events; [bold]peak[/bold]: most workers at a time; [bold]new p99[/bold]: the p99 of
+    the newcomers, the arrivals that today's one queue (--workers) serves late.
     """
     with ending():
         job = make_job(
@@ -139,94 +149,221 @@ def plan(
             32,
             seed,
             per_pod=per_pod,
-            most=most,
         )
-        now = run_candidate("fifo", job, price)
+        job = msgspec.structs.replace(job, most=most or job.most)
+        if job.most < job.per_pod:
+            raise UsageError(f"--most {job.most} is less than a Pod of {job.per_pod} workers; see --per-pod")
+        wanted = promise(job, on_time)
+        if not wanted.ceiling:
+            raise UsageError(
+                f"nothing to plan: no event can be on time. The promise is {job.slo:g} s, and the work alone takes at "
+                f"least {min(job.services):.3g} s, for 99 of 100 events up to {percentile(job.services, 0.99):.3g} s: "
+                "see --slo, --service"
+            )
+        if not as_json:
+            _show_promise(out(), job, wanted)
         tried: list[Trial] = []
         with err().status("…") as progress:
-            for candidate in search(job, on_time, price, processes=processes):
+            for candidate in search(job, wanted, price, processes=processes):
                 tried.append(candidate)
-                progress.update(f"{len(tried)} tried; best so far: {best(tried, on_time).short}")
-        found, same = best(tried, on_time), with_workers(tried, job.workers)
-        follow = elastic(tried)
-        kinds = best(fixed(tried), on_time), best(follow, on_time) if follow else None
-        possible = figures(job, one(job, "optimum")).on_time
+                progress.update(f"{len(tried)} tried; best so far: {best(tried, wanted.aim).short}")
+        found = _Found(job, wanted, tried, price)
         if as_json:
-            report = {
-                "recommended": _as_json(found),
-                "fixed": _as_json(kinds[0]),
-                "elastic": None if kinds[1] is None else _as_json(kinds[1]),
-                "same_workers": {**_as_json(same), "optimum": possible},
-                "today": _as_json(now),
-                "tried": [_as_json(candidate) for candidate in tried],
-            }
-            json_line(report)
+            json_line(found.said())
         else:
-            _show(now, kinds, same, possible, tried, on_time)
+            _show(out(), found)
 
 
-def _as_json(candidate: Trial) -> dict[str, object]:
+class _Found:
+    """What came of the search."""
+
+    def __init__(self, job: Job, wanted: Promise, tried: list[Trial], price: float) -> None:
+        self.job = job
+        self.wanted = wanted
+        self.tried = tried
+        self.today = run("fifo", job, price, job.workers)
+        self.kinds = {kind: best(some, wanted.aim) for kind in KINDS if (some := of_kind(tried, kind))}
+        """The best of each."""
+        self.best = cheapest_kind(list(self.kinds.values()), wanted.aim)
+        enough = one_queue(job, wanted.aim)
+        self.one_queue = (
+            None if enough is None else run("fifo", msgspec.structs.replace(job, workers=enough), price, job.workers)
+        )
+        """The fewest workers of one queue that keep the promise."""
+        elastic = self.kinds.get("wagons_elastic")
+        self.keda = None if elastic is None else run("keda", elastic.job, price, job.workers)
+        """One queue, with the standing workers and the ceiling of the elastic wagons."""
+        self.same_workers = with_workers(tried, job.workers)
+        self.possible = figures(job, one(job, "optimum")).on_time
+        """The share that today's workers could have on time in any order."""
+
+    def said(self) -> dict[str, object]:
+        """For machines."""
+        fixed = [trial for kind, trial in self.kinds.items() if kind != "wagons_elastic"]
+        same = self.same_workers
+        return {
+            "promise": self.wanted,
+            "recommended": _said(self.best),
+            "fixed": _said(best(fixed, self.wanted.aim)) if fixed else None,
+            "elastic": _said(self.kinds.get("wagons_elastic")),
+            "kinds": {kind: _said(trial) for kind, trial in self.kinds.items()},
+            "same_workers": same and {**(_said(same) or {}), "optimum": self.possible},
+            "today": _said(self.today),
+            "one_queue": _said(self.one_queue),
+            "keda": _said(self.keda),
+            "tried": [_said(candidate) for candidate in self.tried],
+        }
+
+
+def _said(trial: Trial | None) -> dict[str, object] | None:
+    if trial is None:
+        return None
     return {
-        "strategy": candidate.strategy,
-        "settings": candidate.code,
-        "cost": candidate.cost,
-        "calm_hour": candidate.calm_hour,
-        "figures": candidate.figures,
+        "strategy": trial.strategy,
+        "settings": trial.code if trial.strategy in KINDS else f"{trial.job.workers} workers",
+        "cost": trial.cost,
+        "calm_hour": trial.calm_hour,
+        "live_wagons": trial.live,
+        "figures": trial.figures,
     }
 
 
-_COLUMNS = (("on_time", ">on time"), ("newcomers_p99_s", ">new p99"), ("mean_s", ">mean"), ("switches", ">switches"))
-
-
-def _show(
-    now: Trial,
-    kinds: tuple[Trial, Trial | None],
-    same: Trial,
-    possible: float,
-    tried: list[Trial],
-    on_time: float,
-) -> None:
-    console = out()
-    if all(candidate.figures.on_time < on_time for candidate in tried):
-        most = max(candidate.figures.on_time for candidate in tried)
-        console.print(f"[bold]Nothing that was tried keeps the promise[/]: at most {most:.1%} are on time.\n")
-    rows = sorted(tried, key=lambda candidate: (-candidate.figures.on_time, candidate.cost))[:_ROWS]
-    rows += [kind for kind in kinds if kind is not None and kind not in rows]
-    cells: list[list[str | Text]] = []
-    for candidate in (now, *rows):
-        what = "one queue, as today" if candidate is now else candidate.short
-        style = "bold green" if candidate in kinds else ""
-        figures_of = [cell(field, getattr(candidate.figures, field)) for field, _ in _COLUMNS]
-        cells.append([f"{candidate.cost:,.6g}", *figures_of, Text(what, style=style)])
-    console.print(listing((">cost", *(title for _, title in _COLUMNS), "settings"), cells, console.width))
-    best_fixed, best_elastic = kinds
-    _recommend(console, "Fixed workers", now, best_fixed, on_time)
-    if best_elastic is None:
-        console.print(f"\nWorkers that follow the traffic: most={now.job.most} is too few for two wagons")
-    else:
-        _recommend(console, "Workers that follow the traffic", now, best_elastic, on_time)
-    if best_elastic is not None and best_fixed.cost > 0:
-        console.print(
-            f"Workers that follow the traffic cost {best_elastic.cost / best_fixed.cost:.2f} times the fixed ones "
-            f"while it lasts, and {best_elastic.calm_hour / best_fixed.calm_hour:.2f} times in an hour without events."
-        )
-    if same is not best_fixed:
-        words = f"Today's {same.job.workers} workers (no order of work could have more than {possible:.1%} on time)"
-        _recommend(console, words, now, same, 0.0)
-
-
-def _recommend(console: Console, what: str, now: Trial, found: Trial, on_time: float) -> None:
-    if not on_time:
-        which = "the best settings"
-    elif found.figures.on_time >= on_time:
-        which = f"the cheapest with {on_time:.1%} on time"
-    else:
-        which = f"none has {on_time:.1%} on time; most has"
-    console.print(f"\n{what}: {which}")
-    line(f"    Train({found.job.title!r}, {found.code})")
+def _show_promise(console: Console, job: Job, wanted: Promise) -> None:
+    """Before the search, so that nobody waits for what can't be."""
     console.print(
-        f"On time {now.figures.on_time:.1%} → [bold]{found.figures.on_time:.1%}[/], newcomers' p99 "
-        f"{now.figures.newcomers_p99_s:,.1f} s → [bold]{found.figures.newcomers_p99_s:,.1f} s[/]; cost "
-        f"{now.cost:,.6g} → {found.cost:,.6g}, an hour without events {now.calm_hour:,.6g} → {found.calm_hour:,.6g}; "
-        f"{found.figures.switches} switches."
+        f"[bold]{job.title}[/]: {len(job.arrivals):,} events in {job.arrivals[-1]:,.0f} s, "
+        f"{sum(job.services) / len(job.services):.3g} s of work each; {wanted.asked:.1%} of them should be done within "
+        f"{job.slo:g} s."
     )
+    if not wanted.kept:
+        why = [f"{wanted.too_long:,} events take longer than {job.slo:g} s of work alone"] if wanted.too_long else []
+        possible = 1 - wanted.too_long / len(job.arrivals)
+        if wanted.ceiling < possible - 1e-9:
+            limit = "--most" if job.most <= MOST else "plan looks no further"
+            why.append(f"with {_workers(min(MOST, job.most))} at a time: {limit}")
+        console.print(
+            f"[bold yellow]Nothing can keep this promise[/]: at most {wanted.ceiling:.1%} of the events can be on time "
+            f"({'; '.join(why)}). This is a plan for {wanted.aim:.1%}."
+        )
+    order = "No order of work has" if job.same_work else "Even one who knew all events beforehand would hardly have"
+    console.print(f"{order} {wanted.aim:.1%} on time with fewer than {_workers(wanted.least)} at a time.\n")
+
+
+_NAMES = {
+    "wagons": "wagons, shared",
+    "wagons_each": "wagons, own",
+    "wagons_elastic": "wagons, elastic",
+}
+_WHAT = {
+    "wagons": "workers shared by all wagons",
+    "wagons_each": "wagons with workers of their own",
+    "wagons_elastic": "workers that follow the traffic",
+}
+_HEAD = ("", ">on time", ">new p99", ">peak", ">cost", ">calm hour", "workers")
+
+
+def _show(console: Console, found: _Found) -> None:
+    rows = [("one queue, as today", found.today)]
+    if found.one_queue is not None and found.one_queue.job.workers != found.job.workers:
+        rows.append(("one queue, resized", found.one_queue))
+    if found.keda is not None:
+        rows.append(("one queue, KEDA", found.keda))
+    rows += [(_NAMES[kind], trial) for kind, trial in found.kinds.items()]
+    cells = [_cells(name, trial, found) for name, trial in rows]
+    console.print(listing(_HEAD, cells, console.width))
+    for name, kind in _NAMES.items():
+        if (trial := found.kinds.get(name)) is None:
+            console.print(f"{kind}: --most {found.job.most:,} is too few for a wagon and the next one")
+        elif trial is found.best:
+            _recommend(console, found)
+    others = [trial for trial in found.kinds.values() if trial is not found.best]
+    if others:
+        console.print("\nThe others, best first:")
+    for trial in sorted(others, key=lambda other: (other.figures.on_time < found.wanted.aim, other.cost)):
+        line(f"    Train({trial.job.title!r}, {trial.code})")
+    _show_today(console, found)
+
+
+def _cells(name: str, trial: Trial, found: _Found) -> list[str | Text]:
+    row, job = trial.figures, trial.job
+    keeps = row.on_time >= found.wanted.aim
+    workers = {
+        "keda": f"{row.standing} to {job.most}" if row.standing < job.most else f"{job.most}",
+        "fifo": str(job.workers),
+        "wagons": str(job.workers),
+        "wagons_each": f"{job.each} each{_spares(job.spares)}",
+        "wagons_elastic": f"{job.each} to {job.most}{_spares(job.spares)}",
+    }[trial.strategy]
+    return [
+        Text(name, "bold" if trial is found.best else ""),
+        Text(f"{row.on_time:.1%}", "green" if keeps else "yellow"),
+        cell("newcomers_p99_s", row.newcomers_p99_s),
+        f"{row.peak:,}",
+        _money(trial.cost),
+        _money(trial.calm_hour),
+        workers,
+    ]
+
+
+def _recommend(console: Console, found: _Found) -> None:
+    trial, wanted = found.best, found.wanted
+    row, job = trial.figures, trial.job
+    which = "the cheapest that keep the promise" if wanted.kept else f"the cheapest with {wanted.aim:.1%} on time"
+    if row.on_time < wanted.aim:
+        which = f"none tried has {wanted.aim:.1%} on time, these come nearest"
+    console.print(f"\n[bold]Recommended[/]: {_WHAT[trial.strategy]}, {which}")
+    line(f"    Train({job.title!r}, {trial.code})")
+    ceiling = {
+        "wagons": "",
+        "wagons_each": f" It may have {job.wagons} wagons, {_workers(job.wagons * job.each)}.",
+        "wagons_elastic": f" It may have {_workers(job.most)}.",
+    }[trial.strategy]
+    console.print(
+        f"On time {found.today.figures.on_time:.1%} → [bold]{row.on_time:.1%}[/], newcomers' p99 "
+        f"{found.today.figures.newcomers_p99_s:,.1f} s → [bold]{row.newcomers_p99_s:,.1f} s[/]; {row.switches} "
+        f"switches; {trial.live} {'wagons' if trial.live > 1 else 'wagon'} and {_workers(row.peak)} at its peak."
+        f"{ceiling}"
+    )
+    for other in found.kinds.values():
+        saved = trial.calm_hour - other.calm_hour
+        if saved > 0 and other.cost > trial.cost and other.figures.on_time >= wanted.aim:
+            calm = (other.cost - trial.cost) / saved * 3600
+            console.print(
+                f"With more than {span(calm)} of calm after each such traffic, {_WHAT[other.strategy]} are cheaper."
+            )
+    queue = found.one_queue
+    if found.today.figures.on_time >= wanted.aim and found.job.workers <= found.job.most:
+        console.print(
+            f"Today's one queue with {_workers(found.job.workers)} keeps the promise too: what wagons add here is "
+            "isolation, not time."
+        )
+    elif queue is not None and queue.cost <= trial.cost * 1.01:
+        console.print(
+            f"One queue with {_workers(queue.job.workers)} has as many on time for no more: what wagons add here is "
+            "isolation, not time."
+        )
+
+
+def _show_today(console: Console, found: _Found) -> None:
+    same = found.same_workers
+    if same is None or found.today.figures.on_time >= found.wanted.aim or found.job.workers > found.job.most:
+        return
+    order = "no order of work could have more than" if found.job.same_work else "a clairvoyant would have"
+    console.print(
+        f"\nIf there can't be more than today's {_workers(same.job.workers)} ({order} {found.possible:.1%} on time): "
+        f"{found.today.figures.on_time:.1%} → [bold]{same.figures.on_time:.1%}[/] on time, with "
+        f"{same.figures.switches} switches and up to {same.live} wagons"
+    )
+    line(f"    Train({same.job.title!r}, {same.code})")
+
+
+def _money(cost: float) -> str:
+    return f"{float(f'{cost:.4g}'):,.12g}"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count:,} workers"
+
+
+def _spares(count: int) -> str:
+    return ", spare" if count else ""

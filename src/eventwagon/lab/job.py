@@ -68,6 +68,8 @@ class Bar(msgspec.Struct, frozen=True):
 
     number: int
     opened: float
+    active: float
+    """From here on it takes new events; at its end if it never did."""
     closed: float
     drained: float
     events: int
@@ -102,6 +104,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     switches: int
     lost: int
     duplicates: int
+    peak: int = 0
+    """Most workers that were paid for at a time."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +126,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     switches: int = 0
     duplicates: int = 0
     bars: list[Bar] = []
+    workers: list[tuple[float, int]] = []
+    """The workers that were paid for, from each of these moments on."""
     note: str = ""
     """What the strategy stands for, in a sentence."""
     chances: list[Figures] = []
@@ -170,6 +176,7 @@ def _of_one(job: Job, outcome: Outcome, behind: Sequence[int]) -> Figures:
         switches=outcome.switches,
         lost=len(waits) - len(done),
         duplicates=outcome.duplicates,
+        peak=max((workers for _, workers in outcome.workers), default=outcome.standing),
     )
 
 

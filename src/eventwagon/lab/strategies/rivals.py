@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from heapq import heapreplace
+from itertools import accumulate
+
+import msgspec
 
 from ..clairvoyant import cheapest
-from ..job import Job, Outcome, over_chances
-from ..queueing import oldest_in_time
+from ..job import Job, Outcome, figures, over_chances
+from ..queueing import oldest_in_time, percentile
 from .scalers import FeedForward, Keda, Ramp
 from .station import Fifo, Lifo, Sideline, Station
 
@@ -76,9 +79,19 @@ def ideal_elastic_fifo(job: Job) -> Outcome:
         standing=0,
         until_done=sum(job.services),
         until_rest=sum(job.services),
+        workers=_at_work(job),
         at_rest=max(at + s for at, s in zip(job.arrivals, job.services, strict=True)),
         note="workers without end, at once and without a pause: the honest rival, which nobody has",
     )
+
+
+def _at_work(job: Job) -> list[tuple[float, int]]:
+    """How many events are worked on if each is begun at once, from each moment on."""
+    changes = sorted(
+        [(at, 1) for at in job.arrivals]
+        + [(at + seconds, -1) for at, seconds in zip(job.arrivals, job.services, strict=True)]
+    )
+    return list(zip((at for at, _ in changes), accumulate(change for _, change in changes), strict=True))
 
 
 def serverless(job: Job) -> Outcome:
@@ -97,12 +110,29 @@ def newest_first(job: Job) -> Outcome:
 
 
 def sideline(job: Job) -> Outcome:
-    age = max(0.0, job.slo - max(job.services))
+    """With equal work the best age is the promise less the work. With unequal work no age is right for all: this is the
+    one that does best on this burst, as if its user had tried several."""
+    outcome, age = max(
+        ((Station(job, Sideline(job, age)).run("sideline"), age) for age in _ages(job)),
+        key=lambda tried: figures(job, tried[0]).on_time,
+    )
     note = (
-        f"what has waited for {age:g} s goes to a second queue, worked on when the first is empty; "
+        f"what has waited for {age:.3g} s goes to a second queue, worked on when the first is empty; "
         f"{job.workers} workers"
     )
-    return Station(job, Sideline(job, age)).run("sideline", note)
+    if not job.same_work:
+        note += f"; of the ages {', '.join(f'{each:.3g}' for each in _ages(job))} s the one with most on time"
+    return msgspec.structs.replace(outcome, note=note)
+
+
+def _ages(job: Job) -> list[float]:
+    """Of a sideline: those with which most events, or all, can still be on time when they are begun at that age; and
+    parts of the promise."""
+    if job.same_work:
+        return [max(0.0, job.slo - job.services[0])]
+    ages = [job.slo - percentile(job.services, share) for share in (1.0, 0.99, 0.9, 0.5)]
+    ages += [job.slo * part for part in (0.25, 0.5, 0.75)]
+    return sorted({round(age, 6) for age in ages if age > 0})
 
 
 def optimum(job: Job) -> Outcome:
@@ -135,6 +165,7 @@ def optimum(job: Job) -> Outcome:
         until_done=paid,
         until_rest=paid,
         at_rest=end,
+        workers=[(0.0, job.workers)],
         note=note,
     )
 

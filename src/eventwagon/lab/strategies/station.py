@@ -147,6 +147,8 @@ class Station:
         self._paused_until = 0.0
         self._paid = 0.0
         self._since = 0.0
+        self._levels: list[tuple[float, int]] = []
+        """The workers that were paid for, from each of these moments on."""
 
     def run(self, strategy: str = "", note: str = "") -> Outcome:
         """Run until all events are done and only the standing Pods are left."""
@@ -194,6 +196,7 @@ class Station:
             until_done=until_done,
             until_rest=self._paid,
             at_rest=self._since,
+            workers=self._levels,
             note=note,
         )
 
@@ -206,6 +209,8 @@ class Station:
     def _pay(self, now: float) -> None:
         paid = self._busy if self._pays_busy else max(self._asked * self._per_pod, self._busy)
         self._paid += (now - self._since) * paid
+        if now > self._since and (not self._levels or self._levels[-1][1] != paid):
+            self._levels.append((self._since, paid))
         self._since = now
 
     def _scale(self, pods: int, now: float) -> None:

@@ -56,14 +56,14 @@ class _Run:
         self._pods: SimulatedPods | None = None
         if workers.own is not None:
             self._pods = SimulatedPods(self._train, self._broker, clock, start=job.start, step=job.per_pod)
-            self._pods.on_change = self._look_for_rest
+            self._pods.on_change = self._changed
         self._standing = job.workers if workers.own is None else workers.own * (1 + spares)
         """Workers."""
         self._finished = [math.inf] * len(job.arrivals)
         self._runs = 0
         self._switches = 0
         self._times: dict[int, dict[str, float]] = {}
-        """By wagon: when it was opened, cut off, drained; in the loop's time."""
+        """By wagon: when it was opened, became active, was cut off, drained; by the loop's time."""
         self._events: dict[int, int] = {}
         """Events handled, by wagon."""
         self._left = len(job.arrivals)
@@ -74,6 +74,8 @@ class _Run:
         self._until_done = 0.0
         self._until_rest = 0.0
         self._at_rest = math.inf
+        self._levels: list[tuple[float, int]] = []
+        """The workers that were paid for, from each of these moments on."""
 
         @self._train.on(name)
         async def handle(arrival: int, ctx: Context) -> None:
@@ -101,6 +103,7 @@ class _Run:
             switches=self._switches,
             duplicates=self._runs - len(self._finished),
             bars=self._bars(end),
+            workers=self._levels,
             note=note,
         )
 
@@ -125,6 +128,7 @@ class _Run:
         await connection.found()
         await self._stand(connection)
         self._began, self._paid_before = loop.time(), self._paid()
+        self._levels = [(0.0, self._standing)]
         async with asyncio.TaskGroup() as tasks:
             for arrival, at in enumerate(job.arrivals):
                 wait = self._began + at - loop.time()
@@ -155,6 +159,11 @@ class _Run:
     async def _publish(self, connection: Connection, arrival: int) -> None:
         await connection.publish(arrival)
 
+    def _changed(self) -> None:
+        if self._pods is not None and self._levels and self._pods.workers != self._levels[-1][1]:
+            self._levels.append((self._now(), self._pods.workers))
+        self._look_for_rest()
+
     def _look_for_rest(self) -> None:
         if self._all_done.is_set() and (self._pods is None or self._pods.workers <= self._standing):
             self._rests.set()
@@ -174,9 +183,10 @@ class _Run:
         match fact:
             case WagonOpened(number=n):
                 self._note(n, "opened")
-            case Switched(old=int(old)):
+            case Switched(old=int(old), new=new):
                 self._switches += 1
                 self._note(old, "closed")
+                self._note(new, "active")
             case WagonDrained(number=n):
                 self._note(n, "drained")
             case WagonRemoved(wagon=wagon):
@@ -193,7 +203,8 @@ class _Run:
             drained = min(end, times.get("drained", end))
             if opened < end:
                 closed = min(drained, times.get("closed", end))
-                bars.append(Bar(number, opened, closed, drained, self._events.get(number, 0)))
+                active = opened if number == 1 else min(closed, times.get("active", end))
+                bars.append(Bar(number, opened, active, closed, drained, self._events.get(number, 0)))
         return bars
 
 

@@ -203,6 +203,8 @@ class RedisBroker:
                 "says whether the channel is sealed",
                 accepted=before,
             )
+        if status == b"unbounded":
+            raise Sealed(self._unbounded(channel), accepted=before)
         if status == b"broken":
             raise ChannelGone(self._broken(channel))
         await self._confirmed(answers, what)
@@ -374,8 +376,13 @@ class RedisBroker:
                 "deleted by hand; what is gone is made again once workers attach"
             )
             return Depth(published=total, settled=total - length, trouble=trouble)
-        flying, known, oldest, newest, exhausted, strays = rest
+        flying, known, oldest, newest, exhausted, strays, unbounded = rest
         waiting = max(0, length - flying)
+        trouble = self._strayed(channel, strays) if strays else ""
+        if exhausted:
+            trouble = self._exhausted(channel)
+        elif unbounded and not channel.name:
+            trouble = self._unbounded(channel)
         return Depth(
             published=total,
             settled=total - length,
@@ -384,7 +391,7 @@ class RedisBroker:
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
             exhausted=bool(exhausted),
-            trouble=self._exhausted(channel) if exhausted else self._strayed(channel, strays) if strays else "",
+            trouble=trouble,
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -448,6 +455,12 @@ class RedisBroker:
         return (
             f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
             f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
+
+    def _unbounded(self, channel: Channel) -> str:
+        return (
+            f"{self.server.where}: the field capacity of the hash {self.name_of(channel)}:meta is no number: another "
+            f"program, or a person, wrote it. Channel {channel} takes no more events; those that it has are handled"
         )
 
     def _strayed(self, channel: Channel, count: int) -> str:

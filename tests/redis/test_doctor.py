@@ -11,6 +11,7 @@ from secrets import token_hex
 
 import pytest
 
+from eventwagon import Train
 from eventwagon.contracts.broker import Finding
 from eventwagon.contracts.facts import Entry, StopRequested
 from eventwagon.contracts.manifest import Manifest
@@ -161,6 +162,29 @@ def test_a_train_of_which_a_key_holds_something_else(redis_server: Server, part:
     (wrong,) = (step for step in doctors.look(url)["registry"].steps if step.problem)
     assert part in wrong.problem
     assert "holds something else" in wrong.problem
+
+
+@pytest.mark.parametrize("part", ["", ":meta", ":back", "capacity"])
+def test_a_channel_of_which_a_key_holds_something_else(redis_server: Server, part: str) -> None:
+    url = f"{redis_server.url}?prefix=p{token_hex(4)}"
+    key = f"{url.partition('prefix=')[2]}:{{t_v1}}"
+
+    async def published() -> None:
+        async with Train("t").connect(url, listeners=()) as c:
+            await c.publish(1)
+
+    asyncio.run(published())
+    assert not [f for f in doctors.look(url)["broker"].findings if "t_v1" in f.what]
+    if part == "capacity":
+        ask(redis_server.port, "HSET", f"{key}:meta", "capacity", "x")
+    else:
+        ask(redis_server.port, "DEL", key + part)
+        ask(redis_server.port, "SET", key + part, "theirs")
+    found = doctors.look(url)
+    assert not [step for each in found.values() for step in each.steps if step.problem]
+    (wrong,) = (f for f in found["broker"].findings if "t_v1" in f.what)
+    assert (wrong.severity, wrong.what) == ("costs" if part else "loses", "channel t_v1")
+    assert (f"{key}:meta" if part == "capacity" else f"{key}{part} holds a string") in wrong.means
 
 
 def test_a_memory_that_is_nearly_full_and_a_disk_that_fails() -> None:

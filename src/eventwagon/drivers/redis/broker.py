@@ -203,6 +203,8 @@ class RedisBroker:
                 "says whether the channel is sealed",
                 accepted=before,
             )
+        if status == b"unbounded":
+            raise Sealed(self._unbounded(channel), accepted=before)
         if status == b"broken":
             raise ChannelGone(self._broken(channel))
         await self._confirmed(answers, what)
@@ -300,16 +302,8 @@ class RedisBroker:
         return count
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        groups: dict[object, list[Channel]] = {}
-        for number, channel in enumerate(channels):
-            place = (channel.train, channel.wagon) if self.server.cluster else number // _DEPTHS
-            groups.setdefault(place, []).append(channel)
-        found: dict[Channel, Depth] = {}
-        unlisted, answers = await asyncio.gather(
-            self._unlisted(channels), asyncio.gather(*(self._depths(group) for group in groups.values()))
-        )
-        for depths in answers:
-            found.update(depths)
+        unlisted, answers = await asyncio.gather(self._unlisted(channels), self._figures(channels))
+        found = {channel: self._depth(channel, answer) for channel, answer in answers.items()}
         for channel in unlisted:
             if found[channel] != Depth():
                 await self._list_again(channel)
@@ -355,11 +349,22 @@ class RedisBroker:
             self._displaced.add(displaced)
             _logger.warning(message, *arguments)
 
-    async def _depths(self, channels: list[Channel]) -> dict[Channel, Depth]:
-        keys = [key for channel in channels for key in self._keys(channel)]
-        what = f"asking for the depth of {channels[0]}" + (f" and {len(channels) - 1} more" if channels[1:] else "")
-        answers = await self._client.run(what, scripts.DEPTH, keys, [_MANY_BACK])
-        return {channel: self._depth(channel, answer) for channel, answer in zip(channels, answers, strict=True)}
+    async def _figures(self, channels: Sequence[Channel]) -> dict[Channel, object]:
+        """What DEPTH answers for each of them."""
+        groups: dict[object, list[Channel]] = {}
+        for number, channel in enumerate(channels):
+            place = (channel.train, channel.wagon) if self.server.cluster else number // _DEPTHS
+            groups.setdefault(place, []).append(channel)
+
+        async def ask(group: list[Channel]) -> Sequence[object]:
+            keys = [key for channel in group for key in self._keys(channel)]
+            what = f"asking for the depth of {group[0]}" + (f" and {len(group) - 1} more" if group[1:] else "")
+            found: Sequence[object] = await self._client.run(what, scripts.DEPTH, keys, [_MANY_BACK])
+            return found
+
+        answers = await asyncio.gather(*(ask(group) for group in groups.values()))
+        pairs = (zip(group, found, strict=True) for group, found in zip(groups.values(), answers, strict=True))
+        return {channel: answer for each in pairs for channel, answer in each}
 
     def _depth(self, channel: Channel, answer: object) -> Depth:
         if not isinstance(answer, list):  # its stream is gone
@@ -374,8 +379,13 @@ class RedisBroker:
                 "deleted by hand; what is gone is made again once workers attach"
             )
             return Depth(published=total, settled=total - length, trouble=trouble)
-        flying, known, oldest, newest, exhausted, strays = rest
+        flying, known, oldest, newest, exhausted, strays, unbounded = rest
         waiting = max(0, length - flying)
+        trouble = self._strayed(channel, strays) if strays else ""
+        if exhausted:
+            trouble = self._exhausted(channel)
+        elif unbounded and not channel.name:
+            trouble = self._unbounded(channel)
         return Depth(
             published=total,
             settled=total - length,
@@ -384,7 +394,7 @@ class RedisBroker:
             oldest_at=event_time(oldest) if known and waiting else None,
             newest_at=event_time(newest) if waiting else None,
             exhausted=bool(exhausted),
-            trouble=self._exhausted(channel) if exhausted else self._strayed(channel, strays) if strays else "",
+            trouble=trouble,
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -440,14 +450,34 @@ class RedisBroker:
         """See Inspectable. Channels have no settings of their own; the keys of their trains may hold something else."""
         found = await inspect(self._client)
         for train in dict.fromkeys(channel.train for channel in channels):
-            _, strangers = await self._listed(train, f"listing the channels of {train}")
+            listed, strangers = await self._listed(train, f"listing the channels of {train}")
             found += told(self._listing(train), strangers)
+            found += [
+                finding
+                for channel, answer in (await self._figures(listed)).items()
+                for finding in self._threats(channel, answer)
+            ]
         return found
+
+    def _threats(self, channel: Channel, answer: object) -> Iterator[Finding]:
+        what, todo = f"channel {channel}", "look who writes to eventwagon's keys"
+        if isinstance(answer, list):
+            if why := self._depth(channel, answer).trouble:
+                yield Finding(severity="costs", what=what, means=why, todo=todo)
+        elif answer:
+            means = f"its events are lost: {_text(answer)}"
+            yield Finding(severity="loses", what=what, means=means, todo=f"{todo}, and delete the key by hand")
 
     def _exhausted(self, channel: Channel) -> str:
         return (
             f"{self.server.where}: the stream {self.name_of(channel)} has had an entry with the last id that there is, "
             f"{scripts.LAST_ID}, which another program gave it: it takes no more events"
+        )
+
+    def _unbounded(self, channel: Channel) -> str:
+        return (
+            f"{self.server.where}: the field capacity of the hash {self.name_of(channel)}:meta is no number: another "
+            f"program, or a person, wrote it. Channel {channel} takes no more events; those that it has are handled"
         )
 
     def _strayed(self, channel: Channel, count: int) -> str:

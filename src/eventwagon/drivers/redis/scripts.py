@@ -42,6 +42,14 @@ local function displaced(keys, kinds)
 end
 """
 
+# The number in a field of a channel's hash; nil if the field is not there, or somebody else wrote it. Hints are then
+# begun anew; only without its bound a channel can't go on.
+_NUMBER = """
+local function number(value)
+  return value and string.match(value, '^%d+$') and tonumber(value) or nil
+end
+"""
+
 # A channel stands as long as its stream does: its events can be read. What else is gone is mended by ATTACH, or waits
 # until somebody deletes the key that is in its place. (A stream alone is a stranger's, who added to a deleted channel.)
 _STANDS = (
@@ -91,7 +99,9 @@ end
 # Ticket, attempt and suspicion of an event; and that its claim has expired.
 _SUSPECT = """
 local function known(id)
-  return string.match(redis.call('HGET', taken, id) or '0:1', '^(.-):(%d+)(.*)$')
+  local ticket, attempt, suspicion = string.match(redis.call('HGET', taken, id) or '0:1', '^(.-):(%d+)(.*)$')
+  if not ticket or #attempt > 9 then return '-', '1', '' end  -- not ours
+  return ticket, attempt, suspicion
 end
 local function suspect(id, attempt)
   redis.call('ZADD', back, -1e15 - attempt, id)
@@ -205,6 +215,7 @@ UNBOUND = Script("return redis.call('HDEL', KEYS[1], 'capacity')", when_full=Tru
 # ARGV: the most bytes of one, the fields of all events except their data, packed; then the data of each.
 _PUBLISH = (
     _STANDS
+    + _NUMBER
     + ADDED
     + _RING
     + """
@@ -216,12 +227,14 @@ if facts.err or not facts[1] then
   facts = {}
 end
 if facts[2] then return {'sealed', 0} end
+local capacity = number(facts[3])
+if ingress and facts[3] and not capacity then return {'unbounded', 0} end
 local events = cmsgpack.unpack(ARGV[2])
 local room = #events
-if facts[3] then
+if capacity then
   local total = added(stream)
   if not total then return {'broken', 0} end
-  room = math.max(0, math.min(room, tonumber(facts[3]) - total))
+  room = math.max(0, math.min(room, capacity - total))
 end
 local status = room < #events and 'full' or 'stored'
 for i = 1, room do
@@ -238,7 +251,7 @@ for i = 1, room do
     break
   end
 end
-if facts[5] and tonumber(ARGV[1]) > tonumber(facts[5]) then redis.call('HSET', meta, 'largest', ARGV[1]) end
+if tonumber(ARGV[1]) > (number(facts[5]) or 0) and facts[1] then redis.call('HSET', meta, 'largest', ARGV[1]) end
 if facts[4] and room > 0 then ring(meta) end
 return {status, room, facts[3]}
 """
@@ -334,7 +347,7 @@ local function search(now, visibility, bytes)
   end
   if count > 0 then
     local before = redis.call('HMGET', meta, 'strays', 'strays_until')
-    if now < tonumber(before[2] or 0) then count = count + before[1] end
+    if now < (number(before[2]) or 0) then count = count + (number(before[1]) or 0) end
     redis.call('HSET', meta, 'strays', count, 'strays_until', now + math.max(told, visibility))
   end
   if #entries == 0 then
@@ -354,6 +367,7 @@ end
 AGAIN = Script(
     _TIME
     + _LATE
+    + _NUMBER
     + """
 local stream, meta, back, taken = unpack(KEYS)
 """
@@ -363,12 +377,15 @@ local stream, meta, back, taken = unpack(KEYS)
 local room, visibility, bytes = tonumber(ARGV[1]), tonumber(ARGV[5]), tonumber(ARGV[4])
 local facts = redis.call('HMGET', meta, 'made', 'ticket', 'bell', 'largest', 'due', 'search')
 if not facts[1] then return {'gone'} end
-local ticket = facts[2] + 1
+local ticket = number(facts[2]) or now  -- more than any before
+ticket = (ticket > 1e13 and now or ticket) + 1
 local old, attempts = {}, {}
 
 local function take(id, attempt, suspicion)
   redis.call('ZREM', back, id)
-  local entry = redis.call('XCLAIM', stream, group, ARGV[2], 0, id, 'RETRYCOUNT', attempt, 'FORCE')[1]
+  local found = redis.pcall('XCLAIM', stream, group, ARGV[2], 0, id, 'RETRYCOUNT', attempt, 'FORCE')
+  if found.err and not string.find(found.err, 'XCLAIM option', 1, true) then error(found) end  -- that is no id
+  local entry = found[1]
   if not entry then
     redis.call('HDEL', taken, id)
     return
@@ -380,7 +397,7 @@ local function take(id, attempt, suspicion)
   for i = 2, #fields, 2 do bytes = bytes - #fields[i] end
 end
 
-local due = tonumber(facts[5] or 0)
+local due = number(facts[5]) or 0
 if now >= due then
   local ids, shortest = late(stream, 1000)
   for _, id in ipairs(ids) do run_out(id) end
@@ -388,8 +405,8 @@ if now >= due then
   if #ids < 1000 then due = now + (shortest and math.max(5, math.floor(shortest / 20)) or visibility) end
 end
 due = math.min(due, now + visibility)
-if due ~= tonumber(facts[5] or 0) then redis.call('HSET', meta, 'due', due) end
-local again = tonumber(facts[6] or 0)
+if due ~= number(facts[5]) then redis.call('HSET', meta, 'due', due) end
+local again = number(facts[6]) or 0
 if now >= again or again > now + every then
   again = search(now, visibility, bytes)
   redis.call('HSET', meta, 'search', again)
@@ -421,7 +438,7 @@ if next then
   more = next - now <= 0
 end
 if ARGV[3] == '1' and #old == 0 and not facts[3] then redis.call('HSET', meta, 'bell', '1') end
-return {'some', ticket, old, attempts, more and 1 or 0, math.max(1, wait), tonumber(facts[4]), suspects}
+return {'some', ticket, old, attempts, more and 1 or 0, math.max(1, wait), number(facts[4]) or 1, suspects}
 """,
     when_full=True,
 )
@@ -541,6 +558,7 @@ return 'done'
 # KEYS: four for each channel. If many came back (ARGV: how many are many), the oldest is not searched for.
 DEPTH = Script(
     _KINDS
+    + _NUMBER
     + _TIME
     + _LATE
     + _OLDER
@@ -572,12 +590,12 @@ local function one(stream, meta, back, taken)
   local total, length, exhausted = added(stream)
   if not total then return '' end
   if wrong then return {total, length, wrong.err} end
-  local facts = redis.call('HMGET', meta, 'made', 'due', 'strays', 'strays_until')
+  local facts = redis.call('HMGET', meta, 'made', 'due', 'strays', 'strays_until', 'capacity')
   if not facts[1] then return {total, length, meta .. ' is gone'} end
   local cursor, flying = reader(stream)
   if not cursor then return {total, length, 'the consumer group of ' .. stream .. ' is gone'} end
   local again = {}
-  if flying > 0 and now >= tonumber(facts[2] or 0) then again = late(stream, flying) end
+  if flying > 0 and now >= (number(facts[2]) or 0) then again = late(stream, flying) end
   flying = flying - #again
   local oldest = cursor ~= last_id and about(redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', 1)[1])
   local newest = oldest and about(redis.call('XREVRANGE', stream, '+', '(' .. cursor, 'COUNT', 1)[1])
@@ -589,15 +607,18 @@ local function one(stream, meta, back, taken)
     local least, most
     for _, ids in ipairs({again, redis.call('ZRANGE', back, 0, -1)}) do
       for _, id in ipairs(ids) do
-        if not least or older(id, least) then least = id end
-        if not most or older(most, id) then most = id end
+        if string.match(id, '^%d+%-%d+$') then
+          if not least or older(id, least) then least = id end
+          if not most or older(most, id) then most = id end
+        end
       end
     end
-    oldest = about(redis.call('XRANGE', stream, least, least)[1]) or oldest
-    if not newest then newest = about(redis.call('XRANGE', stream, most, most)[1]) end
+    oldest = least and about(redis.pcall('XRANGE', stream, least, least)[1]) or oldest
+    if most and not newest then newest = about(redis.pcall('XRANGE', stream, most, most)[1]) end
   end
-  local strays = now < tonumber(facts[4] or 0) and tonumber(facts[3]) or 0
-  return {total, length, flying, known, oldest, newest, exhausted and 1 or 0, strays}
+  local strays = now < (number(facts[4]) or 0) and number(facts[3]) or 0
+  local unbounded = facts[5] and not number(facts[5])
+  return {total, length, flying, known, oldest, newest, exhausted and 1 or 0, strays, unbounded and 1 or 0}
 end
 
 local answers = {}
@@ -627,6 +648,7 @@ STANDS = Script(_STANDS + "return stands(KEYS[1], KEYS[2]) and 1 or 0")
 # comes back.
 ATTACH = Script(
     _KINDS
+    + _NUMBER
     + _LATE
     + """
 local stream, meta, back, taken = unpack(KEYS)
@@ -642,7 +664,7 @@ if redis.call('HEXISTS', meta, 'made') == 0 then
   if ARGV[1] == '' then redis.call('HSET', meta, 'sealed', '1') end
 end
 if not redis.pcall('XGROUP', 'CREATE', stream, group, '0').err then redis.call('DEL', back, taken) end
-local largest = redis.call('HGET', meta, 'largest')
+local largest = number(redis.call('HGET', meta, 'largest')) or 1
 for _, facts in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local found = {}
   for i = 1, #facts, 2 do found[facts[i]] = facts[i + 1] end

@@ -278,8 +278,9 @@ def _verdict(report: Report) -> list[Text]:
     head.append(f" {_said(queue.on_time, wagons.on_time, ratio)}", "not bold")
     if order.workers.total:
         price = (
-            "The workers are the same, so the mean wait is the same in any order: wagons choose who waits. No order "
-            f"of work has more than {share(report.best_order)} on time."
+            "The workers are the same, so the mean wait is about the same in any order: wagons choose who waits, "
+            f"and the last one waited {span(wagons.worst_s)}, in one queue {span(queue.worst_s)}. No order of work has "
+            f"more than {share(report.best_order)} on time."
         )
     else:
         price = (

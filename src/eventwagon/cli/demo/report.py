@@ -27,6 +27,8 @@ _LATE = 0.1
 """An event loop that is late by this part of the promise takes part in what is measured."""
 _LOSS = 0.03
 """The part of their time that the one queue's workers may lose to the machine and the broker."""
+_SHORT = 0.05
+"""A loss that delays no sign-up by more than this part of the promise is none."""
 _NEAR = 0.05
 """So far the run of the one queue may be from the calculated one, as a share of all events."""
 
@@ -121,7 +123,9 @@ def _time_lost(both: Both, done: Sequence[float]) -> float:
     finished = both.queue.outcome.finished
     waits = [end - at if math.isfinite(end) else 0.0 for end, at in zip(finished, both.job.arrivals, strict=True)]
     slowest = max(range(len(waits)), key=waits.__getitem__)
-    return max(0.0, 1 - done[slowest] / finished[slowest]) if waits[slowest] else 0.0
+    if finished[slowest] - done[slowest] <= _SHORT * both.order.slo:
+        return 0.0
+    return 1 - done[slowest] / finished[slowest]
 
 
 def _bottleneck(both: Both, on_time: float, calculated: float, loss: float) -> str:
@@ -270,12 +274,13 @@ def _verdict(report: Report) -> list[Text]:
     head = Text("On time: ", "bold")
     head.append(f"wagons {share(wagons.on_time)}", f"bold {rated(wagons.on_time)}").append(", ")
     head.append(f"one queue {share(queue.on_time)}", f"bold {rated(queue.on_time)}").append(".")
-    head.append(f" {_said(queue.on_time, wagons.on_time)}", "not bold")
     ratio = wagons.worker_seconds / queue.worker_seconds if queue.worker_seconds else 1.0
+    head.append(f" {_said(queue.on_time, wagons.on_time, ratio)}", "not bold")
     if order.workers.total:
         price = (
-            "The workers are the same, so the mean wait is the same in any order: wagons choose who waits. No order "
-            f"of work has more than {share(report.best_order)} on time."
+            "The workers are the same, so the mean wait is about the same in any order: wagons choose who waits, "
+            f"and the last one waited {span(wagons.worst_s)}, in one queue {span(queue.worst_s)}. No order of work has "
+            f"more than {share(report.best_order)} on time."
         )
     else:
         price = (
@@ -285,13 +290,12 @@ def _verdict(report: Report) -> list[Text]:
     return [head, Text(price), Text(f"It took {usage.seconds:.0f} s and {usage.busy:.1f} of {usage.cores} cores.")]
 
 
-def _said(queue: float, wagons: float) -> str:
+def _said(queue: float, wagons: float, ratio: float) -> str:
     if abs(queue - wagons) < _NEAR:
-        return "There is no difference that counts" + (
-            ": the standing workers are enough for this burst, and one queue is cheaper."
-            if min(queue, wagons) >= 0.95
-            else "."
-        )
+        if min(queue, wagons) < 0.95:
+            return "There is no difference that counts."
+        cheaper = ", and one queue is cheaper" if ratio > 1.005 else ""
+        return f"There is no difference that counts: the standing workers are enough for this burst{cheaper}."
     if wagons < queue:
         return "Here one queue is better."
     if wagons >= 0.95:
@@ -301,9 +305,12 @@ def _said(queue: float, wagons: float) -> str:
 
 def _dim(report: Report) -> Text:
     job: Job = report.both.job
+    first = f"one queue with the first wagon's {job.workers} workers would serve"
+    newcomers = f"the {report.newcomers:,} sign-ups that {first} late"
+    if report.newcomers == len(job.arrivals) and not is_late(job.services[0], job.slo):
+        newcomers = f"all sign-ups, since {first} none late"
     return Text(
-        f"Newcomers: the {report.newcomers:,} sign-ups that one queue with the first wagon's {job.workers} workers "
-        "would serve late. Calculated, not run: a queue that KEDA scales in Pods of "
+        f"Newcomers: {newcomers}. Calculated, not run: a queue that KEDA scales in Pods of "
         f"{job.per_pod} workers, there {job.start:g} s after they were asked for; and a worker at once for each "
         "sign-up, which nobody has.",
         "dim",

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..errors import UsageError
 from ..lab.experiment import one
 from ..lab.job import Job, figures
+from ..lab.page import cell
 from ..lab.planning import (
     KINDS,
     MOST,
@@ -31,7 +32,7 @@ from ..lab.planning import (
 from ..lab.queueing import percentile
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out, span
-from .lab import cell, make_job
+from .lab import make_job
 
 
 def plan(

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = {"desktop": (1280, 2900), "phone": (390, 4600)}
+SIZES = {"desktop": (1280, 3100), "phone": (390, 4600)}
 """Width and height in pixels."""
 SCHEMES = {"light": 1, "dark": 0}
 """As Chromium numbers them."""
@@ -57,7 +57,7 @@ def shoot(chromium: str, of: Path, to: Path, width: int, height: int, scheme: in
             seen = shot.convert("RGB").crop((0, 0, width, height))
             below = ImageChops.difference(seen, Image.new("RGB", seen.size, seen.getpixel((0, height - 1)))).getbbox()
             seen = seen.crop((0, 0, width, min(height, (below or (0, 0, 0, height))[3] + 16)))
-            seen.quantize(255).save(to, optimize=True)
+            seen.quantize(255, Image.Quantize.MAXCOVERAGE).save(to, optimize=True)
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ _MAIN = (
     ("worst_s", "worst", 1),
     ("standing", "standing workers", 1),
     ("peak", "peak workers", 1),
-    ("worker_seconds_done", "worker-s", 0),
+    ("worker_seconds_done", "worker-seconds", 0),
     ("worker_seconds_extra", "beyond standing", 1),
     ("switches", "switches", 1),
     ("lost", "lost", 1),

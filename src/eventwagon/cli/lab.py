@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..lab.arrivals import load_sizes, load_trace
 from ..lab.experiment import STRATEGIES, USUAL, chosen, run
 from ..lab.job import Figures, Job, Outcome, figures
+from ..lab.page import cell
 from ..lab.pictures import check, sequence, write
 from ..lab.platforms import PLATFORMS, Platform
 from ..lab.scenarios import SCENARIOS, services, services_by_size
@@ -379,9 +380,3 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures], *, n
 
 def _width(column: tuple[str, str]) -> int:
     return max(7, len(column[1]) - 1) + 2
-
-
-def cell(name: str, value: float) -> str:
-    if name == "on_time":
-        return f"{value:.1%}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..errors import UsageError
 from ..lab.experiment import one
 from ..lab.job import Job, figures
+from ..lab.page import cell
 from ..lab.planning import (
     KINDS,
     MOST,
@@ -31,7 +32,7 @@ from ..lab.planning import (
 from ..lab.queueing import percentile
 from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out, span
-from .lab import cell, make_job
+from .lab import make_job
 
 
 def plan(
@@ -230,10 +231,10 @@ def _said(trial: Trial | None) -> dict[str, object] | None:
 
 def _show_promise(console: Console, job: Job, wanted: Promise) -> None:
     """Before the search, so that nobody waits for what can't be."""
+    count, work = len(job.arrivals), sum(job.services) / len(job.services)
     console.print(
-        f"[bold]{job.title}[/]: {len(job.arrivals):,} events in {job.arrivals[-1]:,.0f} s, "
-        f"{sum(job.services) / len(job.services):.3g} s of work each; {wanted.asked:.1%} of them should be done within "
-        f"{job.slo:g} s."
+        f"[bold]{job.title}[/]: {count:,} event{'s' if count > 1 else ''} in {job.arrivals[-1]:,.0f} s, {work:.3g} s "
+        f"of work each; {wanted.asked:.1%} of them should be done within {job.slo:g} s."
     )
     if not wanted.kept:
         why = [f"{wanted.too_long:,} events take longer than {job.slo:g} s of work alone"] if wanted.too_long else []
@@ -280,7 +281,9 @@ def _show(console: Console, found: _Found) -> None:
     if others:
         console.print("\nThe others, best first:")
     for trial in sorted(others, key=lambda other: (other.figures.on_time < found.wanted.aim, other.cost)):
-        line(f"    Train({trial.job.title!r}, {trial.code})")
+        misses = trial.figures.on_time < found.wanted.aim
+        said = f"  # only {trial.figures.on_time:.1%} on time" if misses else ""
+        line(f"    Train({trial.job.title!r}, {trial.code}){said}")
     _show_today(console, found)
 
 

@@ -1,7 +1,7 @@
 """Runs the demo once, and writes what it shows as pictures into docs/images.
 
-    python scripts/screenshots.py            # the default order, about a minute
-    python scripts/screenshots.py --events 1000 --seconds 60 --workers each=4 --to /tmp
+    python scripts/demo_screenshots.py            # the default order, about a minute
+    python scripts/demo_screenshots.py --events 1000 --seconds 60 --workers each=4 --to /tmp
 
 Both pictures of the running demo are of the same moment: when two thirds of the sign-ups have arrived.
 """

@@ -119,3 +119,21 @@ def test_what_is_deleted_meanwhile_is_not_listed_again(redis_server: Server, mon
             assert ask(redis_server.port, "EXISTS", listing) == b":0\r\n"
 
     asyncio.run(main())
+
+
+def test_a_list_that_goes_again_and_again_is_not_told_each_time(
+    redis_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefix, channel = token_hex(4), Channel(TRAIN, 1)
+
+    async def main() -> None:
+        async with RedisBroker.from_url(f"{redis_server.url}?prefix={prefix}") as broker:
+            await broker.create(channel)
+            for _ in range(50):
+                assert ask(redis_server.port, "DEL", f"{prefix}:{{{TRAIN}}}:channels") == b":1\r\n"
+                await broker.depth([channel])
+                assert await broker.channels(TRAIN) == [channel]
+            await broker.delete(channel)
+
+    asyncio.run(main())
+    assert sum("existed and was not listed" in message for message in caplog.messages) == 20

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
@@ -277,5 +279,52 @@ def test_status_names_them(redis_server: Server) -> None:
                 assert not await consumer.receive(1, 0.1)
             (why,) = (await look(c, url)).threatened
             assert "were out of reach of all workers" in why
+
+    asyncio.run(main(f"p{token_hex(4)}"))
+
+
+@pytest.mark.parametrize("server", ["redis_server", "valkey_server"])
+def test_no_other_event_is_taken_for_one(request: pytest.FixtureRequest, server: str) -> None:
+    """Searched all the time, while events are settled, given back, delayed, and claims expire and are reclaimed; once
+    the server knows how many are new, and once it does not."""
+    at: Server = request.getfixturevalue(server)
+
+    async def main(prefix: str) -> None:
+        rng, settled = random.Random(5), Counter[int]()
+        async with RedisBroker.from_url(f"{at.url}?prefix={prefix}") as broker, raw(at) as redis:
+            key = broker.name_of(CHANNEL)
+
+            async def work(name: str) -> None:
+                async with broker.consume(CHANNEL, visibility=0.2, owner=name) as consumer:
+                    while len(settled) < 1500:
+                        got = list(await consumer.receive(rng.randrange(1, 20), 0.05))
+                        rng.shuffle(got)
+                        cut, more = sorted(rng.randrange(len(got) + 1) for _ in range(2))
+                        await consumer.settle(got[:cut])
+                        settled.update(int(d.event.data) for d in got[:cut])
+                        await consumer.release(got[cut:more], delay=rng.choice([0, 0.05]), tried=rng.random() < 0.5)
+                        if rng.random() < 0.05:
+                            await broker.reclaim(CHANNEL, name)
+
+            async def search() -> None:
+                while len(settled) < 1500:
+                    await searched_now(redis, key)
+                    assert not (await broker.depth([CHANNEL]))[0].trouble
+
+            await broker.create(CHANNEL)
+            await broker.publish(CHANNEL, events(500))
+            async with asyncio.TaskGroup() as tasks:
+                for n in range(4):
+                    tasks.create_task(work(f"box-{n}"))
+                tasks.create_task(search())
+                for n in range(5):
+                    await asyncio.sleep(0.2)
+                    await broker.publish(CHANNEL, events(200, first=500 + 200 * n))
+                    if n == 3:
+                        (last,) = await redis.xrevrange(key, count=1)
+                        await redis.xdel(key, last[0])  # it is new: from now on the server does not know how many are
+                        settled[int(last[1][b"data"])] += 1
+            assert set(settled) == set(range(1500))
+            assert not await redis.hexists(f"{key}:meta", "strays")
 
     asyncio.run(main(f"p{token_hex(4)}"))

@@ -11,6 +11,7 @@ import msgspec
 
 from ..display.text import as_line
 from ..display.text import count as counted
+from ..seldom import Seldom, counted_in
 from .documents import as_read
 from .manifest import Wagon
 
@@ -816,6 +817,7 @@ def _sentence(fact: Fact) -> str:
 
 
 _logger = logging.getLogger("eventwagon")
+_stepped_back = Seldom(10)
 _ALARMING = (
     PromiseAtRisk,
     ProvisioningFailed,
@@ -847,8 +849,12 @@ _ALARMING = (
 
 
 def log(fact: Fact) -> None:
-    """A listener that writes each fact as one line to the logger `eventwagon`: a warning if an operator should look."""
-    _logger.log(_level(fact), "%s: %s", fact.train, sentence(fact))
+    """A listener that writes each fact as one line to the logger `eventwagon`: a warning if an operator should look.
+
+    Of a registry that steps back again and again, since its server evicts keys, ten lines a minute are written."""
+    left_out = _stepped_back.left_out(fact.train) if isinstance(fact, RegistrySteppedBack) else 0
+    if left_out is not None:
+        _logger.log(_level(fact), "%s: %s", fact.train, counted_in(sentence(fact), left_out))
 
 
 def _level(fact: Fact) -> int:

@@ -23,6 +23,7 @@ from ...errors import (
     Unavailable,
 )
 from ...event import Channel, Event
+from ...seldom import Seldom, counted_in
 from . import scripts
 from .client import Client, Script
 from .entries import event_time, pack, unpack
@@ -44,6 +45,8 @@ _PAGE_BYTES = 4 << 20
 _DEPTHS = 100
 _MANY_BACK = 1000
 _LISTED = re.compile(r"(0|[1-9][0-9]{0,15})\.([a-z0-9_-]{0,48})")
+_RELISTED = 20
+"""The most channels of a train that are named in a minute because they were listed again."""
 _REMEMBERED = 1000
 """The most batches that are stored and unconfirmed."""
 
@@ -80,6 +83,7 @@ class RedisBroker:
         """Channels whose stream's key holds something else, and keys that were left alone or can't be read: logged
         once."""
         self._strangers = Strangers(self.server.where)
+        self._relisted = Seldom(_RELISTED)
         self._unconfirmed: dict[object, str] = {}
         """A stored publish that waits for replicas, and its description."""
         self.batches: dict[tuple[Channel, bytes], _Batch] = {}
@@ -334,14 +338,12 @@ class RedisBroker:
             return
         if not await self._stands(what, channel):
             await self._client.command(what, listing, "SREM", listing, _name(channel))
-        else:
-            _logger.warning(
-                "%s: channel %s existed and was not listed; it is listed again. The key %s was evicted (set "
-                "maxmemory-policy to noeviction) or changed by hand",
-                self.server.where,
-                channel,
-                listing,
+        elif (left_out := self._relisted.left_out(listing)) is not None:
+            why = (
+                f"{self.server.where}: channel {channel} existed and was not listed; it is listed again. The key "
+                f"{listing} was evicted (set maxmemory-policy to noeviction) or changed by hand"
             )
+            _logger.warning("%s", counted_in(why, left_out))
 
     def _warn_once(self, displaced: Channel | str, message: str, *arguments: object) -> None:
         """Log it, but not again until that channel or key was found in order."""

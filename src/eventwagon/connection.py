@@ -671,8 +671,9 @@ class Connection:
 
     @property
     def trouble(self) -> str:
-        """Why this process is unhealthy: a defect of eventwagon that it found. Empty if there is none."""
-        return self._bulkhead.trouble
+        """Why this process is unhealthy: a defect of eventwagon that it found, or its lifespan is not open. Empty if
+        there is nothing."""
+        return self._bulkhead.trouble or (self._membership.closed_because if self._membership is not None else "")
 
     @property
     def not_observing(self) -> str:

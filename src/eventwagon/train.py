@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,7 +21,7 @@ from .limits import Limit
 from .payload import caller_names, shape
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
-from .runtime.lifespan import Opening, opening_of
+from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
@@ -74,10 +75,11 @@ class Train:
         ended: a pool of database connections, a client, a model. `@train.lifespan` above an async generator without
         arguments that yields once; what it yields is `ctx.state` of every handler.
 
-        It is entered once in a process, whatever started it (`run`, `work`, `subprocess:`, a Pod, Lambda); publishers
-        and observers do not enter it. While entering fails, the process handles nothing: in `running` it is logged with
-        its traceback and tried again, and a process that an orchestrator started ends and is started again. Raises
-        UsageError for another kind of function, and for a second one."""
+        Each process that works enters it once, whatever started it (`run`, `work`, `subprocess:`, a Pod, Lambda); in a
+        program each `running()` does. Publishers and observers do not. While entering fails or hangs, the process
+        handles nothing: in `running` it is logged with its traceback and tried again, and `status` says so; a process
+        that an orchestrator started ends and is started again. Raises UsageError for a function of another kind, as far
+        as that can be seen, and for a second one."""
         if self.opening is not None:
             raise UsageError(f"train {self.name!r} has a lifespan already: open everything in one")
         self.opening = opening_of(function)
@@ -173,7 +175,10 @@ class Train:
                 name=owner,
                 revision=self.revision,
             )
-            async with wagon_workers(runtime, shared=False) as (_, local):
+            async with (
+                alive(self.opening, self.settings.grace, runtime.bulkhead) as state,
+                wagon_workers(dataclasses.replace(runtime, state=state), shared=False) as (_, local),
+            ):
                 yield broker, local
 
 

@@ -231,6 +231,18 @@ def test_list_shows_each_train(place: Path) -> None:
     assert [text.split()[0] for text in lines[1:3]] == ["bare", "signups"]
 
 
+def test_list_shows_the_others_beside_a_broken_one(place: Path) -> None:
+    assert cli(place, "publish", "app:train", given='{"email": "a"}\n').returncode == 0
+    (place / "trains" / "bad").mkdir()
+    (place / "trains" / "bad" / "train.db").write_bytes(b"junk" * 1000)
+    done = cli(place, "list", "--json")
+    said = {t["train"]: t["broken"] for t in map(json.loads, done.stdout.splitlines())}
+    assert said == {"bad": True, "signups": False}
+    assert done.returncode == 1
+    assert "bad can't be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_version_is_an_option_too(place: Path) -> None:
     done = cli(place, "--version")
     assert done.stdout.startswith("eventwagon ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,45 @@ def test_while_it_fails_nothing_is_handled_and_it_is_tried_again(caplog: pytest.
     assert "Traceback" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_a_process_whose_lifespan_is_not_open_is_seen_and_does_not_count_as_working(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        train, world, handled, may_open = Train("t"), World(), list[int](), asyncio.Event()
+
+        @train.lifespan
+        async def opened() -> AsyncIterator[None]:
+            if how == "hangs":
+                await may_open.wait()
+            elif not may_open.is_set():
+                raise ConnectionRefusedError("the database is away")
+            yield
+
+        @train.on("t")
+        def handle(number: int) -> None:
+            handled.append(number)
+
+        async with world.connect(train) as c, c.running():
+            await c.publish(1)
+            await asyncio.sleep(20)
+            (me,) = await c.members()
+            assert me.roles == ("observe",)
+            says = "not open yet" if how == "hangs" else "its lifespan can't be opened: ConnectionRefusedError"
+            assert says in me.trouble
+            assert says in c.trouble
+            assert handled == []
+            may_open.set()
+            await until(lambda: handled == [1])
+            await asyncio.sleep(5)
+            (me,) = await c.members()
+            assert (set(me.roles), me.trouble, c.trouble) == ({"observe", "work"}, "", "")
+
+    with caplog.at_level(logging.WARNING, "eventwagon"):
+        run(scenario())
+    assert ("its lifespan has been opening for 5 s" in caplog.text) == (how == "hangs")
+
+
 def test_what_it_raises_while_closing_is_logged_and_hurts_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         train, world, handled = Train("t"), World(), list[int]()
@@ -151,6 +191,39 @@ def one(argument: int) -> None: ...
 
 
 async def no_generator() -> None: ...
+
+
+def gives_a_number() -> int:
+    return 1
+
+
+def test_a_function_that_gives_something_else_is_named() -> None:
+    train = Train("t")
+    train.lifespan(gives_a_number)
+    assert train.opening is not None
+    with pytest.raises(UsageError, match="gives_a_number returned 1: it must be an async generator"):
+        train.opening()
+
+
+class Opener:
+    async def __call__(self) -> AsyncIterator[int]:
+        yield 7
+
+
+async def generated() -> AsyncIterator[int]:
+    yield 7
+
+
+@pytest.mark.parametrize("given", [generated, Opener(), lambda: generated(), asynccontextmanager(generated)])
+def test_each_kind_of_function_opens(given: Any) -> None:
+    async def main() -> None:
+        train = Train("t")
+        train.lifespan(given)
+        assert train.opening is not None
+        async with train.opening() as state:
+            assert state == 7
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("wrong", [None, 7, one, no_generator])

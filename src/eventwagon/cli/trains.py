@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ..contracts.lifecycle import State
 from ..drivers.opening import open_drivers
-from ..errors import BrokenManifest, UnknownTrain
-from .console import DEFAULT_URL, AsJson, Url, job, json_line, line, listing, out, words
+from ..errors import EventwagonError, UnknownTrain
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, line, listing, out, words
 from .status import View, look
 from .target import reached
 
@@ -26,7 +28,9 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 0
     """Live processes that have checked in."""
     state: str = ""
-    """Paused, being removed, or why its manifest can't be read; empty: none of that."""
+    """Paused, being removed, or why it can't be read; empty: none of that."""
+    broken: bool = False
+    """It can't be read."""
 
 
 @job
@@ -41,7 +45,13 @@ async def list_(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     if as_json:
         for each in found:
             json_line(each)
-        return
+    else:
+        _show(found)
+    if broken := [each.train for each in found if each.broken]:
+        raise Ended(Code.FAILED, f"{', '.join(broken)} can't be read")
+
+
+def _show(found: Sequence[Listed]) -> None:
     if not found:
         line("no train has run there yet")
         return
@@ -67,8 +77,10 @@ async def _listed(name: str, url: str) -> Listed:
             view = await look(c, url)
     except UnknownTrain:
         return Listed(train=name, state="removed meanwhile")
-    except BrokenManifest as e:
-        return Listed(train=name, state=str(e))
+    except (
+        EventwagonError
+    ) as e:  # its manifest can't be read, or its file is damaged: the others are listed all the same
+        return Listed(train=name, state=str(e), broken=True)
     return _of(view)
 
 

@@ -284,8 +284,8 @@ def _notes(job: Job, outcomes: Mapping[str, Outcome]) -> str:
     )
     newcomers = (
         f"<p>Newcomers: the arrivals that one FIFO queue with the first wagon's {job.workers} workers would serve "
-        "late. Worker-seconds: paid for until the last event is done, idle workers and spares too; <em>beyond standing</em> "
-        "those of the workers that were added. Dashed lines: nobody can have these.</p>"
+        "late. Worker-seconds: paid for until the last event is done, idle workers and spares too; "
+        "<em>beyond standing</em> those of the workers that were added. Dashed lines: nobody can have these.</p>"
     )
     return f"<details><summary>What the strategies are</summary>{newcomers}<dl>{items}</dl></details>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,8 @@ OTHERS_FIRST = 0.5
 the last process, and would else be all that each of them ever handles."""
 _PAUSE = 5.0
 """Seconds before it may be closed again if they did not end."""
+_CROWDED = 0.2
+"""Seconds after which a worker that waits for room looks whether it is still wanted."""
 _FORCED_AFTER = 30.0
 """Seconds of failed tries after which it stays closed until the others end."""
 _SHARE = 4.0
@@ -29,7 +32,7 @@ class Gate:
     caller tries again later. The gate is closed until they end only when this has gone on for some time.
     """
 
-    def __init__(self, others_first_for: float = 0.0) -> None:
+    def __init__(self, others_first_for: float = 0.0, most: int | None = None) -> None:
         self.closed = False
         """A worker is alone, or waits for the others to finish: nobody may begin."""
         self.busy = 0
@@ -37,6 +40,10 @@ class Gate:
         self.held = 0
         """Workers that take nothing because a handler goes on in its thread after its attempt was ended. Written by
         HandlerRunner."""
+        self._most = math.inf if most is None else most
+        """Handlers that may be under way at a time, those that go on in their threads included."""
+        self.crowd: deque[asyncio.Future[None]] = deque()
+        """Workers that have an event to take, and wait until one may begin."""
         self.others_first = False
         """A worker was alone, and no other has begun since: the next that wants to be alone waits for that, briefly."""
         self._begun = asyncio.Event()
@@ -51,6 +58,33 @@ class Gate:
         self._others_until: float | None = None
         self._wanted_since = self._wanted_at = float("-inf")
         """When somebody first tried to be alone and failed, and when last; workers try again often while that lasts."""
+
+    @property
+    def full(self) -> bool:
+        """As many handlers are under way as may be."""
+        return self.busy + self.held >= self._most
+
+    async def room(self) -> None:
+        """Wait, briefly, until one more handler may begin. The caller looks again, since it may have been asked to end,
+        or another may have been faster."""
+        waiter = asyncio.get_running_loop().create_future()
+        self.crowd.append(waiter)
+        try:
+            async with asyncio.timeout(_CROWDED):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            if waiter in self.crowd:
+                self.crowd.remove(waiter)
+
+    def make_room(self) -> None:
+        """A handling has ended: let the worker that has waited longest begin."""
+        while self.crowd and not self.full:
+            waiter = self.crowd.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     def left(self) -> None:
         """A handling has ended."""

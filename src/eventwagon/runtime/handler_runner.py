@@ -192,6 +192,8 @@ class HandlerRunner:
         source, gate = settler.source, self.gate
         source.wagon.busy -= 1
         gate.busy -= 1
+        if gate.crowd:
+            gate.make_room()
         worker.busy = False
         if gate.closed:
             gate.left()
@@ -289,6 +291,7 @@ class HandlerRunner:
         worker.settler = worker.delivery = None
         worker.busy = False
         self.gate.left()
+        self.gate.make_room()
 
     # --- alone -----------------------------------------------------------------------------------
 
@@ -390,6 +393,7 @@ class HandlerRunner:
         finally:
             self._held.discard(worker.task)
             self.gate.held -= 1
+            self.gate.make_room()
 
     def _working_for(self, wagon: WagonState) -> Iterator[Worker]:
         return (worker for worker in self._workers.values() if worker.works_for(wagon))

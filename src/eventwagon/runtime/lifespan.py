@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from ..errors import UsageError
 from ..values import shown
-
-_logger = logging.getLogger("eventwagon")
+from .bulkhead import Bulkhead, is_ours
 
 Opening = Callable[[], AbstractAsyncContextManager[Any]]
-"""Makes a context manager that is entered once in each process that works. What it yields is `Context.state`."""
+"""Makes a context manager that is entered before workers begin. What it yields is `Context.state`."""
 
 
 def opening_of(function: object) -> Opening:
@@ -28,24 +26,34 @@ def opening_of(function: object) -> Opening:
         inspect.signature(function).bind()
     except TypeError:
         raise UsageError(f"lifespan: {name} must take no arguments") from None
-    if inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(type(function).__call__):
         return asynccontextmanager(function)
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise UsageError(f"lifespan: {name} must be an async generator: `async def {name}():` with one `yield`")
-    return function
+
+    def opened() -> AbstractAsyncContextManager[Any]:
+        manager: object = function()
+        if isinstance(manager, AsyncGenerator):  # of a wrapper that hides what it wraps
+            return asynccontextmanager(lambda: manager)()
+        if not isinstance(manager, AbstractAsyncContextManager):
+            raise UsageError(
+                f"lifespan: {name} returned {shown(manager)}: it must be an async generator with one `yield`, or "
+                "return an async context manager"
+            )
+        return manager
+
+    return opened
 
 
 @asynccontextmanager
-async def alive(opening: Opening | None, grace: float) -> AsyncIterator[Any]:
+async def alive(opening: Opening | None, grace: float, bulkhead: Bulkhead) -> AsyncIterator[Any]:
     """Enter it, and yield what it yields; None if there is none. It is left as if nothing had been raised, since
-    workers end by cancellation, and has `grace` seconds for that. Raises what entering it raises, and UsageError if it
-    is no async context manager."""
+    workers end by cancellation, and is cancelled if that takes longer than `grace` seconds. What closing raises is
+    reported. Raises what entering raises."""
     if opening is None:
         yield None
         return
-    manager: object = opening()
-    if not isinstance(manager, AbstractAsyncContextManager):
-        raise UsageError(f"lifespan: it gave {shown(manager)}, which is no async context manager")
+    manager = opening()
     state = await manager.__aenter__()
     try:
         yield state
@@ -53,7 +61,7 @@ async def alive(opening: Opening | None, grace: float) -> AsyncIterator[Any]:
         try:
             async with asyncio.timeout(grace):
                 await manager.__aexit__(None, None, None)
-        except TimeoutError as e:
-            _logger.exception("the lifespan has not closed within grace=%g s, and is left as it is", grace, exc_info=e)
-        except Exception as e:
-            _logger.exception("the lifespan failed to close", exc_info=e)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            bulkhead.report(f"closing what its lifespan has opened (within grace={grace:g} s)", e)

@@ -38,7 +38,7 @@ class LocalWorkers:
 
     `shared` is the number of workers that all wagons share, or None if each wagon has its own. `slo`: the promise to
     new events in seconds that a shared pool works by. `circuits`: the circuits of an earlier LocalWorkers that this one
-    follows.
+    follows. `most`: handlers that run at a time, for all wagons together; None: any number.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class LocalWorkers:
         shared: int | None,
         slo: float | None = None,
         circuits: Circuits | None = None,
+        most: int | None = None,
     ) -> None:
         self.has_peers = True
         """Other processes work for the train, too: no event waits here if one of them could take it. Written by
@@ -57,9 +58,8 @@ class LocalWorkers:
         self._shared = shared
         self._circuits = circuits or Circuits(runtime.train, runtime.settings, runtime.tell, runtime.rng)
         self._circuits.on_change = self._circuit_changed
-        self._gate = Gate(
-            others_first_for=0.0 if circuits else OTHERS_FIRST
-        )  # those that follow are in the same process
+        alike = circuits is not None  # those that follow are in the same process
+        self._gate = Gate(others_first_for=0.0 if alike else OTHERS_FIRST, most=most)
         self._threads = Threads()
         self._pool: WorkerPool | None = None
         """The shared one, if any."""

@@ -7,17 +7,19 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import msgspec
 
+from ..backoff import Backoff
 from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
 from ..contracts.registry import Member
-from ..display.text import as_line
+from ..display.text import as_line, said
 from ..errors import Unavailable
 from ..limits import slo
 from ..policy.demand import FEW
@@ -34,6 +36,12 @@ from .train_state import TrainState
 
 _logger = logging.getLogger("eventwagon")
 
+_WORKING = {"work", "serve"}
+"""Roles that a process has only while its lifespan is open: the others divide the workers without it."""
+_OPEN_AGAIN = (0.5, 10.0)
+"""Seconds before a lifespan that failed to open is opened again: they double."""
+_SLOW = 5.0
+"""Seconds after which a lifespan that is still opening is warned of."""
 _NEWS_MOST = 100
 """How many facts are kept for the journal while the registry is away: the latest."""
 _LOOK_UNDER_WATCH = 0.5
@@ -41,16 +49,15 @@ _LOOK_UNDER_WATCH = 0.5
 
 
 @asynccontextmanager
-async def wagon_workers(runtime: Runtime, *, shared: bool) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
+async def wagon_workers(
+    runtime: Runtime, *, shared: bool, most: int | None = None
+) -> AsyncIterator[tuple[LocalWorkers, InProcess]]:
     """This process's workers, which are told wagon by wagon what to serve. With `shared` they are one pool, empty at
-    first; otherwise each wagon has as many workers of its own as its spec says. Leaving ends them all, within
-    `grace`, and then the program's lifespan. Raises what entering that raises."""
+    first; otherwise each wagon has as many workers of its own as its spec says, and at most `most` handlers run at a
+    time for all of them. Leaving ends them all, within `grace`."""
     settings = runtime.settings
     async with (
-        alive(runtime.opening, settings.grace) as state,
-        LocalWorkers(
-            dataclasses.replace(runtime, state=state), shared=0 if shared else None, slo=slo(settings.limit)
-        ) as workers,
+        LocalWorkers(runtime, shared=0 if shared else None, slo=slo(settings.limit), most=most) as workers,
         InProcess(workers.serve, grace=settings.grace, bulkhead=runtime.bulkhead) as local,
     ):
         yield workers, local
@@ -101,6 +108,8 @@ class Membership:
         """Facts of the workers for the journal."""
         self.attachments: tuple[Deployment, ...] = ()
         """What this process's workers do, wagon by wagon."""
+        self.closed_because = ""
+        """Why this process handles nothing: its lifespan is not open. Empty if it is."""
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
 
@@ -159,12 +168,50 @@ class Membership:
         with self._going_on("giving back what ended processes had"):  # else observers do, or their claims expire
             async with asyncio.timeout(self._settings.member_ttl):
                 await self._ended.give_back()
-        runtime = dataclasses.replace(self._runtime, tell=self._hear)
-        async with wagon_workers(runtime, shared=shared) as (local_workers, local):
-            local.on_change = self.wake
-            self._local_workers = local_workers
-            self._heed()
-            await self._watch(local_workers, local)
+        most = self._settings.workers.in_process if self._post is None else None
+        async with self._opened() as state:
+            runtime = dataclasses.replace(self._runtime, tell=self._hear, state=state)
+            async with wagon_workers(runtime, shared=shared, most=most) as (local_workers, local):
+                local.on_change = self.wake
+                self._local_workers = local_workers
+                self._heed()
+                await self._watch(local_workers, local)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Any]:
+        """What the program's lifespan yields. Until it has, this process checks in, says why it handles nothing, and
+        tries again."""
+        opening, pauses = self._runtime.opening, Backoff(*_OPEN_AGAIN)
+        if opening is None:
+            yield None
+            return
+        async with AsyncExitStack() as stack:
+            self.closed_because = "what its lifespan opens is not open yet"
+            async with asyncio.TaskGroup() as beside:
+                watching = beside.create_task(self._watch(None, None))
+                while self.closed_because:
+                    slow = asyncio.get_running_loop().call_later(_SLOW, self._tell_slow)
+                    try:
+                        lifespan = alive(opening, self._settings.grace, self._bulkhead)
+                        try:
+                            state = await stack.enter_async_context(lifespan)
+                        finally:
+                            slow.cancel()
+                        self.closed_because = ""
+                    except BaseException as e:
+                        if is_ours(e):
+                            raise
+                        self._bulkhead.report("opening its lifespan", e)
+                        self.closed_because = f"its lifespan can't be opened: {said(e)}"
+                        self.wake()
+                        await asyncio.sleep(pauses.next())
+                watching.cancel()
+            yield state
+
+    def _tell_slow(self) -> None:
+        _logger.warning(
+            "%s: its lifespan has been opening for %g s; this process handles nothing until it has", self._train, _SLOW
+        )
 
     def _hear(self, fact: Fact) -> None:
         """A fact about this process's workers. Those that operators ask for also go to the journal and into the next
@@ -281,7 +328,7 @@ class Membership:
                 )
                 for a in (*attachments, *deployed)
             ),
-            self._bulkhead.trouble,
+            self._bulkhead.trouble or self.closed_because,
             self._local_workers.held if self._local_workers is not None else 0,
         )
         now = asyncio.get_running_loop().time()
@@ -290,7 +337,7 @@ class Membership:
         handlers = self._runtime.handlers
         me = Member(
             name=self._name,
-            roles=self._roles,
+            roles=self._roles if not self.closed_because else tuple(set(self._roles) - _WORKING),
             version=self._state.snapshot.version,
             revision=self._revision,
             shared_workers=self._shared_workers,
@@ -299,7 +346,7 @@ class Membership:
             channels=tuple(name for name in handlers if name) if handlers else None,
             caught=self._bulkhead.caught,
             held=self._local_workers.held if self._local_workers is not None else 0,
-            trouble=self._bulkhead.trouble,
+            trouble=self._bulkhead.trouble or self.closed_because,
             process=self._process,
             pod=self._pod,
         )

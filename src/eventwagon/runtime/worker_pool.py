@@ -153,6 +153,9 @@ class WorkerPool:
                 await waiter
                 yielded = loop.time()
                 continue
+            if gate.full:
+                await gate.room()
+                continue
             delivery = prefetcher.take(late=dispatcher.late)
             if delivery is None:  # it was given back while all were busy
                 await prefetcher.fetch_one()

@@ -16,6 +16,7 @@ from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
+from ...errors import StorageBroken
 from ...event import Channel
 from .actor import Files
 from .inspection import inspect
@@ -182,9 +183,14 @@ class SQLiteRegistry:
 
     async def trains(self) -> Sequence[str]:
         names = await asyncio.to_thread(_on_disk, self.directory)
-        ops = [(name, Op(_version, absent=lambda: 0)) for name in names]
-        versions = await asyncio.gather(*(self.call(name, op) for name, op in ops))
+        versions = await asyncio.gather(*map(self._version_of, names))
         return [name for name, version in zip(names, versions, strict=True) if version]
+
+    async def _version_of(self, train: str) -> int:
+        try:
+            return await self.call(train, Op(_version, absent=lambda: 0))
+        except StorageBroken:
+            return -1  # a train whose file can't be read is there, and does not hide the others
 
     async def inspect(self, channels: Sequence[Channel]) -> Sequence[Finding]:
         """See Inspectable."""

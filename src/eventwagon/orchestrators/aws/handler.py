@@ -151,7 +151,7 @@ class Function:
             if not url or not url.startswith("sqs:"):
                 raise UsageError(f"name the train's queues: handler(…, url='sqs://…') or the environment's {URL}")
             if self._opened is None:
-                opening = alive(self._train.opening, self._train.settings.grace)
+                opening = alive(self._train.opening, self._train.settings.grace, Bulkhead(self._train.name))
                 self._opened = (await self._stack.enter_async_context(opening),)
             broker = await self._stack.enter_async_context(open_drivers(url).broker)
             self._broker = cast(QueueBroker, broker)

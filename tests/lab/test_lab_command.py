@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from eventwagon.cli.app import app
 from eventwagon.errors import UsageError
 from eventwagon.lab.experiment import one
 from eventwagon.lab.job import Job, figures
-from eventwagon.lab.planning import KINDS, Trial, best, points, settings_of, spares_of
+from eventwagon.lab.planning import KINDS, Point, Trial, best, cuts_of, settings_of, spares_of
 from eventwagon.lab.scenarios import SCENARIOS, random_burst, scenario, services
 
 
@@ -262,8 +263,8 @@ def test_plan_tries_nothing_beyond_most(most: int, per_pod: int) -> None:
         most=most,
     )
     for kind in KINDS:
-        for point in (point for spares in spares_of(kind) for point in points(kind, spares, range(1, 30))):
-            if (tried := settings_of(job, kind, point, 6)) is None:
+        for each in product(range(1, 30), spares_of(kind), cuts_of(kind)):
+            if (tried := settings_of(job, kind, Point(*each), 6)) is None:
                 continue
             assert tried.most <= most
             if kind == "wagons":

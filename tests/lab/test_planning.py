@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 
@@ -10,9 +11,10 @@ from eventwagon.lab.arrivals import black_friday, shaped, uniform
 from eventwagon.lab.job import Job
 from eventwagon.lab.planning import (
     KINDS,
+    Point,
     best,
+    cuts_of,
     of_kind,
-    points,
     promise,
     run,
     search,
@@ -47,13 +49,13 @@ SMALL = {
 def grid(of: Job, least: int) -> Iterator[tuple[str, Job]]:
     """Every setting up to twice the fewest workers, or five."""
     for kind in KINDS:
-        for spares in spares_of(kind):
-            for point in points(kind, spares, range(1, max(5, 2 * least) + 1)):
-                if (settings := settings_of(of, kind, point, least)) is not None:
-                    yield kind, settings
+        for each in product(range(1, max(5, 2 * least) + 1), spares_of(kind), cuts_of(kind)):
+            if (settings := settings_of(of, kind, Point(*each), least)) is not None:
+                yield kind, settings
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SMALL)
 def test_the_search_finds_what_an_exhaustive_grid_finds(name: str) -> None:
     of = SMALL[name]

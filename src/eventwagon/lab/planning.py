@@ -29,8 +29,7 @@ KINDS = ("wagons", "wagons_each", "wagons_elastic")
 MOST = 4096
 """Workers at a time: the search looks no further."""
 _CUTS = (0.25, 0.5, 1.0)
-"""At which part of the SLO a wagon is cut off. Where wagons have their own workers a cut costs something: there the
-first is not tried."""
+"""At which part of the SLO a wagon is cut off."""
 HAIR = 0.005
 """Where the promise can't be kept, this part less than the most that can be on time is as good."""
 _SHARES = (0.25, 0.5, 1.0)
@@ -187,10 +186,9 @@ def spares_of(kind: str) -> Sequence[int]:
     return (1,) if kind == "wagons" else (0, 1)
 
 
-def points(kind: str, spares: int, sizes: Sequence[int]) -> Iterator[Point]:
-    """All settings of a kind with these sizes that are tried."""
-    cuts = _CUTS if kind == "wagons" else _CUTS[1:]
-    yield from (Point(size, spares, cut) for size, cut in product(sizes, cuts))
+def cuts_of(kind: str) -> Sequence[float]:
+    """Those that are tried. Where wagons have their own workers an early cut costs something."""
+    return _CUTS if kind == "wagons" else _CUTS[1:]
 
 
 def settings_of(job: Job, kind: str, point: Point, least: int) -> Job | None:
@@ -223,21 +221,22 @@ def pods(workers: float, per_pod: int) -> int:
 
 
 class _Climb:
-    """The search among the settings of one kind with so many spares. It says what to try next, and is given what came
-    of it."""
+    """The search among the sizes of one kind with so many spares and these cuts, the first of them first. It says what
+    to try next, and is given what came of it."""
 
-    def __init__(self, kind: str, spares: int, job: Job, wanted: Promise) -> None:
+    def __init__(self, kind: str, spares: int, cuts: Sequence[float], job: Job, wanted: Promise) -> None:
         self.kind = kind
         self._spares = spares
+        self._cuts = cuts
         self._job = job
         self._wanted = wanted
         self._tried: dict[Point, Trial] = {}
         sizes = {math.ceil(wanted.least * share / job.per_pod) for share in _SHARES}
         if kind == "wagons":
             sizes = {max(sizes)}
-        elif not spares and (enough := one_queue(job, wanted.aim)) is not None:
+        elif not spares and cuts == (1.0,) and (enough := one_queue(job, wanted.aim)) is not None:
             sizes |= {math.ceil(enough * more / job.per_pod) for more in _UNCUT}
-        self._first = {Point(size, spares, 0.5 if spares else 1.0) for size in sizes}
+        self._first = {Point(size, spares, cuts[0]) for size in sizes}
         self._step = max(1, max(sizes) // 4)
 
     def next(self, cost: float) -> dict[Point, Job]:
@@ -281,13 +280,16 @@ class _Climb:
         sizes = [size for size in (at.size - self._step, at.size, at.size + self._step) if size > 0]
         if self._step > self._finest():
             return {at._replace(size=size) for size in sizes}
-        return set(points(self.kind, self._spares, sizes))
+        return {Point(size, self._spares, cut) for size, cut in product(sizes, self._cuts)}
 
 
 def search(job: Job, wanted: Promise, price: float, *, processes: int) -> Iterator[Trial]:
     """Try settings of each kind, several at a time, each as it comes; in the end today's workers, and the best of each
     kind with lower ceilings."""
-    climbs = [_Climb(kind, spares, job, wanted) for kind in KINDS for spares in spares_of(kind)]
+    climbs = [_Climb("wagons", 1, sorted(cuts_of("wagons"), key=lambda cut: abs(cut - 0.5)), job, wanted)]
+    for kind in KINDS[1:]:  # the best size with one cut, or with a spare, is far from the best with another
+        each = product(spares_of(kind), cuts_of(kind))
+        climbs += [_Climb(kind, spares, (cut,), job, wanted) for spares, cut in each]
     try_ = partial(run, price=price, today=job.workers)
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         while orders := [

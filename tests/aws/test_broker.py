@@ -415,3 +415,60 @@ def test_sealed_amid_publishers_it_is_called_empty_only_when_all_accepted_were_h
             await one.delete(channel)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["", "inner"])
+def test_a_publisher_makes_a_deleted_queue_again(moto_server: MotoServer, name: str) -> None:
+    """Of a channel that stands: what it publishes is received, and counts once."""
+
+    async def main() -> None:
+        channel = a_channel(name)
+        async with SQSBroker.from_url(moto_server.url) as broker:
+            await broker.create(channel)
+            await broker.publish(channel, events(1))
+            where = await queues_of(broker).url(channel)
+            await clients_of(broker).call("sqs", "delete_queue", QueueUrl=where)
+            some = events(2)
+            await broker.publish(channel, some)
+            async with broker.consume(channel, visibility=30.0) as consumer:
+                got = await consumer.receive(10, 5.0)
+                assert {d.event.id for d in got} <= {e.id for e in some}
+                assert got
+            assert (await rows_of(broker).counted([channel]))[channel].published == 3
+            await broker.delete(channel)
+            with pytest.raises(ChannelGone):
+                await broker.publish(channel, some)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", ["AWS.SimpleQueueService.QueueDeletedRecently", "AccessDenied"])
+def test_where_a_deleted_queue_cant_be_made_again_the_ingress_is_sealed(moto_server: MotoServer, code: str) -> None:
+    """SQS allows a queue of the same name a minute later (moto at once), and a publisher needs no right to make any."""
+
+    async def meddle(operation: str, request: dict[str, Any], ask: Callable[[], Any]) -> Any:
+        if operation == "create_queue":
+            raise refused(code)
+        return await ask()
+
+    async def main() -> None:
+        ingress, inner = a_channel(), a_channel("inner")
+        async with SQSBroker.from_url(moto_server.url) as broker:
+            for channel in (ingress, inner):
+                await broker.create(channel)
+                where = await queues_of(broker).url(channel)
+                await clients_of(broker).call("sqs", "delete_queue", QueueUrl=where)
+            some = events(2)
+            async with SQSBroker.from_url(moto_server.url) as publisher:
+                Between(clients_of(publisher), meddle)
+                with pytest.raises(Sealed):
+                    await publisher.publish(ingress, some)
+                with pytest.raises(PublishUncertain, match="made up"):
+                    await publisher.publish(inner, some)
+            with pytest.raises(Sealed):
+                await broker.publish(ingress, events(1))
+            assert {e.id async for e in broker.read(ingress)} >= {e.id for e in some}
+            for channel in (ingress, inner):
+                await broker.delete(channel)
+
+    asyncio.run(main())

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from secrets import token_hex
+from typing import Any
 
-from eventwagon import Connection, Context, Train, Volume, Workers
+from eventwagon import Connection, Context, Lag, Train, Volume, Workers
 from eventwagon.contracts.facts import SealWaits, WagonRemoved, WagonSealed
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.event import Channel
-from tests.aws.support import QUICK, clients_of, queues_of
+from tests.aws.support import QUICK, Between, clients_of, queues_of, refused
 from tests.servers.moto import MotoServer
 from tests.support import Email, SignUp, journal, until
 
@@ -152,6 +154,45 @@ def test_queues_that_were_deleted_are_made_again_for_what_they_held(moto_server:
             await removed(connection, 1)
             await connection.publish(8, timeout=30)
             await until(lambda: 8 in handled, seconds=60)
+        await clear(url, name)
+
+    asyncio.run(run())
+
+
+def test_the_active_wagons_queue_is_deleted(moto_server: MotoServer) -> None:
+    """While SQS refuses a new one of that name (moto would not), publishers go over to the next wagon at once, whatever
+    the cooldown. Later the wagon gets its queue, and all is handled."""
+    name = f"train_{token_hex(4)}"
+    url = f"{moto_server.url}&resend=1&poll=0.3"
+    handled, early = set[int](), True
+    train = Train(name, limit=Lag(10_000), workers=Workers(total=2), spares=1, cooldown=3600.0, **QUICK)
+
+    @train.on(name)
+    async def handle(n: int) -> None:
+        handled.add(n)
+
+    async def meddle(operation: str, request: dict[str, Any], ask: Callable[[], Any]) -> Any:
+        if early and operation == "create_queue" and request["QueueName"].endswith("_v1"):
+            raise refused("AWS.SimpleQueueService.QueueDeletedRecently")
+        return await ask()
+
+    async def run() -> None:
+        nonlocal early
+        async with train.connect(url) as connection, connection.running():
+            await connection.publish(0)
+            await until(lambda: handled == {0} and connection.manifest.ready, seconds=60)
+            assert isinstance(connection.broker, SQSBroker)
+            clients = clients_of(connection.broker)
+            Between(clients, meddle)
+            where = await queues_of(connection.broker).url(Channel(name, 1))
+            await clients.call("sqs", "delete_queue", QueueUrl=where)
+            await connection.publish_many(range(1, 6), timeout=30)
+            active = connection.manifest.active
+            assert active is not None
+            assert active.number == 2
+            early = False
+            await until(lambda: handled == set(range(6)), seconds=60)
+            await removed(connection, 1)
         await clear(url, name)
 
     asyncio.run(run())

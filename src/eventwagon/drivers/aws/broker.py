@@ -18,7 +18,7 @@ from ...contracts.broker import Capabilities, Depth, Finding
 from ...errors import ChannelGone, PublishUncertain, Sealed, Unavailable
 from ...event import Channel, Event
 from .clients import TROUBLE, Clients
-from .errors import AWSRefused, explain, never_sent
+from .errors import AWSRefused, explain, is_forbidden, never_sent
 from .inspection import inspect_queues, inspect_table
 from .place import Place, parse
 from .queues import NotTaken, Queues
@@ -146,7 +146,13 @@ class SQSBroker:
     async def _send(self, channel: Channel, letters: Sequence[Letter]) -> None:
         """Send events whose rows are written. If this fails they are handled all the same, when they are sent again."""
         try:
-            await self._queues.send(channel, letters)
+            try:
+                await self._queues.send(channel, letters)
+            except AWSRefused as e:
+                if not e.gone:
+                    raise
+                await self._make_again(channel)
+                await self._queues.send(channel, letters)
         except TROUBLE as e:
             if isinstance(e, AWSRefused) and e.gone:
                 self._forget(channel)
@@ -154,6 +160,30 @@ class SQSBroker:
             raise PublishUncertain(f"sending to {channel}: {e}") from e
         except NotTaken as e:
             raise PublishUncertain(f"sending to {channel}: {e}") from e
+
+    async def _make_again(self, channel: Channel) -> None:
+        """Somebody deleted the queue of a channel that stands. Where it can't be made again, the ingress is sealed: the
+        next wagon takes what is published, and an observer drains this one from the table. Raises one of TROUBLE,
+        Sealed, and ChannelGone if the channel is gone too."""
+        self._queues.forget(channel)
+        counted = (await self._rows.counted([channel])).get(channel)
+        if counted is None:
+            self._forget(channel)
+            raise ChannelGone(f"channel {channel} does not exist")
+        if not counted.sealed:
+            try:
+                await self._queues.create(channel)
+            except AWSRefused as e:
+                if channel.name or not (is_forbidden(e) or e.deleted_recently):
+                    raise
+                _logger.warning("channel %s: its queue was deleted; the next wagon takes new events (%s)", channel, e)
+                await self._rows.seal(channel)
+            else:
+                _logger.warning("channel %s: its queue was deleted; it was made again", channel)
+                return
+        self._sealed[channel] = None
+        _trim(self._sealed)
+        raise Sealed(f"channel {channel} is sealed")
 
     async def seal(self, channel: Channel) -> None:
         """Every publish that checks the seal from now on is refused. One that checked it earlier may still complete,
@@ -166,12 +196,12 @@ class SQSBroker:
     @asynccontextmanager
     async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:
         try:
-            counted, _ = await asyncio.gather(self._rows.counted([channel]), self._queues.url(channel))
-            if not counted:
+            if not await self._rows.counted([channel]):
                 raise ChannelGone(f"channel {channel} does not exist")
+            await self._queues.url(channel)
         except TROUBLE as e:
             if isinstance(e, AWSRefused) and e.gone:
-                raise ChannelGone(f"channel {channel} does not exist") from e
+                raise Unavailable(f"consuming from {channel}: its queue was deleted; an observer makes it again") from e
             raise explain(e, f"consuming from {channel}", self.place) from e
         yield Subscription(channel, self._queues, self._rows, self.place, visibility)
 
@@ -252,8 +282,8 @@ class SQSBroker:
         except AWSRefused as e:
             if not e.gone:
                 raise
-            _logger.warning("channel %s: its queue was deleted; it is made again", channel)
             await self.create(channel)
+            _logger.warning("channel %s: its queue was deleted; it was made again", channel)
             return 0
 
     async def _resend(self, channel: Channel) -> None:

@@ -62,6 +62,11 @@ class AWSRefused(Exception):
         return self.code in GONE
 
     @property
+    def deleted_recently(self) -> bool:
+        """A queue of that name was deleted: SQS allows a new one only a minute later."""
+        return self.code.endswith("QueueDeletedRecently")
+
+    @property
     def condition(self) -> bool:
         """A condition of the write did not hold: nothing was written."""
         return self.code == "ConditionalCheckFailedException"

@@ -437,7 +437,8 @@ class Connection:
                 self._observer = observer
                 membership.on_check_in = observer.wake
                 self._switcher.on_full.append(observer.wake)
-                owned.append(tasks.create_task(kept_up(observer.run, "observing", self._bulkhead)))
+                membership.observing = tasks.create_task(kept_up(observer.run, "observing", self._bulkhead))
+                owned.append(membership.observing)
             for task in owned:
                 task.add_done_callback(held.end)
             self._is_running = True

@@ -110,6 +110,8 @@ class Membership:
         """What this process's workers do, wagon by wagon."""
         self.closed_because = ""
         """Why this process handles nothing: its lifespan is not open. Empty if it is."""
+        self.observing: asyncio.Task[None] | None = None
+        """The task that observes in this process, if any: this process checks out after it. Written by Connection."""
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
 
@@ -144,9 +146,21 @@ class Membership:
                 await self._watch(None, None)
         finally:
             self._state.on_change.remove(self._heed)
+            if self.observing is not None and not self.observing.done():
+                await self._stay()
             with self._going_on("checking out"):  # it expires by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
+
+    async def _stay(self) -> None:
+        """Stay a member until the observer has ended what it has begun, for at most `member_ttl`: others take over what
+        one that is gone has left."""
+        assert self.observing is not None  # noqa: S101 - for the type checker
+        ttl = self._settings.member_ttl
+        with self._going_on("checking in for the last time"):
+            async with asyncio.timeout(ttl):
+                await self._registry.check_in(self._train, Member(name=self._name, roles=("observe",)), ttl=ttl)
+        await asyncio.wait([self.observing], timeout=ttl)
 
     @contextmanager
     def _going_on(self, step: str) -> Iterator[None]:

@@ -80,7 +80,9 @@ _CHANGE_TO_THE_END = 2.0
 entries in the journal come after it, and would be missing."""
 _REMOVAL_TO_THE_END = 5.0
 """Seconds that a removal still has when its process stops: another process that finishes it would move again the dead
-letters that have been moved."""
+letters that have been moved. Meanwhile the process stays a member, or the other would begin at once."""
+_OF_TTL = 0.8
+"""It has no longer than this part of `member_ttl`, since the process does not check in any more."""
 
 _LETTERS_EVERY = 5.0
 """Seconds between looks at the dead letters, where the broker counts them exactly."""
@@ -712,7 +714,8 @@ class Observer:
             return
         wagon = self._state.snapshot.manifest.wagon(task.number)
         if wagon is not None and wagon.state in (State.DRAINED, State.REMOVING, State.FAILED):
-            await to_the_end(partial(self._remover.remove, wagon), _REMOVAL_TO_THE_END)
+            within = min(_REMOVAL_TO_THE_END, _OF_TTL * self._settings.member_ttl)
+            await to_the_end(partial(self._remover.remove, wagon), within)
 
 
 def _kind(fact: Refusal) -> tuple[object, ...]:

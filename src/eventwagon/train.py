@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -65,6 +66,8 @@ class Train:
         """By inner channel name; the ingress has the empty name."""
         self.opening: Opening | None = None
         """What `lifespan` has registered."""
+        self._lifespan: object = None
+        """The function itself."""
 
     def __repr__(self) -> str:
         handled = ", ".join(name or self.name for name in self.handlers) or "none"
@@ -80,9 +83,9 @@ class Train:
         handles nothing: in `running` it is logged with its traceback and tried again, and `status` says so; a process
         that an orchestrator started ends and is started again. Raises UsageError for a function of another kind, as far
         as that can be seen, and for a second one."""
-        if self.opening is not None:
+        if self.opening is not None and not _is_same_cell(self._lifespan, function):
             raise UsageError(f"train {self.name!r} has a lifespan already: open everything in one")
-        self.opening = opening_of(function)
+        self.opening, self._lifespan = opening_of(function), function
         return function
 
     def on(self, channel: str) -> Callable[[_F], _F]:
@@ -185,4 +188,5 @@ class Train:
 def _is_same_cell(known: object, new: object) -> bool:
     """Whether both are the same function of a program that is typed in: a cell that runs again makes it anew."""
     places = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (known, new)]
-    return places[0] == places[1] and places[0][0] == "__main__" and bool(places[0][1])
+    is_typed_in = not hasattr(sys.modules["__main__"], "__file__")
+    return is_typed_in and places[0] == places[1] and places[0][0] == "__main__" and bool(places[0][1])

@@ -69,6 +69,8 @@ def test_a_url_is_shown_without_its_secrets(url: str, as_shown: str) -> None:
         ("Basic dXNlcjpwYXNz", "Basic ***"),
         ("redis%3A%2F%2F%3Apw%40h", "redis%3A%2F%2F%3A***%40h"),
         ("wrong password: try again", "wrong password: try again"),
+        ("secret: 42 events", "secret: 42 events"),
+        ("tokens: 12 used", "tokens: 12 used"),
         ("a look: eNrtV-82O4vkPwdjVbw 1 more", "a look: eNrtV-82O4vkPwdjVbw 1 more"),
         ("use --password to say it", "use --password to say it"),
         ("Basic authentication is off", "Basic authentication is off"),

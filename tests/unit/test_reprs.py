@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -43,11 +44,24 @@ def cell(module: str, answer: int) -> Callable[[int], int]:
     return handle
 
 
-def test_a_cell_that_runs_again_replaces_its_handler() -> None:
+def test_a_cell_that_runs_again_replaces_its_handler_and_lifespan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")
     train = Train("t")
     train.on("t")(cell("__main__", 1))
     train.on("t")(cell("__main__", 2))
     assert train.handlers[""].call(0) == 2
+
+    opened = cell("__main__", 1)
+    train.lifespan(lambda: None)  # of another name
+    with pytest.raises(UsageError, match="already"):
+        train.lifespan(opened)
+
+
+def test_a_script_has_one_handler_for_a_channel() -> None:
+    train = Train("t")
+    train.on("t")(cell("__main__", 1))
+    with pytest.raises(UsageError, match="has a handler for 't' already"):
+        train.on("t")(cell("__main__", 2))
 
 
 def test_elsewhere_a_channel_has_one_handler() -> None:

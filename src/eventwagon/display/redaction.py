@@ -34,10 +34,11 @@ _GIVEN = re.compile(
     rf"((?!(?<=[?&])secret=)(?:{_WORDS})[\w.-]{{0,40}}(?:\s?=\s?|[\"']\s?:\s?))(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}}\"']+)",
     re.IGNORECASE,
 )
-# After a colon or a blank it is a secret if it has a digit in it, or nothing else follows; else it may be a sentence.
+# After a colon or a blank it is a secret if it has a digit and something else in it, or nothing else follows; else it
+# may be a sentence.
 _SAID = re.compile(
     rf"((?:{_WORDS})[\w.-]{{0,40}}\s?:\s?|(?<![\w-])--?[\w-]{{0,40}}(?:{_WORDS})[\w-]{{0,40}}[ \t]+)"
-    rf"(\"[^\"]*\"|'[^']*'|“[^”]*”|[^\s,;&)\]}}\"']*\d[^\s,;&)\]}}\"']*"
+    rf"(\"[^\"]*\"|'[^']*'|“[^”]*”|(?!\d+[\s,.;:)])[^\s,;&)\]}}\"']*\d[^\s,;&)\]}}\"']*"
     rf"|[^\s,;&)\]}}\"']+(?=[,;&)\]}}\"']|\s*$|\s*[\r\n]|\s+[\w.-]+\s?[:=]|\s+--))",
     re.IGNORECASE,
 )

@@ -19,14 +19,13 @@ def share(total: int, index: int, count: int, turn: int = 0) -> int:
 
 
 def within(most: int | None, wanted: Mapping[int, int]) -> dict[int, int]:
-    """How many workers each wagon gets in a process that runs at most `most` for all of them; None: any number.
-    `wanted`: what each should have, by number, in the order in which they are served. While `most` is less than the
-    number of wagons that want any, each of these still gets one."""
-    wanting = sum(n > 0 for n in wanted.values())
-    left = sum(wanted.values()) if most is None else max(0, most - wanting)
+    """How many workers each wagon gets in a process that should have at most `most` for all of them; None: any number.
+    `wanted`: what each should have, by number, in the order in which they are served. The first gets all of its own,
+    and each of the others at least one, even if that is more than `most` together."""
+    left = sum(wanted.values()) if most is None else most - sum(n > 0 for n in wanted.values())
     given = {}
-    for number, n in wanted.items():
-        given[number] = min(n, 1 + left) if n else 0
+    for place, (number, n) in enumerate(wanted.items()):
+        given[number] = n if place == 0 else min(n, 1 + max(0, left)) if n else 0
         left -= max(0, given[number] - 1)
     return given
 

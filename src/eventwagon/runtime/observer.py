@@ -30,7 +30,7 @@ from ..display.text import said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
 from ..event import DEAD, Channel
 from ..limits import slo
-from ..policy.crashes import Crashes
+from ..policy.crashes import Crash, Crashes
 from ..policy.demand import Demand
 from ..policy.edits import (
     AddChannels,
@@ -139,8 +139,6 @@ class Observer:
         self._history = History()
         self._meter = Meter()
         self._crashes = Crashes()
-        self._crashed: list[WorkersCrashed] = []
-        """What is not in the journal yet."""
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """The refusals of the last look, and what was reported of each."""
@@ -246,13 +244,8 @@ class Observer:
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
-        self._crashed += [
-            WorkersCrashed(train=self._train, number=crash.number, count=crash.times, because=crash.because)
-            for crash in self._crashes.look(self._name, deployments, members)
-        ]
-        if self._crashed:
-            await self._state.note(*self._crashed)
-            self._crashed.clear()
+        if not unasked:
+            self._crashes.look(self._name, deployments, members, {w.unit for w in base.manifest.wagons})
         decided = plan(seen)
         await to_the_end(partial(self._state.store, decided, base=base), _CHANGE_TO_THE_END)
         self._wanted, self._at_risk = decided.next_wanted, decided.at_risk
@@ -284,6 +277,12 @@ class Observer:
             await self._state.note(*new)
         self._refused = standing
         self._tell_lasting(refusals)
+        if crashes := self._crashes.due(steady):
+            await self._state.note(*(self._crashed(crash) for crash in crashes))
+            self._crashes.reported(crashes, steady)
+
+    def _crashed(self, crash: Crash) -> WorkersCrashed:
+        return WorkersCrashed(train=self._train, number=crash.number, count=crash.times, because=crash.because)
 
     # --- seeing ---------------------------------------------------------------------------
 

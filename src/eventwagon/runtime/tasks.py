@@ -156,12 +156,14 @@ async def all_of(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
 
 async def to_the_end(call: Callable[[], Awaitable[T]], within: float) -> T:
     """What it returns or raises. If this task is cancelled meanwhile, the call may go on for `within` seconds before it
-    is cancelled too; then the cancellation is raised."""
+    is cancelled too; then the cancellation is raised, and what the call raised is logged."""
     task = asyncio.create_task(outcome_of(call))
     try:
         results, error = await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=within)
+        if task.done() and not task.cancelled() and (error := task.result()[1]) is not None:
+            _logger.warning("what had begun when it was cancelled failed", exc_info=shown(error))
         raise
     finally:
         if not task.done():

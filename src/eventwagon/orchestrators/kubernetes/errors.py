@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from ...contracts.orchestrator import Deployment
 from ...display.text import as_line
 from .cluster import Object
+from .names import WORKER
 
 _STARTING = ("ContainerCreating", "PodInitializing", "")
 _MOST = 1000
@@ -68,10 +69,12 @@ def _troubles(pod: Object) -> Iterator[str]:
 
 
 def crashes_of(pods: Sequence[Object]) -> tuple[int, str]:
-    """How often containers in these Pods were restarted, and why the latest one was."""
+    """How often the workers' containers in these Pods were restarted, and why the latest one was."""
     count, latest, why = 0, "", ""
     for pod in pods:
         for container in pod.get("status", {}).get("containerStatuses") or ():
+            if container.get("name") != WORKER:
+                continue
             count += int(container.get("restartCount") or 0)
             ended = (container.get("lastState") or {}).get("terminated") or {}
             if (at := str(ended.get("finishedAt") or "")) > latest:

@@ -45,7 +45,7 @@ def cell(module: str, answer: int) -> Callable[[int], int]:
 
 
 def test_a_cell_that_runs_again_replaces_its_handler_and_lifespan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     train = Train("t")
     train.on("t")(cell("__main__", 1))
     train.on("t")(cell("__main__", 2))
@@ -57,7 +57,8 @@ def test_a_cell_that_runs_again_replaces_its_handler_and_lifespan(monkeypatch: p
         train.lifespan(opened)
 
 
-def test_a_script_has_one_handler_for_a_channel() -> None:
+def test_a_script_has_one_handler_for_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
     train = Train("t")
     train.on("t")(cell("__main__", 1))
     with pytest.raises(UsageError, match="has a handler for 't' already"):

@@ -619,3 +619,35 @@ def test_what_was_never_there_is_no_mistake_and_creates_nothing() -> None:
         await nothing_is_left(world)
 
     run(main())
+
+
+class SilentRegistry(MemoryRegistry):
+    """Its watch brings no news, and its journal comes late."""
+
+    @asynccontextmanager
+    async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:  # type: ignore[override]
+        async def nothing() -> AsyncIterator[Snapshot]:
+            await asyncio.Event().wait()
+            yield await self.read(train)
+
+        yield nothing()
+
+    async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+        await asyncio.sleep(0.1)
+        async for entry in super().entries(train, last=last):
+            yield entry
+
+
+def test_two_that_find_at_once_that_their_train_was_removed_are_both_told() -> None:
+    async def main() -> None:
+        world = World()
+        registry = SilentRegistry(clock=world.clock)
+        runtime = runtime_of(Train("t"), world.broker, clock=world.clock, tell=world.facts.append, name="publisher")
+        async with world.connect(program([]), registry=registry) as founder:
+            await founder.publish(1)
+            async with TrainState(runtime, registry) as state:
+                await founder.remove(force=True, by="somebody")
+                outcomes = await asyncio.gather(state.refresh(), state.refresh(), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [TrainRemoved, TrainRemoved]
+
+    run(main())

@@ -151,7 +151,7 @@ class TrainState:
                 raise train_removed(self._train, known.manifest.removal)
             removal = await removal_since(self.registry, self._train, as_of(known.manifest))
             if self._snapshot is not known:
-                return  # a newer one was seen meanwhile
+                continue  # another task has taken notice meanwhile, perhaps of the removal
             if removal is not None:
                 stops = known.manifest.stops + 1
                 gone = msgspec.structs.replace(known.manifest, removal=removal, stops=stops)

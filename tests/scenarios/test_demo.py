@@ -25,7 +25,7 @@ from eventwagon.lab.experiment import one
 from eventwagon.lab.job import figures
 from eventwagon.lab.pace import loop_factory
 from eventwagon.lab.queueing import percentile
-from eventwagon.limits import Wait
+from eventwagon.limits import Volume, Wait
 from eventwagon.testing.virtual_time import VirtualClock
 from eventwagon.testing.virtual_time import run as in_no_time
 from eventwagon.workers import parse_workers
@@ -155,6 +155,43 @@ def test_the_demo_and_the_lab_agree_on_the_same_order(workers: str, queue: str, 
     assert report.queue.on_time == pytest.approx(figures(job, one(job, queue)).on_time, abs=0.01)
     assert report.wagons.on_time == pytest.approx(figures(job, one(job, wagons)).on_time, abs=0.05)
     assert report.newcomers == len(job.behind())
+
+
+def test_the_wagons_cost_no_more_than_the_process_runs() -> None:
+    """Each wagon has 4 workers of its own, and the process runs 9 for all: one that drains gives some up."""
+    order = Order(
+        url="memory://",
+        arrivals=[n / 50 for n in range(400)],
+        limit=Volume(40),
+        workers=parse_workers("each=4, most=9"),
+        slo=1.0,
+        steps=(0.5, 0.3, 0.2),
+        speed=1.0,
+        title="Ceiling",
+        spares=2,
+    )
+    seen: list[tuple[int, int, int]] = []
+
+    @asynccontextmanager
+    async def watched(burst: Burst) -> AsyncIterator[None]:
+        async def look() -> None:
+            while True:
+                side = burst.wagons
+                seen.append((side.workers, side.busy.total(), len(side.connection.manifest.wagons)))
+                await asyncio.sleep(0.1)
+
+        looking = asyncio.create_task(look())
+        yield
+        looking.cancel()
+
+    async def go() -> Both:
+        return await Burst(order, VirtualClock()).run(watched)
+
+    in_no_time(go())
+    assert order.standing == 9
+    assert max(wagons for _, _, wagons in seen) >= 5
+    assert all(paid <= max(9, wagons) for paid, _, wagons in seen)
+    assert max(busy for _, busy, _ in seen) == 9
 
 
 def test_wagons_keep_the_promise_where_one_queue_is_overrun() -> None:

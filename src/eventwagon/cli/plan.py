@@ -170,7 +170,7 @@ def plan(
                 progress.update(f"{len(tried)} tried; best so far: {best(tried, wanted.aim).short}")
         found = _Found(job, wanted, tried, price)
         if as_json:
-            json_line(found.said())
+            json_line(found.as_json())
         else:
             _show(out(), found)
 
@@ -198,25 +198,25 @@ class _Found:
         self.possible = figures(job, one(job, "optimum")).on_time
         """The share that today's workers could have on time in any order."""
 
-    def said(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """For machines."""
         fixed = [trial for kind, trial in self.kinds.items() if kind != "wagons_elastic"]
         same = self.same_workers
         return {
             "promise": self.wanted,
-            "recommended": _said(self.best),
-            "fixed": _said(best(fixed, self.wanted.aim)) if fixed else None,
-            "elastic": _said(self.kinds.get("wagons_elastic")),
-            "kinds": {kind: _said(trial) for kind, trial in self.kinds.items()},
-            "same_workers": same and {**(_said(same) or {}), "optimum": self.possible},
-            "today": _said(self.today),
-            "one_queue": _said(self.one_queue),
-            "keda": _said(self.keda),
-            "tried": [_said(candidate) for candidate in self.tried],
+            "recommended": _json_of(self.best),
+            "fixed": _json_of(best(fixed, self.wanted.aim)) if fixed else None,
+            "elastic": _json_of(self.kinds.get("wagons_elastic")),
+            "kinds": {kind: _json_of(trial) for kind, trial in self.kinds.items()},
+            "same_workers": same and {**(_json_of(same) or {}), "optimum": self.possible},
+            "today": _json_of(self.today),
+            "one_queue": _json_of(self.one_queue),
+            "keda": _json_of(self.keda),
+            "tried": [_json_of(candidate) for candidate in self.tried],
         }
 
 
-def _said(trial: Trial | None) -> dict[str, object] | None:
+def _json_of(trial: Trial | None) -> dict[str, object] | None:
     if trial is None:
         return None
     return {
@@ -282,8 +282,8 @@ def _show(console: Console, found: _Found) -> None:
         console.print("\nThe others, best first:")
     for trial in sorted(others, key=lambda other: (other.figures.on_time < found.wanted.aim, other.cost)):
         misses = trial.figures.on_time < found.wanted.aim
-        said = f"  # only {trial.figures.on_time:.1%} on time" if misses else ""
-        line(f"    Train({trial.job.title!r}, {trial.code}){said}")
+        comment = f"  # only {trial.figures.on_time:.1%} on time" if misses else ""
+        line(f"    Train({trial.job.title!r}, {trial.code}){comment}")
     _show_today(console, found)
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from ..contracts.manifest import Manifest
+from ..contracts.lifecycle import State
+from ..contracts.manifest import Manifest, Wagon
 from ..workers import Workers
 
 
@@ -16,6 +17,13 @@ def share(total: int, index: int, count: int, turn: int = 0) -> int:
     `turn` (a wagon's number) rotates the remainder, so that it does not always go to the same process.
     """
     return total // count + (1 if (index + turn) % count < total % count else 0)
+
+
+def served_first(wagon: Wagon) -> tuple[int, int]:
+    """The key by which wagons get workers of their own where there are too few: the active one, then those that drain,
+    the oldest first, then those that wait to be active."""
+    order = {State.ACTIVE: 0, State.DRAINING: 1}
+    return order.get(wagon.state, 2), wagon.number
 
 
 def within(most: int | None, wanted: Mapping[int, int]) -> dict[int, int]:

@@ -14,7 +14,7 @@ import msgspec
 
 from ..backoff import Backoff
 from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran
-from ..contracts.lifecycle import LIVE, State
+from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
@@ -25,7 +25,7 @@ from ..limits import slo
 from ..policy.demand import FEW
 from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
-from ..policy.scheduling import may_serve, share, within
+from ..policy.scheduling import may_serve, served_first, share, within
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .in_process import InProcess
@@ -292,7 +292,7 @@ class Membership:
         if self._post is not None:
             return {wagon.number: self._post[1] for wagon in live}
         workers, names, shares = self._settings.workers, sorted(peers), dict[int, int]()
-        for wagon in sorted(live, key=_served_first):
+        for wagon in sorted(live, key=served_first):
             if (each := asked_of(workers, wagon)) is not None:
                 able = [n for n in names if n == self._name or may_serve(peers[n], wagon.revision)]
                 shares[wagon.number] = share(each, able.index(self._name), len(able), turn=wagon.number)
@@ -374,13 +374,6 @@ class Membership:
         self._due = now + self._settings.member_ttl / 3 * 0.9
         if news:
             self.on_check_in()
-
-
-def _served_first(wagon: Wagon) -> tuple[int, int]:
-    """The key by which wagons get workers of their own where there are too few: the active one, then those that drain,
-    the oldest first, then those that wait to be active."""
-    order = {State.ACTIVE: 0, State.DRAINING: 1}
-    return order.get(wagon.state, 2), wagon.number
 
 
 def _in_order(deployments: Mapping[int, Deployment]) -> tuple[Deployment, ...]:

@@ -26,6 +26,7 @@ from ...lab.queueing import is_late
 from ...limits import Limit, Volume, written
 from ...payload import encode
 from ...policy.edits import asked_of
+from ...policy.scheduling import served_first, within
 from ...runtime.handling import Context
 from ...train import Train
 from ...workers import Workers
@@ -85,7 +86,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     def standing(self) -> int:
         """The workers that stand before the burst and after it: those of the active wagon and its spares, or all that
         the wagons share. The one queue has as many."""
-        return self.workers.total or self.first * (1 + self.spares)
+        own = dict.fromkeys(range(1 + self.spares), self.first)
+        return self.workers.total or sum(within(self.workers.in_process, own).values())
 
     def job(self) -> Job:
         """The same for the lab, in which an autoscaled queue has Pods of four workers that come after 2 s."""
@@ -321,14 +323,16 @@ class Side:
             await asyncio.sleep(_COUNT_EVERY)
 
     def _count(self) -> None:
-        """Workers are paid for from the moment their wagon is opened until it is removed, at work or not."""
+        """Workers are paid for from the moment their wagon is opened until it is removed, at work or not; no more than
+        this process runs for all wagons."""
         now = self._clock()
         if now > self._counted:
             self.paid += self.workers * (now - self._counted)
             self._counted = now
         workers = self.train.settings.workers
-        wagons = self.connection.manifest.wagons
-        self.workers = workers.total or sum(asked_of(workers, w) or 0 for w in wagons if w.state is not State.FAILED)
+        wagons = sorted(self.connection.manifest.wagons, key=served_first)
+        own = {w.number: asked_of(workers, w) or 0 for w in wagons if w.state is not State.FAILED}
+        self.workers = workers.total or sum(within(workers.in_process, own).values())
 
     # --- what became of it ----------------------------------------------------------------
 

@@ -192,7 +192,7 @@ class Picture:
         foot = self._foot()
         room = height - len(top) - 2  # the foot and the axis
         rows = 2 if room >= 26 and len(self._wagons) > self._across(width) else 1
-        train = [self._said(), *self._cars(width, rows)]
+        train = [self._headline(), *self._cars(width, rows)]
         room -= len(train) + 1
         tall = max(1, min(10, room // 3))
         body = [*top, *train, Text(), *self._strips(width, tall)]
@@ -220,7 +220,7 @@ class Picture:
             lines.append(row)
         return lines
 
-    def _said(self) -> Text:
+    def _headline(self) -> Text:
         live = [w for w in self._wagons if w.state in (State.ACTIVE, State.DRAINING)]
         active = next((w.number for w in live if w.state is State.ACTIVE), 0)
         text = Text("wagons", style=WAGONS)

@@ -275,7 +275,7 @@ def _verdict(report: Report) -> list[Text]:
     head.append(f"wagons {share(wagons.on_time)}", f"bold {rated(wagons.on_time)}").append(", ")
     head.append(f"one queue {share(queue.on_time)}", f"bold {rated(queue.on_time)}").append(".")
     ratio = wagons.worker_seconds / queue.worker_seconds if queue.worker_seconds else 1.0
-    head.append(f" {_said(queue.on_time, wagons.on_time, ratio)}", "not bold")
+    head.append(f" {_comparison(queue.on_time, wagons.on_time, ratio)}", "not bold")
     if order.workers.total:
         price = (
             "The workers are the same, so the mean wait is about the same in any order: wagons choose who waits, "
@@ -290,7 +290,7 @@ def _verdict(report: Report) -> list[Text]:
     return [head, Text(price), Text(f"It took {usage.seconds:.0f} s and {usage.busy:.1f} of {usage.cores} cores.")]
 
 
-def _said(queue: float, wagons: float, ratio: float) -> str:
+def _comparison(queue: float, wagons: float, ratio: float) -> str:
     if abs(queue - wagons) < _NEAR:
         if min(queue, wagons) < 0.95:
             return "There is no difference that counts."

@@ -4,14 +4,23 @@ once. In virtual time."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Connection, Reject, Train, Volume, Workers
 from eventwagon.cli.status import look
+from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import DeadLettersLost
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker, MemoryQueue
+from eventwagon.drivers.memory.registry import MemoryRegistry
+from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel
 from eventwagon.testing.virtual_time import run
 from tests.support import World, journal, until
@@ -121,5 +130,58 @@ def test_lost_with_the_registry_and_everything_else() -> None:
             assert await case.lost(c) == [(1, 3, 3)]
             view = await look(c, "memory://")
             assert (view.dead, view.dead_lost) == (0, 3)
+
+    run(main())
+
+
+class Exhausted(MemoryBroker):
+    """The wagon's dead letters take no more events, so that others go to the train's own."""
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        depths = zip(channels, await super().depth(channels), strict=True)
+        return [msgspec.structs.replace(d, exhausted=c == LETTERS and d != Depth()) for c, d in depths]
+
+
+class Refusing(MemoryRegistry):
+    """While `refuses`, it can't store that wagon 1 is gone."""
+
+    refuses = True
+
+    async def replace(self, train: str, manifest: Manifest, **how: Any) -> Snapshot:
+        if self.refuses and manifest.next_number > 1 and manifest.wagon(1) is None:
+            raise Unavailable("away")
+        return await super().replace(train, manifest, **how)
+
+
+@pytest.mark.parametrize("broker", [MemoryBroker, Exhausted])
+@pytest.mark.parametrize("goes_on", [True, False], ids=["the same process", "another"])
+def test_letters_that_a_removal_has_moved_are_not_lost(*, goes_on: bool, broker: type[MemoryBroker]) -> None:
+    """The removal's last step fails, and is repeated when their channel is gone."""
+
+    async def main() -> None:
+        case = Case()
+        case.world.broker = broker(clock=case.world.clock)
+        case.world.registry = registry = Refusing(clock=case.world.clock)
+        processes = {}
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                process = AsyncExitStack()
+                c = await process.enter_async_context(case.world.running(case.train()))
+                processes[c.name] = c, process
+                stack.push_async_exit(process)
+            await case.letters(c)
+            await c.wait_switched(await c.request_switch())
+            await until(lambda: LETTERS not in case.queues)
+            await asyncio.sleep(10)
+            (wagon,) = c.manifest.in_state(State.REMOVING)
+            assert wagon.letters_kept == (None if broker is Exhausted else 3)
+            if not goes_on:
+                await processes.pop(wagon.remover)[1].aclose()
+                ((c, _),) = processes.values()
+            registry.refuses = False
+            await until(lambda: c.manifest.wagon(1) is None, seconds=60)
+            assert await case.lost(c) == []
+            view = await look(c, "memory://")
+            assert (view.dead, view.dead_lost) == (3, 0)
 
     run(main())

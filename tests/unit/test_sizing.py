@@ -305,6 +305,22 @@ def test_a_promise_at_risk_is_told_once_and_stands_until_it_is_over() -> None:
     assert again.manifest.at_risk
 
 
+@pytest.mark.parametrize(
+    ("settings", "stands"),
+    [
+        (Settings(limit=Wait(2.0), workers=Workers(each=4), spares=1), False),
+        (Settings(limit=Volume(100), workers=Workers(total=4), spares=1), False),
+        # others of the train may have an orchestrator, and workers that follow the traffic
+        (Settings(limit=Wait(2.0), spares=1), True),
+    ],
+)
+def test_a_promise_that_is_no_longer_made_is_not_at_risk(settings: Settings, *, stands: bool) -> None:
+    m = msgspec.structs.replace(manifest(wagon(1, State.ACTIVE), wagon(2, State.READY)), at_risk="too few workers")
+    decided = plan(look(m, [reading(1, 0, 0)], settings=settings))
+    assert bool(decided.manifest.at_risk) is stands
+    assert not decided.at_risk
+
+
 def test_a_spare_waits_while_its_workers_are_needed_for_a_backlog() -> None:
     draining, active = wagon(1, State.DRAINING, workers=4), wagon(2, State.ACTIVE, workers=2)
     for most, wagons, opened in (

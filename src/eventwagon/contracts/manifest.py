@@ -96,8 +96,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """The process that removes it. Another goes on only when that one is gone, or has made no progress for long. Older
     code drops it; then some of its dead letters may be stored twice."""
     letters_kept: int | None = 0
-    """How many dead letters its removal has moved out; None: others went to the train's own. Older code drops it; then
-    its record may lack them."""
+    """How many dead letters its removal has moved out; None: it has, but how many is not known, since others went to
+    the train's own, or the channel was gone. Older code drops it; then its record may lack them."""
 
     @property
     def name(self) -> str:

@@ -149,6 +149,9 @@ def scaled(seen: Seen, manifest: Manifest) -> Scaled:
     settings = seen.settings
     elastic, promise = settings.workers.elastic, settings.promise
     if elastic is None or promise is None:
+        # declared anew; if this process alone has no orchestrator, others may still find the promise at risk
+        if manifest.at_risk and not settings.follows_if_orchestrated:
+            manifest = msgspec.structs.replace(manifest, at_risk="")
         return Scaled(manifest)
     standing = elastic_wagons(settings.workers, manifest, seen.readings, seen.deployments, seen.now)
     took = {w.number for w in seen.manifest.in_state(State.ACTIVE, State.DRAINING)}

@@ -170,7 +170,8 @@ class WagonRemover:
         exact = self._broker.capabilities.totals and not self._broker.capabilities.losses
         channel = Channel(self._train, wagon.number, DEAD)
         if found is None:  # it vanished, or an earlier attempt has moved them and deleted it
-            found = max(wagon.letters_kept or 0, len(self._moved.get(channel, ())))
+            if wagon.letters_kept is not None:  # else that attempt has compared them already
+                found = max(wagon.letters_kept, len(self._moved.get(channel, ())))
         elif not exact:
             found = None
         total = self._letters.end(channel, of_letters(depth, exact=exact), found, wagon.letters_lost)

@@ -372,7 +372,11 @@ async def doctor(
         json_line(report)
     else:
         _show(url, capabilities, found)
-    problems = [] if is_all_there else ["the broker lacks something that a train needs"]
+    problems = []
+    if not is_all_there:
+        is_reached = all(_is_connected(examination) for examination in found.values())
+        lacking = "lacks something that a train needs" if is_reached else "could not be examined: see above"
+        problems.append(f"the broker {lacking}")
     if losses:
         problems.append(f"{losses} setting{'s' if losses > 1 else ''} of the server can lose events")
     if problems:

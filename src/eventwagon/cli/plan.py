@@ -335,14 +335,14 @@ def _recommend(console: Console, found: _Found) -> None:
                 f"With more than {span(calm)} of calm after each such traffic, {_WHAT[other.strategy]} are cheaper."
             )
     queue = found.one_queue
-    if found.today.figures.on_time >= wanted.aim and found.job.workers <= found.job.most:
-        console.print(
-            f"Today's one queue with {_workers(found.job.workers)} keeps the promise too: what wagons add here is "
-            "isolation, not time."
-        )
-    elif queue is not None and queue.cost <= trial.cost * 1.01:
+    if queue is not None and queue.cost <= trial.cost * 1.01:
         console.print(
             f"One queue with {_workers(queue.job.workers)} has as many on time for no more: what wagons add here is "
+            "isolation, not time."
+        )
+    elif found.today.figures.on_time >= wanted.aim and found.job.workers <= found.job.most:
+        console.print(
+            f"Today's one queue with {_workers(found.job.workers)} keeps the promise too: what wagons add here is "
             "isolation, not time."
         )
 

@@ -148,7 +148,7 @@ def test_plan_finds_the_cheapest_settings_that_keep_the_promise() -> None:
     assert today["strategy"] == "fifo"
     assert today["figures"]["on_time"] < 0.9
     assert said["same_workers"]["optimum"] >= said["same_workers"]["figures"]["on_time"]
-    assert "total=8" in said["same_workers"]["settings"]
+    assert "total=4" in said["same_workers"]["settings"]
     good = [each for each in said["tried"] if each["figures"]["on_time"] >= 0.99]
     for kind, elastic in (("fixed", False), ("elastic", True)):
         found = said[kind]

@@ -14,6 +14,7 @@ from eventwagon.lab.planning import (
     Point,
     best,
     cuts_of,
+    lower_ceilings,
     of_kind,
     promise,
     run,
@@ -22,6 +23,10 @@ from eventwagon.lab.planning import (
     spares_of,
 )
 from eventwagon.lab.scenarios import services
+from eventwagon.lab.strategies import wagons as strategies
+from eventwagon.limits import Wait
+from eventwagon.train import Train
+from eventwagon.workers import Elastic, Workers
 
 AIM = 0.98
 
@@ -69,3 +74,48 @@ def test_the_search_finds_what_an_exhaustive_grid_finds(name: str) -> None:
             assert found.cost <= cheapest.cost * 1.02, (kind, found.code, cheapest.code)
     kept = [trial for trial in all_of_them if trial.figures.on_time >= wanted.aim]
     assert best(tried, wanted.aim).cost <= 1.02 * min(trial.cost for trial in kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "given"),
+    [
+        ("wagons_each", Point(6), {"most": 30}),
+        ("wagons_each", Point(6, 0), {}),
+        ("wagons_each", Point(3), {"wagons": 2}),
+        ("wagons_elastic", Point(6), {"most": 14}),
+        ("wagons_elastic", Point(4), {}),
+        ("wagons", Point(12), {"wagons": 2}),
+    ],
+)
+def test_the_settings_that_are_printed_are_those_that_ran(
+    kind: str, point: Point, given: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a ceiling of workers allows fewer wagons than the cap, and in one process, which has a ceiling of its
+    own."""
+    of = job(black_friday(80, 8.0, seed=1), [0.3] * 80, **given)
+    ran: list[Train] = []
+
+    class Recorded(Train):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)  # type: ignore[arg-type]
+            ran.append(self)
+
+    monkeypatch.setattr(strategies, "Train", Recorded)
+    settings = settings_of(of, kind, point, 6)
+    assert settings is not None
+    trials = [run(kind, settings, 1.0, of.workers)]
+    trials += [run(kind, lower, 1.0, of.workers) for lower in lower_ceilings(trials[0])]
+    assert len(trials) == len(ran)
+    for trial, train in zip(trials, ran, strict=True):
+        names = {"Train": Train, "Wait": Wait, "Workers": Workers, "Elastic": Elastic}
+        printed = eval(f"Train('t', {trial.code})", names).settings  # noqa: S307
+        simulated = train.settings
+        assert (printed.limit, printed.spares, printed.wagons) == (simulated.limit, simulated.spares, simulated.wagons)
+        if kind != "wagons_each":
+            assert printed.workers == simulated.workers
+        else:
+            assert printed.workers.each == simulated.workers.each
+            assert printed.workers.in_process >= printed.wagons * printed.workers.each
+        if kind != "wagons":
+            assert printed.wagons * simulated.workers.own <= of.most
+        assert trial.live <= printed.wagons

@@ -58,6 +58,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """True if each event takes equally long: then the optimum is known."""
         return max(self.services) - min(self.services) < 1e-12
 
+    def cap(self, own: int | None, spares: int) -> int:
+        """The most live wagons of a train with so many spares whose wagons have `own` workers each; None: they share
+        theirs. No more than `most` workers allow, but always the active wagon, its spares and one that drains."""
+        cap = self.wagons if own is None else min(self.wagons, self.most // own)
+        return max(cap, spares + 2)
+
     def behind(self) -> list[int]:
         """The newcomers: see `queueing.newcomers`."""
         return newcomers(self.arrivals, self.services, self.workers, self.slo)

@@ -78,6 +78,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     strategy: str
     job: Job
+    """With the cap of wagons that the run had."""
     figures: Figures
     cost: float
     """Cost of the traffic: the worker-seconds of the standing workers until the last arrival, and those beyond the
@@ -94,11 +95,15 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def workers(self) -> Workers:
-        """The setting `workers`."""
+        """The setting `workers`. It allows one process for all wagons as many as they had in the run, where each had
+        Pods of its own."""
         job = self.job
         if self.follows:
             return Workers(each=Elastic(job.each, job.most))
-        return Workers(each=job.each) if self.strategy == "wagons_each" else Workers(total=job.workers, floor=job.floor)
+        if self.strategy == "wagons_each":
+            usual, most = Workers(each=job.each), job.each * job.wagons
+            return usual if most <= (usual.in_process or 0) else Workers(each=job.each, most=most)
+        return Workers(total=job.workers, floor=job.floor)
 
     @property
     def short(self) -> str:
@@ -345,6 +350,9 @@ def lower_ceilings(trial: Trial) -> Iterator[Job]:
 
 def run(strategy: str, job: Job, price: float, today: int) -> Trial:
     """Run it. The newcomers are those of one queue with `today` workers."""
+    if strategy in KINDS:
+        own = None if strategy == "wagons" else job.each
+        job = msgspec.structs.replace(job, wagons=job.cap(own, job.spares))
     outcome = one(job, strategy)
     row = figures(msgspec.structs.replace(job, workers=today), outcome)
     return Trial(

@@ -41,14 +41,13 @@ class _Run:
         drivers = open_drivers("memory://" if url is None else url, clock=clock)
         self._broker, self._registry, self._clock = drivers.broker, drivers.registry, clock
         self._spares = spares
-        cap = job.wagons if workers.own is None else min(job.wagons, job.most // workers.own)
         name = f"{_TRAIN}_{secrets.token_hex(4)}" if self._real else _TRAIN  # no train of anybody's
         self._train = Train(
             name,
             limit=parse_limit(job.limit),
             workers=workers,
             spares=spares,
-            wagons=max(cap, spares + 2),
+            wagons=job.cap(workers.own, spares),
             provision_timeout=max(30.0, 4 * job.start),
             publish_timeout=3600.0,
             handler_timeout=3600.0,

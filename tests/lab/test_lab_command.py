@@ -239,7 +239,7 @@ def test_plan_has_nothing_to_say_where_no_event_can_be_on_time() -> None:
 def test_plan_for_people(tmp_path: Path) -> None:
     """A calm, one single event, and too few workers for two wagons."""
     calm = plan("--events", "60", "--seconds", "30", "--start", "1").stdout
-    assert "Today's one queue with 8 workers keeps the promise too" in calm
+    assert "One queue with 1 worker has as many on time for no more" in calm
     assert "If there can't be more" not in calm
     trace = tmp_path / "one.csv"
     trace.write_text("arrival_s\n5\n")

@@ -118,6 +118,7 @@ def test_settings_named_in_the_docs_exist() -> None:
             "each",
             "synchronous",
             "total",
+            "most",
             "floor",
             "per_pod",
             "seconds",

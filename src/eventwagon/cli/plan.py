@@ -249,9 +249,9 @@ def _show_promise(console: Console, job: Job, wanted: Promise) -> None:
         )
     elif wanted.aim < wanted.asked:
         console.print(
-            f"[bold yellow]This promise is hardly kept[/]: with {_workers(most)} at a time ({limit}) at most "
-            f"{wanted.oldest_first:.1%} of the events can be on time oldest first, up to {wanted.ceiling:.1%} only by "
-            f"leaving out long ones. This is a plan for {wanted.aim:.1%}."
+            f"[bold yellow]This promise is unlikely to be kept[/]: with {_workers(most)} at a time ({limit}) "
+            f"{wanted.oldest_first:.1%} of the events can be on time oldest first, and up to {wanted.ceiling:.1%} only "
+            f"by leaving out long ones. This is a plan for {wanted.aim:.1%}."
         )
     least = f"{_workers(wanted.least)} at a time"
     if job.same_work:

@@ -231,6 +231,18 @@ def test_plan_says_first_that_a_promise_can_not_be_kept() -> None:
     assert "Nothing can keep this promise: at most" in "\n".join(lines[:4])
 
 
+def test_plan_does_not_call_impossible_what_another_order_could_do(tmp_path: Path) -> None:
+    trace = tmp_path / "unequal.csv"
+    trace.write_text("arrival_s,size\n0,5\n0,1\n0,1\n0,1\n")
+    options = ("--trace", str(trace), "--service-per-size", "1", "--slo", "5", "--start", "1", "--most", "1")
+    lines = " ".join(plan(*options, "--on-time", "0.7").stdout.split())
+    assert "Nothing can keep this promise" not in lines
+    assert "25.0% of the events can be on time oldest first, and up to 75.0% only by leaving out long ones" in lines
+    assert "the cheapest with 24.9% on time" in lines
+    lines = " ".join(plan(*options, "--on-time", "0.8").stdout.split())
+    assert "Nothing can keep this promise: at most 75.0% of the events can be on time (with 1 worker at a time" in lines
+
+
 def test_plan_has_nothing_to_say_where_no_event_can_be_on_time() -> None:
     said = plan("--events", "100", "--seconds", "1", "--service", "5", "--slo", "1", code=2).output
     assert "no event can be on time. The promise is 1 s, and the work alone takes at least 5 s" in said

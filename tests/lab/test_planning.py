@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
-from itertools import product
+from itertools import permutations, product
 
 import pytest
 
@@ -22,6 +23,7 @@ from eventwagon.lab.planning import (
     settings_of,
     spares_of,
 )
+from eventwagon.lab.queueing import at_most_on_time, most_on_time
 from eventwagon.lab.scenarios import services
 from eventwagon.lab.strategies import wagons as strategies
 from eventwagon.limits import Wait
@@ -119,3 +121,43 @@ def test_the_settings_that_are_printed_are_those_that_ran(
         if kind != "wagons":
             assert printed.wagons * simulated.workers.own <= of.most
         assert trial.live <= printed.wagons
+
+
+def most_in_any_order(arrivals: list[float], work: list[float], workers: int, slo: float) -> int:
+    """By trying each order; an event that would be late is left out."""
+    most = 0
+    for order in permutations(range(len(arrivals))):
+        free, on_time = [0.0] * workers, 0
+        for i in order:
+            first = free.index(min(free))
+            end = max(arrivals[i], free[first]) + work[i]
+            if end <= arrivals[i] + slo + 1e-9:
+                free[first] = end
+                on_time += 1
+        most = max(most, on_time)
+    return most
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_order_has_more_on_time_than_the_ceiling(workers: int) -> None:
+    chance = random.Random(workers)
+    exact = 0
+    for _ in range(60):
+        arrivals = sorted(chance.choice([0.0, chance.uniform(0, 12)]) for _ in range(6))
+        work = [chance.choice([0.5, 1.0, chance.uniform(0.1, 6.0)]) for _ in arrivals]
+        bound, most = at_most_on_time(arrivals, work, workers, 3.0), most_in_any_order(arrivals, work, workers, 3.0)
+        assert bound >= most
+        exact += bound == most
+        assert at_most_on_time(arrivals, [1.0] * 6, workers, 3.0) >= most_on_time(arrivals, 1.0, workers, 3.0)
+    assert exact >= 30  # it says something
+
+
+def test_with_unequal_work_the_oldest_first_are_not_the_ceiling() -> None:
+    """One worker: the long event first, and the three short ones are late; these first, and only the long one is."""
+    of = job([0.0] * 4, [5.0, 1.0, 1.0, 1.0], slo=5.0, most=1)
+    wanted = promise(of, 0.7)
+    assert (wanted.ceiling, wanted.oldest_first, wanted.refuted) == (0.75, 0.25, False)
+    assert wanted.aim == pytest.approx(0.25, abs=0.01)
+    assert promise(of, 0.8).refuted
+    same = promise(job([0.0] * 4, [2.0] * 4, slo=5.0, most=1), 0.7)
+    assert (same.ceiling, same.oldest_first, same.refuted) == (0.5, 0.5, True)

@@ -231,23 +231,33 @@ def _json_of(trial: Trial | None) -> dict[str, object] | None:
 
 def _show_promise(console: Console, job: Job, wanted: Promise) -> None:
     """Before the search, so that nobody waits for what can't be."""
+    most, limit = min(MOST, job.most), "--most" if job.most <= MOST else "plan looks no further"
     count, work = len(job.arrivals), sum(job.services) / len(job.services)
     console.print(
         f"[bold]{job.title}[/]: {count:,} event{'s' if count > 1 else ''} in {job.arrivals[-1]:,.0f} s, {work:.3g} s "
         f"of work each; {wanted.asked:.1%} of them should be done within {job.slo:g} s."
     )
-    if not wanted.kept:
+    if wanted.refuted:
         why = [f"{wanted.too_long:,} events take longer than {job.slo:g} s of work alone"] if wanted.too_long else []
         possible = 1 - wanted.too_long / len(job.arrivals)
         if wanted.ceiling < possible - 1e-9:
-            limit = "--most" if job.most <= MOST else "plan looks no further"
-            why.append(f"with {_workers(min(MOST, job.most))} at a time: {limit}")
+            why.append(f"with {_workers(most)} at a time: {limit}")
+        by_age = f", oldest first {wanted.oldest_first:.1%}" if wanted.oldest_first < wanted.ceiling else ""
         console.print(
             f"[bold yellow]Nothing can keep this promise[/]: at most {wanted.ceiling:.1%} of the events can be on time "
-            f"({'; '.join(why)}). This is a plan for {wanted.aim:.1%}."
+            f"({'; '.join(why)}){by_age}. This is a plan for {wanted.aim:.1%}."
         )
-    order = "No order of work has" if job.same_work else "Even one who knew all events beforehand would hardly have"
-    console.print(f"{order} {wanted.aim:.1%} on time with fewer than {_workers(wanted.least)} at a time.\n")
+    elif wanted.aim < wanted.asked:
+        console.print(
+            f"[bold yellow]This promise is unlikely to be kept[/]: with {_workers(most)} at a time ({limit}) "
+            f"{wanted.oldest_first:.1%} of the events can be on time oldest first, and up to {wanted.ceiling:.1%} only "
+            f"by leaving out long ones. This is a plan for {wanted.aim:.1%}."
+        )
+    least = f"{_workers(wanted.least)} at a time"
+    if job.same_work:
+        console.print(f"No order of work has {wanted.aim:.1%} on time with fewer than {least}.\n")
+    else:
+        console.print(f"Oldest first, leaving out what would be late, {wanted.aim:.1%} on time take {least}.\n")
 
 
 _NAMES = {
@@ -311,7 +321,9 @@ def _cells(name: str, trial: Trial, found: _Found) -> list[str | Text]:
 def _recommend(console: Console, found: _Found) -> None:
     trial, wanted = found.best, found.wanted
     row, job = trial.figures, trial.job
-    which = "the cheapest that keep the promise" if wanted.kept else f"the cheapest with {wanted.aim:.1%} on time"
+    which = f"the cheapest with {wanted.aim:.1%} on time"
+    if wanted.aim >= wanted.asked:
+        which = "the cheapest that keep the promise"
     if row.on_time < wanted.aim:
         which = f"none tried has {wanted.aim:.1%} on time, these come nearest"
     console.print(f"\n[bold]Recommended[/]: {_WHAT[trial.strategy]}, {which}")
@@ -351,7 +363,7 @@ def _show_today(console: Console, found: _Found) -> None:
     same = found.same_workers
     if same is None or found.today.figures.on_time >= found.wanted.aim or found.job.workers > found.job.most:
         return
-    order = "no order of work could have more than" if found.job.same_work else "a clairvoyant would have"
+    order = "no order of work could have more than" if found.job.same_work else "the best order by age would have"
     console.print(
         f"\nIf there can't be more than today's {_workers(same.job.workers)} ({order} {found.possible:.1%} on time): "
         f"{found.today.figures.on_time:.1%} → [bold]{same.figures.on_time:.1%}[/] on time, with "

@@ -23,7 +23,7 @@ from ..settings import Settings
 from ..workers import Elastic, Workers
 from .experiment import one
 from .job import Figures, Job, Outcome, figures
-from .queueing import oldest_in_time
+from .queueing import at_most_on_time, oldest_in_time
 
 KINDS = ("wagons", "wagons_each", "wagons_elastic")
 MOST = 4096
@@ -59,18 +59,21 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     asked: float
     """The share of events that should be on time."""
     ceiling: float
-    """The share that can be, at most."""
+    """No order of work has a larger share on time."""
+    oldest_first: float
+    """The share on time if the oldest event that can still be on time is always next. With equal work this is the
+    ceiling. With unequal work other orders may have more, but only by leaving long events to be late."""
     too_long: int
     """Events that need longer than the SLO for their work alone."""
     aim: float
-    """The share that the plan is for: `asked`, or if that can't be kept, a hair less than the ceiling."""
+    """The share that the plan is for: `asked`, or if that is more than `oldest_first`, a hair less than that."""
     least: int
-    """The fewest workers with which a clairvoyant has that share on time."""
+    """The fewest workers that have that share on time, oldest first."""
 
     @property
-    def kept(self) -> bool:
-        """It can be kept."""
-        return self.ceiling >= self.asked
+    def refuted(self) -> bool:
+        """Nothing can keep it."""
+        return self.ceiling < self.asked
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,24 +125,28 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promise(job: Job, on_time: float) -> Promise:
-    """What can be had of the traffic at best. `ceiling` counts the events that a worker could do within the SLO, and no
-    more workers at a time than `job.most` and MOST. Least 0 where no event can be on time."""
+    """What can be had of the traffic at best, with no more workers at a time than `job.most` and MOST. Least 0 where no
+    event can be on time."""
     too_long = sum(seconds > job.slo + 1e-9 for seconds in job.services)
     most = min(MOST, job.most, len(job.arrivals))
-    ceiling = _clairvoyant(job, most)
-    aim = on_time if ceiling >= on_time else ceiling * (1 - HAIR)
+    oldest_first = _oldest_first(job, most)
+    ceiling = oldest_first
+    if not job.same_work:
+        ceiling = at_most_on_time(job.arrivals, job.services, most, job.slo) / len(job.arrivals)
+    aim = on_time if oldest_first >= on_time else oldest_first * (1 - HAIR)
     return Promise(
         asked=on_time,
         ceiling=ceiling,
+        oldest_first=oldest_first,
         too_long=too_long,
         aim=aim,
-        least=_fewest(lambda workers: _clairvoyant(job, workers) >= aim, most) if ceiling else 0,
+        least=_fewest(lambda workers: _oldest_first(job, workers) >= aim, most) if ceiling else 0,
     )
 
 
 def fewest(job: Job, on_time: float) -> int:
-    """The fewest workers with which a clairvoyant could have `on_time` of the events on time: fewer need not be
-    tried. If no number has, as many as have the most."""
+    """The fewest workers that have `on_time` of the events on time if the oldest that can still be on time is always
+    next. If no number has, as many as have the most."""
     return promise(job, on_time).least
 
 
@@ -155,8 +162,8 @@ def one_queue(job: Job, aim: float) -> int | None:
     return _fewest(enough, most) * job.per_pod if enough(most) else None
 
 
-def _clairvoyant(job: Job, workers: int) -> float:
-    """The share on time."""
+def _oldest_first(job: Job, workers: int) -> float:
+    """The share on time if the oldest event that can still be on time is always next."""
     done, _ = oldest_in_time(job.arrivals, job.services, workers, job.slo)
     return _share(job, done)
 

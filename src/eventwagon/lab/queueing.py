@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from heapq import heappop, heappush, heapreplace
+from itertools import accumulate
 
 
 def one_queue(arrivals: Sequence[float], steps: Sequence[float], workers: int) -> list[float]:
@@ -52,6 +54,25 @@ def most_on_time(arrivals: Sequence[float], service: float, workers: int, slo: f
     """
     done, _ = oldest_in_time(arrivals, [service] * len(arrivals), workers, slo)
     return sum(math.isfinite(at) for at in done)
+
+
+def at_most_on_time(arrivals: Sequence[float], services: Sequence[float], workers: int, slo: float) -> int:
+    """No order of work has more of the arrivals on time, whatever work each takes; the best may have fewer.
+
+    Those that are on time are worked on between the first arrival and the last one's deadline. Of any run of arrivals
+    this leaves at most as many as the shortest that fit; the run is halved where its halves allow fewer.
+    """
+    able = [(at, work) for at, work in zip(arrivals, services, strict=True) if work <= slo + 1e-9]
+    return _most_that_fit(able, workers, slo) if able else 0
+
+
+def _most_that_fit(run: Sequence[tuple[float, float]], workers: int, slo: float) -> int:
+    room = workers * (run[-1][0] - run[0][0] + slo)
+    fit = bisect_right(list(accumulate(sorted(work for _, work in run))), room + 1e-9 * len(run))
+    if len(run) == 1:
+        return fit
+    half = len(run) // 2
+    return min(fit, _most_that_fit(run[:half], workers, slo) + _most_that_fit(run[half:], workers, slo))
 
 
 def oldest_in_time(

@@ -95,8 +95,10 @@ class Dispatcher:
 
     def _choose(self) -> Prefetcher | None:
         self.late = False
-        for wagon in self.wagons:
-            wagon.refill()
+        if self._pool.starved and self._pool.soon:
+            self._pool.starved = False
+            for wagon in self.wagons:
+                wagon.refill()
         if len(self.wagons) == 1 and self._slo is None:
             head = self.wagons[0].oldest()
             return head and head[0]

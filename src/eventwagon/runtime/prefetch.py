@@ -31,9 +31,6 @@ from .runtime import Runtime, report_failure
 from .settling import Settler
 from .worker_states import PAUSES, PoolState, WagonState
 
-_AHEAD = 0.05
-"""Seconds of work that are fetched ahead, so that workers don't wait for the broker and events don't wait for a
-worker."""
 _FETCH_MOST = 1000
 _RECEIVE = 0.5
 _LOOK = 0.02
@@ -172,8 +169,7 @@ class Prefetcher:
             return 0
         if source.circuit.opened_at is not None:
             return source.circuit.room
-        soon = int(_AHEAD * pool.target / pool.handler_seconds) if pool.handler_seconds else 0
-        return max(pool.in_need, min(_FETCH_MOST, soon))
+        return max(pool.in_need, min(_FETCH_MOST, pool.soon))
 
     async def fetch(self) -> None:
         """Keep the buffer filled until the wagon is left or the channel gone."""
@@ -186,6 +182,8 @@ class Prefetcher:
                 if count <= 0:
                     self._end_looking()
                     self._answer_called()
+                    if not self.buffer:
+                        self._pool.starved = True
                     source.room.clear()
                     await source.room.wait()
                     continue

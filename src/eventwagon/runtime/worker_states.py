@@ -15,12 +15,15 @@ from .handling import Handler
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
+_AHEAD = 0.05
+"""Seconds of work that are fetched ahead, so that workers don't wait for the broker and events don't wait for a
+worker."""
 
 
 class PoolState:
     """The figures of one pool of workers, and those of its workers that wait for an event."""
 
-    __slots__ = ("_idle", "closed", "handler_seconds", "is_shared", "size", "target")
+    __slots__ = ("_idle", "closed", "handler_seconds", "is_shared", "size", "starved", "target")
 
     def __init__(self, *, is_shared: bool) -> None:
         self.is_shared = is_shared
@@ -33,12 +36,19 @@ class PoolState:
         """The pool takes no more events. Written by WorkerPool."""
         self.handler_seconds = 0.0
         """How long a handler takes, averaged over the recent ones; 0 before the first. Written by HandlerRunner."""
+        self.starved = False
+        """A prefetcher has begun to sleep with an empty buffer. Set by Prefetcher, cleared by Dispatcher."""
         self._idle: deque[asyncio.Future[None]] = deque()
 
     @property
     def free(self) -> int:
         """Workers that wait for an event."""
         return len(self._idle)
+
+    @property
+    def soon(self) -> int:
+        """How many events its workers handle in the time for which events are fetched ahead; 0 before the first."""
+        return int(_AHEAD * self.target / self.handler_seconds) if self.handler_seconds else 0
 
     @property
     def in_need(self) -> int:

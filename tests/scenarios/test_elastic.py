@@ -166,13 +166,15 @@ def test_the_most_is_kept_and_what_is_missing_is_told_once() -> None:
     assert "would be needed" in told[0].because
 
 
-@pytest.mark.parametrize(("most", "spares", "on_time", "scalings"), [(64, 0, 0.8, 1.5), (64, 1, 0.99, 2.5)])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("most", "spares", "on_time", "scalings"), [(64, 0, 0.2, 2.0), (64, 1, 0.99, 2.6)])
 def test_wagons_that_are_soon_full_hand_their_workers_on(
-    most: int, spares: int, on_time: float, scalings: float
+    most: int, spares: int, on_time: float, scalings: float, seed: int
 ) -> None:
     """Sixty events a second fill a wagon each second, and Pods take as long. The next wagon gets the workers of one
-    that has drained, so the traffic is calm for them: so many scalings a switch."""
-    chance, at, arrivals = random.Random(1), 0.0, list[float]()
+    that has drained, so the traffic is calm for them: so many scalings a switch. Without a spare the share on time
+    is a matter of chance."""
+    chance, at, arrivals = random.Random(seed), 0.0, list[float]()
     while at < 30:
         at += chance.expovariate(60.0)
         arrivals.append(at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -234,6 +235,7 @@ class Served:
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
         self.ended = False
+        self.state = SimpleNamespace()
 
     async def update(self, spec: WagonSpec) -> None: ...
 

@@ -379,4 +379,4 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     assert f"✗ connect: {tmp_path}/file" in done.stdout
     assert "what the driver declares (not tried: no connection)" in done.stdout
     assert json.loads(cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file", "--json").stdout)["tried"] is False
-    assert done.stderr == "eventwagon: the broker lacks something that a train needs\n"
+    assert done.stderr == "eventwagon: the broker could not be examined: see above\n"

@@ -895,8 +895,8 @@ def _never_probed() -> Iterator[None]:
 def _pauses_ignored() -> Iterator[None]:
     failed = Circuits.failed
 
-    def mutant(self: Circuits, *of: Any, because: str, after: float | None = None) -> Any:
-        return failed(self, *of, because=because)
+    def mutant(self: Circuits, *of: Any, because: str, after: float | None = None, **others: Any) -> Any:
+        return failed(self, *of, because=because, **others)
 
     with mock.patch.object(Circuits, "failed", mutant):
         yield

@@ -531,7 +531,8 @@ class Observer:
         for fact in refusals:
             key = _kind(fact)
             told = standing.get(key) or self._refused.get(key)
-            if told is None or (told.because != fact.because and now - told.at >= _AGAIN):
+            lasts = isinstance(fact, DefectFound)
+            if told is None or (not lasts and told.because != fact.because and now - told.at >= _AGAIN):
                 new.append(fact)
                 told = _Told(fact.because, now)
             standing[key] = told

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Generic, TypeVar
 
-from ..errors import EndedEarly
+from ..errors import EndedEarly, EventwagonError
 from .bulkhead import Bulkhead, is_cancelled, is_ours, shown
 
 _logger = logging.getLogger("eventwagon")
@@ -163,7 +163,8 @@ async def to_the_end(call: Callable[[], Awaitable[T]], within: float) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=within)
         if task.done() and not task.cancelled() and (error := task.result()[1]) is not None:
-            _logger.warning("what had begun when it was cancelled failed", exc_info=shown(error))
+            level = logging.INFO if isinstance(error, EventwagonError) else logging.ERROR  # others do it anew
+            _logger.log(level, "what had begun when it was cancelled failed", exc_info=shown(error))
         raise
     finally:
         if not task.done():

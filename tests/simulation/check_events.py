@@ -55,6 +55,12 @@ class Books:
             return True
         return self.was_dead_above(key, before)
 
+    def was_handled_before_its_letter(self, key: str, channel: Channel) -> bool:
+        """A process that had lost its claim gave the event up when another had handled it: nothing goes with that
+        letter."""
+        letter = min((s.seq for s in self.stored.get(key, ()) if s.channel == channel), default=0)
+        return any(h.seq < letter for h in self.handled.get(key, ()))
+
     def was_dead_above(self, key: str, before: int) -> bool:
         """It or what it came from stood in dead letters before that moment."""
         parts = key.split("/")  # a key is its parent's and what was emitted
@@ -230,6 +236,7 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
     for _, key in record.left:
         if channel.name == DEAD:
             kept = any(s.seq < record.seq and s.channel.wagon == 0 for s in books.stored.get(key, ()))
+            kept = kept or books.was_handled_before_its_letter(key, channel)
         else:
             kept = books.was_done(key, record.seq) or any(
                 s.seq < record.seq and s.channel != channel for s in books.stored.get(key, ())

@@ -473,6 +473,19 @@ def test_dead_letters_stand_for_the_whole_chain() -> None:
     assert tale.judged(dead=frozenset({"k"})) == []
 
 
+@pytest.mark.parametrize("handled_first", [True, False])
+def test_a_letter_of_an_event_that_another_had_handled_may_go_with_its_wagon(handled_first: bool) -> None:
+    tale = Tale().founded("a").stored().add(Accepted, key="k")
+    if handled_first:
+        tale.add(Handled, channel=ONE, id="id-k", key="k", children=())
+    tale.stored(channel=DEAD_ONE)
+    if not handled_first:
+        tale.add(Handled, channel=ONE, id="id-k", key="k", children=())
+    tale.add(Settled, channel=ONE, id="id-k", key="k").switched().sealed().drained().begun()
+    tale.add(Deleted, channel=DEAD_ONE, stood=True, left=(("id-k", "k"),))
+    assert [v.invariant for v in tale.judged()] == ([] if handled_first else ["I5"])
+
+
 def test_a_channel_that_rose_again_is_another_one() -> None:
     tale = whole().add(Created, "p.2", channel=ONE, capacity=None, fresh=True).stored("late")
     tale.add(Handled, channel=ONE, id="id-late", key="late", children=())

@@ -47,37 +47,56 @@ _PLENTY = 10_000_000
 _SECONDS_MOST = 500_000
 """The longest run, in virtual seconds. An observer makes ten passes in each."""
 
+# what `plan` takes too
+Scenario = Annotated[str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
+        "and count.",
+    ),
+]
+Speed = Annotated[float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")]
+Events = Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        metavar="SECONDS",
+        help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
+    ),
+]
+ServicePerSize = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        metavar="SECONDS",
+        help="Seconds of work per unit of the trace's column size, in place of --service.",
+    ),
+]
+Slo = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        metavar="SECONDS",
+        help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
+        "the scenario's.",
+    ),
+]
+Wagons = Annotated[int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")]
+
 
 def lab(
-    scenario: Annotated[
-        str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")
-    ] = "black-friday",
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
-            "and count.",
-        ),
-    ] = None,
-    speed: Annotated[
-        float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")
-    ] = 1.0,
+    scenario: Scenario = "black-friday",
+    trace: Trace = None,
+    speed: Speed = 1.0,
     after: Annotated[
         float,
         typer.Option(min=0.0, metavar="SECONDS", help="Skip the first seconds of the trace, counted before --speed."),
     ] = 0.0,
-    events: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            metavar="SECONDS",
-            help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
-        ),
-    ] = None,
+    events: Events = None,
+    seconds: Seconds = None,
     service: Annotated[
         str,
         typer.Option(
@@ -86,14 +105,7 @@ def lab(
             "scenario's.",
         ),
     ] = "",
-    service_per_size: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            metavar="SECONDS",
-            help="Seconds of work per unit of the trace's column size, in place of --service.",
-        ),
-    ] = None,
+    service_per_size: ServicePerSize = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -115,21 +127,11 @@ def lab(
     spares: Annotated[
         int, typer.Option(min=0, metavar="NUMBER", help="Number of spares: wagons kept ready ahead.")
     ] = 1,
-    slo: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            metavar="SECONDS",
-            help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
-            "the scenario's.",
-        ),
-    ] = None,
+    slo: Slo = None,
     limit: Annotated[
         str, typer.Option(metavar="LIMIT", help="The limit: when a wagon is full. Default: Wait(slo).")
     ] = "",
-    wagons: Annotated[
-        int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")
-    ] = 500,
+    wagons: Wagons = 500,
     floor: Annotated[
         int,
         typer.Option(

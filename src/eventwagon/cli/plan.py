@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -30,66 +29,30 @@ from ..lab.planning import (
     with_workers,
 )
 from ..lab.queueing import percentile
-from ..lab.scenarios import SCENARIOS
 from .console import AsJson, ending, err, json_line, line, listing, out, span
-from .lab import make_job
+from .lab import Events, Scenario, Seconds, ServicePerSize, Slo, Speed, Trace, Wagons, make_job
 
 
 def plan(
-    scenario: Annotated[
-        str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")
-    ] = "black-friday",
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="CSV file with recorded arrivals, in place of a scenario. Columns: arrival_s; or interval_start_s "
-            "and count.",
-        ),
-    ] = None,
-    speed: Annotated[
-        float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")
-    ] = 1.0,
-    events: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            metavar="SECONDS",
-            help="Length of the burst, in seconds. With --trace: leave out later arrivals.",
-        ),
-    ] = None,
+    scenario: Scenario = "black-friday",
+    trace: Trace = None,
+    speed: Speed = 1.0,
+    events: Events = None,
+    seconds: Seconds = None,
     service: Annotated[
         str,
         typer.Option(
             metavar="SECONDS", help="Seconds of work per event, in the forms that lab takes. Default: the scenario's."
         ),
     ] = "",
-    service_per_size: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            metavar="SECONDS",
-            help="Seconds of work per unit of the trace's column size, in place of --service.",
-        ),
-    ] = None,
+    service_per_size: ServicePerSize = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1, metavar="NUMBER", help="Number of workers that serve your one queue today. Default: the scenario's."
         ),
     ] = None,
-    slo: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            metavar="SECONDS",
-            help="The promise: an event is on time if it is done within this many seconds of its arrival. Default: "
-            "the scenario's.",
-        ),
-    ] = None,
+    slo: Slo = None,
     on_time: Annotated[
         float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The share of events that must be on time.")
     ] = 0.99,
@@ -113,9 +76,7 @@ def plan(
             "workers, four times the fewest that keep the promise.",
         ),
     ] = None,
-    wagons: Annotated[
-        int, typer.Option(min=2, metavar="NUMBER", help="The cap: how many wagons may be live at a time.")
-    ] = 500,
+    wagons: Wagons = 500,
     processes: Annotated[
         int, typer.Option(min=1, metavar="NUMBER", help="Number of processes that try candidates in parallel.")
     ] = os.cpu_count() or 1,

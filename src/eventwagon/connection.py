@@ -674,7 +674,7 @@ class Connection:
     def trouble(self) -> str:
         """Why this process is unhealthy: a defect of eventwagon that it found, or its lifespan is not open. Empty if
         there is nothing."""
-        return self._bulkhead.trouble or (self._membership.closed_because if self._membership is not None else "")
+        return self._membership.trouble if self._membership is not None else self._bulkhead.trouble
 
     @property
     def not_observing(self) -> str:

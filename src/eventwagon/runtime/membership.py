@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -108,12 +108,18 @@ class Membership:
         """Facts of the workers for the journal."""
         self.attachments: tuple[Deployment, ...] = ()
         """What this process's workers do, wagon by wagon."""
-        self.closed_because = ""
+        self._closed_because = ""
         """Why this process handles nothing: its lifespan is not open. Empty if it is."""
         self.observing: asyncio.Task[None] | None = None
         """The task that observes in this process, if any: this process checks out after it. Written by Connection."""
         self.on_check_in: Callable[[], None] = lambda: None
         """Called when what this process says of its workers has changed."""
+
+    @property
+    def trouble(self) -> str:
+        """Why this process is unhealthy: a defect that it found, or its lifespan is not open. Empty if there is
+        nothing."""
+        return self._bulkhead.trouble or self._closed_because
 
     def wake(self, _: object = None) -> None:
         """Something changed: look now."""
@@ -200,27 +206,29 @@ class Membership:
             yield None
             return
         async with AsyncExitStack() as stack:
-            self.closed_because = "what its lifespan opens is not open yet"
+            self._closed_because = "what its lifespan opens is not open yet"
             async with asyncio.TaskGroup() as beside:
                 watching = beside.create_task(self._watch(None, None))
-                while self.closed_because:
-                    slow = asyncio.get_running_loop().call_later(_SLOW, self._tell_slow)
+                while self._closed_because:
                     try:
-                        lifespan = alive(opening, self._settings.grace, self._bulkhead)
-                        try:
-                            state = await stack.enter_async_context(lifespan)
-                        finally:
-                            slow.cancel()
-                        self.closed_because = ""
+                        state = await self._entered(stack, alive(opening, self._settings.grace, self._bulkhead))
+                        self._closed_because = ""
                     except BaseException as e:
                         if is_ours(e):
                             raise
                         self._bulkhead.report("opening its lifespan", e)
-                        self.closed_because = f"its lifespan can't be opened: {said(e)}"
+                        self._closed_because = f"its lifespan can't be opened: {said(e)}"
                         self.wake()
                         await asyncio.sleep(pauses.next())
                 watching.cancel()
             yield state
+
+    async def _entered(self, stack: AsyncExitStack, lifespan: AbstractAsyncContextManager[Any]) -> Any:
+        slow = asyncio.get_running_loop().call_later(_SLOW, self._tell_slow)
+        try:
+            return await stack.enter_async_context(lifespan)
+        finally:
+            slow.cancel()
 
     def _tell_slow(self) -> None:
         _logger.warning(
@@ -342,7 +350,7 @@ class Membership:
                 )
                 for a in (*attachments, *deployed)
             ),
-            self._bulkhead.trouble or self.closed_because,
+            self.trouble,
             self._local_workers.held if self._local_workers is not None else 0,
         )
         now = asyncio.get_running_loop().time()
@@ -351,7 +359,7 @@ class Membership:
         handlers = self._runtime.handlers
         me = Member(
             name=self._name,
-            roles=self._roles if not self.closed_because else tuple(set(self._roles) - _WORKING),
+            roles=self._roles if not self._closed_because else tuple(set(self._roles) - _WORKING),
             version=self._state.snapshot.version,
             revision=self._revision,
             shared_workers=self._shared_workers,
@@ -360,7 +368,7 @@ class Membership:
             channels=tuple(name for name in handlers if name) if handlers else None,
             caught=self._bulkhead.caught,
             held=self._local_workers.held if self._local_workers is not None else 0,
-            trouble=self._bulkhead.trouble or self.closed_because,
+            trouble=self.trouble,
             process=self._process,
             pod=self._pod,
         )

@@ -78,11 +78,11 @@ class Train:
         ended: a pool of database connections, a client, a model. `@train.lifespan` above an async generator without
         arguments that yields once; what it yields is `ctx.state` of every handler.
 
-        Each process that works enters it once, whatever started it (`run`, `work`, `subprocess:`, a Pod, Lambda); in a
-        program each `running()` does. Publishers and observers do not. While entering fails or hangs, the process
-        handles nothing: in `running` it is logged with its traceback and tried again, and `status` says so; a process
-        that an orchestrator started ends and is started again. Raises UsageError for a function of another kind, as far
-        as that can be seen, and for a second one."""
+        Each process that works enters it once, whatever started it: `run`, `work`, `subprocess:`, a Pod, Lambda. In
+        a program each `running()` enters it. Publishers and observers do not. While entering fails or hangs, the
+        process handles nothing. In `running` the failure is logged with its traceback, `status` shows it, and it is
+        tried again; a process that an orchestrator started ends and is started again. Raises UsageError for a
+        second function, and for one of another kind, as far as that can be seen."""
         if self.opening is not None and not _is_same_cell(self._lifespan, function):
             raise UsageError(f"train {self.name!r} has a lifespan already: open everything in one")
         self.opening, self._lifespan = opening_of(function), function

@@ -19,6 +19,7 @@ from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
+from .options import make_options
 from .payload import caller_names, shape
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
@@ -88,7 +89,21 @@ class Train:
         self.opening, self._lifespan = opening_of(function), function
         return function
 
-    def on(self, channel: str) -> Callable[[_F], _F]:
+    def on(
+        self,
+        channel: str,
+        *,
+        concurrency: int | None = None,
+        rate: str | float | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+        backoff: float | None = None,
+        backoff_most: float | None = None,
+        dead_on: type[Exception] | Sequence[type[Exception]] = (),
+        retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
+        batch: int | None = None,
+        within: float | None = None,
+    ) -> Callable[[_F], _F]:
         """Register the handler of a channel: the train's own name for the ingress, as in
         `@train.on("user_registrations")`, or the name of an inner channel.
 
@@ -99,13 +114,26 @@ class Train:
         """
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
+        options = make_options(
+            f"handler of {channel!r}",
+            concurrency=concurrency,
+            rate=rate,
+            timeout=timeout,
+            attempts=attempts,
+            backoff=backoff,
+            backoff_most=backoff_most,
+            dead_on=dead_on,
+            retry_on=retry_on,
+            batch=batch,
+            within=within,
+        )
 
         def register(function: _F) -> _F:
             if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
                 raise UsageError(
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
                 )
-            self.handlers[name] = Handler(name, function, shape(function, names))
+            self.handlers[name] = Handler(name, function, shape(function, names), options)
             return function
 
         return register

@@ -19,6 +19,7 @@ from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..display.text import parts_of, plain, said
 from ..errors import Reject, Retry, Snooze, UsageError, check_pause
 from ..event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from ..options import NONE, Options
 from ..payload import Shape, codec, name_of, type_name
 from ..values import shown
 from .bulkhead import log_safely, traceback_of
@@ -30,10 +31,11 @@ _logger = logging.getLogger("eventwagon.worker")
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "wants_context")
+    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "options", "wants_context")
 
-    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
+    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape, options: Options = NONE) -> None:
         self.channel = channel
+        self.options = options
         self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)

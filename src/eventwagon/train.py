@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from .connection import Connection
 from .contracts.broker import Broker
@@ -28,12 +28,15 @@ from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
 from .settings import AtCap, Auto, Settings, make_settings
+from .settings_given import FurtherSettings
 from .values import check_revision, must_be
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_H = TypeVar("_H", bound=Callable[[Any], object] | Callable[[Any, Any], object])
+"""A handler: `(payload)` or `(payload, ctx)`."""
 
 
 class Train:
@@ -56,7 +59,7 @@ class Train:
         at_cap: AtCap | None = None,
         source: str | None = None,
         revision: str | None = None,
-        **settings: Any,
+        **settings: Unpack[FurtherSettings],
     ) -> None:
         self.name = check_train_name(name)
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
@@ -103,7 +106,7 @@ class Train:
         retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
         batch: int | None = None,
         within: float | None = None,
-    ) -> Callable[[_F], _F]:
+    ) -> Callable[[_H], _H]:
         """Register the handler of a channel: the train's own name for the ingress, as in
         `@train.on("user_registrations")`, or the name of an inner channel.
 
@@ -128,7 +131,7 @@ class Train:
             within=within,
         )
 
-        def register(function: _F) -> _F:
+        def register(function: _H) -> _H:
             if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
                 raise UsageError(
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"

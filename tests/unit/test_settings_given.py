@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 
-from eventwagon import Settings, Train
+from eventwagon import Settings, Train, testing
 from eventwagon.settings_given import FurtherSettings, GivenSettings
 
 
@@ -20,4 +20,5 @@ def test_type_checkers_see_every_setting_with_its_type() -> None:
         without_none = typing.get_args(hints[name])
         assert hints[name] == given[name] | None, name
         assert types.NoneType in without_none
-    assert typing.get_origin(hints["settings"]) is typing.Unpack
+    for function in (Train.__init__, testing.running):
+        assert typing.get_origin(typing.get_type_hints(function)["settings"]) is typing.Unpack

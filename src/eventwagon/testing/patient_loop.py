@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import selectors
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
@@ -58,7 +59,10 @@ class PatientLoop(VirtualLoop):
         super().__init__()
 
     def _new_selector(self) -> selectors.BaseSelector:
-        return _PatientSelector(self._jump, self._pass, lambda: self._threads > 0)
+        return _PatientSelector(self._jump, self._pass, self._has_threads)
+
+    def _has_threads(self) -> bool:
+        return self._threads > 0 or any(_works_for(thread, self) for thread in threading.enumerate())
 
     def _pass(self, seconds: float) -> None:
         self._now += seconds
@@ -80,6 +84,11 @@ class PatientLoop(VirtualLoop):
             await super().shutdown_default_executor()
         finally:
             self._threads -= 1
+
+
+def _works_for(thread: threading.Thread, loop: PatientLoop) -> bool:
+    """Whether it is a thread of anyio (FastAPI, httpx …) with work. anyio starts them past the event loop."""
+    return getattr(thread, "loop", None) is loop and thread not in getattr(thread, "idle_workers", (thread,))
 
 
 class _PatientSelector(JumpingSelector):

@@ -649,7 +649,9 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
     try:
         if not names or len(required) > 2:
             raise TypeError(
-                "its parameters are unknown; a decorator needs functools.wraps" if passes_on else "it has others"
+                "its parameters are unknown; a decorator needs functools.wraps"
+                if passes_on
+                else "it has others; dependencies need @injected (of eventwagon.depends) below @train.on"
             )
         outer.bind(None, None) if wants_context else outer.bind(None)
     except TypeError as e:
@@ -662,7 +664,15 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
         hints = _hints(code, local_names) | _hints(_called(function), local_names)
     except Exception as e:
         raise UsageError(f"{where}: its annotations can't be resolved: {_line(e)}") from e
+    if lost := [name for name, parameter in outer.parameters.items() if _is_dependency(hints.get(name), parameter)]:
+        raise UsageError(f"{where}: {lost[0]!r} is a dependency: put @injected (of eventwagon.depends) below @train.on")
     return Shape(hints.get(next(iter(names)), Any), wants_context, inspect.iscoroutinefunction(_called(function)))
+
+
+def _is_dependency(annotation: Any, parameter: inspect.Parameter) -> bool:
+    """Whether fast-depends would have to resolve the parameter."""
+    words = annotation.__metadata__ if typing.get_origin(annotation) is typing.Annotated else ()
+    return any(type(word).__module__.partition(".")[0] == "fast_depends" for word in (*words, parameter.default))
 
 
 def name_of(function: Any) -> str:

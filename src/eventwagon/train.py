@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from .connection import Connection
 from .contracts.broker import Broker
@@ -19,6 +19,7 @@ from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
+from .options import make_options
 from .payload import caller_names, shape
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
@@ -27,12 +28,15 @@ from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
 from .settings import AtCap, Auto, Settings, make_settings
+from .settings_given import FurtherSettings
 from .values import check_revision, must_be
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_H = TypeVar("_H", bound=Callable[[Any], object] | Callable[[Any, Any], object])
+"""A handler: `(payload)` or `(payload, ctx)`."""
 
 
 class Train:
@@ -55,7 +59,7 @@ class Train:
         at_cap: AtCap | None = None,
         source: str | None = None,
         revision: str | None = None,
-        **settings: Any,
+        **settings: Unpack[FurtherSettings],
     ) -> None:
         self.name = check_train_name(name)
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
@@ -88,7 +92,21 @@ class Train:
         self.opening, self._lifespan = opening_of(function), function
         return function
 
-    def on(self, channel: str) -> Callable[[_F], _F]:
+    def on(
+        self,
+        channel: str,
+        *,
+        concurrency: int | None = None,
+        rate: str | float | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+        backoff: float | None = None,
+        backoff_most: float | None = None,
+        dead_on: type[Exception] | Sequence[type[Exception]] = (),
+        retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
+        batch: int | None = None,
+        within: float | None = None,
+    ) -> Callable[[_H], _H]:
         """Register the handler of a channel: the train's own name for the ingress, as in
         `@train.on("user_registrations")`, or the name of an inner channel.
 
@@ -99,13 +117,26 @@ class Train:
         """
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
+        options = make_options(
+            f"handler of {channel!r}",
+            concurrency=concurrency,
+            rate=rate,
+            timeout=timeout,
+            attempts=attempts,
+            backoff=backoff,
+            backoff_most=backoff_most,
+            dead_on=dead_on,
+            retry_on=retry_on,
+            batch=batch,
+            within=within,
+        )
 
-        def register(function: _F) -> _F:
+        def register(function: _H) -> _H:
             if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
                 raise UsageError(
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
                 )
-            self.handlers[name] = Handler(name, function, shape(function, names))
+            self.handlers[name] = Handler(name, function, shape(function, names), options)
             return function
 
         return register

@@ -8,19 +8,33 @@ import inspect
 import logging
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from types import CoroutineType, TracebackType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..display.text import parts_of, plain, said
 from ..errors import Reject, Retry, Snooze, UsageError, check_pause
-from ..event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from ..event import (
+    DEAD,
+    Event,
+    check_channel_name,
+    check_extensions,
+    check_word,
+    checked,
+    child_id,
+    fitting,
+    heritage,
+    new_ids,
+)
+from ..options import NONE, Options
 from ..payload import Shape, codec, name_of, type_name
-from ..values import shown
+from ..settings import Settings
+from ..values import shown, whole
 from .bulkhead import log_safely, traceback_of
 from .forks import forks, leave
 
@@ -30,10 +44,11 @@ _logger = logging.getLogger("eventwagon.worker")
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "wants_context")
+    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "options", "wants_context")
 
-    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape) -> None:
+    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape, options: Options = NONE) -> None:
         self.channel = channel
+        self.options = options
         self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)
@@ -208,6 +223,89 @@ class Context:
     def close(self) -> None:
         """The handler has ended: from now on `emit` raises."""
         self._closed = True
+
+    @staticmethod
+    def fake(
+        event: Event | None = None,
+        *,
+        train: Declares | None = None,
+        channel: str = "",
+        attempt: int = 1,
+        wagon: int = 1,
+        state: Any = None,
+    ) -> FakeContext:
+        """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
+
+        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`. With `train` what is emitted is
+        checked as in a process that runs it; without, any channel takes any payload. Raises UsageError.
+        """
+        return FakeContext(event, train, channel, attempt, wagon, state)
+
+
+class Declares(Protocol):
+    """What a fake context needs to know of a train: a `Train` is one."""
+
+    name: str
+    handlers: dict[str, Handler]
+    settings: Settings
+
+
+class FakeContext(Context):
+    """A context for tests that call a handler themselves, see `Context.fake`."""
+
+    __slots__ = ("events",)
+
+    emitted: list[tuple[str, Any]]
+    """The channel and the payload of each `emit`."""
+
+    def __init__(
+        self, event: Event | None, train: Declares | None, channel: str, attempt: int, wagon: int, state: Any
+    ) -> None:
+        name = "test" if train is None else train.name
+        if channel == name:
+            channel = ""
+        if train is None or channel not in train.handlers:
+            channel = channel and check_channel_name(channel)
+        if train is not None and channel not in train.handlers:
+            raise UsageError(f"Context.fake: train {name!r} has no handler for {channel or name!r}")
+        if event is None:
+            event = Event(new_ids(1, time.time())[0], "test", f"/eventwagon/{name}", time.time(), b"null")
+        most = Settings().max_event_bytes if train is None else train.settings.max_event_bytes
+        super().__init__(
+            checked(event, most),
+            whole("Context.fake: attempt", attempt),
+            name,
+            whole("Context.fake: wagon", wagon),
+            channel,
+            _AnyChannel() if train is None else train.handlers,
+            most,
+            time.time,
+            state,
+        )
+        self.events: list[Event] = []
+        """The events that were emitted, in order."""
+
+    def emit(
+        self,
+        channel: str,
+        payload: object,
+        *,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """See Context.emit."""
+        stored = super().emit(channel, payload, event_type=event_type, subject=subject, extensions=extensions)
+        self.events.append(self.emitted[-1][1])
+        self.emitted[-1] = channel, payload
+        return stored
+
+
+class _AnyChannel(dict[str, Handler]):
+    """Has a handler for each channel."""
+
+    def get(self, name: str, _: Any = None) -> Handler:
+        return Handler(check_channel_name(name), print, Shape(Any, False, False))
 
 
 class Handled(NamedTuple):

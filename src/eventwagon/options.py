@@ -1,0 +1,94 @@
+"""What a handler asks for: how many and how often, how long it may take, what its failures mean. Pure."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import msgspec
+
+from .errors import UsageError
+from .values import in_seconds, is_a, real, shown, whole
+
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|min|h)\s*")
+_MOST = 1_000_000
+
+Errors = tuple[type[Exception], ...]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a handler, as `Train.on` takes them. None: as the train's settings say. All times are in seconds.
+
+    Raises UsageError for a bad value."""
+
+    concurrency: int | None = None
+    """How many events of the channel the train handles at a time, in all wagons and processes together."""
+    rate: float | None = None
+    """How many events of the channel the train begins in a second, in all wagons and processes together. Given as
+    `"20/s"`, `"300/min"`, `"1000/h"`, or as a number of events per second."""
+    timeout: float | None = None
+    """How long the handler may take for one event."""
+    attempts: int | None = None
+    """How many times an event is handled before it goes to the dead letters."""
+    backoff: float | None = None
+    """The first pause before a retry; doubled each time."""
+    backoff_most: float | None = None
+    """The longest pause before a retry."""
+    dead_on: Errors = ()
+    """Exceptions after which no retry can help: the event goes to the dead letters at once."""
+    retry_on: Errors | None = None
+    """If given, only these exceptions are retried; after any other the event goes to the dead letters at once."""
+    batch: int | None = None
+    """The handler takes a list of at most this many events."""
+    within: float | None = None
+    """How long the first event of a batch waits for others. Default 0.5."""
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            msgspec.structs.force_setattr(self, name, value)
+
+        for name in ("concurrency", "attempts", "batch"):
+            if (value := getattr(self, name)) is not None:
+                put(name, whole(name, value, most=_MOST))
+        for name, zero in (("timeout", False), ("backoff", True), ("backoff_most", True), ("within", True)):
+            if (value := getattr(self, name)) is not None:
+                put(name, in_seconds(f"{name} (seconds)", value, zero=zero, brief=name != "timeout"))
+        if self.rate is not None:
+            put("rate", per_second("rate", self.rate))
+        put("dead_on", _errors("dead_on", self.dead_on))
+        if self.retry_on is not None:
+            put("retry_on", _errors("retry_on", self.retry_on))
+        if self.within is not None and self.batch is None:
+            raise UsageError("within= is for handlers of batches: give batch= too")
+
+
+def make_options(where: str, **given: Any) -> Options:
+    """Options from keywords; `where` begins each error. Raises UsageError."""
+    try:
+        return Options(**given)
+    except UsageError as e:
+        raise UsageError(f"{where}: {e}") from None
+
+
+def per_second(what: str, value: Any) -> float:
+    """A rate in events per second, from a number or text such as `"20/s"`, `"300/min"`, `"1000/h"`. Raises
+    UsageError."""
+    if not is_a(value, str):
+        return real(f"{what} (events per second)", value)
+    found = _RATE.fullmatch(value)
+    if found is None:
+        raise UsageError(f"{what} {shown(value)}: write a number and a unit: '20/s', '300/min' or '1000/h'")
+    return real(what, float(found[1]) / _UNITS[found[2]])
+
+
+def _errors(what: str, value: object) -> Errors:
+    """The exception classes that are meant: one, or a sequence of them."""
+    given = (value,) if inspect.isclass(value) else value
+    if not is_a(given, list, tuple) or not all(inspect.isclass(each) and issubclass(each, Exception) for each in given):
+        raise UsageError(f"{what}={shown(value)}: give exception classes: {what}=(ValueError, KeyError)")
+    return tuple(given)
+
+
+NONE = Options()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from eventwagon.cloudevents import BATCH
 from eventwagon.contracts.facts import BreakerOpened, EventRetried, EventSnoozed
 from eventwagon.event import Channel, child_id, new_ids
 from eventwagon.testing.virtual_time import run
+from tests.batches import try_batches
 from tests.support import World, until
 
 
@@ -770,6 +772,15 @@ def test_a_batch_that_fails_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     lines = [record.getMessage() for record in caplog.records if "failed on event" in record.getMessage()]
     assert len(lines) == 1
     assert "and 49 more of its batch at attempt 1: ValueError: all" in lines[0]
+
+
+# --- on SQLite ----------------------------------------------------------------------------------
+
+
+def test_batches_of_two_processes_of_which_one_is_killed(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    try_batches(f"sqlite:///{tmp_path}/trains", rows)
 
 
 # --- what is refused ----------------------------------------------------------------------------

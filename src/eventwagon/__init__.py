@@ -75,6 +75,7 @@ from .errors import (
     EventRefused,
     EventTooLarge,
     EventwagonError,
+    Failed,
     PublishError,
     PublishTimeout,
     PublishUncertain,
@@ -94,6 +95,7 @@ from .errors import (
 )
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .runtime.batching import BatchContext
 from .runtime.handling import Context
 from .settings import Settings
 from .train import Train
@@ -101,6 +103,7 @@ from .workers import Elastic, Workers
 
 __all__ = [
     "Age",
+    "BatchContext",
     "BoundLifted",
     "Breaker",
     "BreakerClosed",
@@ -142,6 +145,7 @@ __all__ = [
     "EventsRescued",
     "EventwagonError",
     "Fact",
+    "Failed",
     "FellAsleep",
     "HandlerOverran",
     "Lag",

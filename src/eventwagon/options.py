@@ -14,6 +14,7 @@ from .values import in_seconds, is_a, real, shown, whole
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|min|h)\s*")
 _MOST = 1_000_000
+_LARGEST_BATCH = 10_000
 
 Errors = tuple[type[Exception], ...]
 
@@ -49,9 +50,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         def put(name: str, value: object) -> None:
             msgspec.structs.force_setattr(self, name, value)
 
-        for name in ("concurrency", "attempts", "batch"):
+        for name, most in (("concurrency", _MOST), ("attempts", _MOST), ("batch", _LARGEST_BATCH)):
             if (value := getattr(self, name)) is not None:
-                put(name, whole(name, value, most=_MOST))
+                put(name, whole(name, value, most=most))
         for name, zero in (("timeout", False), ("backoff", True), ("backoff_most", True), ("within", True)):
             if (value := getattr(self, name)) is not None:
                 put(name, in_seconds(f"{name} (seconds)", value, zero=zero, brief=name != "timeout"))

@@ -18,7 +18,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -621,6 +621,8 @@ class Shape(msgspec.Struct, frozen=True):
     payload: Any
     wants_context: bool
     is_async: bool
+    context: Any = None
+    """The annotation of its second parameter; None: it has none."""
 
 
 def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = None) -> Shape:
@@ -666,7 +668,22 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
         raise UsageError(f"{where}: its annotations can't be resolved: {_line(e)}") from e
     if lost := [name for name, parameter in outer.parameters.items() if _is_dependency(hints.get(name), parameter)]:
         raise UsageError(f"{where}: {lost[0]!r} is a dependency: put @injected (of eventwagon.depends) below @train.on")
-    return Shape(hints.get(next(iter(names)), Any), wants_context, inspect.iscoroutinefunction(_called(function)))
+    payload, *more = names
+    context = hints.get(more[0]) if more else None
+    return Shape(hints.get(payload, Any), wants_context, inspect.iscoroutinefunction(_called(function)), context)
+
+
+def one_of(many: Any, where: str) -> Any:
+    """The type of one payload, from the annotation of a handler that takes a list of them. `where` begins the error.
+    Raises UsageError for an annotation that is no list of something."""
+    bare = _bare(many)
+    if typing.get_origin(bare) in (list, Sequence) and (types_of_one := typing.get_args(bare)):
+        return types_of_one[0]
+    found = "" if bare is Any else f", not {getattr(bare, '__qualname__', None) or bare}"
+    raise UsageError(
+        f"{where}: with batch= it takes a list of payloads: annotate the parameter with list[Order], say{found}; "
+        "list[Any] is plain JSON"
+    )
 
 
 def _is_dependency(annotation: Any, parameter: inspect.Parameter) -> bool:

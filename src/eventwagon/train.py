@@ -21,6 +21,7 @@ from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
 from .options import make_options
 from .payload import caller_names, shape
+from .runtime.batching import checked_shape
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
 from .runtime.lifespan import Opening, alive, opening_of
@@ -112,8 +113,9 @@ class Train:
 
         The handler takes `(payload)` or `(payload, ctx)`, is sync (runs in a thread) or async, and returns nothing. The
         annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
-        letters. Declare channels in the order of the choreography, parents first. Raises UsageError, also if the
-        channel has a handler; one of the same name in `__main__` (a notebook's cell that runs again) is replaced.
+        letters. With `batch` it takes a list of payloads (see docs/batches.md). Declare channels in the order of the
+        choreography, parents first. Raises UsageError, also if the channel has a handler; one of the same name in
+        `__main__` (a notebook's cell that runs again) is replaced.
         """
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
@@ -136,7 +138,8 @@ class Train:
                 raise UsageError(
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
                 )
-            self.handlers[name] = Handler(name, function, shape(function, names), options)
+            form = checked_shape(shape(function, names), options, f"handler of {channel!r}")
+            self.handlers[name] = Handler(name, function, form, options)
             return function
 
         return register

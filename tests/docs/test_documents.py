@@ -18,6 +18,7 @@ from eventwagon import testing
 from eventwagon.contracts.facts import DECISIONS, Fact
 from eventwagon.errors import EventwagonError
 from eventwagon.limits import parse_limit
+from eventwagon.options import Options
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks
 from tests.docs.documents import DOCUMENTS, ROOT, name, prose
@@ -118,6 +119,7 @@ def test_settings_named_in_the_docs_exist() -> None:
             *Settings.__struct_fields__,
             *inspect.signature(testing.running).parameters,
             *inspect.signature(eventwagon.Context.fake).parameters,
+            *Options.__struct_fields__,
             "each",
             "synchronous",
             "total",

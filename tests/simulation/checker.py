@@ -64,13 +64,14 @@ def _could_give_back(run: Run) -> bool:
 
 
 def _charged(run: Run) -> Iterator[int]:
-    """The handlings of events that do not fail of their own doing, and had more attempts than one and one for each
-    defect that struck a call of their own."""
+    """The handlings of events that do not fail of their own doing, and had more attempts than one, one for a batch that
+    failed, and one for each defect that struck a call of their own."""
     struck = [f.keys for f in run.history.of(Faulted) if f.keys]
     for handled in run.history.of(Handled):
         if handled.attempt > 1 and not may_fail(run.scenario, handled.key):
             own = {handled.key, *(child for _, child in handled.children)}
-            if handled.attempt > 1 + sum(own.issuperset(keys) for keys in struck):
+            batches = handled.channel.name in run.scenario.batched
+            if handled.attempt > 1 + batches + sum(own.issuperset(keys) for keys in struck):
                 yield handled.seq
 
 

@@ -23,7 +23,7 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
-from eventwagon.contracts.broker import Depth, proven_empty
+from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import Manifest, Wagon, changed, moved
@@ -31,6 +31,7 @@ from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
+from eventwagon.errors import Failed as SomeFailed
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
@@ -42,11 +43,14 @@ from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
+from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import bulkhead as bulkhead_module
+from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
+from eventwagon.runtime import prefetch as prefetch_module
 from eventwagon.runtime import removal as removal_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
@@ -102,6 +106,8 @@ HANGING: dict[str, Mutant] = {}
 """Those for scenarios in which some calls are never answered."""
 PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
+BATCHED: dict[str, Mutant] = {}
+"""Those for scenarios in which handlers take batches."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -740,6 +746,27 @@ def _not_alone() -> Iterator[None]:
         yield
 
 
+@_mutant("a batch is settled whatever failed", "I6", BATCHED)
+def _named_are_settled() -> Iterator[None]:
+    """Those that the handler names as failed are settled with the others."""
+    with mock.patch.object(batching_module, "_named", lambda error: {} if type(error) is SomeFailed else None):
+        yield
+
+
+@_mutant("a failed batch comes again as a batch", "strangers", BATCHED)
+def _never_taken_apart() -> Iterator[None]:
+    """The bad event makes the others fail again and again, until they are dead."""
+
+    def mutant(delivery: Delivery) -> bool:
+        return delivery.suspect
+
+    with (
+        mock.patch.object(forming_module, "is_alone", mutant),
+        mock.patch.object(prefetch_module, "is_alone", mutant),
+    ):
+        yield
+
+
 @_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
     async def mutant(self: TrainState) -> Snapshot:
@@ -1057,6 +1084,7 @@ ALL: dict[str, Mutant] = {
     **DEFECTS,
     **STEPPING,
     **RENAMING,
+    **BATCHED,
     **RARE,
 }
 """Each of them, by name."""

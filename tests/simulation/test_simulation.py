@@ -20,6 +20,7 @@ from tests.simulation.guests import DriversDefect, Unprintable, guest, is_strict
 from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
 from tests.simulation.mutants import (
     ALL,
+    BATCHED,
     DEFECTS,
     FENCED,
     HANGING,
@@ -40,8 +41,10 @@ MOST = 2000
 takes hundreds."""
 
 CAUGHT = {
+    "a batch is settled whatever failed": 1,
     "a channel that nobody declares stays": 112,
     "a defect is charged to all that travelled together": 5,
+    "a failed batch comes again as a batch": 204,
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
     "a wagon with a strange channel is not served": 92,
@@ -70,7 +73,7 @@ CAUGHT = {
     "retry with a new id": 8,
     "seal skipped": 8,
     "sent home for ever": 16,
-    "spare leaked after a crash": 11,
+    "spare leaked after a crash": 39,
     "suspects beside others": 41,
     "switched to a spare with other code": 13,
     "the pause that a handler asks for is ignored": 27,
@@ -240,6 +243,16 @@ def test_what_the_scenario_throws_is_told_from_what_it_does_not() -> None:
 @pytest.mark.parametrize("name", STEPPING)
 def test_a_registry_that_steps_back_is_hard(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=steps_back))
+
+
+def has_batches(scenario: Scenario) -> bool:
+    return bool(scenario.batched)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", BATCHED)
+def test_a_batch_that_is_not_taken_apart_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_batches))
 
 
 def renames(scenario: Scenario) -> bool:

@@ -45,11 +45,14 @@ class Circuits:
         because: str,
         after: float | None = None,
         own: bool = False,
+        tells: bool = True,
     ) -> Again | None:
         """A handling failed. Returns how its event is tried again; None: give it up."""
         was_open, probes = circuit.opened_at is not None, circuit.probes
         now = asyncio.get_running_loop().time()
-        again = circuit.failed(event_id, attempt, now, self._rng.random(), because=because, after=after, own=own)
+        again = circuit.failed(
+            event_id, attempt, now, self._rng.random(), because=because, after=after, own=own, tells=tells
+        )
         if circuit.opened_at is None:
             return again
         if not was_open:

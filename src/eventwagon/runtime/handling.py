@@ -18,6 +18,7 @@ import msgspec
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..display.text import parts_of, plain, said
+from ..errors import Failed as SomeFailed
 from ..errors import Reject, Retry, Snooze, UsageError, check_pause
 from ..event import (
     DEAD,
@@ -44,11 +45,24 @@ _logger = logging.getLogger("eventwagon.worker")
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "options", "wants_context")
+    __slots__ = (
+        "_warned",
+        "batch",
+        "call",
+        "channel",
+        "decode",
+        "encode",
+        "is_async",
+        "name",
+        "options",
+        "wants_context",
+    )
 
     def __init__(self, channel: str, function: Callable[..., Any], shape: Shape, options: Options = NONE) -> None:
         self.channel = channel
         self.options = options
+        self.batch = options.batch
+        """It takes a list of at most this many payloads; None: it takes one."""
         self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)
@@ -308,6 +322,19 @@ class _AnyChannel(dict[str, Handler]):
         return Handler(check_channel_name(name), print, Shape(Any, False, False))
 
 
+class Emitting(Protocol):
+    """What a handler emits by: the context of an event, or that of a batch."""
+
+    @property
+    def emitted(self) -> Sequence[tuple[str, Event]]:
+        """What it has emitted, each with its channel's name."""
+        ...
+
+    def close(self) -> None:
+        """The handler has ended: from now on nothing can be emitted."""
+        ...
+
+
 class Handled(NamedTuple):
     """The handler returned: store what it emitted, then settle its event. What was emitted includes the dead letters of
     events of a batch."""
@@ -421,7 +448,7 @@ def begin(
     and it is cancelled again. A handler in a thread goes on in any case; `run.thread` says when it has ended.
     """
     if event.extensions and UNDECODABLE in event.extensions:
-        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+        return no_payload(event, handler)
     if context is not None and is_batch(event):
         return _each(handler, event, context, run, threads)
     try:
@@ -429,7 +456,7 @@ def begin(
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
-        return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
+        return no_payload(event, handler, e)
     if not handler.is_async:
         return _in_thread(handler, context, run, threads, (payload,) if context is None else (payload, context))
     try:
@@ -437,6 +464,27 @@ def begin(
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
     return _driven(handler, context, run, work)
+
+
+def call(
+    handler: Handler, context: Emitting, run: RunState, threads: Threads, arguments: tuple[object, ...]
+) -> Outcome | Awaitable[Outcome]:
+    """Call the handler with these arguments, as `begin` does."""
+    if not handler.is_async:
+        return _in_thread(handler, context, run, threads, arguments)
+    try:
+        work = handler.call(*arguments)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e, context)
+    return _driven(handler, context, run, work)
+
+
+def no_payload(event: Event, handler: Handler, error: BaseException | None = None) -> Dead:
+    """The outcome of an event whose data are no payload for this handler. `error` is what the decoder raised; None: the
+    message could not even be read."""
+    if error is None:
+        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+    return Dead(f"can't be decoded for handler {handler.name}: {said(error)}")
 
 
 async def _each(handler: Handler, batch: Event, context: Context, run: RunState, threads: Threads) -> Outcome:
@@ -466,7 +514,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
     return Handled(emitted) if emitted else HANDLED
 
 
-def _driven(handler: Handler, context: Context | None, run: RunState, work: Any) -> Outcome | Awaitable[Outcome]:
+def _driven(handler: Handler, context: Emitting | None, run: RunState, work: Any) -> Outcome | Awaitable[Outcome]:
     """Run the awaitable that a handler returned. If it never waits, it ends at once."""
     coroutine = work if type(work) is CoroutineType else _awaiting(work)
     try:
@@ -489,7 +537,12 @@ class _Rest:
     __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
 
     def __init__(
-        self, handler: Handler, context: Context | None, run: RunState, coroutine: Coroutine[Any, Any, Any], signal: Any
+        self,
+        handler: Handler,
+        context: Emitting | None,
+        run: RunState,
+        coroutine: Coroutine[Any, Any, Any],
+        signal: Any,
     ) -> None:
         self._handler = handler
         self._context = context
@@ -526,7 +579,7 @@ class _Rest:
 
 
 async def _in_thread(
-    handler: Handler, context: Context | None, run: RunState, threads: Threads, arguments: tuple[object, ...]
+    handler: Handler, context: Emitting | None, run: RunState, threads: Threads, arguments: tuple[object, ...]
 ) -> Outcome:
     try:
         result, error = await threads.run(run, handler.call, *arguments)
@@ -547,8 +600,8 @@ def _is_awaitable(result: object) -> bool:
         return False
 
 
-def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
-    if issubclass(type(result), Reject | Retry | Snooze):
+def _returned(handler: Handler, context: Emitting | None, result: object) -> Outcome:
+    if issubclass(type(result), Reject | Retry | Snooze | SomeFailed):
         assert isinstance(result, Exception)  # noqa: S101 - for the type checker
         return _outcome(result, context)  # it meant to raise it
     if context is not None:
@@ -558,14 +611,19 @@ def _returned(handler: Handler, context: Context | None, result: object) -> Outc
     return Handled(context.emitted) if context is not None and context.emitted else HANDLED
 
 
-def _outcome(error: BaseException, context: Context | None) -> Outcome:
+def meaning(error: BaseException) -> Outcome:
+    """The outcome that a handler of batches means by this exception of one event."""
+    return Failed(said(error), error) if issubclass(type(error), KeyboardInterrupt) else _outcome(error, None)
+
+
+def _outcome(error: BaseException, context: Emitting | None) -> Outcome:
     """The outcome that a handler means by raising this."""
     if context is not None:
         context.close()
     if issubclass(type(error), KeyboardInterrupt):
         raise error
     try:
-        match _meant(error):
+        match meant(error):
             case Reject() as reject:
                 reason = said(reject).partition(": ")[2]
                 return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
@@ -581,7 +639,7 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
     return Failed(said(error), error)
 
 
-def _meant(error: BaseException) -> BaseException:
+def meant(error: BaseException) -> BaseException:
     """What a handler raised, without the groups that contain nothing else: a TaskGroup wraps what its tasks raise."""
     while len(parts := parts_of(error)) == 1:
         error = parts[0]

@@ -111,7 +111,7 @@ class WagonConsumer:
     @property
     def in_hand(self) -> int:
         """Events that its handlers have in hand."""
-        return self.state.busy
+        return self.state.busy + self.state.more
 
     @property
     def paused(self) -> bool:

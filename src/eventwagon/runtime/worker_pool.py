@@ -161,6 +161,8 @@ class WorkerPool:
                 await prefetcher.fetch_one()
                 continue
             settler = prefetcher.settler
+            if prefetcher.forming is not None:
+                worker.others = prefetcher.take_others(delivery, late=dispatcher.late)
             if delivery.suspect:
                 await runner.handle_alone(worker, settler, delivery)
             elif (outcome := runner.start(worker, settler, delivery, now)) is not None:

@@ -35,7 +35,8 @@ class PoolState:
         self.closed = False
         """The pool takes no more events. Written by WorkerPool."""
         self.handler_seconds = 0.0
-        """How long a handler takes, averaged over the recent ones; 0 before the first. Written by HandlerRunner."""
+        """How long a handler takes for an event, averaged over the recent ones; 0 before the first. Written by
+        HandlerRunner."""
         self.starved = False
         """A prefetcher has begun to sleep with an empty buffer. Set by Prefetcher, cleared by Dispatcher."""
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -86,6 +87,7 @@ class WagonState:
         "failed",
         "handled",
         "leaving",
+        "more",
         "on_known",
         "paused",
         "quiet",
@@ -106,14 +108,17 @@ class WagonState:
         WorkerPool if the program is interrupted. Cleared by WagonConsumer."""
         self.busy = 0
         """Workers that handle one of its events. Written by HandlerRunner."""
+        self.more = 0
+        """Events that they handle in batches, besides one for each worker. Written by HandlerRunner."""
         self.handled = 0
-        """Handlings that ended well. Written by HandlerRunner."""
+        """Events whose handling ended well. Written by HandlerRunner."""
         self.failed = 0
-        """Handlings that failed. Written by HandlerRunner."""
+        """Events whose handling failed; a batch that failed as a whole counts once. Written by HandlerRunner."""
         self.count = 0
-        """Handlings that ended, whatever came of them. Written by HandlerRunner."""
+        """Events whose handling ended, whatever came of it. Written by HandlerRunner."""
         self.seconds = self.squares = 0.0
-        """How long those took in all, and the sum of the squares. Written by HandlerRunner."""
+        """How long those took in all, and the sum of the squares; the events of a batch share its time. Written by
+        HandlerRunner."""
         self.on_known: Callable[[], object] = lambda: None
         """Called once enough have ended to tell how long they take. Written by InProcess."""
 

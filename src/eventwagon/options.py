@@ -60,8 +60,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         put("dead_on", _errors("dead_on", self.dead_on))
         if self.retry_on is not None:
             put("retry_on", _errors("retry_on", self.retry_on))
+        if self.backoff is not None and self.backoff_most is not None:
+            check_backoff(self.backoff, self.backoff_most)
         if self.within is not None and self.batch is None:
             raise UsageError("within= is for handlers of batches: give batch= too")
+
+    def never_retried(self, error: BaseException) -> str:
+        """Why no retry follows this error, in words; empty if one does. `retry_on` is about Exceptions: an error of
+        another kind (CancelledError, SystemExit) is retried unless `dead_on` says otherwise. It may raise whatever the
+        checks of users' classes raise."""
+        kind = type(error)
+        if self.dead_on and issubclass(kind, self.dead_on):
+            return "dead_on"
+        if self.retry_on is not None and issubclass(kind, Exception) and not issubclass(kind, self.retry_on):
+            return "not in retry_on"
+        return ""
 
 
 def make_options(where: str, **given: Any) -> Options:
@@ -70,6 +83,12 @@ def make_options(where: str, **given: Any) -> Options:
         return Options(**given)
     except UsageError as e:
         raise UsageError(f"{where}: {e}") from None
+
+
+def check_backoff(backoff: float, most: float) -> None:
+    """Raise UsageError if the first pause before a retry is longer than the longest one."""
+    if most < backoff:
+        raise UsageError(f"backoff_most={most:g} is less than backoff={backoff:g}: the longest pause is the first")
 
 
 def per_second(what: str, value: Any) -> float:

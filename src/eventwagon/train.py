@@ -109,8 +109,15 @@ class Train:
 
         The handler takes `(payload)` or `(payload, ctx)`, is sync (runs in a thread) or async, and returns nothing. The
         annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
-        letters. Declare channels in the order of the choreography, parents first. Raises UsageError, also if the
-        channel has a handler; one of the same name in `__main__` (a notebook's cell that runs again) is replaced.
+        letters. Declare channels in the order of the choreography, parents first.
+
+        The options replace the train's settings for this handler; times are in seconds. `timeout`: how long it may take
+        for one event. `attempts`, `backoff`, `backoff_most`: how its failed events are retried. `dead_on`: exceptions
+        after which the event goes to the dead letters at once. `retry_on`: if given, only these are retried. A handling
+        that takes longer than it may counts as a TimeoutError.
+
+        Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
+        runs again) is replaced.
         """
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
@@ -127,6 +134,10 @@ class Train:
             batch=batch,
             within=within,
         )
+        try:
+            self.settings.retries_of(options)
+        except UsageError as e:
+            raise UsageError(f"handler of {channel!r}: {e}") from None
 
         def register(function: _F) -> _F:
             if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
@@ -137,6 +148,12 @@ class Train:
             return function
 
         return register
+
+    @property
+    def longest_timeout(self) -> float:
+        """How long a handler may take for one event, in seconds: the longest of all handlers'."""
+        given = (handler.options.timeout for handler in self.handlers.values())
+        return max([self.settings.handler_timeout, *(seconds for seconds in given if seconds is not None)])
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import eventwagon
 from eventwagon.contracts.facts import DECISIONS, Fact
 from eventwagon.errors import EventwagonError
 from eventwagon.limits import parse_limit
+from eventwagon.options import Options
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks
 from tests.docs.documents import DOCUMENTS, ROOT, name, prose
@@ -115,6 +116,7 @@ def test_settings_named_in_the_docs_exist() -> None:
     for said in re.findall(r"`([a-z_]+)=[^`]*`", text):
         known = {
             *Settings.__struct_fields__,
+            *Options.__struct_fields__,
             "each",
             "synchronous",
             "total",

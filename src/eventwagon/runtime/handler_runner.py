@@ -32,6 +32,7 @@ from .handling import (
     Threads,
     begin,
     handlers_own,
+    never_retried,
 )
 from .runtime import Runtime, report_failure
 from .settling import Settler
@@ -56,7 +57,7 @@ _BEFORE_ALONE = 1.0
 class Worker(RunState):
     """One worker, and the event that it handles. Written by HandlerRunner."""
 
-    __slots__ = ("attempt", "busy", "circuit", "delivery", "settler", "task", "until")
+    __slots__ = ("attempt", "busy", "circuit", "delivery", "expired", "settler", "task", "until")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         super().__init__()
@@ -72,6 +73,8 @@ class Worker(RunState):
         """The loop's time when its handler is cut short or, after that, given up."""
         self.busy = False
         """Its handler is under way."""
+        self.expired = False
+        """Its handler was cut short because it took longer than it may."""
 
     @property
     def is_stray(self) -> bool:
@@ -148,7 +151,7 @@ class HandlerRunner:
         source, settings = settler.source, self._runtime.settings
         wagon, circuit, event = source.wagon, source.circuit, delivery.event
         attempt = delivery.attempt
-        if delivery.suspect and attempt > (settings.attempts or DEATHS):
+        if delivery.suspect and attempt > (source.retries.attempts or DEATHS):
             wagon.failed += 1
             self._circuits.passed(circuit, event.id, gone=True)
             settler.die(delivery, "its process ended while it handled this event alone", attempt - 1)
@@ -162,7 +165,7 @@ class HandlerRunner:
         gate.busy += 1
         if gate.others_first:
             gate.began()
-        worker.busy, worker.until = True, now + settings.handler_timeout
+        worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)
         handler = source.handler
@@ -235,7 +238,8 @@ class HandlerRunner:
         self, worker: Worker, settler: Settler, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
     ) -> None:
         wagon, circuits, event_id = settler.source.wagon, self._circuits, delivery.event.id
-        once = self._runtime.settings.attempts == 1
+        retries = settler.source.retries
+        once = retries.attempts == 1
         if worker.because and wagon.leaving and not once:
             circuits.passed(circuit, event_id, gone=False)
             settler.give_back(delivery)  # cut short because we leave: not its failure
@@ -244,9 +248,7 @@ class HandlerRunner:
             strays = self._stray(settler.source, event_id, once=once)
             if strays <= _STRAYS_FREE and not once:
                 circuits.passed(circuit, event_id, gone=False)
-                pause = (
-                    self._runtime.settings.retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
-                )
+                pause = retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
                 settler.give_back(delivery, pause)
                 return
             outcome = Failed(f"another task cancelled its handler ({count(strays, 'time')})")
@@ -255,6 +257,17 @@ class HandlerRunner:
             worker.not_started = None
             circuits.passed(circuit, event_id, gone=False)
             settler.give_back(delivery, _BEFORE_ANOTHER_THREAD)
+            return
+        handler = settler.source.handler
+        raised = outcome.error if isinstance(outcome, Failed) else None
+        if worker.expired:
+            raised, worker.expired = TimeoutError(), False
+        if isinstance(outcome, Failed) and raised is not None and (why := never_retried(handler, raised)):
+            wagon.failed += 1
+            circuits.passed(circuit, event_id, gone=True)
+            because = f"{outcome.because} ({why})"
+            settler.die(delivery, because, worker.attempt)
+            self._log_failure(handler, event_id, worker.attempt, because, outcome.error, dies=True)
             return
         match outcome:
             case Snoozed(after=after, because=because):
@@ -272,7 +285,6 @@ class HandlerRunner:
                     settler.die(delivery, because, worker.attempt)
                 else:
                     settler.retry(delivery, because, worker.attempt, again)
-                handler = settler.source.handler
                 self._log_failure(handler, event_id, worker.attempt, because, error, dies=again is None)
 
     def _cancelled_itself(self, worker: Worker, error: BaseException | None) -> bool:
@@ -378,6 +390,7 @@ class HandlerRunner:
         event. If the handler's thread goes on, this worker waits for its end, or there would be one worker too many."""
         is_stray, because, thread = worker.is_stray, worker.because, worker.thread
         worker.because, worker.given_up, worker.strayed, worker.thread = "", False, False, None
+        worker.expired = False
         if thread is not None and (thread.over or self._pool.closed):
             thread = None
         if is_stray and thread is None:
@@ -409,14 +422,14 @@ class HandlerRunner:
         was cut short, which may be long over when it ends."""
         self._timer, self._due = None, math.inf
         now = self._time()
-        timeout = self._runtime.settings.handler_timeout
         working = [worker for worker in self._workers.values() if worker.settler is not None]
         for worker in working:
             if worker.until <= now:
                 if worker.because:
                     self._give_up(worker)
-                else:
-                    self._cut_short(worker, f"not finished after handler_timeout={timeout:g} s")
+                elif worker.settler is not None:
+                    worker.expired = True
+                    self._cut_short(worker, worker.settler.source.overran)
         later = [worker.until for worker in working if worker.until < math.inf]
         if later:
             self._arm(min(later))

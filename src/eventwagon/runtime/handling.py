@@ -363,6 +363,8 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         match outcome:
             case Handled(emitted=more):
                 emitted += more
+            case Failed(because=because, error=error) if error is not None and (why := never_retried(handler, error)):
+                emitted.append(own.died(f"{because} ({why})"))
             case Dead(because=because):
                 emitted.append(own.died(because))
             case _:
@@ -483,6 +485,20 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
     except BaseException:  # noqa: BLE001, S110 - one that can't even be asked what it is, is a failure like any other
         pass
     return Failed(said(error), error)
+
+
+def never_retried(handler: Handler, error: BaseException) -> str:
+    """Why the handler's options exclude a retry after this error, in words; empty if they don't. Never raises, except
+    KeyboardInterrupt."""
+    options = handler.options
+    if not options.dead_on and options.retry_on is None:
+        return ""
+    try:
+        return options.never_retried(_meant(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a user's class may do anything when it is asked about another
+        return ""
 
 
 def _meant(error: BaseException) -> BaseException:

@@ -150,8 +150,10 @@ class WagonConsumer:
                 raise
             self._gone.add(channel)
             return None
-        circuit = self._circuits.of(channel.name, guarded=self.state.spec.guarded)
-        source = ChannelState(self.state, channel, runtime.handlers[channel.name], subscription, circuit)
+        handler, settings = runtime.handlers[channel.name], runtime.settings
+        retries = settings.retries_of(handler.options)
+        circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
+        source = ChannelState(self.state, channel, handler, subscription, circuit, settings)
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )
@@ -187,7 +189,7 @@ class WagonConsumer:
                 if prefetcher is not None:
                     self._fetching.append(self._keep_up(prefetcher.fetch, "fetching"))
         for each in self._channels:
-            circuit = self._circuits.of(each.source.channel.name, guarded=spec.guarded)
+            circuit = self._circuits.of(each.source.channel.name, each.source.retries, guarded=spec.guarded)
             if circuit is not each.source.circuit:
                 each.settler.change_circuit(circuit)
                 self._pool.state.wake_all()

@@ -11,6 +11,7 @@ from ..breaker import Circuit
 from ..contracts.broker import Subscription
 from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
+from ..settings import Settings
 from .handling import Handler
 
 PAUSES = (0.05, 2.0)
@@ -121,17 +122,34 @@ class WagonState:
 class ChannelState:
     """One channel of a served wagon, and this process's consumer of it."""
 
-    __slots__ = ("channel", "circuit", "handler", "room", "subscription", "wagon")
+    __slots__ = ("channel", "circuit", "handler", "retries", "room", "subscription", "timeout", "wagon")
 
     def __init__(
-        self, wagon: WagonState, channel: Channel, handler: Handler, subscription: Subscription, circuit: Circuit
+        self,
+        wagon: WagonState,
+        channel: Channel,
+        handler: Handler,
+        subscription: Subscription,
+        circuit: Circuit,
+        settings: Settings,
     ) -> None:
         self.wagon = wagon
         self.channel = channel
         self.handler = handler
+        self.retries = settings.retries_of(handler.options)
+        """How its failed events are retried."""
+        own = handler.options.timeout
+        self.timeout = settings.handler_timeout if own is None else own
+        """Seconds that its handler may take for one event."""
         self.subscription = subscription
         self.circuit = circuit
         """Written by Settler.change_circuit."""
         self.room = asyncio.Event()
         """Set when the prefetcher should check whether to fetch, by the class that changed the reason; cleared by
         Prefetcher."""
+
+    @property
+    def overran(self) -> str:
+        """Why a handling is cut short that took longer than it may."""
+        setting = "handler_timeout" if self.handler.options.timeout is None else "timeout"
+        return f"not finished after {setting}={self.timeout:g} s"

@@ -94,6 +94,7 @@ from .errors import (
 )
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .options import Budget
 from .runtime.handling import Context
 from .settings import Settings
 from .train import Train
@@ -107,6 +108,7 @@ __all__ = [
     "BreakerOpened",
     "BrokenManifest",
     "BrokerError",
+    "Budget",
     "ChannelFull",
     "ChannelGone",
     "ChannelThreatened",

@@ -6,8 +6,8 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from .connection import Connection
@@ -19,8 +19,10 @@ from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
-from .options import make_options
+from .options import Budget, check_budgets, make_options
 from .payload import caller_names, shape
+from .runtime.budget_shares import agreed_budgets
+from .runtime.budgets import ChannelBudget
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
 from .runtime.lifespan import Opening, alive, opening_of
@@ -95,6 +97,7 @@ class Train:
         *,
         concurrency: int | None = None,
         rate: str | float | None = None,
+        budget: Budget | Sequence[Budget] = (),
         timeout: float | None = None,
         attempts: int | None = None,
         backoff: float | None = None,
@@ -111,10 +114,12 @@ class Train:
         annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
         letters. Declare channels in the order of the choreography, parents first.
 
-        The options replace the train's settings for this handler; times are in seconds. `timeout`: how long it may take
-        for one event. `attempts`, `backoff`, `backoff_most`: how its failed events are retried. `dead_on`: exceptions
-        after which the event goes to the dead letters at once. `retry_on`: if given, only these are retried. A handling
-        that takes longer than it may counts as a TimeoutError.
+        The options replace the train's settings for this handler; times are in seconds. `concurrency`: how many events
+        of the channel are handled at a time, `rate`: how many begin in a second (`"20/s"`, `"300/min"`, or a number),
+        in all processes and wagons together. `budget`: one or several `Budget`s that channels share. `timeout`: how
+        long it may take for one event. `attempts`, `backoff`, `backoff_most`: how its failed events are retried.
+        `dead_on`: exceptions after which the event goes to the dead letters at once. `retry_on`: if given, only these
+        are retried. A handling that takes longer than it may counts as a TimeoutError.
 
         Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
         runs again) is replaced.
@@ -125,6 +130,7 @@ class Train:
             f"handler of {channel!r}",
             concurrency=concurrency,
             rate=rate,
+            budget=budget,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,
@@ -136,6 +142,7 @@ class Train:
         )
         try:
             self.settings.retries_of(options)
+            check_budgets((b for handler in self.handlers.values() for b in handler.options.budget), options.budget)
         except UsageError as e:
             raise UsageError(f"handler of {channel!r}: {e}") from None
 
@@ -210,7 +217,9 @@ class Train:
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
-        async with open_drivers(url, clock=clock).broker as broker:
+        drivers = open_drivers(url, clock=clock)
+        async with AsyncExitStack() as stack:
+            broker = await stack.enter_async_context(drivers.broker)
             runtime = Runtime(
                 train=self.name,
                 settings=self.settings,
@@ -223,11 +232,14 @@ class Train:
                 name=owner,
                 revision=self.revision,
             )
-            async with (
-                alive(self.opening, self.settings.grace, runtime.bulkhead) as state,
-                wagon_workers(dataclasses.replace(runtime, state=state), shared=False) as (_, local),
-            ):
-                yield broker, local
+            state = await stack.enter_async_context(alive(self.opening, self.settings.grace, runtime.bulkhead))
+            budgets: Mapping[str, ChannelBudget] = {}
+            if any(handler.options.is_bounded for handler in self.handlers.values()):
+                registry = await stack.enter_async_context(drivers.registry)
+                budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
+            runtime = dataclasses.replace(runtime, state=state, budgets=budgets)
+            _, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            yield broker, local
 
 
 def _is_same_cell(known: object, new: object) -> bool:

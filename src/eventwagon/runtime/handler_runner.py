@@ -16,6 +16,7 @@ from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
+from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
 from .forks import forks, leave
@@ -165,6 +166,8 @@ class HandlerRunner:
         gate.busy += 1
         if gate.others_first:
             gate.began()
+        if source.budget is not None:
+            source.budget.begin()
         worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)
@@ -195,6 +198,8 @@ class HandlerRunner:
         source, gate = settler.source, self.gate
         source.wagon.busy -= 1
         gate.busy -= 1
+        if source.budget is not None:
+            _give_room(source.budget, worker)
         if gate.crowd:
             gate.make_room()
         worker.busy = False
@@ -240,7 +245,7 @@ class HandlerRunner:
         wagon, circuits, event_id = settler.source.wagon, self._circuits, delivery.event.id
         retries = settler.source.retries
         once = retries.attempts == 1
-        if worker.because and wagon.leaving and not once:
+        if worker.because and (wagon.leaving or worker.because == LEASE_LOST) and not once:
             circuits.passed(circuit, event_id, gone=False)
             settler.give_back(delivery)  # cut short because we leave: not its failure
             return
@@ -296,7 +301,10 @@ class HandlerRunner:
     def drop(self, worker: Worker) -> None:
         """The worker failed, or ends: let the claim of its event expire, if it has one. Idempotent."""
         if worker.settler is not None and worker.delivery is not None:
-            worker.settler.source.wagon.busy -= worker.busy
+            source = worker.settler.source
+            if source.budget is not None and worker.busy:
+                _give_room(source.budget, worker)
+            source.wagon.busy -= worker.busy
             self.gate.busy -= worker.busy
             worker.settler.not_tried(worker.delivery)
             worker.settler.forget([worker.delivery])
@@ -317,6 +325,8 @@ class HandlerRunner:
             async with self.gate.alone() as alone:
                 if wagon.paused:
                     settler.give_back(delivery)
+                elif alone and settler.source.budget is not None and settler.source.budget.blocked:
+                    settler.give_back(delivery, _BEFORE_ALONE)
                 elif not alone or wagon.leaving:
                     settler.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random()))
                 elif await self._marked(settler, delivery):
@@ -373,6 +383,12 @@ class HandlerRunner:
         """Cancel the handlers that run for this wagon. Idempotent."""
         for worker in self._working_for(wagon):
             self._cut_short(worker, because)
+
+    def cut_channel(self, source: ChannelState, because: str) -> None:
+        """Cancel the handlers that run for this channel of a wagon. Idempotent."""
+        for worker in self._workers.values():
+            if worker.settler is not None and worker.settler.source is source and worker.busy:
+                self._cut_short(worker, because)
 
     def give_up(self, wagon: WagonState) -> None:
         """Stop running the handlers of this wagon that were cancelled and go on all the same. Idempotent."""
@@ -514,6 +530,14 @@ class HandlerRunner:
             more,
             exc_info=shown(error, handlers_own(error)) if error is not None and held_back is not None else None,
         )
+
+
+def _give_room(budget: ChannelBudget, worker: Worker) -> None:
+    """A handling has ended; if its function goes on in a thread, it counts until that ends."""
+    if worker.thread is not None and not worker.thread.over:
+        worker.thread.on_end = budget.end
+    else:
+        budget.end()
 
 
 async def _absorb(task: asyncio.Task[None]) -> None:

@@ -511,16 +511,19 @@ def _meant(error: BaseException) -> BaseException:
 class ThreadCall:
     """A function's call in a thread. `done` gets its result, unless nobody waits for it any more."""
 
-    __slots__ = ("_ended", "done", "over")
+    __slots__ = ("_ended", "done", "on_end", "over")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self.over = False
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when the function has returned or raised."""
         self._ended: asyncio.Future[None] | None = None
 
     def finish(self, result: object, error: BaseException | None) -> None:
         """The function has returned or raised."""
         self.over = True
+        self.on_end()
         if not self.done.done():
             self.done.set_result((result, error))
         if self._ended is not None and not self._ended.done():

@@ -12,6 +12,7 @@ from ..contracts.broker import Subscription
 from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
 from ..settings import Settings
+from .budgets import ChannelBudget
 from .handling import Handler
 
 PAUSES = (0.05, 2.0)
@@ -122,7 +123,7 @@ class WagonState:
 class ChannelState:
     """One channel of a served wagon, and this process's consumer of it."""
 
-    __slots__ = ("channel", "circuit", "handler", "retries", "room", "subscription", "timeout", "wagon")
+    __slots__ = ("budget", "channel", "circuit", "handler", "retries", "room", "subscription", "timeout", "wagon")
 
     def __init__(
         self,
@@ -132,7 +133,10 @@ class ChannelState:
         subscription: Subscription,
         circuit: Circuit,
         settings: Settings,
+        budget: ChannelBudget | None = None,
     ) -> None:
+        self.budget = budget
+        """What this process may use now of the channel's budgets; None: it has none."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler

@@ -95,6 +95,7 @@ from .errors import (
 )
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .options import Budget
 from .runtime.batching import BatchContext
 from .runtime.handling import Context
 from .settings import Settings
@@ -110,6 +111,7 @@ __all__ = [
     "BreakerOpened",
     "BrokenManifest",
     "BrokerError",
+    "Budget",
     "ChannelFull",
     "ChannelGone",
     "ChannelThreatened",

@@ -17,7 +17,7 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Deployment, InSteps, Orchestrator
+from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
 from .display.redaction import redacted
@@ -97,6 +97,13 @@ class Connection:
         clock: Callable[[], float],
         redeclare: bool,
     ) -> None:
+        bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
+        given: object = orchestrator
+        if bounded and isinstance(given, Delivering):
+            raise UsageError(
+                f"handler of {bounded[0]!r}: {given.platform} delivers the events by itself, so concurrency=, "
+                "rate= and budget= can't be kept to: leave them out, or use another orchestrator"
+            )
         self.train = train
         self.broker = broker
         self.registry = registry

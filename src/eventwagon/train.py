@@ -6,8 +6,8 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
 from .connection import Connection
@@ -19,9 +19,11 @@ from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
-from .options import make_options
+from .options import Budget, check_budgets, make_options
 from .payload import caller_names, shape
 from .runtime.batching import checked_shape
+from .runtime.budget_shares import agreed_budgets
+from .runtime.budgets import ChannelBudget
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
 from .runtime.lifespan import Opening, alive, opening_of
@@ -99,6 +101,7 @@ class Train:
         *,
         concurrency: int | None = None,
         rate: str | float | None = None,
+        budget: Budget | Sequence[Budget] = (),
         timeout: float | None = None,
         attempts: int | None = None,
         backoff: float | None = None,
@@ -114,8 +117,17 @@ class Train:
         The handler takes `(payload)` or `(payload, ctx)`, is sync (runs in a thread) or async, and returns nothing. The
         annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
         letters. With `batch` it takes a list of payloads (see docs/batches.md). Declare channels in the order of the
-        choreography, parents first. Raises UsageError, also if the channel has a handler; one of the same name in
-        `__main__` (a notebook's cell that runs again) is replaced.
+        choreography, parents first.
+
+        The options replace the train's settings for this handler; times are in seconds. `concurrency`: how many events
+        of the channel are handled at a time, `rate`: how many begin in a second (`"20/s"`, `"300/min"`, or a number),
+        in all processes and wagons together. `budget`: one or several `Budget`s that channels share. `timeout`: how
+        long it may take for one event. `attempts`, `backoff`, `backoff_most`: how its failed events are retried.
+        `dead_on`: exceptions after which the event goes to the dead letters at once. `retry_on`: if given, only these
+        are retried. A handling that takes longer than it may counts as a TimeoutError.
+
+        Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
+        runs again) is replaced.
         """
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
@@ -123,6 +135,7 @@ class Train:
             f"handler of {channel!r}",
             concurrency=concurrency,
             rate=rate,
+            budget=budget,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,
@@ -132,6 +145,11 @@ class Train:
             batch=batch,
             within=within,
         )
+        try:
+            self.settings.retries_of(options)
+            check_budgets((b for handler in self.handlers.values() for b in handler.options.budget), options.budget)
+        except UsageError as e:
+            raise UsageError(f"handler of {channel!r}: {e}") from None
 
         def register(function: _H) -> _H:
             if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
@@ -143,6 +161,12 @@ class Train:
             return function
 
         return register
+
+    @property
+    def longest_timeout(self) -> float:
+        """How long a handler may take for one event, in seconds: the longest of all handlers'."""
+        given = (handler.options.timeout for handler in self.handlers.values())
+        return max([self.settings.handler_timeout, *(seconds for seconds in given if seconds is not None)])
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -199,7 +223,9 @@ class Train:
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
-        async with open_drivers(url, clock=clock).broker as broker:
+        drivers = open_drivers(url, clock=clock)
+        async with AsyncExitStack() as stack:
+            broker = await stack.enter_async_context(drivers.broker)
             runtime = Runtime(
                 train=self.name,
                 settings=self.settings,
@@ -212,11 +238,14 @@ class Train:
                 name=owner,
                 revision=self.revision,
             )
-            async with (
-                alive(self.opening, self.settings.grace, runtime.bulkhead) as state,
-                wagon_workers(dataclasses.replace(runtime, state=state), shared=False) as (_, local),
-            ):
-                yield broker, local
+            state = await stack.enter_async_context(alive(self.opening, self.settings.grace, runtime.bulkhead))
+            budgets: Mapping[str, ChannelBudget] = {}
+            if any(handler.options.is_bounded for handler in self.handlers.values()):
+                registry = await stack.enter_async_context(drivers.registry)
+                budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
+            runtime = dataclasses.replace(runtime, state=state, budgets=budgets)
+            _, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            yield broker, local
 
 
 def _is_same_cell(known: object, new: object) -> bool:

@@ -227,7 +227,8 @@ async def _serve(
         train.settings = msgspec.structs.replace(train.settings, grace=grace)
     infrastructure = None
     if orchestrator is not None:
-        infrastructure = open_orchestrator(orchestrator, Program(target, url, train.settings))
+        settings = msgspec.structs.replace(train.settings, handler_timeout=train.longest_timeout)
+        infrastructure = open_orchestrator(orchestrator, Program(target, url, settings))
         work = False
     does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
     with asked_to_end() as asked:

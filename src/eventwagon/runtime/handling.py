@@ -507,6 +507,8 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         match outcome:
             case Handled(emitted=more):
                 emitted += more
+            case Failed(because=because, error=error) if error is not None and (why := never_retried(handler, error)):
+                emitted.append(own.died(f"{because} ({why})"))
             case Dead(because=because):
                 emitted.append(own.died(because))
             case _:
@@ -639,6 +641,20 @@ def _outcome(error: BaseException, context: Emitting | None) -> Outcome:
     return Failed(said(error), error)
 
 
+def never_retried(handler: Handler, error: BaseException) -> str:
+    """Why the handler's options exclude a retry after this error, in words; empty if they don't. Never raises, except
+    KeyboardInterrupt."""
+    options = handler.options
+    if not options.dead_on and options.retry_on is None:
+        return ""
+    try:
+        return options.never_retried(meant(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a user's class may do anything when it is asked about another
+        return ""
+
+
 def meant(error: BaseException) -> BaseException:
     """What a handler raised, without the groups that contain nothing else: a TaskGroup wraps what its tasks raise."""
     while len(parts := parts_of(error)) == 1:
@@ -649,16 +665,19 @@ def meant(error: BaseException) -> BaseException:
 class ThreadCall:
     """A function's call in a thread. `done` gets its result, unless nobody waits for it any more."""
 
-    __slots__ = ("_ended", "done", "over")
+    __slots__ = ("_ended", "done", "on_end", "over")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self.over = False
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when the function has returned or raised."""
         self._ended: asyncio.Future[None] | None = None
 
     def finish(self, result: object, error: BaseException | None) -> None:
         """The function has returned or raised."""
         self.over = True
+        self.on_end()
         if not self.done.done():
             self.done.set_result((result, error))
         if self._ended is not None and not self._ended.done():

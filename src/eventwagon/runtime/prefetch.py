@@ -104,9 +104,19 @@ class Prefetcher:
         source = self.source
         if source.circuit.held or source.wagon.paused:
             return None
+        if source.budget is not None and self.is_waiting and source.budget.blocked:
+            return None
         if self.buffer:
             return born(self.buffer[0].event)
         return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
+
+    @property
+    def is_waiting(self) -> bool:
+        """An event waits that may be handed out, as far as it knows, if the channel's budgets have room."""
+        source = self.source
+        if source.circuit.held or source.wagon.paused or source.wagon.leaving:
+            return False
+        return bool(self.buffer) or bool(self.aside) or self.remembered is not None
 
     @property
     def fresh(self) -> bool:
@@ -188,10 +198,12 @@ class Prefetcher:
             return 0
         if source.circuit.opened_at is not None:
             return source.circuit.room
-        if self.forming is not None:
+        if self.forming is None:
+            ahead = max(pool.in_need, min(_FETCH_MOST, pool.soon))
+        else:
             most = self.forming.most
-            return min(max(pool.in_need, pool.soon // most) * most, self._fetch_most)
-        return max(pool.in_need, min(_FETCH_MOST, pool.soon))
+            ahead = min(max(pool.in_need, pool.soon // most) * most, self._fetch_most)
+        return ahead if source.budget is None else min(ahead, source.budget.ahead)
 
     @property
     def _fetch_most(self) -> int:
@@ -325,7 +337,9 @@ class Prefetcher:
         """Give back the events that have waited since the last look while all workers were busy: another process may
         have a free one."""
         self._timer = None
-        if not self.source.wagon.leaving and not self._pool.free and self._has_peers():
+        budget = self.source.budget
+        is_busy = not self._pool.free or (budget is not None and budget.blocked)
+        if not self.source.wagon.leaving and is_busy and self._has_peers():
             if self._dry:
                 self._give_back_waiting(self.aside)
             if (began := self._give_back_waiting(self.buffer)) is not None:
@@ -349,9 +363,21 @@ class Prefetcher:
 
     def resume(self) -> None:
         """A worker is idle: fetch ahead again. Idempotent."""
-        if self.resting:
+        budget = self.source.budget
+        if self.resting and (budget is None or not budget.blocked):
             self.resting, self.remembered = False, None
             self.source.room.set()
+
+    def budget_room(self) -> None:
+        """One more event of the channel may begin: wake a worker for it, if one waits."""
+        if self.is_waiting:
+            self._pool.wake(1)
+
+    def budget_changed(self) -> None:
+        """This process may use more of the channel's budgets, or less."""
+        self.source.room.set()
+        if self.is_waiting:
+            self._pool.wake_all()
 
     def circuit_changed(self) -> None:
         """The channel's circuit opened or closed, a probe is due, or one failed."""

@@ -13,6 +13,7 @@ from ..contracts.orchestrator import Orchestrator
 from ..display.text import said
 from ..errors import EventwagonError
 from ..settings import Settings
+from .budgets import ChannelBudget
 from .bulkhead import Bulkhead
 from .handling import Handler
 from .lifespan import Opening
@@ -46,6 +47,9 @@ class Runtime:
     """What the program opens before its workers handle anything; None: nothing."""
     state: Any = None
     """What that yielded: handlers have it as `Context.state`."""
+    budgets: Mapping[str, ChannelBudget] = field(default_factory=dict)
+    """What the workers may use now of the budgets of their channels, by the inner channel's name; channels without one
+    are missing."""
     orchestrator: Orchestrator | None = None
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     rng: random.Random = field(default_factory=lambda: random.Random())

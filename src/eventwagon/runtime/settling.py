@@ -344,11 +344,11 @@ class Settler:
 
     def _emitting_failed(self, delivery: Delivery, because: str) -> None:
         """The driver failed on what the handler emitted: try the event again, or let it die after the last attempt."""
-        settings = self._runtime.settings
-        if delivery.attempt >= (settings.attempts or USUAL):
+        retries = self.source.retries
+        if delivery.attempt >= (retries.attempts or USUAL):
             self.die(delivery, because, delivery.attempt)
         else:
-            pause = settings.retries.pause(delivery.attempt, self._runtime.rng.random())
+            pause = retries.pause(delivery.attempt, self._runtime.rng.random())
             self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:

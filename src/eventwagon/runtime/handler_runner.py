@@ -179,6 +179,7 @@ class HandlerRunner:
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
+                runtime.timetable is not None,
             )
         return begin(handler, event, context, worker, self._threads)
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..backoff import Backoff
 from ..contracts.broker import Delivery
+from ..contracts.timetable import CHANNEL
 from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
@@ -233,8 +234,12 @@ class Prefetcher:
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
         """A receive that asked for `asked` events has returned these."""
         self.settler.received(deliveries)
-        self.buffer.extend(deliveries)
         self._dry = len(deliveries) < asked
+        if not self.source.channel.name and any(
+            d.event.extensions and CHANNEL in d.event.extensions for d in deliveries
+        ):
+            deliveries = self._without_passed_on(deliveries)
+        self.buffer.extend(deliveries)
         if self.resting:
             if deliveries:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
@@ -247,6 +252,19 @@ class Prefetcher:
             self.give_all_back()  # the receive was under way when the circuit opened
         elif self.buffer and self._timer is None and self._has_peers():
             self._look_soon()
+
+    def _without_passed_on(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Events of the timetable that are for inner channels go on to these; no handler sees them here. Returns the
+        others."""
+        if self.source.wagon.leaving or self.source.wagon.paused:
+            return deliveries
+        stay = []
+        for delivery in deliveries:
+            if delivery.event.extensions and CHANNEL in delivery.event.extensions:
+                self.settler.pass_on(delivery)
+            else:
+                stay.append(delivery)
+        return stay
 
     def _look_on(self) -> bool:
         """Whether the events just received are late too, and more may follow."""

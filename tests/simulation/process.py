@@ -30,6 +30,8 @@ from .guests import (
     Failure,
     Unprintable,
     children,
+    delay,
+    emitted_after,
     fate,
     guest,
     is_once,
@@ -58,11 +60,10 @@ from .history import (
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
-from .truth import key_of
+from .truth import EPOCH, key_of
 from .world import World
 
 TRAIN = "t"
-EPOCH = 1_750_000_000.0
 
 _LEFT: ContextVar[str] = ContextVar("_LEFT", default="")
 """Set by handlers of events that change it."""
@@ -207,7 +208,7 @@ class Process(Actor):
     async def _publish(self, connection: Connection, key: str) -> None:
         self.publishing += 1
         try:
-            await connection.publish(key)
+            await connection.publish(key, after=delay(self.slot.scenario, key))
         except EventwagonError as e:
             self.world.record(Refused, key=key, why=_said(e))
         else:
@@ -309,7 +310,7 @@ class Process(Actor):
                 raise
             emitted = children(scenario, payload, after)
             for child in emitted:
-                await ctx.emit(after or "", child)
+                await ctx.emit(after or "", child, after=emitted_after(scenario, child))
             self.world.record(
                 Handled,
                 channel=where,

@@ -31,7 +31,8 @@ from .forks import forks, leave
 _logger = logging.getLogger("eventwagon.worker")
 
 LATER = "later:"
-"""Stands for the train's timetable among the channels that a handler has emitted to; it is no channel's name."""
+"""Stands for the train's timetable among the channels that a handler has emitted to; it is no channel's name. Until
+these events are stored, the `time` of each is how many seconds later it is due."""
 
 
 class Handler:
@@ -202,7 +203,7 @@ class Context:
         self._counts[channel] = self._counts.get(channel, 0) + 1
         if later:
             more = {**event.extensions, CHANNEL: channel}
-            event = msgspec.structs.replace(event, time=self._clock() + later, extensions=more)
+            event = msgspec.structs.replace(event, time=later, extensions=more)
         self.emitted.append((LATER if later else channel, event))
         return _STORED
 

@@ -106,11 +106,10 @@ def checked_timetable(timetable: Timetable | None, broker: str) -> Timetable:
 
 
 async def store_emitted(runtime: Runtime, events: Sequence[Event]) -> None:
-    """Keep what handlers have emitted for later. They count from the time by this process's clock, the timetable by its
-    own."""
+    """Keep what handlers have emitted for later: the `time` of each says how many seconds after now it is due."""
     timetable = checked_timetable(runtime.timetable, type(runtime.broker).__name__)
-    ahead = await timetable.now(runtime.train) - runtime.clock()
-    await timetable.add(runtime.train, [msgspec.structs.replace(e, time=e.time + ahead) for e in events])
+    now = await timetable.now(runtime.train)
+    await timetable.add(runtime.train, [msgspec.structs.replace(e, time=now + e.time) for e in events])
 
 
 def for_channel(event: Event, channel: str) -> Event:

@@ -14,6 +14,7 @@ from .values import in_seconds, is_a, real, shown
 FARTHEST = 10 * 365.25 * 86_400.0
 """Seconds: an event that is due later than in ten years is a mistake."""
 _PLAUSIBLE = 4_102_444_800.0  # the year 2100
+_NO_SECONDS = 1e11  # in milliseconds that is the year 1973
 
 
 class When(msgspec.Struct, frozen=True):
@@ -80,4 +81,4 @@ def _asked(question: Callable[[], Any], name: str, value: object) -> Any:
 def _hint(at: float) -> str:
     units = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
     unit = next((unit for unit, factor in units.items() if at <= _PLAUSIBLE * factor), None)
-    return f": it is in seconds since 1970, and looks like {unit}" if unit and at > _PLAUSIBLE else ""
+    return f": it is in seconds since 1970, and looks like {unit}" if unit and at > _NO_SECONDS else ""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta, tzinfo
 from typing import Any, TypeVar, Unpack
 
 from .connection import Connection
@@ -15,6 +16,7 @@ from .contracts.broker import Broker
 from .contracts.facts import Listener, log
 from .contracts.orchestrator import Orchestrator
 from .contracts.registry import Registry
+from .contracts.timetable import timetable_of
 from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
@@ -30,6 +32,7 @@ from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.runtime import Runtime
+from .schedules import Schedule, make_schedule
 from .settings import AtCap, Auto, Settings, make_settings
 from .settings_given import FurtherSettings
 from .values import check_revision, must_be
@@ -73,6 +76,8 @@ class Train:
         """By inner channel name; the ingress has the empty name."""
         self.opening: Opening | None = None
         """What `lifespan` has registered."""
+        self.schedules: dict[str, Schedule] = {}
+        """What `every` has registered, by name."""
         self._lifespan: object = None
         """The function itself."""
 
@@ -162,6 +167,37 @@ class Train:
 
         return register
 
+    def every(
+        self,
+        when: str | float | timedelta,
+        *,
+        tz: str | tzinfo | None = None,
+        name: str | None = None,
+        channel: str | None = None,
+    ) -> Callable[[_F], _F]:
+        """Register a schedule: at each tick, what the function returns is published as one event, however many
+        processes run the train. `@train.every("*/5 * * * *")` above a function without arguments, or with one: the time
+        of the tick (an aware datetime in UTC). If it returns None, the tick is left out.
+
+        `when` is a cron expression (needs `eventwagon[cron]`), evaluated in the time zone `tz` (default UTC), or an
+        interval in seconds or as a timedelta, of at least 1 s, counted from 1970. `name` is what the processes know the
+        schedule by (default: the function's name). `channel` is an inner channel instead of the ingress.
+
+        Observers call the function; several may call it for one tick, and one event is kept. Put the work into the
+        handler. If no observer runs, missed ticks are not made up for, except the last one. See docs/later.md. Raises
+        UsageError, also for a name that is taken."""
+        inner = "" if channel is None or channel == self.name else check_channel_name(channel)
+
+        def register(function: _F) -> _F:
+            schedule = make_schedule(when, function, tz=tz, name=name, channel=inner)
+            known = self.schedules.get(schedule.name)
+            if known is not None and not _is_same_cell(known.function, function):
+                raise UsageError(f"train {self.name!r} has a schedule {schedule.name!r} already: give another name=")
+            self.schedules[schedule.name] = schedule
+            return function
+
+        return register
+
     @property
     def longest_timeout(self) -> float:
         """How long a handler may take for one event, in seconds: the longest of all handlers'."""
@@ -237,6 +273,7 @@ class Train:
                 opening=self.opening,
                 name=owner,
                 revision=self.revision,
+                timetable=timetable_of(broker),
             )
             state = await stack.enter_async_context(alive(self.opening, self.settings.grace, runtime.bulkhead))
             budgets: Mapping[str, ChannelBudget] = {}

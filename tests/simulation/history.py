@@ -42,6 +42,17 @@ class Stored(Record, frozen=True):
     """By a fault: the same call took effect twice."""
 
 
+class Kept(Record, frozen=True):
+    """The timetable keeps an event for later."""
+
+    channel: str
+    """The inner channel that it is for; empty: the ingress."""
+    id: str
+    key: str
+    due: float
+    """In virtual seconds."""
+
+
 class Settled(Record, frozen=True):
     channel: Channel
     id: str

@@ -29,6 +29,7 @@ from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import Manifest, Wagon, changed, moved
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.contracts.timetable import Due
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
 from eventwagon.errors import Failed as SomeFailed
@@ -48,14 +49,17 @@ from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import in_process as in_process_module
+from eventwagon.runtime import later as later_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
 from eventwagon.runtime import prefetch as prefetch_module
 from eventwagon.runtime import removal as removal_module
+from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.circuits import Circuits
+from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
@@ -108,6 +112,8 @@ PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
 BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
+LATER: dict[str, Mutant] = {}
+"""Those for scenarios in which some events are for later."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -968,6 +974,64 @@ def _moving_waits() -> Iterator[None]:
         yield
 
 
+@_mutant("removed from the timetable before it is published", "I1", LATER)
+def _removed_before_published() -> Iterator[None]:
+    publish = DueEvents._publish
+
+    async def mutant(self: DueEvents, due: Due, deadline: float) -> None:
+        await self._remove(due.events, due)
+        await publish(self, due, deadline)
+
+    with mock.patch.object(DueEvents, "_publish", mutant):
+        yield
+
+
+@_mutant("emitted for later and not kept", "I6", LATER)
+def _emitted_and_not_kept() -> Iterator[None]:
+    """It is kept when its event was settled: a process that dies in between loses it."""
+    emit = Settler._emit
+    kept = later_module.store_emitted
+
+    async def later(runtime: Runtime, events: Sequence[Event]) -> None:
+        asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(kept(runtime, events)))
+
+    async def mutant(self: Settler, channel: Channel, events: Sequence[Event]) -> None:
+        with mock.patch.object(settling_module, "store_emitted", later):
+            await emit(self, channel, events)
+
+    with mock.patch.object(Settler, "_emit", mutant):
+        yield
+
+
+@_mutant("passed on to its channel after it is settled", "I6", LATER)
+def _passed_on_late() -> Iterator[None]:
+    pass_on = Settler.pass_on
+
+    def mutant(self: Settler, delivery: Delivery) -> None:
+        done = self.done
+        self.done = lambda delivery, emitted: done(delivery, ())  # type: ignore[method-assign]
+        try:
+            pass_on(self, delivery)
+        finally:
+            del self.done
+
+    with mock.patch.object(Settler, "pass_on", mutant):
+        yield
+
+
+@_mutant("due by the clock of its process", "later", LATER)
+def _due_by_own_clock() -> Iterator[None]:
+    """What is due is reckoned from this process's wall clock, which may be off by an hour."""
+
+    async def mutant(runtime: Runtime, events: Sequence[Event]) -> None:
+        assert runtime.timetable is not None
+        now = runtime.clock()
+        await runtime.timetable.add(runtime.train, [replace(event, time=now + event.time) for event in events])
+
+    with mock.patch.object(settling_module, "store_emitted", mutant):
+        yield
+
+
 @_mutant("a pause is not heeded", "paused", PAUSED)
 def _pause_not_heeded() -> Iterator[None]:
     with mock.patch.object(member_module, "resting", return_value=frozenset()), _specs_silent():
@@ -1081,6 +1145,7 @@ ALL: dict[str, Mutant] = {
     **LEAVING,
     **HANGING,
     **PAUSED,
+    **LATER,
     **DEFECTS,
     **STEPPING,
     **RENAMING,

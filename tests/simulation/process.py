@@ -32,6 +32,8 @@ from .guests import (
     Failure,
     Unprintable,
     children,
+    delay,
+    emitted_after,
     fate,
     guest,
     is_named,
@@ -61,11 +63,10 @@ from .history import (
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
-from .truth import key_of
+from .truth import EPOCH, key_of
 from .world import World
 
 TRAIN = "t"
-EPOCH = 1_750_000_000.0
 
 _LEFT: ContextVar[str] = ContextVar("_LEFT", default="")
 """Set by handlers of events that change it."""
@@ -210,7 +211,7 @@ class Process(Actor):
     async def _publish(self, connection: Connection, key: str) -> None:
         self.publishing += 1
         try:
-            await connection.publish(key)
+            await connection.publish(key, after=delay(self.slot.scenario, key))
         except EventwagonError as e:
             self.world.record(Refused, key=key, why=_said(e))
         else:
@@ -296,7 +297,7 @@ class Process(Actor):
                 raise
             emitted = children(self.slot.scenario, payload, after)
             for child in emitted:
-                await ctx.emit(after or "", child)
+                await ctx.emit(after or "", child, after=emitted_after(self.slot.scenario, child))
             self._handled(where, ctx.event.id, payload, after, ctx.attempt)
             await self._point()
             return object() if kind == "returns" else None
@@ -333,7 +334,7 @@ class Process(Actor):
                     self._tried(where, event_id, key, ctx.attempt, errors[index])
                     continue
                 for child in children(self.slot.scenario, key, after):
-                    await ctx.emit(after or "", child, of=index)
+                    await ctx.emit(after or "", child, of=index, after=emitted_after(self.slot.scenario, child))
                 self._handled(where, event_id, key, after, ctx.attempt)
             await self._point()
             if errors:

@@ -25,6 +25,7 @@ from tests.simulation.mutants import (
     FENCED,
     HANGING,
     HOSTILE,
+    LATER,
     LEAVING,
     PAUSED,
     RENAMING,
@@ -56,6 +57,8 @@ CAUGHT = {
     "each claim that runs out counts": 41,
     "elastic wagons share no budget": 51,
     "emits refused together": 28,
+    "due by the clock of its process": 16,
+    "emitted for later and not kept": 10,
     "emptiness read published before settled": 917,
     "half deleted taken for unknown": 196,
     "late events not rescued": 12,
@@ -69,7 +72,9 @@ CAUGHT = {
     "no bulkhead around publishing": 82,
     "no bulkhead around units": 319,
     "numbers of the lost time used again": 32,
+    "passed on to its channel after it is settled": 10,
     "ready again without workers": 20,
+    "removed from the timetable before it is published": 10,
     "retry with a new id": 8,
     "seal skipped": 8,
     "sent home for ever": 16,
@@ -253,6 +258,18 @@ def has_batches(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", BATCHED)
 def test_a_batch_that_is_not_taken_apart_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=has_batches))
+
+
+def has_later(scenario: Scenario) -> bool:
+    return bool(scenario.later)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", LATER)
+def test_events_for_later_that_are_lost_or_early_are_seen(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=has_later))
 
 
 def renames(scenario: Scenario) -> bool:

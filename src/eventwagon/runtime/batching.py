@@ -8,6 +8,7 @@ batch of its own (`forming.is_alone`), so that a bad event costs the others one 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
@@ -78,11 +79,13 @@ class BatchContext:
         payload: object,
         *,
         of: int,
+        after: float | timedelta | None = None,
         event_type: str | None = None,
         subject: str | None = None,
         extensions: Mapping[str, str] | None = None,
     ) -> Awaitable[None]:
-        """Send `payload` on, to an inner channel of this wagon, on behalf of the event at index `of`.
+        """Send `payload` on, to an inner channel of this wagon (with `after`: later), on behalf of the event at index
+        `of`.
 
         It is `Context.emit` of that event: the id is derived from it, its source, subject and extension attributes are
         inherited. It is stored if and only if that event was handled. Raises UsageError for an index that no payload
@@ -98,7 +101,7 @@ class BatchContext:
         if index not in self._contexts:
             self._contexts[index] = self._first.of(self.events[index])
         return self._contexts[index].emit(
-            channel, payload, event_type=event_type, subject=subject, extensions=extensions
+            channel, payload, after=after, event_type=event_type, subject=subject, extensions=extensions
         )
 
     def emitted_by(self, index: int) -> Sequence[tuple[str, Event]]:

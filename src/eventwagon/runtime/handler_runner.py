@@ -187,6 +187,7 @@ class HandlerRunner:
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
+                runtime.timetable is not None,
             )
             if handler.batch:
                 wagon.more += len(worker.others)

@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from types import CoroutineType, TracebackType
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
+from ..contracts.timetable import CHANNEL
 from ..display.text import parts_of, plain, said
 from ..errors import Failed as SomeFailed
 from ..errors import Reject, Retry, Snooze, UsageError, check_pause
@@ -30,16 +32,22 @@ from ..event import (
     child_id,
     fitting,
     heritage,
+    later_id,
     new_ids,
 )
 from ..options import NONE, Options
 from ..payload import Shape, codec, name_of, type_name
 from ..settings import Settings
+from ..times import delay
 from ..values import shown, whole
 from .bulkhead import log_safely, traceback_of
 from .forks import forks, leave
 
 _logger = logging.getLogger("eventwagon.worker")
+
+LATER = "later:"
+"""Stands for the train's timetable among the channels that a handler has emitted to; it is no channel's name. Until
+these events are stored, the `time` of each is how many seconds later it is due."""
 
 
 class Handler:
@@ -114,6 +122,7 @@ class Context:
         "_counts",
         "_handlers",
         "_heritage",
+        "_keeps_times",
         "_max_bytes",
         "attempt",
         "channel",
@@ -135,6 +144,7 @@ class Context:
         max_bytes: int,
         clock: Callable[[], float],
         state: Any = None,
+        keeps_times: bool = False,
     ) -> None:
         self.event = event
         """The event itself."""
@@ -151,6 +161,7 @@ class Context:
         self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
+        self._keeps_times = keeps_times
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
         self._counts: dict[str, int] | None = None
@@ -164,8 +175,10 @@ class Context:
         event_type: str | None = None,
         subject: str | None = None,
         extensions: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
     ) -> Awaitable[None]:
-        """Send `payload` on, to an inner channel of this wagon.
+        """Send `payload` on, to an inner channel of this wagon; with `after`, in seconds or as a timedelta, to that of
+        the wagon which is active then (docs/later.md).
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
@@ -174,7 +187,8 @@ class Context:
         ones. An `Event` as the payload is sent as it is. May be awaited or just called, also from sync handlers.
 
         Raises UsageError for an unknown channel, a payload that the channel's handler would not get back equal,
-        attributes that no event may have, and a handler that has returned already. Raises EventTooLarge.
+        attributes that no event may have, a handler that has returned already, and `after` where nothing keeps events
+        for later. Raises EventTooLarge.
         """
         if self._closed:
             raise UsageError(
@@ -187,6 +201,7 @@ class Context:
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
                 "(nothing can be emitted to the ingress)"
             )
+        later = 0.0 if after is None else self._later(after)
         if self._counts is None:
             self._counts = {}
         if issubclass(type(payload), Event):
@@ -201,8 +216,9 @@ class Context:
             if self._heritage is None:
                 self._heritage = heritage(self.event)
             source, inherited, handed_on = self._heritage
+            make_id = later_id if later else child_id
             event = Event(
-                child_id(self.event, channel, self._counts.get(channel, 0)),
+                make_id(self.event, channel, self._counts.get(channel, 0)),
                 type_name(payload) if event_type is None else check_word("type", event_type),
                 source,
                 self._clock(),
@@ -213,8 +229,19 @@ class Context:
             )
             fitting(event, self._max_bytes)
         self._counts[channel] = self._counts.get(channel, 0) + 1
-        self.emitted.append((channel, event))
+        if later:
+            more = {**event.extensions, CHANNEL: channel}
+            event = msgspec.structs.replace(event, time=later, extensions=more)
+        self.emitted.append((LATER if later else channel, event))
         return _STORED
+
+    def _later(self, after: float | timedelta) -> float:
+        seconds = delay(after)
+        if not self._keeps_times:
+            raise UsageError(
+                "emit with after=: this process can't keep events for later, since its broker can't (docs/later.md)"
+            )
+        return seconds
 
     def of(self, event: Event) -> Context:
         """The same for another event of a batch."""
@@ -228,6 +255,7 @@ class Context:
             self._max_bytes,
             self._clock,
             self.state,
+            self._keeps_times,
         )
 
     def died(self, because: str) -> tuple[str, Event]:
@@ -295,6 +323,7 @@ class FakeContext(Context):
             most,
             time.time,
             state,
+            keeps_times=True,
         )
         self.events: list[Event] = []
         """The events that were emitted, in order."""
@@ -307,9 +336,12 @@ class FakeContext(Context):
         event_type: str | None = None,
         subject: str | None = None,
         extensions: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
     ) -> Awaitable[None]:
         """See Context.emit."""
-        stored = super().emit(channel, payload, event_type=event_type, subject=subject, extensions=extensions)
+        stored = super().emit(
+            channel, payload, event_type=event_type, subject=subject, extensions=extensions, after=after
+        )
         self.events.append(self.emitted[-1][1])
         self.emitted[-1] = channel, payload
         return stored

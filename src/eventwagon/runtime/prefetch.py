@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..backoff import Backoff
 from ..contracts.broker import Delivery
+from ..contracts.timetable import CHANNEL
 from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
@@ -275,13 +276,17 @@ class Prefetcher:
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
         """A receive that asked for `asked` events has returned these."""
         self.settler.received(deliveries)
+        self._dry = len(deliveries) < asked
+        if not self.source.channel.name and any(
+            d.event.extensions and CHANNEL in d.event.extensions for d in deliveries
+        ):
+            deliveries = self._without_passed_on(deliveries)
         if self.forming is None:
             self.buffer.extend(deliveries)
         elif self.source.circuit.opened_at is None:
             self.forming.add(deliveries)
         else:
             self._ready(deliveries)
-        self._dry = len(deliveries) < asked
         if self.resting:
             if deliveries:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
@@ -301,6 +306,19 @@ class Prefetcher:
         self._pool.wake(1)
         if self._timer is None and self._has_peers():
             self._look_soon()
+
+    def _without_passed_on(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Events of the timetable that are for inner channels go on to these; no handler sees them here. Returns the
+        others."""
+        if self.source.wagon.leaving or self.source.wagon.paused:
+            return deliveries
+        stay = []
+        for delivery in deliveries:
+            if delivery.event.extensions and CHANNEL in delivery.event.extensions:
+                self.settler.pass_on(delivery)
+            else:
+                stay.append(delivery)
+        return stay
 
     def _look_on(self) -> bool:
         """Whether the events just received are late too, and more may follow."""

@@ -10,6 +10,7 @@ from typing import Any
 from ..contracts.broker import Broker
 from ..contracts.facts import Listener, StepFailed
 from ..contracts.orchestrator import Orchestrator
+from ..contracts.timetable import Timetable
 from ..display.text import said
 from ..errors import EventwagonError
 from ..settings import Settings
@@ -52,6 +53,8 @@ class Runtime:
     are missing."""
     orchestrator: Orchestrator | None = None
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
+    timetable: Timetable | None = None
+    """Keeps events for later; None: neither the broker nor the registry can."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

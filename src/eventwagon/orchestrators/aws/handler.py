@@ -24,6 +24,7 @@ import msgspec
 from ...contracts.broker import Broker, Capabilities, Delivery, Subscription
 from ...contracts.facts import log
 from ...contracts.orchestrator import WagonSpec
+from ...contracts.timetable import timetable_of
 from ...display.text import as_line, said
 from ...drivers.aws.clients import TROUBLE
 from ...drivers.aws.place import Place
@@ -191,6 +192,7 @@ class Function:
                 clock=time.time,
                 tell=log,
                 bulkhead=Bulkhead(train.name),
+                timetable=timetable_of(broker),
             )
             async with LocalWorkers(runtime, shared=None, circuits=self._circuits) as workers:
                 consumer = await workers.serve(spec)

@@ -313,3 +313,13 @@ def child_id(parent: Event, channel: str, index: int) -> str:
     digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
     began = born(parent)
     return _uuid7(int(began * 1000 + 0.5) if 0 <= began <= LATEST else 0, digest)
+
+
+def published_id(parent: Event, train: str, index: int) -> str:
+    """The id of the `index`-th event published to `train` while `parent` was handled: the same at each attempt.
+
+    A version 8 UUID, without a time: unlike one that is emitted, this event is new to its train (`born` is its own
+    time), however long the chain before it took.
+    """
+    d = blake2b(f"{parent.id}\0@{train}\0{index}".encode(), digest_size=16).hexdigest()
+    return f"{d[:8]}-{d[8:12]}-8{d[13:16]}-{'89ab'[int(d[16], 16) & 3]}{d[17:20]}-{d[20:]}"

@@ -179,6 +179,7 @@ class HandlerRunner:
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
+                runtime.publisher,
             )
         return begin(handler, event, context, worker, self._threads)
 

@@ -14,7 +14,7 @@ from ..display.text import said
 from ..errors import EventwagonError
 from ..settings import Settings
 from .bulkhead import Bulkhead
-from .handling import Handler
+from .handling import Handler, Publisher
 from .lifespan import Opening
 
 
@@ -46,6 +46,8 @@ class Runtime:
     """What the program opens before its workers handle anything; None: nothing."""
     state: Any = None
     """What that yielded: handlers have it as `Context.state`."""
+    publisher: Publisher | None = None
+    """By which handlers publish; None: they can't."""
     orchestrator: Orchestrator | None = None
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     rng: random.Random = field(default_factory=lambda: random.Random())

@@ -23,7 +23,8 @@ from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
 from ..payload import type_name
 from ..train import Train
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .completion import Anchor
+from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
 from .target import load_train, reached
 
 _BLOCK = 1 << 18

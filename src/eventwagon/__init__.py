@@ -1,5 +1,6 @@
 """eventwagon: the Event Wagon Pattern (Alfonso Jose Navarro Escámez, 2025) as an asyncio framework."""
 
+from .blocking import BlockingConnection
 from .breaker import Breaker
 from .connection import Connection
 from .contracts.facts import (
@@ -105,6 +106,7 @@ from .workers import Elastic, Workers
 __all__ = [
     "Age",
     "BatchContext",
+    "BlockingConnection",
     "BoundLifted",
     "Breaker",
     "BreakerClosed",

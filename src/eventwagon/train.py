@@ -9,8 +9,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta, tzinfo
+from functools import partial
 from typing import Any, TypeVar, Unpack
 
+from .blocking import BlockingConnection
 from .connection import Connection
 from .contracts.broker import Broker
 from .contracts.facts import Listener, log
@@ -31,6 +33,7 @@ from .runtime.handling import Handler
 from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
+from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
 from .settings import AtCap, Auto, Settings, make_settings
@@ -39,6 +42,7 @@ from .values import check_revision, must_be
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
+URL = "EVENTWAGON_URL"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _H = TypeVar("_H", bound=Callable[[Any], object] | Callable[[Any, Any], object])
@@ -222,11 +226,14 @@ class Train:
     ) -> Connection:
         """Return a connection to the train's broker and registry. Enter it with `async with`.
 
-        `url` names broker and registry (`sqlite:///var/trains`); or pass both as objects. `orchestrator` starts the
+        `url` names broker and registry (`sqlite:///var/trains`); or pass both as objects. Without any of them, the
+        environment variable `EVENTWAGON_URL` names them. `orchestrator` starts the
         workers of each wagon; without one, working processes attach to wagons by themselves. Each of `listeners` is
         called with every fact. `redeclare`: if another program has declared the train differently, store this program's
         settings instead. Raises UsageError.
         """
+        if url is None and broker is None and registry is None:
+            url = _url_of_environment()
         if (url is None) == (broker is None or registry is None):
             raise UsageError("connect: give a URL, or a broker and a registry")
         if url is not None and not isinstance(url, str):
@@ -243,6 +250,17 @@ class Train:
         if orchestrator is not None:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
         return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
+
+    def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
+        """Return a connection that publishes from programs without an event loop (Django, Flask, scripts, Celery).
+
+        `url` as for `connect`; if it is left out, `EVENTWAGON_URL` is read when the connection opens, which is at its
+        first call or where it is entered (`with`). Listeners are called in the connection's own thread. Raises
+        UsageError.
+        """
+        if url is not None:
+            self.connect(url, listeners=listeners)  # to refuse a mistake here and not at the first event
+        return BlockingConnection(self.name, partial(self.connect, url, listeners=listeners))
 
     @asynccontextmanager
     async def working(
@@ -275,14 +293,23 @@ class Train:
                 revision=self.revision,
                 timetable=timetable_of(broker),
             )
+            publisher = await stack.enter_async_context(
+                TrainPublisher(runtime, lambda: open_drivers(url, clock=clock).registry)
+            )
             state = await stack.enter_async_context(alive(self.opening, self.settings.grace, runtime.bulkhead))
             budgets: Mapping[str, ChannelBudget] = {}
             if any(handler.options.is_bounded for handler in self.handlers.values()):
                 registry = await stack.enter_async_context(drivers.registry)
                 budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
-            runtime = dataclasses.replace(runtime, state=state, budgets=budgets)
+            runtime = dataclasses.replace(runtime, state=state, budgets=budgets, publisher=publisher)
             _, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
             yield broker, local
+
+
+def _url_of_environment() -> str:
+    if url := os.environ.get(URL):
+        return url
+    raise UsageError(f"connect: give a URL, say connect('sqlite:///var/trains'), or set the environment's {URL}")
 
 
 def _is_same_cell(known: object, new: object) -> bool:

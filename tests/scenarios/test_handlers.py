@@ -191,7 +191,7 @@ def test_emit_says_what_is_wrong() -> None:
         assert str(errors[2]).startswith("emit to 'inner': object can't be sent as str: ")
         assert isinstance(errors[2], UsageError)
         assert isinstance(errors[3], EventTooLarge)
-        assert "publish" not in " ".join(map(str, errors))
+        assert "publish" not in " ".join(map(str, errors)).replace("`publish` goes there", "")
 
     run(main())
 

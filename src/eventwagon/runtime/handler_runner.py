@@ -187,7 +187,8 @@ class HandlerRunner:
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
-                runtime.timetable is not None,
+                keeps_times=runtime.timetable is not None,
+                publisher=runtime.publisher,
             )
             if handler.batch:
                 wagon.more += len(worker.others)

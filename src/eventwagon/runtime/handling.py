@@ -34,9 +34,10 @@ from ..event import (
     heritage,
     later_id,
     new_ids,
+    published_id,
 )
 from ..options import NONE, Options
-from ..payload import Shape, codec, name_of, type_name
+from ..payload import Shape, codec, encode, name_of, type_name
 from ..settings import Settings
 from ..times import delay
 from ..values import shown, whole
@@ -112,9 +113,37 @@ class _Stored(Coroutine[None, None, None]):
 
 _STORED = _Stored()
 
+OUT = "@"
+"""Begins the place of an event that a handler publishes to a train; no channel's name does."""
+
+
+class Destination(Protocol):
+    """What must be known of a train to publish to it. A `Train` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def handlers(self) -> Mapping[str, Handler]: ...
+
+
+class Publisher(Protocol):
+    """The way from this process's handlers to the active wagons of trains."""
+
+    def destination(self, to: Destination | None) -> Destination:
+        """The train to publish to; None: the handler's own. From any thread. Raises UsageError if it is no train."""
+        ...
+
+    async def publish(self, train: str, events: list[Event]) -> None:
+        """Store the events in the active wagon of a train that `destination` has returned, and take those that are
+        stored from the list. Raises EventwagonError; then the rest can be published again."""
+        ...
+
 
 class Context:
-    """A handler's second argument: the event, its train, wagon and channel, the process's state, and `emit`."""
+    """A handler's second argument: the event, its train, wagon and channel, the process's state, `emit` and
+    `publish`."""
 
     __slots__ = (
         "_clock",
@@ -124,6 +153,7 @@ class Context:
         "_heritage",
         "_keeps_times",
         "_max_bytes",
+        "_publisher",
         "attempt",
         "channel",
         "emitted",
@@ -145,6 +175,7 @@ class Context:
         clock: Callable[[], float],
         state: Any = None,
         keeps_times: bool = False,
+        publisher: Publisher | None = None,
     ) -> None:
         self.event = event
         """The event itself."""
@@ -158,10 +189,12 @@ class Context:
         self.state = state
         """What the train's lifespan yielded in this process; None if it has none."""
         self.emitted: list[tuple[str, Event]] = []
+        """Each with the name of its inner channel, or `OUT` and the name of the train that it is published to."""
         self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
         self._keeps_times = keeps_times
+        self._publisher = publisher
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
         self._counts: dict[str, int] | None = None
@@ -190,35 +223,104 @@ class Context:
         attributes that no event may have, a handler that has returned already, and `after` where nothing keeps events
         for later. Raises EventTooLarge.
         """
-        if self._closed:
-            raise UsageError(
-                f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
-            )
         handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
+        self._must_be_open(f"emit to {channel!r}", "emit")
         if handler is None:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
-                "(nothing can be emitted to the ingress)"
+                "(nothing can be emitted to the ingress: `publish` goes there)"
             )
-        later = 0.0 if after is None else self._later(after)
+        what = f"emit to {channel!r}"
+        if after is None:
+            event = self._add(what, channel, handler.encode, child_id, payload, event_type, subject, extensions)
+            self.emitted.append((channel, event))
+            return _STORED
+        due = self._later(after)
+        event = self._add(what, channel, handler.encode, later_id, payload, event_type, subject, extensions)
+        more = {**event.extensions, CHANNEL: channel}
+        self.emitted.append((LATER, msgspec.structs.replace(event, time=due, extensions=more)))
+        return _STORED
+
+    def publish(
+        self,
+        payload: object,
+        *,
+        to: Destination | None = None,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """Publish `payload` to the active wagon of this train, or of the train `to`, which runs at the same URL.
+
+        As with `emit`, it is stored when the handler has returned, before its event is settled, and not at all when the
+        handler raises; a repeated attempt publishes the same ids; source, subject and extensions are inherited. While
+        the other train refuses events (TrainFull, TrainPaused), the handler's event waits, and with it its channel in
+        this process; this train refuses its own handlers nothing. May be awaited or just called, also from sync
+        handlers.
+
+        Raises UsageError as `emit` does, and in a Lambda function, which is frozen between its calls and so can't
+        follow a train's wagons. Raises EventTooLarge.
+        """
+        self._must_be_open("publish", "publish")
+        if self._publisher is None:
+            raise UsageError(
+                "publish: no handler can publish in this process (a Lambda function can't follow a train's wagons): "
+                "emit to an inner channel, or let processes of `eventwagon work` handle this"
+            )
+        train = self._publisher.destination(to)
+        what, handler = f"publish to train {train.name!r}", train.handlers.get("")
+        event = self._add(
+            what,
+            OUT + train.name,
+            encode if handler is None else handler.encode,
+            lambda parent, _, index: published_id(parent, train.name, index),
+            payload,
+            event_type,
+            subject,
+            extensions,
+            most=train.settings.max_event_bytes,
+        )
+        self.emitted.append((OUT + train.name, event))
+        return _STORED
+
+    def _must_be_open(self, what: str, verb: str) -> None:
+        if self._closed:
+            raise UsageError(f"{what}: the handler of event {self.event.id!r} has ended; {verb} before it returns")
+
+    def _add(
+        self,
+        what: str,
+        place: str,
+        encoded: Callable[[Any], tuple[bytes, str]],
+        new_id: Callable[[Event, str, int], str],
+        payload: object,
+        event_type: str | None,
+        subject: str | None,
+        extensions: Mapping[str, str] | None,
+        most: int | None = None,
+    ) -> Event:
+        """Make the event of a payload, and count it for `place`."""
+        most = self._max_bytes if most is None else most
         if self._counts is None:
             self._counts = {}
         if issubclass(type(payload), Event):
             if event_type is not None or subject is not None or extensions is not None:
-                raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
-            event = checked(cast("Event", payload), self._max_bytes)
+                raise UsageError(
+                    f"{what.partition(' ')[0]} of an Event: it has its own type, subject and extensions; change them "
+                    "there"
+                )
+            event = checked(cast("Event", payload), most)
         else:
             try:
-                data, content_type = handler.encode(payload)
+                data, content_type = encoded(payload)
             except UsageError as e:
-                raise UsageError(f"emit to {channel!r}: {e}") from e.__cause__
+                raise UsageError(f"{what}: {e}") from e.__cause__
             if self._heritage is None:
                 self._heritage = heritage(self.event)
             source, inherited, handed_on = self._heritage
-            make_id = later_id if later else child_id
             event = Event(
-                make_id(self.event, channel, self._counts.get(channel, 0)),
+                new_id(self.event, place, self._counts.get(place, 0)),
                 type_name(payload) if event_type is None else check_word("type", event_type),
                 source,
                 self._clock(),
@@ -227,13 +329,9 @@ class Context:
                 content_type,
                 handed_on if extensions is None else check_extensions(handed_on | check_extensions(extensions)),
             )
-            fitting(event, self._max_bytes)
-        self._counts[channel] = self._counts.get(channel, 0) + 1
-        if later:
-            more = {**event.extensions, CHANNEL: channel}
-            event = msgspec.structs.replace(event, time=later, extensions=more)
-        self.emitted.append((LATER if later else channel, event))
-        return _STORED
+            fitting(event, most)
+        self._counts[place] = self._counts.get(place, 0) + 1
+        return event
 
     def _later(self, after: float | timedelta) -> float:
         seconds = delay(after)
@@ -256,6 +354,7 @@ class Context:
             self._clock,
             self.state,
             self._keeps_times,
+            self._publisher,
         )
 
     def died(self, because: str) -> tuple[str, Event]:

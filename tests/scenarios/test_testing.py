@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from eventwagon import Context, EventRetried, Reject, Retry, Snooze, Train, Volume, Workers, testing
+from eventwagon import Context, Event, EventRetried, Reject, Retry, Snooze, Train, Volume, Workers, testing
 from eventwagon.errors import TrainPaused, UsageError
+from eventwagon.testing import kit
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 in_any_loop = pytest.mark.parametrize("run", [testing.run, asyncio.run], ids=["virtual", "real"])
@@ -366,6 +368,107 @@ def test_sockets_are_waited_for_in_virtual_time() -> None:
             assert sorted(t.handled()) == list(range(20))
 
     testing.run(story())
+
+
+def test_with_an_open_socket_time_is_real_and_the_train_does_not_wait() -> None:
+    train, seen = Train("t", backoff=60.0), list[int]()
+
+    @train.on("t")
+    async def handle(number: int) -> None:
+        seen.append(number)
+        if len(seen) == 1:
+            raise Snooze(3600)
+
+    async def story() -> None:
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        async with server, testing.running(train, state="an idle pool") as t:
+            began = t.clock()
+            await t.publish(1)
+            await t.idle()
+            t.fail(times=2)
+            await t.advance(3600)
+            await t.idle()
+            assert (seen, t.handled()) == ([1, 1], [1])
+            assert t.clock() - began < 3610
+
+    began = time.monotonic()
+    testing.run(story())
+    assert time.monotonic() - began < 5
+
+
+def test_patience_ends_in_real_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kit, "_PATIENCE", 0.5)
+    train = Train("t")
+
+    @train.on("t")
+    def handle(number: int) -> None:
+        time.sleep(2)
+
+    async def story() -> None:
+        async with testing.running(train) as t:
+            await t.publish(1)
+            with pytest.raises(testing.NotIdle, match=r"not idle within 0\.5 s: 1 event left"):
+                await t.idle()
+
+    testing.run(story())
+
+
+@in_any_loop
+def test_what_the_test_raises_comes_out_as_it_is(run: Run) -> None:
+    async def story() -> None:
+        async with testing.running(shop()) as t:
+            await t.publish(Order(13))
+            await t.advance(600)
+            raise KeyError("of the test")
+
+    with pytest.raises(KeyError, match="of the test"):
+        run(story())
+
+    async def cut() -> None:
+        async with asyncio.timeout(1.0), testing.running(shop()) as t:
+            await t.publish(Order(1))
+            await t.connection.stopped()
+
+    with pytest.raises(TimeoutError):
+        run(cut())
+
+
+@in_any_loop
+def test_a_handler_that_hangs_does_not_hold_up_the_end(run: Run) -> None:
+    train = Train("t")
+
+    @train.on("t")
+    async def handle(number: int) -> None:
+        await asyncio.Event().wait()
+
+    async def story() -> None:
+        async with testing.running(train) as t:
+            await t.publish(1)
+            await asyncio.sleep(0.1)
+
+    began = time.monotonic()
+    run(story())
+    assert time.monotonic() - began < 4
+
+
+@in_any_loop
+def test_batches_of_cloudevents_are_events_of_their_own(run: Run) -> None:
+    train = Train("t")
+
+    @train.on("t")
+    async def handle(number: int) -> None:
+        if number == 2:
+            raise Reject("two")
+
+    async def story() -> None:
+        head = {"specversion": "1.0", "source": "/s", "type": "n"}
+        batch = json.dumps([{**head, "id": str(n), "data": n} for n in (1, 2, 3)]).encode()
+        async with testing.running(train, dead="keep") as t:
+            await t.publish(Event("b", "batch", "/s", 0.0, batch, content_type="application/cloudevents-batch+json"))
+            await t.idle()
+            assert (t.handled(), [letter.payload for letter in t.dead]) == ([1, 3], [2])
+
+    run(story())
 
 
 @in_any_loop

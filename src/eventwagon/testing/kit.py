@@ -24,6 +24,7 @@ from ..settings_given import GivenSettings
 from ..train import Train
 from ..values import is_a, real, shown, whole
 from .faults import Fault, Faults, watched
+from .patient_loop import PatientLoop
 from .recording import RecordingBroker, Unfinished
 from .virtual_time import EPOCH, VirtualLoop
 
@@ -37,6 +38,7 @@ _RECEIVE = 0.02
 """Seconds that a receive takes at most in the real time: leaving a train waits for it."""
 _PATIENCE = 10.0
 _PATIENCE_IN_VIRTUAL_TIME = 3600.0
+_LOOK = 1.0
 _SWITCH = 30.0
 """Seconds within which a wagon becomes ready, in the loop's time."""
 _THREADS = 256
@@ -200,22 +202,17 @@ class RunningTrain:
         `within`: seconds of the loop's time; by default 10, in virtual time an hour. Raises NotIdle with what is left.
         Raises UnexpectedDeath for events that have died since the last call, unless the test says `dead="keep"`.
         """
-        default = _PATIENCE_IN_VIRTUAL_TIME if _is_virtual() else _PATIENCE
-        seconds = default if within is None else real("idle: within", within)
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                while self._broker.unfinished():
-                    if self._not_opened is not None:
-                        raise NotIdle(
-                            f"train {self._train.name!r} handles nothing: its lifespan failed: {said(self._not_opened)}"
-                        ) from self._not_opened
-                    if not _is_virtual():
-                        self._broker.hurry(_PATIENCE_IN_VIRTUAL_TIME, postponed=False)
-                    await self._broker.change()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise NotIdle(self._left(seconds)) from (self.errors[-1] if self.errors else None)
+        patience = _Patience(None if within is None else real("idle: within", within))
+        while self._broker.unfinished():
+            if self._not_opened is not None:
+                raise NotIdle(
+                    f"train {self._train.name!r} handles nothing: its lifespan failed: {said(self._not_opened)}"
+                ) from self._not_opened
+            if (waited := patience.over()) is not None:
+                raise NotIdle(self._left(waited)) from (self.errors[-1] if self.errors else None)
+            if not _jumps():
+                self._broker.hurry(_PATIENCE_IN_VIRTUAL_TIME, postponed=False)
+            await self._broker.change(patience.until)
         self.check_deaths()
 
     async def advance(self, seconds: float) -> None:
@@ -223,7 +220,7 @@ class RunningTrain:
         this returns at once: `clock` is so much later, and events that wait for a later time come so much sooner;
         limits (`Age`) and timeouts go on by the real time. Then call `idle`. Raises UsageError."""
         seconds = real("advance: seconds", seconds)
-        if _is_virtual():
+        if _jumps():
             await asyncio.sleep(seconds)
         else:
             self._clock.offset += seconds
@@ -367,8 +364,44 @@ class _Clock:
         return now + self.offset
 
 
+class _Patience:
+    """How long to wait: so many seconds of the loop's time, or by default an hour of virtual time, and ten seconds of
+    the real time."""
+
+    def __init__(self, within: float | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began, self._really_began = self._loop.time(), self._really()
+        self._within = within
+
+    @property
+    def until(self) -> float:
+        """The loop's time at which to look again."""
+        if self._within is not None:
+            return self._began + self._within
+        return self._loop.time() + _LOOK
+
+    def over(self) -> float | None:
+        """The seconds after which patience was lost; None: it is not."""
+        if self._within is not None:
+            return self._within if self._loop.time() >= self.until else None
+        if self._really() - self._really_began >= _PATIENCE:
+            return _PATIENCE
+        return _PATIENCE_IN_VIRTUAL_TIME if self._loop.time() - self._began >= _PATIENCE_IN_VIRTUAL_TIME else None
+
+    def _really(self) -> float:
+        if isinstance(self._loop, VirtualLoop):
+            return self._loop.really_passed if isinstance(self._loop, PatientLoop) else 0.0
+        return self._loop.time()
+
+
 def _is_virtual() -> bool:
     return isinstance(asyncio.get_running_loop(), VirtualLoop)
+
+
+def _jumps() -> bool:
+    """Whether the clock jumps at present: not while a socket is open."""
+    loop = asyncio.get_running_loop()
+    return not loop.has_sockets if isinstance(loop, PatientLoop) else isinstance(loop, VirtualLoop)
 
 
 def _settings(settings: Settings, given: GivenSettings) -> Settings:

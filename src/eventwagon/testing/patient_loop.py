@@ -22,6 +22,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+_OWN = 1
+"""Files that an event loop itself watches: the pipe by which threads wake it."""
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` like asyncio.run, in virtual time: sleeps, timeouts and the pauses before retries take no time.
@@ -53,9 +56,13 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]
 class PatientLoop(VirtualLoop):
     """The event loop of `run`."""
 
+    _selector: selectors.BaseSelector
+
     def __init__(self) -> None:
         self._threads = 0
         """Calls that run in threads for this loop."""
+        self.really_passed = 0.0
+        """Seconds in which the clock did not jump."""
         super().__init__()
 
     def _new_selector(self) -> selectors.BaseSelector:
@@ -64,8 +71,14 @@ class PatientLoop(VirtualLoop):
     def _has_threads(self) -> bool:
         return self._threads > 0 or any(_works_for(thread, self) for thread in threading.enumerate())
 
+    @property
+    def has_sockets(self) -> bool:
+        """Whether a socket, a pipe or a child process is open: then the clock does not jump."""
+        return len(self._selector.get_map()) > _OWN
+
     def _pass(self, seconds: float) -> None:
         self._now += seconds
+        self.really_passed += seconds
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
@@ -102,8 +115,7 @@ class _PatientSelector(JumpingSelector):
         self._has_threads = has_threads
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        only_its_own = len(self.get_map()) <= 1  # the pipe by which threads wake the loop
-        if only_its_own and not self._has_threads():
+        if len(self.get_map()) <= _OWN and not self._has_threads():
             return super().select(timeout)
         began = time.monotonic()
         ready = selectors.SelectSelector.select(self, timeout)

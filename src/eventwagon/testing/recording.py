@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..cloudevents import is_batch, parts
@@ -80,10 +81,12 @@ class RecordingBroker(MemoryBroker):
         """Something has changed: `change` returns."""
         self._change.set()
 
-    async def change(self) -> None:
-        """Wait for the next change."""
+    async def change(self, until: float) -> None:
+        """Wait for the next change, or until the loop's time is `until`."""
         self._change.clear()
-        await self._change.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._change.wait()
 
     # --- what is left -----------------------------------------------------------------------------
 

@@ -97,6 +97,7 @@ from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .runtime.batching import BatchContext
 from .runtime.handling import Context
+from .runtime.middleware import Next
 from .settings import Settings
 from .train import Train
 from .workers import Elastic, Workers
@@ -151,6 +152,7 @@ __all__ = [
     "Lag",
     "Limit",
     "Listener",
+    "Next",
     "NumbersSkipped",
     "OpenRefused",
     "OrphanRemoved",

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from functools import partial
 from typing import Literal, Protocol, Self, cast
 
 import msgspec
@@ -41,6 +42,7 @@ from .runtime.handling import Handler
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
+from .runtime.middleware import Middleware, publish_through
 from .runtime.observer import Observer
 from .runtime.payload_batches import batches, check_payloads
 from .runtime.runtime import Runtime
@@ -70,6 +72,7 @@ class Declaration(Protocol):
     source: str
     handlers: dict[str, Handler]
     opening: Opening | None
+    around_publishing: list[Middleware]
     revision: str
 
     @property
@@ -273,8 +276,8 @@ class Connection:
                 async for events in made:
                     try:
                         await self._send(events, timeout)
-                    except (EventwagonError, asyncio.CancelledError) as e:
-                        accepted += getattr(e, "accepted", 0)
+                    except BaseException as e:
+                        accepted += _accepted(e)
                         raise
                     accepted += len(events)
         except BaseException as e:
@@ -297,7 +300,12 @@ class Connection:
         kind = type_name(payload) if event_type is None else event_type
         return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
-    async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
+    async def _send(self, events: Sequence[Event], timeout: float | None, *, surrounded: bool = False) -> None:
+        """Store the events, inside of the middleware unless that surrounds the call."""
+        if self.train.around_publishing and not surrounded:
+            store = partial(self._send, timeout=timeout, surrounded=True)
+            await publish_through(self.train.around_publishing, store, events, self.train.settings.max_event_bytes)
+            return
         loop = asyncio._get_running_loop()  # `_here` inlined: every publish comes through here
         if loop is None or loop is not self._loop:
             raise self._misused()
@@ -748,6 +756,14 @@ def check_timeout(timeout: float) -> float:
     if is_a(timeout, bool) or not is_a(timeout, int, float) or not 0 < timeout <= _LONGEST:
         raise UsageError(f"timeout={shown(timeout)}: give a number of seconds above 0, at most {_LONGEST:g}")
     return timeout
+
+
+def _accepted(error: BaseException) -> int:
+    """How many events were stored by the call that raised this."""
+    with suppress(Exception):
+        accepted = getattr(error, "accepted", 0)
+        return accepted if type(accepted) is int else 0
+    return 0
 
 
 def _say_accepted(error: BaseException, accepted: int) -> None:

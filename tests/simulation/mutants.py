@@ -47,6 +47,7 @@ from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
+from eventwagon.runtime import handling as handling_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
@@ -61,6 +62,7 @@ from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
+from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
@@ -108,6 +110,8 @@ PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
 BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
+SURROUNDED: dict[str, Mutant] = {}
+"""Those for scenarios in which middleware surrounds the handlers."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -767,6 +771,18 @@ def _never_taken_apart() -> Iterator[None]:
         yield
 
 
+@_mutant("what has passed middleware counts as handled", "I6", SURROUNDED)
+def _swallowed() -> Iterator[None]:
+    """What the handler raised is lost on the way."""
+
+    async def mutant(*args: Any, **more: Any) -> None:
+        with suppress(Exception):
+            await through(*args, **more)
+
+    with mock.patch.object(handling_module, "through", mutant):
+        yield
+
+
 @_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
     async def mutant(self: TrainState) -> Snapshot:
@@ -1085,6 +1101,7 @@ ALL: dict[str, Mutant] = {
     **STEPPING,
     **RENAMING,
     **BATCHED,
+    **SURROUNDED,
     **RARE,
 }
 """Each of them, by name."""

@@ -29,6 +29,7 @@ from tests.simulation.mutants import (
     PAUSED,
     RENAMING,
     STEPPING,
+    SURROUNDED,
     UNFENCED,
     Mutant,
 )
@@ -78,6 +79,7 @@ CAUGHT = {
     "switched to a spare with other code": 13,
     "the pause that a handler asks for is ignored": 27,
     "two remove a wagon at once": 31,
+    "what has passed middleware counts as handled": 4,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
 }
@@ -253,6 +255,18 @@ def has_batches(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", BATCHED)
 def test_a_batch_that_is_not_taken_apart_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=has_batches))
+
+
+def is_surrounded(scenario: Scenario) -> bool:
+    return scenario.surrounded
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SURROUNDED)
+def test_middleware_that_loses_what_it_should_pass_is_seen(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=is_surrounded))
 
 
 def renames(scenario: Scenario) -> bool:

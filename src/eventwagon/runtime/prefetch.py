@@ -267,8 +267,8 @@ class Prefetcher:
             self.buffer.extend(deliveries)
         elif self.source.circuit.opened_at is None:
             self.forming.add(deliveries)
-        else:
-            self._ready(deliveries)
+        elif deliveries:
+            self._ready(deliveries)  # each probe is handled alone
         self._dry = len(deliveries) < asked
         if self.resting:
             if deliveries:

@@ -31,7 +31,7 @@ def try_batches(url: str, directory: Path) -> None:
         async with rows.connect(url, listeners=()) as connection:
             await until(lambda: len(noted(directory, "sizes")) > 10)
             process.kill()
-            await until(lambda: {*noted(directory, "inserted")} == {*range(COUNT)} - bad, seconds=90)
+            await until(lambda: {*noted(directory, "inserted")} == {*range(COUNT)} - bad, seconds=90, step=0.2)
             dead = set[int]()
             async with asyncio.timeout(30):
                 while dead != bad:

@@ -99,6 +99,7 @@ from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .options import Budget
 from .runtime.batching import BatchContext
 from .runtime.handling import Context
+from .runtime.middleware import Next
 from .settings import Settings
 from .train import Train
 from .workers import Elastic, Workers
@@ -155,6 +156,7 @@ __all__ = [
     "Lag",
     "Limit",
     "Listener",
+    "Next",
     "NumbersSkipped",
     "OpenRefused",
     "OrphanRemoved",

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 import msgspec
@@ -45,6 +46,7 @@ from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
+from .runtime.middleware import Middleware, publish_through
 from .runtime.observer import Observer
 from .runtime.payload_batches import Attributes, batches, check_payloads
 from .runtime.publisher import TrainPublisher
@@ -79,6 +81,7 @@ class Declaration(Protocol):
     source: str
     handlers: dict[str, Handler]
     opening: Opening | None
+    around_publishing: list[Middleware]
     revision: str
     schedules: dict[str, Schedule]
 
@@ -332,8 +335,8 @@ class Connection:
                 async for events in made:
                     try:
                         await self._send(events, timeout)
-                    except (EventwagonError, asyncio.CancelledError) as e:
-                        accepted += getattr(e, "accepted", 0)
+                    except BaseException as e:
+                        accepted += accepted_by(e)
                         raise
                     accepted += len(events)
         except BaseException as e:
@@ -372,7 +375,12 @@ class Connection:
         kind = type_name(payload) if event_type is None else event_type
         return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
-    async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
+    async def _send(self, events: Sequence[Event], timeout: float | None, *, surrounded: bool = False) -> None:
+        """Store the events, inside of the middleware unless that surrounds the call."""
+        if self.train.around_publishing and not surrounded:
+            store = partial(self._send, timeout=timeout, surrounded=True)
+            await publish_through(self.train.around_publishing, store, events, self.train.settings.max_event_bytes)
+            return
         loop = asyncio._get_running_loop()  # `_here` inlined: every publish comes through here
         if loop is None or loop is not self._loop:
             raise self._misused()
@@ -870,6 +878,14 @@ def check_timeout(timeout: float) -> float:
     if is_a(timeout, bool) or not is_a(timeout, int, float) or not 0 < timeout <= _LONGEST:
         raise UsageError(f"timeout={shown(timeout)}: give a number of seconds above 0, at most {_LONGEST:g}")
     return timeout
+
+
+def accepted_by(error: BaseException) -> int:
+    """How many events were stored by the call that raised this."""
+    with suppress(Exception):
+        accepted = getattr(error, "accepted", 0)
+        return accepted if type(accepted) is int else 0
+    return 0
 
 
 def say_accepted(error: BaseException, accepted: int) -> None:

@@ -24,7 +24,7 @@ from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
 from .options import Budget, check_budgets, make_options
-from .payload import caller_names, shape
+from .payload import caller_names, name_of, shape
 from .runtime.batching import checked_shape
 from .runtime.budget_shares import agreed_budgets
 from .runtime.budgets import ChannelBudget
@@ -33,6 +33,7 @@ from .runtime.handling import Handler
 from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
+from .runtime.middleware import Middleware, check_middleware
 from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
@@ -78,6 +79,10 @@ class Train:
         self.source = f"/eventwagon/{name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress has the empty name."""
+        self.around_handling: list[Middleware] = []
+        """What `middleware` has registered, the outermost first."""
+        self.around_publishing: list[Middleware] = []
+        """What `publish_middleware` has registered, the outermost first."""
         self.opening: Opening | None = None
         """What `lifespan` has registered."""
         self.schedules: dict[str, Schedule] = {}
@@ -102,6 +107,31 @@ class Train:
         if self.opening is not None and not _is_same_cell(self._lifespan, function):
             raise UsageError(f"train {self.name!r} has a lifespan already: open everything in one")
         self.opening, self._lifespan = opening_of(function), function
+        return function
+
+    def middleware(self, function: _F) -> _F:
+        """Register a function around every handler of the train: `async def log(ctx, call_next)`. `await call_next()`
+        runs the handler, in its thread if it is sync; see docs/middleware.md.
+
+        The function registered first is the outermost. What it raises is dealt with as if the handler had raised it.
+        If it does not await `call_next()`, the handler does not run, and the event counts as handled. Around a handler
+        of batches it runs once for each batch. Raises UsageError for anything but an async function of two arguments.
+        """
+        check_middleware(function, "async def log(ctx, call_next)")
+        _register(self.around_handling, function)
+        return function
+
+    def publish_middleware(self, function: _F) -> _F:
+        """Register a function around everything that this program publishes to the train:
+        `async def trace(events, call_next)`. `await call_next(events)` stores them; see docs/middleware.md.
+
+        `events` is a list of what goes to the broker in one call. It may pass on other events with the same ids in the
+        same order. The function registered first is the outermost. What it raises, `publish` raises. If it does not
+        await `call_next(events)`, nothing is stored, and `publish` returns all the same. Raises UsageError for anything
+        but an async function of two arguments.
+        """
+        check_middleware(function, "async def trace(events, call_next)")
+        _register(self.around_publishing, function)
         return function
 
     def on(
@@ -166,7 +196,7 @@ class Train:
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
                 )
             form = checked_shape(shape(function, names), options, f"handler of {channel!r}")
-            self.handlers[name] = Handler(name, function, form, options)
+            self.handlers[name] = Handler(name, function, form, options, self.around_handling)
             return function
 
         return register
@@ -310,6 +340,17 @@ def _url_of_environment() -> str:
     if url := os.environ.get(URL):
         return url
     raise UsageError(f"connect: give a URL, say connect('sqlite:///var/trains'), or set the environment's {URL}")
+
+
+def _register(known: list[Middleware], function: Middleware) -> None:
+    """Add it, or replace the one of the same cell. Raises UsageError if it is there already."""
+    if function in known:
+        raise UsageError(f"middleware {name_of(function)!r} is registered already")
+    for place, each in enumerate(known):
+        if _is_same_cell(each, function):
+            known[place] = function
+            return
+    known.append(function)
 
 
 def _is_same_cell(known: object, new: object) -> bool:

@@ -361,6 +361,10 @@ def test_failed_may_be_returned_or_come_in_a_group_and_may_be_a_lie() -> None:
         def __init__(self) -> None:
             pass
 
+    class Liar(Failed):
+        def __init__(self, errors: Any) -> None:
+            self.errors = errors
+
     async def main() -> None:
         world, train, done = World(), train_of(attempts=2), list[int]()
 
@@ -369,6 +373,10 @@ def test_failed_may_be_returned_or_come_in_a_group_and_may_be_a_lie() -> None:
             bad = {i: Reject(str(n)) for i, n in enumerate(some) if n % 2}
             if 8 in some and len(some) > 1:
                 raise Hollow
+            if 6 in some and len(some) > 1:
+                raise Liar({"0": ValueError(), 1: "no error"})
+            if 4 in some and len(some) > 1:
+                raise Liar([1])
             done.extend(n for n in some if n % 2 == 0)
             if bad and some[0] < 4:
                 return Failed(bad)

@@ -48,6 +48,7 @@ from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
+from eventwagon.runtime import handling as handling_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import later as later_module
 from eventwagon.runtime import membership as member_module
@@ -65,6 +66,7 @@ from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
+from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
@@ -114,6 +116,8 @@ BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
 LATER: dict[str, Mutant] = {}
 """Those for scenarios in which some events are for later."""
+SURROUNDED: dict[str, Mutant] = {}
+"""Those for scenarios in which middleware surrounds the handlers."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -773,6 +777,18 @@ def _never_taken_apart() -> Iterator[None]:
         yield
 
 
+@_mutant("what has passed middleware counts as handled", "I6", SURROUNDED)
+def _swallowed() -> Iterator[None]:
+    """What the handler raised is lost on the way."""
+
+    async def mutant(*args: Any, **more: Any) -> None:
+        with suppress(Exception):
+            await through(*args, **more)
+
+    with mock.patch.object(handling_module, "through", mutant):
+        yield
+
+
 @_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
     async def mutant(self: TrainState) -> Snapshot:
@@ -1150,6 +1166,7 @@ ALL: dict[str, Mutant] = {
     **STEPPING,
     **RENAMING,
     **BATCHED,
+    **SURROUNDED,
     **RARE,
 }
 """Each of them, by name."""

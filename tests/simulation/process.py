@@ -20,6 +20,7 @@ from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
 from eventwagon.runtime.batching import BatchContext
 from eventwagon.runtime.handling import Context
+from eventwagon.runtime.middleware import Next
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train
 from eventwagon.workers import parse_workers
@@ -274,6 +275,9 @@ class Process(Actor):
             breaker=_breaker(scenario),
             **settings,
         )
+        if scenario.surrounded:
+            train.middleware(_passed)
+            train.publish_middleware(_passed_on)
         if self.slot.program.roles == ("publish",):
             return train
         for name, after in _choreography(scenario, self.version).items():
@@ -526,6 +530,16 @@ class Process(Actor):
         done = self.slot.steps + self.steps
         ahead = [call for op, call in self.slot.faults if op == "step" and call > done]
         self.next_step = min(ahead) - self.slot.steps if ahead else -1
+
+
+async def _passed(ctx: object, call_next: Next) -> None:
+    await call_next()
+    await asyncio.sleep(0)
+
+
+async def _passed_on(events: list[Event], call_next: Next) -> None:
+    await call_next(events)
+    await asyncio.sleep(0)
 
 
 def _choreography(scenario: Scenario, version: int) -> dict[str, str | None]:

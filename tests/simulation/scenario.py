@@ -273,6 +273,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 1
     within: float = 0.0
     """Seconds that a batch's first event waits for others."""
+    surrounded: bool = False
+    """Middleware that only passes on surrounds the handlers and publishing."""
     patient: bool = True
     """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
     comes when the trouble is over."""
@@ -371,6 +373,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
     scenario = _with_batch_handlers(scenario, random.Random(f"{seed} batch handlers"))
     scenario = _with_later(scenario, random.Random(f"{seed} later"))
+    if random.Random(f"{seed} middleware").random() < 0.1:
+        scenario = msgspec.structs.replace(scenario, surrounded=True)
     return _bearable(scenario)
 
 

@@ -30,6 +30,7 @@ from tests.simulation.mutants import (
     PAUSED,
     RENAMING,
     STEPPING,
+    SURROUNDED,
     UNFENCED,
     Mutant,
 )
@@ -83,6 +84,7 @@ CAUGHT = {
     "switched to a spare with other code": 13,
     "the pause that a handler asks for is ignored": 27,
     "two remove a wagon at once": 31,
+    "what has passed middleware counts as handled": 4,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
 }
@@ -270,6 +272,18 @@ def test_events_for_later_that_are_lost_or_early_are_seen(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("caught", caught_at(name, fits=has_later))
+
+
+def is_surrounded(scenario: Scenario) -> bool:
+    return scenario.surrounded
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SURROUNDED)
+def test_middleware_that_loses_what_it_should_pass_is_seen(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=is_surrounded))
 
 
 def renames(scenario: Scenario) -> bool:

@@ -227,5 +227,11 @@ async def _awaited(batch: _Batch, outcome: Awaitable[Outcome]) -> Result:
 def _named(error: BaseException) -> Mapping[int, BaseException] | None:
     """The exceptions by index, if the handler has raised `Failed`; None for any other exception."""
     error = meant(error)
-    errors = getattr(error, "errors", None) if issubclass(type(error), SomeFailed) else None
-    return errors if type(errors) is dict else None
+    if not issubclass(type(error), SomeFailed):
+        return None
+    try:
+        return SomeFailed(error.errors).errors  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a class of the user's may hold anything
+        return None

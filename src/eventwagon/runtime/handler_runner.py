@@ -175,7 +175,7 @@ class HandlerRunner:
             self._arm(worker.until)
         handler = source.handler
         context = None
-        if handler.wants_context or handler.batch or is_batch(event):
+        if handler.wants_context or handler.around or handler.batch or is_batch(event):
             runtime = self._runtime
             context = Context(
                 event,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import CoroutineType, TracebackType
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -43,6 +44,7 @@ from ..times import delay
 from ..values import shown, whole
 from .bulkhead import log_safely, traceback_of
 from .forks import forks, leave
+from .middleware import Middleware, through
 
 _logger = logging.getLogger("eventwagon.worker")
 
@@ -56,6 +58,7 @@ class Handler:
 
     __slots__ = (
         "_warned",
+        "around",
         "batch",
         "call",
         "channel",
@@ -67,8 +70,17 @@ class Handler:
         "wants_context",
     )
 
-    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape, options: Options = NONE) -> None:
+    def __init__(
+        self,
+        channel: str,
+        function: Callable[..., Any],
+        shape: Shape,
+        options: Options = NONE,
+        around: Sequence[Middleware] = (),
+    ) -> None:
         self.channel = channel
+        self.around = around
+        """The train's middleware, the outermost first."""
         self.options = options
         self.batch = options.batch
         """It takes a list of at most this many payloads; None: it takes one."""
@@ -540,7 +552,7 @@ def smaller(letter: Event, *, cut: bool) -> Event | None:
 def handlers_own(error: BaseException) -> TracebackType | None:
     """The error's traceback from the handler on: the frames before that are eventwagon's."""
     place = traceback_of(error)
-    while place is not None and place.tb_frame.f_code.co_filename == __file__:
+    while place is not None and place.tb_frame.f_code.co_filename in (__file__, through.__code__.co_filename):
         place = place.tb_next
     return place
 
@@ -564,6 +576,9 @@ class RunState:
         """The call that runs in a thread."""
 
 
+_MEANT = (Reject, Retry, Snooze, SomeFailed)
+"""Exceptions by which handlers say something. One that is returned was meant to be raised."""
+
 HANDLED = Handled(())
 """The handler returned, and emitted nothing."""
 
@@ -572,7 +587,7 @@ def begin(
     handler: Handler, event: Event, context: Context | None, run: RunState, threads: Threads
 ) -> Outcome | Awaitable[Outcome]:
     """Let the handler work on one event. Returns the outcome, or an awaitable of it if the handler waits. `context` is
-    None for a handler that takes none; a batch needs one.
+    None for a handler that takes none; a batch and middleware need one.
 
     Whatever the handler raises is an outcome, except KeyboardInterrupt. If the caller cancels (it has set
     `run.because`), the handler is cancelled. One that goes on all the same is no longer run once `run.given_up` is set
@@ -588,6 +603,8 @@ def begin(
         raise
     except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
         return no_payload(event, handler, e)
+    if handler.around and context is not None:
+        return call(handler, context, run, threads, (payload, context) if handler.wants_context else (payload,))
     if not handler.is_async:
         return _in_thread(handler, context, run, threads, (payload,) if context is None else (payload, context))
     try:
@@ -600,7 +617,10 @@ def begin(
 def call(
     handler: Handler, context: Emitting, run: RunState, threads: Threads, arguments: tuple[object, ...]
 ) -> Outcome | Awaitable[Outcome]:
-    """Call the handler with these arguments, as `begin` does."""
+    """Call the handler with these arguments, as `begin` does, inside of the middleware."""
+    if handler.around:
+        inner = partial(_innermost, handler, run, threads, arguments)
+        return _driven(handler, context, run, _surrounded(handler, inner, context))
     if not handler.is_async:
         return _in_thread(handler, context, run, threads, arguments)
     try:
@@ -608,6 +628,27 @@ def call(
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
     return _driven(handler, context, run, work)
+
+
+async def _surrounded(handler: Handler, inner: Callable[[], Awaitable[None]], context: Emitting) -> object:
+    result = await through(handler.around, inner, context)
+    return result if issubclass(type(result), _MEANT) else None  # what else a middleware returns, nobody gets
+
+
+async def _innermost(handler: Handler, run: RunState, threads: Threads, arguments: tuple[object, ...]) -> None:
+    """Call the handler; whatever it means by its result is raised, so that the middleware sees it."""
+    if handler.is_async:
+        result = await handler.call(*arguments)
+    else:
+        result, error = await threads.run(run, handler.call, *arguments)
+        if error is not None:
+            raise error
+        if _is_awaitable(result):
+            result = await result
+    if issubclass(type(result), _MEANT):
+        raise result
+    if result is not None:
+        handler.warn_of(result)
 
 
 def no_payload(event: Event, handler: Handler, error: BaseException | None = None) -> Dead:
@@ -630,7 +671,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         except asyncio.CancelledError as e:
             run.strayed = True
             return _outcome(e, own)
-        outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
+        outcome = begin(handler, event, own if handler.wants_context or handler.around else None, run, threads)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if run.because:
@@ -734,7 +775,7 @@ def _is_awaitable(result: object) -> bool:
 
 
 def _returned(handler: Handler, context: Emitting | None, result: object) -> Outcome:
-    if issubclass(type(result), Reject | Retry | Snooze | SomeFailed):
+    if issubclass(type(result), _MEANT):
         assert isinstance(result, Exception)  # noqa: S101 - for the type checker
         return _outcome(result, context)  # it meant to raise it
     if context is not None:

@@ -285,8 +285,8 @@ class Prefetcher:
             self.buffer.extend(deliveries)
         elif self.source.circuit.opened_at is None:
             self.forming.add(deliveries)
-        else:
-            self._ready(deliveries)
+        elif deliveries:
+            self._ready(deliveries)  # each probe is handled alone
         if self.resting:
             if deliveries:
                 self.remembered = None if self._dry else born(deliveries[-1].event)

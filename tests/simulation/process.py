@@ -46,6 +46,7 @@ from .history import (
     Ended,
     Faulted,
     Handled,
+    HandlerEnded,
     Leaked,
     ManifestSeen,
     Paused,
@@ -273,11 +274,18 @@ class Process(Actor):
         if self.slot.program.roles == ("publish",):
             return train
         for name, after in _choreography(scenario, self.version).items():
-            train.on(name or TRAIN)(self._handler(after))
+            train.on(name or TRAIN, concurrency=None if name else scenario.concurrency)(self._handler(after))
         return train
 
     def _handler(self, after: str | None) -> Callable[..., Any]:
         scenario = self.slot.scenario
+
+        async def counted(payload: str, ctx: Context) -> object:
+            try:
+                return await handle(payload, ctx)
+            finally:
+                if not ctx.channel and not self.dead:
+                    self.world.record(HandlerEnded, id=ctx.event.id)
 
         async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
@@ -321,7 +329,7 @@ class Process(Actor):
             await self._point()
             return object() if kind == "returns" else None
 
-        return handle
+        return handle if scenario.concurrency is None else counted
 
     async def _misbehave(self, kind: Guest, key: str, ctx: Context) -> None:
         """What a hostile event's handler does."""

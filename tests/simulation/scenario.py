@@ -264,6 +264,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     renames: tuple[str, ...] | None = None
     """The inner channels that the new version has instead: some have another name, or are gone. It is rolled out at
     `grows_at`, and once more when the trouble is over."""
+    concurrency: int | None = None
+    """How many events of the ingress all processes handle at a time."""
     patient: bool = True
     """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
     comes when the trouble is over."""
@@ -358,6 +360,9 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         workers = f"each=Elastic({few_to_many}, promise={elastic.choice([0.3, 1.0, 5.0])})"
         scenario = msgspec.structs.replace(scenario, workers=workers)
     scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
+    budget = random.Random(f"{seed} budget")
+    if not scenario.guests and budget.random() < 0.12:
+        scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
     return _bearable(scenario)
 
 

@@ -20,6 +20,7 @@ from tests.simulation.guests import DriversDefect, Unprintable, guest, is_strict
 from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
 from tests.simulation.mutants import (
     ALL,
+    BOUNDED,
     DEFECTS,
     FENCED,
     HANGING,
@@ -40,6 +41,7 @@ MOST = 2000
 takes hundreds."""
 
 CAUGHT = {
+    "a budget is divided by what each has seen": 64,
     "a channel that nobody declares stays": 112,
     "a defect is charged to all that travelled together": 5,
     "a snooze is an attempt": 27,
@@ -77,6 +79,7 @@ CAUGHT = {
     "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
+    "what was asked for of a budget is used without a second look": 112,
 }
 """The seed that is tried first, since it caught the mutant at the time of writing. One that does not any more costs
 time and nothing else: then all are tried."""
@@ -240,6 +243,16 @@ def test_what_the_scenario_throws_is_told_from_what_it_does_not() -> None:
 @pytest.mark.parametrize("name", STEPPING)
 def test_a_registry_that_steps_back_is_hard(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=steps_back))
+
+
+def is_bounded(scenario: Scenario) -> bool:
+    return scenario.concurrency is not None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_budget_that_is_not_kept_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=is_bounded))
 
 
 def renames(scenario: Scenario) -> bool:

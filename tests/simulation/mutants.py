@@ -38,6 +38,7 @@ from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
+from eventwagon.policy.budgets import shares
 from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
@@ -45,6 +46,7 @@ from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import batching as batching_module
+from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
@@ -59,6 +61,7 @@ from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
+from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
@@ -118,6 +121,8 @@ LATER: dict[str, Mutant] = {}
 """Those for scenarios in which some events are for later."""
 SURROUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which middleware surrounds the handlers."""
+BOUNDED: dict[str, Mutant] = {}
+"""Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -1112,6 +1117,37 @@ def _specs_silent() -> Iterator[None]:
         yield
 
 
+@_mutant("a budget is divided by what each has seen", "concurrency", BOUNDED)
+def _divided_by_view() -> Iterator[None]:
+    """Each process takes its share of those that it knows of at once, newcomers too."""
+
+    def mutant(total: int, me: str, claims: Any, **_: Any) -> int:
+        return shares(total, {name: claim.wants for name, claim in claims.items()})[me]
+
+    at_once = mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked)
+    with mock.patch.object(budget_module, "due", mutant), at_once:
+        yield
+
+
+@_mutant("what was asked for of a budget is used without a second look", "concurrency", BOUNDED)
+def _no_second_look() -> Iterator[None]:
+    with mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked):
+        yield
+
+
+@_mutant("a budget is used though its lease has ended", "concurrency", RARE)
+def _lease_ignored() -> Iterator[None]:
+    """A process that can't renew it goes on."""
+    with mock.patch.object(BudgetShares, "_lose"), mock.patch.object(budget_module, "_LEASE", 1e6):
+        yield
+
+
+@_mutant("what is under way when a lease ends goes on", "concurrency", RARE)
+def _lost_not_cut() -> Iterator[None]:
+    with mock.patch.object(WorkerPool, "cut_channel"):
+        yield
+
+
 def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows
     it."""
@@ -1167,6 +1203,7 @@ ALL: dict[str, Mutant] = {
     **RENAMING,
     **BATCHED,
     **SURROUNDED,
+    **BOUNDED,
     **RARE,
 }
 """Each of them, by name."""

@@ -52,6 +52,7 @@ from .history import (
     Ended,
     Faulted,
     Handled,
+    HandlerEnded,
     Leaked,
     ManifestSeen,
     Paused,
@@ -284,10 +285,19 @@ class Process(Actor):
             if name in scenario.batched:
                 train.on(name or TRAIN, batch=scenario.batch, within=scenario.within)(self._batch_handler(after))
             else:
-                train.on(name or TRAIN)(self._handler(after))
+                train.on(name or TRAIN, concurrency=None if name else scenario.concurrency)(self._handler(after))
         return train
 
     def _handler(self, after: str | None) -> Callable[..., Any]:
+        scenario = self.slot.scenario
+
+        async def counted(payload: str, ctx: Context) -> object:
+            try:
+                return await handle(payload, ctx)
+            finally:
+                if not ctx.channel and not self.dead:
+                    self.world.record(HandlerEnded, id=ctx.event.id)
+
         async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
             self.world.record(Begun, channel=where, id=ctx.event.id, key=payload)
@@ -306,7 +316,7 @@ class Process(Actor):
             await self._point()
             return object() if kind == "returns" else None
 
-        return handle
+        return handle if scenario.concurrency is None else counted
 
     def _batch_handler(self, after: str | None) -> Callable[..., Any]:
         """Some of those that fail are named; for the others the whole batch fails."""

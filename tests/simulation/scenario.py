@@ -275,6 +275,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that a batch's first event waits for others."""
     surrounded: bool = False
     """Middleware that only passes on surrounds the handlers and publishing."""
+    concurrency: int | None = None
+    """How many events of the ingress all processes handle at a time."""
     patient: bool = True
     """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
     comes when the trouble is over."""
@@ -375,6 +377,9 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_later(scenario, random.Random(f"{seed} later"))
     if random.Random(f"{seed} middleware").random() < 0.1:
         scenario = msgspec.structs.replace(scenario, surrounded=True)
+    budget = random.Random(f"{seed} budget")
+    if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
+        scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
     return _bearable(scenario)
 
 

@@ -21,6 +21,7 @@ from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, T
 from tests.simulation.mutants import (
     ALL,
     BATCHED,
+    BOUNDED,
     DEFECTS,
     FENCED,
     HANGING,
@@ -44,6 +45,7 @@ takes hundreds."""
 
 CAUGHT = {
     "a batch is settled whatever failed": 1,
+    "a budget is divided by what each has seen": 64,
     "a channel that nobody declares stays": 112,
     "a defect is charged to all that travelled together": 5,
     "a failed batch comes again as a batch": 204,
@@ -87,6 +89,7 @@ CAUGHT = {
     "what has passed middleware counts as handled": 4,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
+    "what was asked for of a budget is used without a second look": 112,
 }
 """The seed that is tried first, since it caught the mutant at the time of writing. One that does not any more costs
 time and nothing else: then all are tried."""
@@ -284,6 +287,16 @@ def test_middleware_that_loses_what_it_should_pass_is_seen(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("caught", caught_at(name, fits=is_surrounded))
+
+
+def is_bounded(scenario: Scenario) -> bool:
+    return scenario.concurrency is not None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_budget_that_is_not_kept_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=is_bounded))
 
 
 def renames(scenario: Scenario) -> bool:

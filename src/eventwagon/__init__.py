@@ -62,6 +62,7 @@ from .contracts.facts import (
     WorkersLost,
 )
 from .contracts.reading import Reading
+from .contracts.timetable import Waiting
 from .errors import (
     BrokenManifest,
     BrokerError,
@@ -194,6 +195,7 @@ __all__ = [
     "WagonScaled",
     "WagonSealed",
     "Wait",
+    "Waiting",
     "WatchDropped",
     "WatchEnded",
     "WentBack",

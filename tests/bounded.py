@@ -89,10 +89,10 @@ def _read(handled: Path, dead: str, start: float, killed: float, end: float) -> 
             steps += [(killed, -1)] * under_way
     now = most = 0
     busy, last = 0.0, start
-    for at, step in sorted(steps):
-        if start <= at <= end:
-            busy += now * (at - last)
-            last = at
+    for moment, step in sorted(steps):
+        if start <= moment <= end:
+            busy += now * (moment - last)
+            last = moment
         now += step
         most = max(most, now)
     windows = []

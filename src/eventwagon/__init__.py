@@ -63,6 +63,7 @@ from .contracts.facts import (
     WorkersLost,
 )
 from .contracts.reading import Reading
+from .contracts.timetable import Waiting
 from .errors import (
     BrokenManifest,
     BrokerError,
@@ -204,6 +205,7 @@ __all__ = [
     "WagonScaled",
     "WagonSealed",
     "Wait",
+    "Waiting",
     "WatchDropped",
     "WatchEnded",
     "WentBack",

@@ -168,6 +168,7 @@ def test_what_is_delivered_twice_is_handled_twice_under_one_id(run: Run) -> None
             await t.redeliver(t.events("mail")[0].id)
             await t.idle()
             assert t.handled() == [Order(1)] * 2
+            assert t.published() == [Order(1)]
             assert t.handled("mail") == ["order 1"] * 3
             assert len({event.id for event in t.events("mail")}) == 1
             assert t.attempts(it) == 2
@@ -539,6 +540,17 @@ def test_what_makes_no_sense_is_refused(run: Run) -> None:
                 await t.publish(Order(1))
 
     run(story())
+
+
+def test_run_says_what_to_do() -> None:
+    async def test() -> None: ...
+
+    for wrong in (test, None, 7):
+        with pytest.raises(UsageError, match="is no coroutine: call the async function"):
+            testing.run(wrong)  # type: ignore[arg-type]
+    for function in (lambda: None, test_run_says_what_to_do, 7):
+        with pytest.raises(UsageError, match="is no async function"):
+            testing.in_virtual_time(function)  # type: ignore[arg-type]
 
 
 def test_run_says_what_to_do_inside_of_a_loop() -> None:

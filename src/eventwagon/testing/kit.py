@@ -79,7 +79,11 @@ _OWN_LIFESPAN = object()
 
 class RunningTrain:
     """A train under test, made by `running`. Channels are named as in `Train.on`; without a name, the train's own is
-    meant, where published events go."""
+    meant, where published events go.
+
+    `publish` and `publish_many` are those of its `connection`, which has everything else that a program can do. `facts`
+    lists what listeners were told, in order.
+    """
 
     def __init__(self, train: Train, threads: Executor | None, *, dead: WhenDead) -> None:
         self._faults, self._clock = Faults(), _Clock()
@@ -186,7 +190,7 @@ class RunningTrain:
         if queue is None or queue.sealed:
             active = self.connection.manifest.active
             channel = Channel(channel.train, active.number if active else channel.wagon, channel.name)
-        await self._broker.publish(channel, [event])
+        await self._broker.store_again(channel, event)
 
     async def switch(self) -> int:
         """Switch to the next wagon now. Returns its number. Events of the former one are still handled there."""
@@ -197,11 +201,12 @@ class RunningTrain:
 
     async def idle(self, within: float | None = None) -> None:
         """Wait until every event is handled or dead, or waits for a later time that its handler or publisher asked for
-        (`Snooze`). Retries are waited for; in an event loop of the real time they come at once.
+        (`Snooze`). Retries are waited for; while time is real they come at once.
 
         `within`: seconds of the loop's time; by default 10, in virtual time an hour. Raises NotIdle with what is left.
         Raises UnexpectedDeath for events that have died since the last call, unless the test says `dead="keep"`.
         """
+        __tracebackhide__ = True
         patience = _Patience(None if within is None else real("idle: within", within))
         while self._broker.unfinished():
             if self._not_opened is not None:
@@ -213,12 +218,12 @@ class RunningTrain:
             if not _jumps():
                 self._broker.hurry(_PATIENCE_IN_VIRTUAL_TIME, postponed=False)
             await self._broker.change(patience.until)
-        self.check_deaths()
+        self._check_deaths()
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass. In virtual time everything happens meanwhile that would. In an event loop of the real time
-        this returns at once: `clock` is so much later, and events that wait for a later time come so much sooner;
-        limits (`Age`) and timeouts go on by the real time. Then call `idle`. Raises UsageError."""
+        """Let time pass. In virtual time everything happens meanwhile that would. While time is real this returns at
+        once: `clock` is so much later, and events that wait for a later time come so much sooner; limits (`Age`) and
+        timeouts go by the real time. Then call `idle`. Raises UsageError."""
         seconds = real("advance: seconds", seconds)
         if _jumps():
             await asyncio.sleep(seconds)
@@ -227,9 +232,11 @@ class RunningTrain:
             self._broker.hurry(seconds, postponed=True)
             await asyncio.sleep(0)
 
-    def check_deaths(self) -> None:
-        """Raise UnexpectedDeath for events that have died since the last call, unless the test said
-        `dead="keep"`."""
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _check_deaths(self) -> None:
+        """Raise UnexpectedDeath for events that have died since the last call, unless the test said `dead="keep"`."""
+        __tracebackhide__ = True
         letters, self._told = self._broker.letters[self._told :], len(self._broker.letters)
         if not letters or not self._raises:
             return
@@ -242,8 +249,6 @@ class RunningTrain:
             f"{count(len(dead), 'event')} of train {self._train.name!r} died; if the test is about that, say "
             "testing.running(train, dead='keep'):\n" + "\n".join(_first(lines))
         ) from self._faults.cause(self._name(dead[-1].channel), dead[-1].because)
-
-    # --- inside -----------------------------------------------------------------------------------
 
     def _hear(self, fact: Fact) -> None:
         self.facts.append(fact)
@@ -339,7 +344,7 @@ async def running(
         running = RunningTrain(own, threads, dead=dead)
         async with running.connection, running.connection.running():
             yield running
-        running.check_deaths()
+        running._check_deaths()
 
 
 class RunTrain(Protocol):

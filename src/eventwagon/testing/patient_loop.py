@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import selectors
 import threading
 import time
@@ -16,6 +17,8 @@ from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 from ..errors import UsageError
+from ..payload import name_of
+from ..values import shown
 from .virtual_time import JumpingSelector, VirtualLoop
 
 P = ParamSpec("P")
@@ -30,8 +33,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` like asyncio.run, in virtual time: sleeps, timeouts and the pauses before retries take no time.
 
     While a thread or a socket is in use, time passes as it really does. Raises what `main` raises, `Deadlock` if
-    nothing can happen any more, and UsageError where an event loop runs already.
+    nothing can happen any more, and UsageError for what is no coroutine and where an event loop runs already.
     """
+    given: object = main
+    if not inspect.iscoroutine(given):
+        raise UsageError(f"testing.run: {shown(main)} is no coroutine: call the async function, testing.run(story())")
     if asyncio._get_running_loop() is not None:
         main.close()
         raise UsageError(
@@ -45,6 +51,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """Decorator: makes an async test a plain one that runs in virtual time, for pytest, unittest or any other runner.
     It keeps the parameters, so fixtures work. See `run`."""
+
+    if not inspect.iscoroutinefunction(test):
+        raise UsageError(f"in_virtual_time: {name_of(test)} is no async function")
 
     @functools.wraps(test)
     def plain(*arguments: P.args, **keywords: P.kwargs) -> T:

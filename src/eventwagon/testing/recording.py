@@ -54,6 +54,16 @@ class RecordingBroker(MemoryBroker):
     def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
         return _Subscription(self, channel, visibility, owner, self._patience)
 
+    async def store_again(self, channel: Channel, event: Event) -> None:
+        """Store an event that was stored before, in this channel or another. No bound keeps it out, and it is not
+        recorded once more."""
+        queue = self.queue_of(channel)
+        bound, queue.capacity = queue.capacity, None
+        try:
+            MemoryQueue.put(queue, [event])
+        finally:
+            queue.capacity = bound
+
     # --- the record -------------------------------------------------------------------------------
 
     def record_stored(self, channel: Channel, events: Sequence[Event]) -> None:

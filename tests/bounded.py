@@ -78,11 +78,11 @@ def _read(handled: Path, dead: str, start: float, killed: float, end: float) -> 
     shares: dict[str, int] = {}
     for file in handled.iterdir():
         under_way = 0
-        for what, at in (line.split() for line in file.read_text().splitlines()):
+        for what, text in (line.split() for line in file.read_text().splitlines()):
             if what == "paced":
-                paced.append(float(at))
+                paced.append(float(text))
                 continue
-            steps.append((float(at), 1 if what == "begin" else -1))
+            steps.append((float(text), 1 if what == "begin" else -1))
             under_way += steps[-1][1]
             shares[file.name] = shares.get(file.name, 0) + (what == "begin")
         if file.name == dead:

@@ -4,13 +4,18 @@ time, with several "processes" at one broker and one registry."""
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from eventwagon import Budget, Context, Train, UsageError, Volume, Workers
+from eventwagon.cli.status import look, table
+from eventwagon.contracts.registry import BudgetPart, Member
 from eventwagon.errors import Unavailable
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
@@ -366,6 +371,65 @@ def test_two_budgets_both_hold() -> None:
         for n in range(0, 40, 5):
             since = inner.began[0][0] + n
             assert inner.count(since, since + 5) <= 27
+
+    run(main())
+
+
+def test_status_names_the_channels_that_are_at_their_budget() -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        train = train_of(meter, "a", concurrency=2, budget=Budget("api", rate=1e6))
+
+        @train.on("free", concurrency=5)
+        async def free(_: int) -> None: ...
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(200))
+            await asyncio.sleep(3)
+            view = await look(connection, "memory:")
+            assert view.at_budget == {"": ["concurrency=2 of t"]}
+            assert [member.roles for member in view.members] == [("observe", "work")]
+            said = table(view, Console(width=120, file=io.StringIO()))
+            console = Console(width=120, file=io.StringIO())
+            console.print(said)
+            assert isinstance(console.file, io.StringIO)
+            assert "events of the ingress wait for their budget: concurrency=2 of t" in console.file.getvalue()
+            await asyncio.sleep(20)
+            assert (await look(connection, "memory:")).at_budget == {}
+
+    run(main())
+
+
+def test_a_train_is_removed_though_a_killed_process_held_a_budget() -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        async with world.running(train_of(meter, "a", concurrency=2)) as connection:
+            await connection.publish(1)
+            await until(lambda: meter.began)
+        gone = Member(name="gone/budgets", budgets={"t/concurrency": BudgetPart(2.0, 2.0, 2.0)})
+        await world.registry.check_in("t", gone, ttl=1000.0)
+        async with world.connect(train_of(meter, "a", concurrency=2)) as connection:
+            assert (await connection.remove()).existed
+        assert not await world.registry.members("t")
+
+    run(main())
+
+
+@pytest.mark.parametrize("of", [float("nan"), float("inf"), -1.0, 0.0, 1e300])
+def test_what_strangers_say_of_a_budget_hurts_nobody(of: float) -> None:
+    """It may keep a part from others, as any process may, and nothing worse."""
+
+    async def main() -> None:
+        world, meter = World(), Meter()
+        for name, held, wants in (("x", of, 1.0), ("y", 0.0, of), ("z", of, of)):
+            document = world.registry.document_of("t")
+            part = msgspec.structs.replace(BudgetPart(0.0, 0.0, 8.0), held=held, wants=wants, of=of)
+            budgets = {"t/concurrency": part, "t/rate": part, "": part}
+            document.members[name] = (now() + 3.0, Member(name=name, budgets=budgets))
+        async with world.running(train_of(meter, "a", concurrency=2, rate=100)) as connection:
+            await connection.publish_many(range(20))
+            await until(lambda: len(meter.began) == 20, seconds=20.0)
+        assert meter.most <= 2
 
     run(main())
 

@@ -210,15 +210,17 @@ class BudgetShares:
         wants = _up(part.wants() / unit)
         self._wants[key] = wants * unit
         claims = {name: Claim(_up(other.held / unit), _up(other.wants / unit)) for name, other in others.items()}
-        claims[self._name] = Claim(_down(part.held / unit), wants)
+        held = _down(part.held / unit)
+        mine = Claim(max(held, _up(part.in_use / unit)), wants)
+        claims[self._name] = mine
         total, turn = _down(of / unit), int(self._runtime.clock() / part.turn(of))
         left = total - sum(claim.held for claim in claims.values())
         patient = left > 0 and self._left.get(key, 0) > 0
         self._left[key] = left
         asked = due(total, self._name, claims, turn=turn, patient=patient)
-        if asked < claims[self._name].held:
+        if asked < held:
             part.grant(asked * unit)
-        elif asked > claims[self._name].held and self._time() >= self._doubtful_until:
+        elif held < asked >= mine.held and self._time() >= self._doubtful_until:
             return asked * unit
         return part.held
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +61,12 @@ async def shared(url: str, directory: Path) -> Figures:
             process.communicate()
     assert [code == 0 for code in codes] == [True, False, True, True], codes
     return _read(handled, str(processes[1].pid), start, killed, end)
+
+
+def at_a_time(lines: Iterable[str]) -> int:
+    """The most handlings that were under way at a time, by what processes have written that all ended well."""
+    steps = [(float(at), 1 if what == "begin" else -1) for what, at in map(str.split, lines) if what != "paced"]
+    return max(accumulate(step for _, step in sorted(steps)))
 
 
 def _start(url: str, handled: Path) -> subprocess.Popen[str]:

@@ -498,3 +498,17 @@ def test_where_a_platform_hands_out_the_events_budgets_are_refused() -> None:
 
 
 async def _nothing(_: int) -> None: ...
+
+
+@pytest.mark.parametrize("rate", [1e-9, 3000.0, 1e15])
+def test_rates_of_any_size(rate: float) -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        async with world.running(train_of(meter, "a", 0.0, rate=rate, concurrency=1_000_000)) as connection:
+            await connection.publish_many(range(12_000))
+            await asyncio.sleep(2)
+            count = meter.count(0.0, now())
+            assert count <= 2.3 * rate
+            assert count >= min(12_000, 1.6 * rate - 1)
+
+    run(main())

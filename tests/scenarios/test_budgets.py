@@ -260,6 +260,42 @@ def test_a_process_that_is_cut_off_ends_what_it_began_before_others_take_its_par
     run(main())
 
 
+@pytest.mark.timeout(60)
+def test_while_the_registry_is_away_what_has_a_budget_waits() -> None:
+    async def main() -> None:
+        world, meter, free = World(), Meter(), list[float]()
+
+        def train(who: str) -> Train:
+            made = train_of(meter, who, 1.0, concurrency=4, settings={"attempts": 2})
+
+            @made.on("free")
+            async def handle(_: int) -> None:
+                free.append(now())
+
+            return made
+
+        both = [Process(world, train(who)) for who in "ab"]
+        async with both[0].running() as c, both[1].running():
+            await c.publish_many(range(100))
+            await asyncio.sleep(5)
+            assert meter.now == 4
+            for each in both:
+                each.cut.set()
+            away = now()
+            await asyncio.sleep(2)
+            assert meter.now == 0
+            await asyncio.sleep(10)
+            assert meter.count(away + 2, now()) == 0
+            for each in both:
+                each.cut.clear()
+            await until(lambda: meter.now == 4, seconds=6.0)
+            await asyncio.sleep(40)
+        assert len(meter.began) >= 100  # those that were cut short came again
+        assert meter.most == 4
+
+    run(main())
+
+
 def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
     async def main() -> None:
         import threading

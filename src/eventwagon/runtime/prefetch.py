@@ -386,10 +386,10 @@ class Prefetcher:
             self.resting, self.remembered = False, None
             self.source.room.set()
 
-    def budget_room(self) -> None:
-        """One more event of the channel may begin: wake a worker for it, if one waits."""
+    def budget_room(self, count: int) -> None:
+        """So many more events of the channel may begin: wake as many workers, if one waits."""
         if self.is_waiting:
-            self._pool.wake(1)
+            self._pool.wake(count)
 
     def budget_changed(self) -> None:
         """This process may use more of the channel's budgets, or less."""

@@ -1,5 +1,6 @@
 """eventwagon: the Event Wagon Pattern (Alfonso Jose Navarro Escámez, 2025) as an asyncio framework."""
 
+from .blocking import BlockingConnection
 from .breaker import Breaker
 from .connection import Connection
 from .contracts.facts import (
@@ -76,6 +77,7 @@ from .errors import (
     EventRefused,
     EventTooLarge,
     EventwagonError,
+    Failed,
     PublishError,
     PublishTimeout,
     PublishUncertain,
@@ -95,19 +97,25 @@ from .errors import (
 )
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .options import Budget
+from .runtime.batching import BatchContext
 from .runtime.handling import Context
+from .runtime.middleware import Next
 from .settings import Settings
 from .train import Train
 from .workers import Elastic, Workers
 
 __all__ = [
     "Age",
+    "BatchContext",
+    "BlockingConnection",
     "BoundLifted",
     "Breaker",
     "BreakerClosed",
     "BreakerOpened",
     "BrokenManifest",
     "BrokerError",
+    "Budget",
     "ChannelFull",
     "ChannelGone",
     "ChannelThreatened",
@@ -143,11 +151,13 @@ __all__ = [
     "EventsRescued",
     "EventwagonError",
     "Fact",
+    "Failed",
     "FellAsleep",
     "HandlerOverran",
     "Lag",
     "Limit",
     "Listener",
+    "Next",
     "NumbersSkipped",
     "OpenRefused",
     "OrphanRemoved",

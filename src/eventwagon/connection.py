@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
-from typing import Literal, Protocol, Self, cast
+from functools import partial
+from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 import msgspec
 
@@ -18,7 +19,7 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Deployment, InSteps, Orchestrator
+from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
 from .contracts.timetable import Waiting, timetable_of
@@ -45,8 +46,10 @@ from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
+from .runtime.middleware import Middleware, publish_through
 from .runtime.observer import Observer
-from .runtime.payload_batches import batches, check_payloads
+from .runtime.payload_batches import Attributes, batches, check_payloads
+from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
 from .runtime.tasks import InOwnTask, kept_up
@@ -59,6 +62,8 @@ from .times import When, when
 from .values import check_revision, is_a, real, shown, text, whole
 
 _logger = logging.getLogger("eventwagon")
+
+Payload = TypeVar("Payload")
 
 _LONGEST = 1e9
 """Seconds; a longer timeout is a mistake."""
@@ -76,6 +81,7 @@ class Declaration(Protocol):
     source: str
     handlers: dict[str, Handler]
     opening: Opening | None
+    around_publishing: list[Middleware]
     revision: str
     schedules: dict[str, Schedule]
 
@@ -104,6 +110,13 @@ class Connection:
         clock: Callable[[], float],
         redeclare: bool,
     ) -> None:
+        bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
+        given: object = orchestrator
+        if bounded and isinstance(given, Delivering):
+            raise UsageError(
+                f"handler of {bounded[0]!r}: {given.platform} delivers the events by itself, so concurrency=, "
+                "rate= and budget= can't be kept to: leave them out, or use another orchestrator"
+            )
         self.train = train
         self.broker = broker
         self.registry = registry
@@ -249,20 +262,24 @@ class Connection:
         `cancel` takes the id. A time that is over means now. See docs/later.md.
         """
         later = when(at, after)
-        if (id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
-            raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
-        now = self._clock()
-        event = self._event(
-            payload,
-            new_ids(1, now)[0] if id is None else check_word("id", id),
-            now,
-            None if subject is None else check_word("subject", subject),
-            None if event_type is None else check_word("type", event_type),
-        )
+        event = self._made(payload, subject, event_type, id)
         if later is not None:
             return await self._publish_later(later, event, id is None and event is not payload, timeout)
         await self._send([event], timeout)
         return event.id
+
+    def _made(self, payload: object, subject: str | None, event_type: str | None, event_id: str | None) -> Event:
+        """The event of one `publish`. From any thread. Raises UsageError, EventTooLarge."""
+        if (event_id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
+            raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
+        now = self._clock()
+        return self._event(
+            payload,
+            new_ids(1, now)[0] if event_id is None else check_word("id", event_id),
+            now,
+            None if subject is None else check_word("subject", subject),
+            None if event_type is None else check_word("type", event_type),
+        )
 
     async def _publish_later(self, later: When, event: Event, gets_id: bool, timeout: float | None) -> str:
         """Keep the event until it is due; its id then has that time too, unless its caller has chosen one."""
@@ -284,41 +301,64 @@ class Connection:
         return kept.id
 
     async def publish_many(
-        self, payloads: Iterable[object] | AsyncIterable[object], *, timeout: float | None = None
+        self,
+        payloads: Iterable[Payload] | AsyncIterable[Payload],
+        *,
+        subject: Callable[[Payload], str | None] | None = None,
+        id: Callable[[Payload], str] | None = None,  # noqa: A002 - as in `publish`
+        timeout: float | None = None,
     ) -> int:
         """Publish many events, in order, batch by batch. Returns their number. It waits for each batch; this is the
         backpressure.
 
-        Payloads are as for `publish`. A batch has at most `publish_batch` events and about 1 MiB. An asynchronous
-        iterable is read in a task of its own, which stops reading while a batch is being sent. Items of a slow iterable
-        are sent within 0.1 s, however few. The iterable is closed at the end, also on errors. A plain iterable that
-        blocks in `next` blocks the event loop. `timeout`, in seconds, applies to each batch, from the moment it is
-        sent.
+        Payloads are as for `publish`. `subject` and `id` are functions that return the attribute for a payload; where
+        `subject` returns None, the event has none. A batch has at most `publish_batch` events and about 1 MiB. An
+        asynchronous iterable is read in a task of its own, which stops reading while a batch is being sent. Items of a
+        slow iterable are sent within 0.1 s, however few. The iterable is closed at the end, also on errors. A plain
+        iterable that blocks in `next` blocks the event loop. `timeout`, in seconds, applies to each batch, from the
+        moment it is sent.
 
         The attribute `accepted` of every exception is the number of leading payloads that were stored. This holds for
-        the errors of `publish`, for exceptions of the iterable (which also get a note), and for CancelledError (the
-        batch being sent may still be stored; `asyncio.timeout` puts the CancelledError in the `__cause__` of its
-        TimeoutError). If a payload can't be published, or the iterable fails, all payloads before it are stored first.
-        To be able to publish again after an uncertain result, pass Events: their ids stay the same.
+        the errors of `publish`, for exceptions of the iterable, of `subject` and of `id` (which also get a note; that
+        of the functions names the payload's index), and for CancelledError (the batch being sent may still be stored;
+        `asyncio.timeout` puts the CancelledError in the `__cause__` of its TimeoutError). If a payload can't be
+        published, or the iterable or a function fails, all payloads before it are stored first. To be able to publish
+        again after an uncertain result, give `id`, or pass Events: their ids stay the same.
         """
         self._here()
         check_payloads(payloads)
         if timeout is not None:
             check_timeout(timeout)
-        accepted = 0
+        make, accepted = self._making(subject, id), 0
         try:
-            async with aclosing(batches(payloads, self._events, self.train.settings.publish_batch)) as made:
+            async with aclosing(batches(payloads, make, self.train.settings.publish_batch)) as made:
                 async for events in made:
                     try:
                         await self._send(events, timeout)
-                    except (EventwagonError, asyncio.CancelledError) as e:
-                        accepted += getattr(e, "accepted", 0)
+                    except BaseException as e:
+                        accepted += accepted_by(e)
                         raise
                     accepted += len(events)
         except BaseException as e:
-            _say_accepted(e, accepted)
+            say_accepted(e, accepted)
             raise
         return accepted
+
+    def _making(
+        self, subject: Callable[[Any], str | None] | None, event_id: Callable[[Any], str] | None
+    ) -> Callable[[Sequence[object]], Iterator[Event]]:
+        """The function that makes the events of one `publish_many`. Raises UsageError."""
+        if subject is None and event_id is None:
+            return self._events
+        attributes = Attributes(subject, event_id)
+
+        def make(payloads: Sequence[object]) -> Iterator[Event]:
+            now = self._clock()
+            for payload, new in zip(payloads, new_ids(len(payloads), now), strict=True):
+                own, about = attributes.of(payload)
+                yield self._event(payload, own or new, now, about, None)
+
+        return make
 
     def _events(self, payloads: Sequence[object]) -> Iterator[Event]:
         now = self._clock()
@@ -335,7 +375,12 @@ class Connection:
         kind = type_name(payload) if event_type is None else event_type
         return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
-    async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
+    async def _send(self, events: Sequence[Event], timeout: float | None, *, surrounded: bool = False) -> None:
+        """Store the events, inside of the middleware unless that surrounds the call."""
+        if self.train.around_publishing and not surrounded:
+            store = partial(self._send, timeout=timeout, surrounded=True)
+            await publish_through(self.train.around_publishing, store, events, self.train.settings.max_event_bytes)
+            return
         loop = asyncio._get_running_loop()  # `_here` inlined: every publish comes through here
         if loop is None or loop is not self._loop:
             raise self._misused()
@@ -492,6 +537,19 @@ class Connection:
             )
         does = {"observe": observe, "work": work and post is None, "serve": post is not None}
         roles = tuple(role for role, on in does.items() if on)
+        async with AsyncExitStack() as stack:
+            if work:
+                publisher = TrainPublisher(runtime, lambda: nullcontext(self.registry), self._switcher)
+                held = InOwnTask(publisher, f"publishing for the handlers of train {self.train.name!r}")
+                runtime = dataclasses.replace(runtime, publisher=await stack.enter_async_context(held))
+            await stack.enter_async_context(self._active(runtime, roles, post))
+            yield
+
+    @asynccontextmanager
+    async def _active(
+        self, runtime: Runtime, roles: tuple[str, ...], post: tuple[int, int] | None
+    ) -> AsyncIterator[None]:
+        observe = "observe" in roles
         membership = Membership(runtime, self._state, roles=roles, post=post)
         self._membership = membership
         held = InOwnTask(asyncio.TaskGroup(), f"running train {self.train.name!r}")
@@ -822,7 +880,15 @@ def check_timeout(timeout: float) -> float:
     return timeout
 
 
-def _say_accepted(error: BaseException, accepted: int) -> None:
+def accepted_by(error: BaseException) -> int:
+    """How many events were stored by the call that raised this."""
+    with suppress(Exception):
+        accepted = getattr(error, "accepted", 0)
+        return accepted if type(accepted) is int else 0
+    return 0
+
+
+def say_accepted(error: BaseException, accepted: int) -> None:
     """Add to the error, of whatever class, how many events were stored."""
     with suppress(Exception):
         error.accepted = accepted  # type: ignore[attr-defined]

@@ -318,5 +318,16 @@ def child_id(parent: Event, channel: str, index: int) -> str:
 def later_id(parent: Event, channel: str, index: int) -> str:
     """The same for an event that is emitted for later. It begins a chain of its own, which is as old as its `time`: a
     version 8 UUID, which holds no time."""
-    r = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=16, person=b"later").hexdigest()
-    return f"{r[:8]}-{r[8:12]}-8{r[13:16]}-{'89ab'[int(r[16], 16) & 3]}{r[17:20]}-{r[20:]}"
+    return _timeless(f"{parent.id}\0{channel}\0{index}", b"later")
+
+
+def published_id(parent: Event, train: str, index: int) -> str:
+    """The id of the `index`-th event published to `train` while `parent` was handled: the same at each attempt. A
+    version 8 UUID, without a time: unlike one that is emitted, this event is new to its train (`born` is its own time),
+    however long the chain before it took."""
+    return _timeless(f"{parent.id}\0@{train}\0{index}")
+
+
+def _timeless(of: str, person: bytes = b"") -> str:
+    d = blake2b(of.encode(), digest_size=16, person=person).hexdigest()
+    return f"{d[:8]}-{d[8:12]}-8{d[13:16]}-{'89ab'[int(d[16], 16) & 3]}{d[17:20]}-{d[20:]}"

@@ -170,6 +170,72 @@ def test_the_parts_each_on_their_own(place: Path) -> None:
         assert sum(took) == 2500
 
 
+TWO = """
+from eventwagon import Train, Workers
+
+orders = Train("orders", workers=Workers(each=1))
+billing = Train("billing", workers=Workers(each=1))
+same = orders
+elsewhere = Train("elsewhere")
+
+
+@orders.on("orders")
+async def ship(n: int) -> None:
+    print("shipped", n, flush=True)
+
+
+@billing.on("billing")
+async def bill(n: int) -> None:
+    print("billed", n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("targets", [("two:orders", "two:billing"), ("two",), ("two.py",), ("two", "two:orders")])
+def test_one_process_runs_several_trains(place: Path, targets: tuple[str, ...]) -> None:
+    (place / "two.py").write_text(TWO)
+    process = subprocess.Popen(
+        command("run", *targets),
+        cwd=place,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        for train in ("orders", "billing"):
+            assert cli(place, "publish", f"two:{train}", given="7\n").returncode == 0
+        assert {process.stdout.readline(), process.stdout.readline()} == {"shipped 7\n", "billed 7\n"}
+        assert cli(place, "stop", "orders").returncode == 0
+        assert cli(place, "publish", "two:billing", given="8\n").returncode == 0
+        assert process.stdout.readline() == "billed 8\n"
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 0, said
+        assert said.count("Ctrl-C ends it") == 2
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_trains_that_cant_be_run_together_are_refused_whole(place: Path) -> None:
+    (place / "two.py").write_text(TWO)
+    (place / "other.py").write_text("from eventwagon import Train\norders = Train('orders')\n")
+    (place / "none.py").write_text("")
+    for arguments, said in (
+        (("run", "two", "other:orders"), "two trains with the same name, 'orders'"),
+        (("run", "none"), "it has no train with a handler"),
+        (("run", "nowhere"), "there is no module 'nowhere'"),
+        (("work", "two", "--wagon", "1"), "--wagon is for one train, not for two:orders, two:billing"),
+        (("run", "two:orders", "app:bare"), "has no handler for its ingress"),
+        (("run", "two:orders", "two:nothing"), "its trains: orders, billing"),
+    ):
+        done = cli(place, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_the_second_signal_ends_at_once(place: Path) -> None:
     with running(place, "run", "app:train") as process:
         cli(place, "publish", "app:train", given=lines("slow"))
@@ -272,7 +338,6 @@ def test_switch_without_an_observer_says_so_and_ends_in_time(place: Path) -> Non
         (("run", "nowhere:train"), "there is no module 'nowhere'"),
         (("run", "app:trian"), "app has no 'trian'; its trains: train, bare"),
         (("run", "app:SignUp"), "is a type, not a Train"),
-        (("run", "app"), "write module:attribute"),
         (("run", "none.py:train"), "there is no file none.py"),
         (("run", "app:bare"), "has no handler for its ingress"),
         (("run", "missing:train"), "importing missing failed at missing.py:1: there is no module 'not_there'"),

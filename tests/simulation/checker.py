@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from eventwagon.contracts.facts import ChannelsAdded
 from eventwagon.workers import parse_workers
 
+from .check_budgets import budget_kept
 from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
 from .check_later import due_events_come
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
@@ -48,6 +49,8 @@ def evidence(run: Run) -> Evidence:
         spares=int(settings["spares"]),
         keep=int(settings["keep"]),
         wagons=int(settings["wagons"]),
+        concurrency=run.scenario.concurrency,
+        member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
         reached=rest.reached,
@@ -92,13 +95,14 @@ def _could_give_back(run: Run) -> bool:
 
 
 def _charged(run: Run) -> Iterator[int]:
-    """The handlings of events that do not fail of their own doing, and had more attempts than one and one for each
-    defect that struck a call of their own."""
+    """The handlings of events that do not fail of their own doing, and had more attempts than one, one for a batch that
+    failed, and one for each defect that struck a call of their own."""
     struck = [f.keys for f in run.history.of(Faulted) if f.keys]
     for handled in run.history.of(Handled):
         if handled.attempt > 1 and not may_fail(run.scenario, handled.key):
             own = {handled.key, *(child for _, child in handled.children)}
-            if handled.attempt > 1 + sum(own.issuperset(keys) for keys in struck):
+            batches = handled.channel.name in run.scenario.batched
+            if handled.attempt > 1 + batches + sum(own.issuperset(keys) for keys in struck):
                 yield handled.seq
 
 
@@ -119,6 +123,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
         yield from _at_rest(case)
         yield from one_name(case.history)
         yield from _alive(case)
+        yield from budget_kept(case)
         return
     yield from events_kept(books, case.dead)
     yield from one_active(case.history)
@@ -139,6 +144,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from _strangers(books, case)
     yield from _put_off(case)
     yield from pauses_hold(case)
+    yield from budget_kept(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

@@ -29,6 +29,11 @@ def is_once(scenario: Scenario, key: str) -> bool:
     return _share(scenario, key, "once") < _ONCE
 
 
+def is_named(scenario: Scenario, key: str) -> bool:
+    """In a batch it fails by itself; else it makes the whole batch fail."""
+    return _share(scenario, key, "named") < 0.5
+
+
 def fate(scenario: Scenario, key: str, channel: str) -> float:
     """A number below 1 that decides how an ordinary handling of the event goes."""
     return zlib.crc32(f"{scenario.seed} {key} {channel}".encode()) / 2**32

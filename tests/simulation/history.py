@@ -140,6 +140,12 @@ class Handled(Record, frozen=True):
     attempt: int = 1
 
 
+class HandlerEnded(Record, frozen=True):
+    """A handler of the ingress has ended, however it did. Recorded where the ingress has a concurrency."""
+
+    id: str
+
+
 class Tried(Record, frozen=True):
     """A handler raised, or was cut short."""
 

@@ -32,28 +32,36 @@ from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.contracts.timetable import Due
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
+from eventwagon.errors import Failed as SomeFailed
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
+from eventwagon.policy.budgets import shares
 from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
+from eventwagon.runtime import batching as batching_module
+from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
+from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
+from eventwagon.runtime import handling as handling_module
 from eventwagon.runtime import in_process as in_process_module
 from eventwagon.runtime import later as later_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
+from eventwagon.runtime import prefetch as prefetch_module
 from eventwagon.runtime import removal as removal_module
 from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
+from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
@@ -61,6 +69,7 @@ from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
+from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
@@ -106,8 +115,14 @@ HANGING: dict[str, Mutant] = {}
 """Those for scenarios in which some calls are never answered."""
 PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
+BATCHED: dict[str, Mutant] = {}
+"""Those for scenarios in which handlers take batches."""
 LATER: dict[str, Mutant] = {}
 """Those for scenarios in which some events are for later."""
+SURROUNDED: dict[str, Mutant] = {}
+"""Those for scenarios in which middleware surrounds the handlers."""
+BOUNDED: dict[str, Mutant] = {}
+"""Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -746,6 +761,39 @@ def _not_alone() -> Iterator[None]:
         yield
 
 
+@_mutant("a batch is settled whatever failed", "I6", BATCHED)
+def _named_are_settled() -> Iterator[None]:
+    """Those that the handler names as failed are settled with the others."""
+    with mock.patch.object(batching_module, "_named", lambda error: {} if type(error) is SomeFailed else None):
+        yield
+
+
+@_mutant("a failed batch comes again as a batch", "strangers", BATCHED)
+def _never_taken_apart() -> Iterator[None]:
+    """The bad event makes the others fail again and again, until they are dead."""
+
+    def mutant(delivery: Delivery) -> bool:
+        return delivery.suspect
+
+    with (
+        mock.patch.object(forming_module, "is_alone", mutant),
+        mock.patch.object(prefetch_module, "is_alone", mutant),
+    ):
+        yield
+
+
+@_mutant("what has passed middleware counts as handled", "I6", SURROUNDED)
+def _swallowed() -> Iterator[None]:
+    """What the handler raised is lost on the way."""
+
+    async def mutant(*args: Any, **more: Any) -> None:
+        with suppress(Exception):
+            await through(*args, **more)
+
+    with mock.patch.object(handling_module, "through", mutant):
+        yield
+
+
 @_mutant("a registry's step back taken for late news", "I7", STEPPING)
 def _step_back_ignored() -> Iterator[None]:
     async def mutant(self: TrainState) -> Snapshot:
@@ -1069,6 +1117,37 @@ def _specs_silent() -> Iterator[None]:
         yield
 
 
+@_mutant("a budget is divided by what each has seen", "concurrency", BOUNDED)
+def _divided_by_view() -> Iterator[None]:
+    """Each process takes its share of those that it knows of at once, newcomers too."""
+
+    def mutant(total: int, me: str, claims: Any, **_: Any) -> int:
+        return shares(total, {name: claim.wants for name, claim in claims.items()})[me]
+
+    at_once = mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked)
+    with mock.patch.object(budget_module, "due", mutant), at_once:
+        yield
+
+
+@_mutant("what was asked for of a budget is used without a second look", "concurrency", BOUNDED)
+def _no_second_look() -> Iterator[None]:
+    with mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked):
+        yield
+
+
+@_mutant("a budget is used though its lease has ended", "concurrency", RARE)
+def _lease_of_a_budget_ignored() -> Iterator[None]:
+    """A process that can't renew it goes on."""
+    with mock.patch.object(BudgetShares, "_lose"), mock.patch.object(budget_module, "_LEASE", 1e6):
+        yield
+
+
+@_mutant("what is under way when a lease ends goes on", "concurrency", RARE)
+def _lost_not_cut() -> Iterator[None]:
+    with mock.patch.object(WorkerPool, "cut_channel"):
+        yield
+
+
 def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows
     it."""
@@ -1122,6 +1201,9 @@ ALL: dict[str, Mutant] = {
     **DEFECTS,
     **STEPPING,
     **RENAMING,
+    **BATCHED,
+    **SURROUNDED,
+    **BOUNDED,
     **RARE,
 }
 """Each of them, by name."""

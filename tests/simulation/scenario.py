@@ -268,6 +268,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     renames: tuple[str, ...] | None = None
     """The inner channels that the new version has instead: some have another name, or are gone. It is rolled out at
     `grows_at`, and once more when the trouble is over."""
+    batched: tuple[str, ...] = ()
+    """The channels whose handlers take batches."""
+    batch: int = 1
+    within: float = 0.0
+    """Seconds that a batch's first event waits for others."""
+    surrounded: bool = False
+    """Middleware that only passes on surrounds the handlers and publishing."""
+    concurrency: int | None = None
+    """How many events of the ingress all processes handle at a time."""
     patient: bool = True
     """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
     comes when the trouble is over."""
@@ -364,7 +373,13 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         workers = f"each=Elastic({few_to_many}, promise={elastic.choice([0.3, 1.0, 5.0])})"
         scenario = msgspec.structs.replace(scenario, workers=workers)
     scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
+    scenario = _with_batch_handlers(scenario, random.Random(f"{seed} batch handlers"))
     scenario = _with_later(scenario, random.Random(f"{seed} later"))
+    if random.Random(f"{seed} middleware").random() < 0.1:
+        scenario = msgspec.structs.replace(scenario, surrounded=True)
+    budget = random.Random(f"{seed} budget")
+    if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
+        scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
     return _bearable(scenario)
 
 
@@ -496,6 +511,24 @@ def _with_leavers(scenario: Scenario, rng: random.Random) -> Scenario:
     by_hand = tuple(sorted([*scenario.by_hand, *asked], key=lambda h: h.at))
     settings = {**scenario.settings, "publish_timeout": 15.0}  # no receive takes longer, in which there may be claims
     return msgspec.structs.replace(scenario, by_hand=by_hand, settings=settings, answers=0.3)
+
+
+_BATCHED: tuple[tuple[str, ...], ...] = (("",), INNER, ("", *INNER, *RENAMED))
+
+
+def _with_batch_handlers(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some handlers take batches. One that fails costs each of its events an attempt."""
+    if rng.random() >= 0.2:
+        return scenario
+    batched = ("",) if scenario.depth == 1 else rng.choice(_BATCHED)
+    settings = {**scenario.settings, "attempts": int(scenario.settings["attempts"]) + 1}
+    return msgspec.structs.replace(
+        scenario,
+        settings=settings,
+        batched=batched,
+        batch=rng.choice([2, 3, 8]),
+        within=rng.choice([0.0, 0.1, 0.5, 2.0]),
+    )
 
 
 _WHICH: tuple[Literal["", "oldest", "active"], ...] = ("", "", "oldest", "active")

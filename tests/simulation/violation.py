@@ -16,7 +16,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """`I1` … `I10`; `alive`: a process ended by itself, or a defect of ours was held up; `pool`: it lost a worker;
     `strangers`: what one event did hurt another; `pause`: an event came too early; `later`: one came before it was due,
     or late; `paused`: a pause by hand was not heeded; `budget`: workers that follow the traffic are more than there may
-    be, or a wagon's fewer."""
+    be, or a wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -68,5 +68,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of the records of processes that ended and kept claims, where nothing prevented them from giving back."""
     heard_within: float | None = None
     """Seconds within which every process has a new manifest, where nothing goes wrong."""
+    concurrency: int | None = None
+    """How many events of the ingress may be handled at a time."""
+    member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

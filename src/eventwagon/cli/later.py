@@ -16,7 +16,8 @@ from ..errors import UsageError
 from ..event import Event
 from ..times import When, when
 from ..values import shown
-from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, span
+from .completion import Anchor
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, span
 from .target import reached
 from .why import data_of, data_shown
 

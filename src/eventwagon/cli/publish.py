@@ -24,7 +24,8 @@ from ..event import Event, check_word, checked, new_ids
 from ..payload import type_name
 from ..times import When
 from ..train import Train
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .completion import Anchor
+from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
 from .later import After, At, asked
 from .target import load_train, reached
 

@@ -28,7 +28,8 @@ from ..errors import StorageBroken
 from ..event import DEAD, Channel
 from ..policy.losses import GONE
 from ..workers import ORCHESTRATED
-from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
+from .completion import Anchor
+from .console import DEFAULT_URL, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
 from .target import reached
 
 _EVERY = 0.5

@@ -19,7 +19,8 @@ from ..display.text import count
 from ..errors import BrokerError, EventwagonError, UsageError
 from ..event import DEAD
 from ..values import check_revision
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
+from .completion import Anchor
+from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say, words
 from .serve import Infrastructure
 from .status import describe_pause
 from .target import reached, reached_if_known

@@ -16,7 +16,7 @@ from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name
 from ..limits import parse_limit
-from ..loading import load
+from ..loading import load, load_all
 from ..settings import make_settings
 from ..train import Train
 from ..values import check_revision, is_a
@@ -30,15 +30,38 @@ def load_train(target: str, revision: str = "") -> Train:
     """Load the train that `module:attribute` or `path/to/file.py:attribute` names. `revision` becomes the train's
     revision and replaces `{revision}` in the target. Raises UsageError, also if the program states another revision."""
     check_revision(revision)
-    if PLACE in target:
-        if not revision:
-            raise UsageError(f"TARGET {target!r}: give --revision, which replaces {PLACE}")
-        target = target.replace(PLACE, revision)
+    target = _filled(target, revision)
     train = cast("Train", load(target, lambda found: is_a(found, Train)))
     if revision and train.revision not in ("", revision):
         raise UsageError(f"TARGET {target!r} says that it is revision {train.revision}, not {revision}")
     train.revision = train.revision or revision
     return train
+
+
+def load_trains(targets: Sequence[str], revision: str = "") -> dict[str, Train]:
+    """Load trains as `load_train` does, by their targets. A target without a colon is a module or file: all its trains
+    that have handlers, as others are only published to. Raises UsageError, also if two have the same name."""
+    found: dict[str, Train] = {}
+    for target in targets:
+        for each in [target] if ":" in target else _all_of(target, revision):
+            train = load_train(each, revision)
+            known = next((name for name, other in found.items() if other.name == train.name), None)
+            if known is not None and found[known] is not train:
+                raise UsageError(f"TARGET {each!r} and {known!r} are two trains with the same name, {train.name!r}")
+            if known is None:
+                found[each] = train
+    return found
+
+
+def _all_of(where: str, revision: str) -> list[str]:
+    found = load_all(_filled(where, revision), lambda found: is_a(found, Train) and bool(found.handlers))
+    return [f"{where}:{name}" for name in found]
+
+
+def _filled(target: str, revision: str) -> str:
+    if PLACE in target and not revision:
+        raise UsageError(f"TARGET {target!r}: give --revision, which replaces {PLACE}")
+    return target.replace(PLACE, revision)
 
 
 @asynccontextmanager

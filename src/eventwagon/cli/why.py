@@ -24,7 +24,8 @@ from ..contracts.registry import Registry
 from ..display.text import count as counted
 from ..errors import EventwagonError, UsageError
 from ..event import DEATH, Event
-from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
+from .completion import NAMED, Anchor
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
 from .looks import run_again
 from .target import reached, registered
 
@@ -36,10 +37,7 @@ _SHOWN = 200
 async def why(
     target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="TARGET",
-            help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
-        ),
+        NAMED,
     ] = None,
     url: Url = DEFAULT_URL,
     last: Annotated[

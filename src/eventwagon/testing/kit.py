@@ -208,7 +208,7 @@ class RunningTrain:
         """
         __tracebackhide__ = True
         patience = _Patience(None if within is None else real("idle: within", within))
-        while self._broker.unfinished():
+        while not self._broker.is_idle:
             if self._not_opened is not None:
                 raise NotIdle(
                     f"train {self._train.name!r} handles nothing: its lifespan failed: {said(self._not_opened)}"

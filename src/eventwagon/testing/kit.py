@@ -330,6 +330,8 @@ async def running(
         raise UsageError(f"testing.running: give a Train, not {shown(train)}")
     if not is_a(dead, str) or dead not in get_args(WhenDead):
         raise UsageError(f"testing.running: dead={shown(dead)}: give 'raise' or 'keep'")
+    if asyncio._get_running_loop() is None:
+        raise UsageError("testing.running: eventwagon runs on asyncio, and no event loop of it runs here (trio?)")
     own = copy.copy(train)
     own.settings = _settings(train.settings, settings)
     if state is not _OWN_LIFESPAN:

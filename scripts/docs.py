@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import eventwagon
-from eventwagon import BlockingConnection, Connection, Train, breaker, errors, settings
+from eventwagon import BlockingConnection, Connection, Train, breaker, errors, settings, testing
 from eventwagon.contracts import facts, lifecycle
 from eventwagon.contracts.broker import Capabilities
 from eventwagon.drivers.opening import open_drivers
@@ -235,6 +235,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "public-names": names,
     "errors": error_tree,
     "connection": lambda: reference(Train, Connection, BlockingConnection),
+    "running-train": lambda: (
+        reference(testing.RunningTrain)
+        .replace("`runningtrain.", "`train.")
+        .replace("`await runningtrain.", "`await train.")
+    ),
     "brokers": brokers,
     "fences": fences,
     "redis-declares": declares("Redis, Valkey"),

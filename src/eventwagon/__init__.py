@@ -63,6 +63,7 @@ from .contracts.facts import (
     WorkersLost,
 )
 from .contracts.reading import Reading
+from .contracts.timetable import Waiting
 from .errors import (
     BrokenManifest,
     BrokerError,
@@ -76,6 +77,7 @@ from .errors import (
     EventRefused,
     EventTooLarge,
     EventwagonError,
+    Failed,
     PublishError,
     PublishTimeout,
     PublishUncertain,
@@ -95,13 +97,17 @@ from .errors import (
 )
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .options import Budget
+from .runtime.batching import BatchContext
 from .runtime.handling import Context
+from .runtime.middleware import Next
 from .settings import Settings
 from .train import Train
 from .workers import Elastic, Workers
 
 __all__ = [
     "Age",
+    "BatchContext",
     "BlockingConnection",
     "BoundLifted",
     "Breaker",
@@ -109,6 +115,7 @@ __all__ = [
     "BreakerOpened",
     "BrokenManifest",
     "BrokerError",
+    "Budget",
     "ChannelFull",
     "ChannelGone",
     "ChannelThreatened",
@@ -144,11 +151,13 @@ __all__ = [
     "EventsRescued",
     "EventwagonError",
     "Fact",
+    "Failed",
     "FellAsleep",
     "HandlerOverran",
     "Lag",
     "Limit",
     "Listener",
+    "Next",
     "NumbersSkipped",
     "OpenRefused",
     "OrphanRemoved",
@@ -196,6 +205,7 @@ __all__ = [
     "WagonScaled",
     "WagonSealed",
     "Wait",
+    "Waiting",
     "WatchDropped",
     "WatchEnded",
     "WentBack",

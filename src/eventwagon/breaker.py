@@ -179,12 +179,14 @@ class Circuit:
         because: str,
         after: float | None = None,
         own: bool = False,
+        tells: bool = True,
     ) -> Again | None:
         """A handling failed; it was the event's attempt number `attempt`. Returns how to retry; None: give the event
         up.
 
         `after`: the pause that the handler asked for, in seconds. `own`: no outage explains this failure, so it counts
-        in any case, and the event is given up after eight at the latest.
+        in any case, and the event is given up after eight at the latest. `tells`: the failure says something about the
+        channel; that of one event does not, if others of its batch were handled.
 
         Without a number of attempts set, an event is given up after five attempts only if the channel is known to work:
         another handling that began after this event first failed here has ended well. Otherwise it is retried for ten
@@ -194,8 +196,9 @@ class Circuit:
         """
         known = self.failing.pop(event_id, None) or _Failing(now)
         if self.opened_at is None:
-            self.recent.append((now, event_id))
-            self._open_if_due(now, luck, because)
+            if tells:
+                self.recent.append((now, event_id))
+                self._open_if_due(now, luck, because)
         elif event_id == self.probe:
             self.probe = None
             self.probes += 1

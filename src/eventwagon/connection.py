@@ -9,6 +9,8 @@ import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 import msgspec
@@ -17,9 +19,10 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Deployment, InSteps, Orchestrator
+from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
+from .contracts.timetable import Waiting, timetable_of
 from .display.redaction import redacted
 from .display.text import said
 from .errors import (
@@ -37,10 +40,13 @@ from .payload import encode, type_name
 from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
+from .runtime.due_events import DueEvents
 from .runtime.handling import Handler
+from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
+from .runtime.middleware import Middleware, publish_through
 from .runtime.observer import Observer
 from .runtime.payload_batches import Attributes, batches, check_payloads
 from .runtime.publisher import TrainPublisher
@@ -50,7 +56,9 @@ from .runtime.tasks import InOwnTask, kept_up
 from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.train_state import TrainState
 from .runtime.wagon_channels import WagonChannels
+from .schedules import Schedule
 from .settings import Settings
+from .times import When, when
 from .values import check_revision, is_a, real, shown, text, whole
 
 _logger = logging.getLogger("eventwagon")
@@ -73,7 +81,9 @@ class Declaration(Protocol):
     source: str
     handlers: dict[str, Handler]
     opening: Opening | None
+    around_publishing: list[Middleware]
     revision: str
+    schedules: dict[str, Schedule]
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -100,6 +110,13 @@ class Connection:
         clock: Callable[[], float],
         redeclare: bool,
     ) -> None:
+        bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
+        given: object = orchestrator
+        if bounded and isinstance(given, Delivering):
+            raise UsageError(
+                f"handler of {bounded[0]!r}: {given.platform} delivers the events by itself, so concurrency=, "
+                "rate= and budget= can't be kept to: leave them out, or use another orchestrator"
+            )
         self.train = train
         self.broker = broker
         self.registry = registry
@@ -128,14 +145,17 @@ class Connection:
             name=self.name,
             revision=train.revision,
             orchestrator=orchestrator,
+            timetable=timetable_of(broker, registry),
         )
         self._state = TrainState(self._runtime, registry)
+        self._later = Later(self._runtime, self._state)
         self._channels = WagonChannels(self._runtime, self._state)
         self._switcher = Switcher(self._runtime, self._state)
         self._founded = False
         self._runs = False
         self._is_running = False
         self._observer: Observer | None = None
+        self._due_events: DueEvents | None = None
         self._membership: Membership | None = None
         self._founding = asyncio.Lock()
 
@@ -225,6 +245,8 @@ class Connection:
         event_type: str | None = None,
         id: str | None = None,  # noqa: A002 - the attribute's name in CloudEvents
         timeout: float | None = None,
+        at: datetime | float | None = None,
+        after: timedelta | float | None = None,
     ) -> str:
         """Publish one event to the active wagon. Returns its id once the broker has stored it.
 
@@ -234,8 +256,15 @@ class Connection:
         duplicate. `timeout` is in seconds, default `publish_timeout`. Raises UsageError, EventRefused (EventTooLarge is
         one), TrainFull, TrainPaused, TrainRemoved, PublishTimeout, StorageBroken, and PublishError when the broker's
         driver fails in an unforeseen way.
+
+        With `at` (an aware datetime, or seconds since the epoch) or `after` (seconds, or a timedelta) the event is kept
+        until then and published by an observer; its `time` is when it is due. It returns once the event is kept, and
+        `cancel` takes the id. A time that is over means now. See docs/later.md.
         """
+        later = when(at, after)
         event = self._made(payload, subject, event_type, id)
+        if later is not None:
+            return await self._publish_later(later, event, id is None and event is not payload, timeout)
         await self._send([event], timeout)
         return event.id
 
@@ -251,6 +280,25 @@ class Connection:
             None if subject is None else check_word("subject", subject),
             None if event_type is None else check_word("type", event_type),
         )
+
+    async def _publish_later(self, later: When, event: Event, gets_id: bool, timeout: float | None) -> str:
+        """Keep the event until it is due; its id then has that time too, unless its caller has chosen one."""
+        loop = self._here()
+        deadline = loop.time() + (self.train.settings.publish_timeout if timeout is None else check_timeout(timeout))
+        _ = self._later.timetable  # without one, refuse before anything is founded
+
+        def make(due: float) -> Event:
+            return msgspec.structs.replace(event, time=due, id=new_ids(1, due)[0] if gets_id else event.id)
+
+        if not self._founded:
+            await self._found_by(deadline)
+        kept = await self._later.keep(later, make, deadline)
+        if kept is None:
+            await self._switcher.publish([event], deadline=deadline)
+            return event.id
+        if self._due_events is not None:
+            self._due_events.wake()
+        return kept.id
 
     async def publish_many(
         self,
@@ -287,8 +335,8 @@ class Connection:
                 async for events in made:
                     try:
                         await self._send(events, timeout)
-                    except (EventwagonError, asyncio.CancelledError) as e:
-                        accepted += getattr(e, "accepted", 0)
+                    except BaseException as e:
+                        accepted += accepted_by(e)
                         raise
                     accepted += len(events)
         except BaseException as e:
@@ -327,7 +375,12 @@ class Connection:
         kind = type_name(payload) if event_type is None else event_type
         return fitting(Event(event_id, kind, self.train.source, now, data, subject, content_type), most)
 
-    async def _send(self, events: Sequence[Event], timeout: float | None) -> None:
+    async def _send(self, events: Sequence[Event], timeout: float | None, *, surrounded: bool = False) -> None:
+        """Store the events, inside of the middleware unless that surrounds the call."""
+        if self.train.around_publishing and not surrounded:
+            store = partial(self._send, timeout=timeout, surrounded=True)
+            await publish_through(self.train.around_publishing, store, events, self.train.settings.max_event_bytes)
+            return
         loop = asyncio._get_running_loop()  # `_here` inlined: every publish comes through here
         if loop is None or loop is not self._loop:
             raise self._misused()
@@ -401,6 +454,28 @@ class Connection:
                 differences(differs),
             )
 
+    async def cancel(self, event_id: str) -> bool:
+        """Cancel an event that was published with `at` or `after`, or emitted with `after`. Returns True if it waited:
+        it will not be published. Returns False if no such event waits, or if its publishing has begun: it may be
+        handled. Idempotent. Raises UsageError, also if nothing keeps events for later."""
+        event_id = check_word("id", event_id)
+        self._here()
+        async with self._answering():
+            return await self._later.cancel(event_id)
+
+    async def later(self) -> Waiting:
+        """How many events wait for their time, and when the next is due. Raises UsageError if nothing keeps events for
+        later."""
+        self._here()
+        async with self._answering():
+            return await self._later.waiting()
+
+    def later_events(self) -> AsyncIterator[Event]:
+        """The events that wait for their time, the earliest first; `time` is when each is due. Raises UsageError if
+        nothing keeps events for later."""
+        self._here()
+        return self._later.entries()
+
     # --- running --------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -425,6 +500,11 @@ class Connection:
             raise UsageError(
                 f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
             )
+        if observe and self.train.schedules:
+            _ = self._later.timetable
+            for schedule in self.train.schedules.values():
+                if schedule.channel and schedule.channel not in self.train.handlers:
+                    raise UsageError(f"schedule {schedule.name}: channel {schedule.channel!r} has no handler")
         if self._runs:
             raise UsageError(f"this connection already runs train {self.train.name!r}; open another one")
         self._runs = True
@@ -482,6 +562,13 @@ class Connection:
                 self._switcher.on_full.append(observer.wake)
                 membership.observing = tasks.create_task(kept_up(observer.run, "observing", self._bulkhead))
                 owned.append(membership.observing)
+                if runtime.timetable is not None:
+                    train = self.train
+                    self._due_events = due_events = DueEvents(
+                        runtime, self._state, self._switcher, runtime.timetable, train.schedules, train.source
+                    )
+                    publishing = kept_up(due_events.run, "publishing events that are due", self._bulkhead)
+                    owned.append(tasks.create_task(publishing))
             for task in owned:
                 task.add_done_callback(held.end)
             self._is_running = True
@@ -492,7 +579,7 @@ class Connection:
                 for task in reversed(owned):
                     task.cancel()
                 if observe:
-                    self._observer = None
+                    self._observer = self._due_events = None
                     self._switcher.on_full.remove(observer.wake)
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
@@ -794,6 +881,14 @@ def check_timeout(timeout: float) -> float:
     if is_a(timeout, bool) or not is_a(timeout, int, float) or not 0 < timeout <= _LONGEST:
         raise UsageError(f"timeout={shown(timeout)}: give a number of seconds above 0, at most {_LONGEST:g}")
     return timeout
+
+
+def accepted_by(error: BaseException) -> int:
+    """How many events were stored by the call that raised this."""
+    with suppress(Exception):
+        accepted = getattr(error, "accepted", 0)
+        return accepted if type(accepted) is int else 0
+    return 0
 
 
 def say_accepted(error: BaseException, accepted: int) -> None:

@@ -5,6 +5,8 @@ The docstring of each class says when it is raised and what the caller can do ab
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .display.redaction import redacted
 from .display.text import said
 
@@ -182,6 +184,33 @@ class Snooze(Exception):
         super().__init__(*([because] if because else []))
         self.after = check_pause("Snooze", after)
         self.because = _reason(because)
+
+
+class Failed(Exception):
+    """Raised by a handler of batches: these events failed, all others of the batch are handled. `errors` has an
+    exception for the index of each payload that failed. Each is dealt with as if a handler of that event alone had
+    raised it: `Reject`, `Retry` and `Snooze` keep their meaning, after any other the event is retried. Raises
+    UsageError if `errors` is empty, or holds anything but exceptions by index."""
+
+    def __init__(self, errors: Mapping[int, BaseException]) -> None:
+        self.errors = _by_index(errors)
+        first = [f"{index}: {said(error)}" for index, error in list(self.errors.items())[:3]]
+        more = f" and {len(self.errors) - 3} more" if len(self.errors) > 3 else ""
+        super().__init__(f"{'; '.join(first)}{more}")
+
+
+def _by_index(errors: object) -> dict[int, BaseException]:
+    example = 'Failed({3: ValueError("no such customer")})'
+    if not issubclass(type(errors), Mapping) or not errors:
+        raise UsageError(f"Failed: say which payloads failed, by their index in the list: {example}")
+    found: dict[int, BaseException] = {}
+    for index, error in errors.items():  # type: ignore[attr-defined]
+        if type(index) is bool or not hasattr(type(index), "__index__") or index.__index__() < 0:
+            raise UsageError(f"Failed: {index!r:.100} is no index of the list of payloads: {example}")
+        if not issubclass(type(error), BaseException):
+            raise UsageError(f"Failed: {error!r:.100} for payload {index!r:.20} is no exception: {example}")
+        found[index.__index__()] = error
+    return found
 
 
 def _reason(because: object) -> str:

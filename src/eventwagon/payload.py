@@ -18,7 +18,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -621,6 +621,8 @@ class Shape(msgspec.Struct, frozen=True):
     payload: Any
     wants_context: bool
     is_async: bool
+    context: Any = None
+    """The annotation of its second parameter; None: it has none."""
 
 
 def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = None) -> Shape:
@@ -649,7 +651,9 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
     try:
         if not names or len(required) > 2:
             raise TypeError(
-                "its parameters are unknown; a decorator needs functools.wraps" if passes_on else "it has others"
+                "its parameters are unknown; a decorator needs functools.wraps"
+                if passes_on
+                else "it has others; dependencies need @injected (of eventwagon.depends) below @train.on"
             )
         outer.bind(None, None) if wants_context else outer.bind(None)
     except TypeError as e:
@@ -662,7 +666,30 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
         hints = _hints(code, local_names) | _hints(_called(function), local_names)
     except Exception as e:
         raise UsageError(f"{where}: its annotations can't be resolved: {_line(e)}") from e
-    return Shape(hints.get(next(iter(names)), Any), wants_context, inspect.iscoroutinefunction(_called(function)))
+    if lost := [name for name, parameter in outer.parameters.items() if _is_dependency(hints.get(name), parameter)]:
+        raise UsageError(f"{where}: {lost[0]!r} is a dependency: put @injected (of eventwagon.depends) below @train.on")
+    payload, *more = names
+    context = hints.get(more[0]) if more else None
+    return Shape(hints.get(payload, Any), wants_context, inspect.iscoroutinefunction(_called(function)), context)
+
+
+def one_of(many: Any, where: str) -> Any:
+    """The type of one payload, from the annotation of a handler that takes a list of them. `where` begins the error.
+    Raises UsageError for an annotation that is no list of something."""
+    bare = _bare(many)
+    if typing.get_origin(bare) in (list, Sequence) and (types_of_one := typing.get_args(bare)):
+        return types_of_one[0]
+    found = "" if bare is Any else f", not {getattr(bare, '__qualname__', None) or bare}"
+    raise UsageError(
+        f"{where}: with batch= it takes a list of payloads: annotate the parameter with list[Order], say{found}; "
+        "list[Any] is plain JSON"
+    )
+
+
+def _is_dependency(annotation: Any, parameter: inspect.Parameter) -> bool:
+    """Whether fast-depends would have to resolve the parameter."""
+    words = annotation.__metadata__ if typing.get_origin(annotation) is typing.Annotated else ()
+    return any(type(word).__module__.partition(".")[0] == "fast_depends" for word in (*words, parameter.default))
 
 
 def name_of(function: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from eventwagon import Context, Reject, Train
+from eventwagon import Context, Failed, Reject, Train
 from eventwagon.contracts.broker import Depth
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.errors import UsageError
@@ -134,6 +134,32 @@ def test_a_batch_is_worked_off_in_part_and_the_rest_reported(moto_server: MotoSe
     asyncio.run(run())
     first = ["first 0 1", "first 1 1", "first 1 2", "first 2 1", "first 3 1", "first 3 2", "first 4 1"]
     assert handled == Counter([*first, "second 0", "second 1", "second 4"])
+
+
+def test_a_handler_of_batches_gets_the_batch_of_the_mapping(moto_server: MotoServer) -> None:
+    calls = list[list[int]]()
+    train = Train(f"train_{token_hex(4)}", attempts=3, backoff=0.001)
+
+    @train.on(train.name, batch=10, within=0)
+    async def rows(some: list[dict[str, Any]]) -> None:
+        calls.append([row["n"] for row in some])
+        bad: dict[int, BaseException] = {i: Reject("never") for i, row in enumerate(some) if row["do"] == "reject"}
+        if len(some) > 1:
+            bad |= {i: RuntimeError("once") for i, row in enumerate(some) if row["do"] == "fail once"}
+        if bad:
+            raise Failed(bad)
+
+    async def run() -> None:
+        async with SQSBroker.from_url(moto_server.url) as broker, Mapping(train, moto_server.url, broker) as mapping:
+            ingress, _, dead = await made(broker, train, "", "fail once", "reject", "", "")
+            count, failed = await mapping.turn(ingress)
+            assert (count, len(failed)) == (5, 1)
+            assert [sorted(call) for call in calls] == [[0, 1, 2, 3, 4]]
+            assert [event.extensions["deadbecause"] async for event in broker.read(dead)] == ["rejected: never"]
+            count, failed = await mapping.turn(ingress)
+            assert (count, failed, calls[1:]) == (1, [], [[1]])
+
+    asyncio.run(run())
 
 
 def test_what_time_does_not_suffice_for_is_given_back(moto_server: MotoServer) -> None:

@@ -14,9 +14,11 @@ from typing import get_args
 import pytest
 
 import eventwagon
+from eventwagon import testing
 from eventwagon.contracts.facts import DECISIONS, Fact
 from eventwagon.errors import EventwagonError
 from eventwagon.limits import parse_limit
+from eventwagon.options import Options
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks
 from tests.docs.documents import DOCUMENTS, ROOT, name, prose
@@ -115,6 +117,9 @@ def test_settings_named_in_the_docs_exist() -> None:
     for said in re.findall(r"`([a-z_]+)=[^`]*`", text):
         known = {
             *Settings.__struct_fields__,
+            *inspect.signature(testing.running).parameters,
+            *inspect.signature(eventwagon.Context.fake).parameters,
+            *Options.__struct_fields__,
             "each",
             "synchronous",
             "total",

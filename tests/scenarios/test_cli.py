@@ -384,6 +384,7 @@ def test_debug_shows_the_traceback(place: Path) -> None:
         "work",
         "list",
         "publish",
+        "later",
         "status",
         "why",
         "dead",

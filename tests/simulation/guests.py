@@ -29,6 +29,11 @@ def is_once(scenario: Scenario, key: str) -> bool:
     return _share(scenario, key, "once") < _ONCE
 
 
+def is_named(scenario: Scenario, key: str) -> bool:
+    """In a batch it fails by itself; else it makes the whole batch fail."""
+    return _share(scenario, key, "named") < 0.5
+
+
 def fate(scenario: Scenario, key: str, channel: str) -> float:
     """A number below 1 that decides how an ordinary handling of the event goes."""
     return zlib.crc32(f"{scenario.seed} {key} {channel}".encode()) / 2**32
@@ -37,6 +42,18 @@ def fate(scenario: Scenario, key: str, channel: str) -> float:
 def children(scenario: Scenario, key: str, after: str | None) -> list[str]:
     """The keys of what a handling emits."""
     return [f"{key}/{after}{i}" for i in range(scenario.fan_out)] if after else []
+
+
+def delay(scenario: Scenario, key: str) -> float | None:
+    """For how many seconds the event is kept before it is published; None: it is published at once."""
+    if not scenario.later or _share(scenario, key, "later") >= scenario.later:
+        return None
+    return round(0.05 + 15.0 * _share(scenario, key, "delay") ** 2, 3)
+
+
+def emitted_after(scenario: Scenario, key: str) -> float | None:
+    """The same for an event that a handler emits."""
+    return delay(scenario, f"{key} emitted")
 
 
 def snoozes(scenario: Scenario, key: str) -> int:

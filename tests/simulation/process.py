@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import Any
 
 from eventwagon.breaker import Breaker
@@ -14,10 +15,12 @@ from eventwagon.connection import Connection
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.display.text import said
-from eventwagon.errors import EventwagonError, PublishError, Reject, Retry, Snooze
+from eventwagon.errors import EventwagonError, Failed, PublishError, Reject, Retry, Snooze
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
+from eventwagon.runtime.batching import BatchContext
 from eventwagon.runtime.handling import Context
+from eventwagon.runtime.middleware import Next
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train
 from eventwagon.workers import parse_workers
@@ -30,8 +33,11 @@ from .guests import (
     Failure,
     Unprintable,
     children,
+    delay,
+    emitted_after,
     fate,
     guest,
+    is_named,
     is_once,
     is_thrown,
     pause,
@@ -46,6 +52,7 @@ from .history import (
     Ended,
     Faulted,
     Handled,
+    HandlerEnded,
     Leaked,
     ManifestSeen,
     Paused,
@@ -58,11 +65,10 @@ from .history import (
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
-from .truth import key_of
+from .truth import EPOCH, key_of
 from .world import World
 
 TRAIN = "t"
-EPOCH = 1_750_000_000.0
 
 _LEFT: ContextVar[str] = ContextVar("_LEFT", default="")
 """Set by handlers of events that change it."""
@@ -207,7 +213,7 @@ class Process(Actor):
     async def _publish(self, connection: Connection, key: str) -> None:
         self.publishing += 1
         try:
-            await connection.publish(key)
+            await connection.publish(key, after=delay(self.slot.scenario, key))
         except EventwagonError as e:
             self.world.record(Refused, key=key, why=_said(e))
         else:
@@ -270,60 +276,132 @@ class Process(Actor):
             breaker=_breaker(scenario),
             **settings,
         )
+        if scenario.surrounded:
+            train.middleware(_passed)
+            train.publish_middleware(_passed_on)
         if self.slot.program.roles == ("publish",):
             return train
         for name, after in _choreography(scenario, self.version).items():
-            train.on(name or TRAIN)(self._handler(after))
+            if name in scenario.batched:
+                train.on(name or TRAIN, batch=scenario.batch, within=scenario.within)(self._batch_handler(after))
+            else:
+                train.on(name or TRAIN, concurrency=None if name else scenario.concurrency)(self._handler(after))
         return train
 
     def _handler(self, after: str | None) -> Callable[..., Any]:
         scenario = self.slot.scenario
 
+        async def counted(payload: str, ctx: Context) -> object:
+            try:
+                return await handle(payload, ctx)
+            finally:
+                if not ctx.channel and not self.dead:
+                    self.world.record(HandlerEnded, id=ctx.event.id)
+
         async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
             self.world.record(Begun, channel=where, id=ctx.event.id, key=payload)
             try:
-                if left := _LEFT.get():
-                    self.world.record(Leaked, key=payload, left_by=left)
-                await self._point()
-                if (kind := guest(scenario, payload)) and (ctx.attempt == 1 or not is_once(scenario, payload)):
-                    await self._misbehave(kind, payload, ctx)
-                mine = fate(scenario, payload, ctx.channel)
-                if scenario.work:
-                    seconds = scenario.work * (0.5 + mine) * (scenario.deeper if ctx.channel else 1.0)
-                    longest = 0.7 * float(scenario.settings["handler_timeout"])
-                    is_slow = (mine * 997.0) % 1.0 < scenario.tail
-                    await asyncio.sleep(longest if is_slow else min(seconds, longest))
-                    await self._point()
-                if mine < scenario.poison or (mine < scenario.poison + scenario.trouble and ctx.attempt == 1):
-                    raise ValueError("simulated: this handler fails")
-                if mine > 1.0 - scenario.reject:
-                    raise Reject("simulated")
+                await self._begin(payload)
+                kind = await self._meet(payload, ctx.attempt, lambda: ctx.emit(ctx.channel or INNER[0], object()))
+                await self._work([payload], ctx.channel)
+                self._judge(payload, ctx.channel, ctx.attempt)
             except BaseException as e:
-                if not isinstance(e, GeneratorExit):
-                    self.world.record(
-                        Tried, channel=where, id=ctx.event.id, key=payload, attempt=ctx.attempt, why=_said(e)
-                    )
-                if isinstance(e, Snooze | Retry) and e.after is not None:
-                    self.world.record(PutOff, channel=where, id=ctx.event.id, key=payload, seconds=e.after)
+                self._tried(where, ctx.event.id, payload, ctx.attempt, e)
                 raise
-            emitted = children(scenario, payload, after)
+            emitted = children(self.slot.scenario, payload, after)
             for child in emitted:
-                await ctx.emit(after or "", child)
-            self.world.record(
-                Handled,
-                channel=where,
-                id=ctx.event.id,
-                key=payload,
-                children=tuple((after or "", child) for child in emitted),
-                attempt=ctx.attempt,
-            )
+                await ctx.emit(after or "", child, after=emitted_after(self.slot.scenario, child))
+            self._handled(where, ctx.event.id, payload, after, ctx.attempt)
             await self._point()
             return object() if kind == "returns" else None
 
+        return handle if scenario.concurrency is None else counted
+
+    def _batch_handler(self, after: str | None) -> Callable[..., Any]:
+        """Some of those that fail are named; for the others the whole batch fails."""
+
+        async def handle(payloads: list[str], ctx: BatchContext) -> None:
+            where = Channel(ctx.train, ctx.wagon, ctx.channel)
+            keys = [(event.id, key) for event, key in zip(ctx.events, payloads, strict=True)]
+            errors: dict[int, BaseException] = {}
+            for event_id, key in keys:
+                self.world.record(Begun, channel=where, id=event_id, key=key)
+            try:
+                await self._begin(payloads[0])
+                await self._work(payloads, ctx.channel)
+                for index, key in enumerate(payloads):
+                    emit = partial(ctx.emit, ctx.channel or INNER[0], object(), of=index)
+                    try:
+                        await self._meet(key, ctx.attempt, emit)
+                        self._judge(key, ctx.channel, ctx.attempt)
+                    except BaseException as e:
+                        if not is_named(self.slot.scenario, key) or not (isinstance(e, Exception) or is_thrown(e)):
+                            raise
+                        errors[index] = e
+            except BaseException as e:
+                for event_id, key in keys:
+                    self._tried(where, event_id, key, ctx.attempt, e)
+                raise
+            for index, (event_id, key) in enumerate(keys):
+                if index in errors:
+                    self._tried(where, event_id, key, ctx.attempt, errors[index])
+                    continue
+                for child in children(self.slot.scenario, key, after):
+                    await ctx.emit(after or "", child, of=index, after=emitted_after(self.slot.scenario, child))
+                self._handled(where, event_id, key, after, ctx.attempt)
+            await self._point()
+            if errors:
+                raise Failed(errors)
+
         return handle
 
-    async def _misbehave(self, kind: Guest, key: str, ctx: Context) -> None:
+    async def _begin(self, key: str) -> None:
+        if left := _LEFT.get():
+            self.world.record(Leaked, key=key, left_by=left)
+        await self._point()
+
+    async def _meet(self, key: str, attempt: int, emit_rubbish: Callable[[], Awaitable[None]]) -> Guest | None:
+        """Do what a hostile event does, if it is one. Returns its kind."""
+        scenario = self.slot.scenario
+        if (kind := guest(scenario, key)) and (attempt == 1 or not is_once(scenario, key)):
+            await self._misbehave(kind, key, emit_rubbish)
+        return kind
+
+    async def _work(self, keys: Sequence[str], channel: str) -> None:
+        scenario = self.slot.scenario
+        if not scenario.work:
+            return
+        longest = 0.7 * float(scenario.settings["handler_timeout"])
+        most = 0.0
+        for key in keys:
+            mine = fate(scenario, key, channel)
+            seconds = scenario.work * (0.5 + mine) * (scenario.deeper if channel else 1.0)
+            is_slow = (mine * 997.0) % 1.0 < scenario.tail
+            most = max(most, longest if is_slow else min(seconds, longest))
+        await asyncio.sleep(most)
+        await self._point()
+
+    def _judge(self, key: str, channel: str, attempt: int) -> None:
+        """Raise if the event's ordinary handling fails."""
+        scenario = self.slot.scenario
+        mine = fate(scenario, key, channel)
+        if mine < scenario.poison or (mine < scenario.poison + scenario.trouble and attempt == 1):
+            raise ValueError("simulated: this handler fails")
+        if mine > 1.0 - scenario.reject:
+            raise Reject("simulated")
+
+    def _tried(self, where: Channel, event_id: str, key: str, attempt: int, error: BaseException) -> None:
+        if not isinstance(error, GeneratorExit):
+            self.world.record(Tried, channel=where, id=event_id, key=key, attempt=attempt, why=_said(error))
+        if isinstance(error, Snooze | Retry) and error.after is not None:
+            self.world.record(PutOff, channel=where, id=event_id, key=key, seconds=error.after)
+
+    def _handled(self, where: Channel, event_id: str, key: str, after: str | None, attempt: int) -> None:
+        emitted = tuple((after or "", child) for child in children(self.slot.scenario, key, after))
+        self.world.record(Handled, channel=where, id=event_id, key=key, children=emitted, attempt=attempt)
+
+    async def _misbehave(self, kind: Guest, key: str, emit_rubbish: Callable[[], Awaitable[None]]) -> None:
         """What a hostile event's handler does."""
         if (error := raised(kind)) is not None:
             raise error
@@ -338,7 +416,7 @@ class Process(Actor):
                     with suppress(asyncio.CancelledError):
                         await asyncio.sleep(3600.0)
             case "emits":
-                await ctx.emit(ctx.channel or INNER[0], object())
+                await emit_rubbish()
             case "kills":
                 self.crash(0.5)
                 await for_ever()
@@ -462,6 +540,16 @@ class Process(Actor):
         done = self.slot.steps + self.steps
         ahead = [call for op, call in self.slot.faults if op == "step" and call > done]
         self.next_step = min(ahead) - self.slot.steps if ahead else -1
+
+
+async def _passed(ctx: object, call_next: Next) -> None:
+    await call_next()
+    await asyncio.sleep(0)
+
+
+async def _passed_on(events: list[Event], call_next: Next) -> None:
+    await call_next(events)
+    await asyncio.sleep(0)
 
 
 def _choreography(scenario: Scenario, version: int) -> dict[str, str | None]:

@@ -21,6 +21,7 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import Orchestrator
+from eventwagon.contracts.timetable import Timetable
 from eventwagon.errors import Conflict, EventwagonError
 from eventwagon.event import DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
@@ -38,6 +39,7 @@ from .history import Faulted, Healed, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
 from .scenario import INNER, Scenario
+from .timetable import GatedTimetable, TruthTimetable
 from .world import Ambush, World
 
 REST_WITHIN = 900.0
@@ -95,7 +97,10 @@ class Simulation:
     def __init__(
         self, scenario: Scenario, loop: SimulationLoop, ambush: Ambush | None, left_over: Sequence[Channel]
     ) -> None:
-        self.world = world = World(scenario, loop, ambush, orchestrator=self._orchestrator)
+        self.world = world = World(
+            scenario, loop, ambush, orchestrator=self._orchestrator, timetable=self._timetable, kept=self._kept
+        )
+        self.timetable = TruthTimetable(world.record)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
         self.cluster = Cluster(world, keep=self.supervise)
         self._left_over = left_over
@@ -103,6 +108,12 @@ class Simulation:
 
     def _orchestrator(self, gate: Gate) -> Orchestrator | None:
         return GatedOrchestrator(gate, self.cluster) if self.world.scenario.orchestrated else None
+
+    def _timetable(self, gate: Gate) -> Timetable:
+        return GatedTimetable(gate, self.timetable)
+
+    def _kept(self) -> int:
+        return self.timetable.count(TRAIN)
 
     def bury(self) -> None:
         """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no
@@ -307,6 +318,8 @@ class Simulation:
             for (process, channel) in self.world.broker.attached
             if channel not in channels
         ]
+        if kept := self.world.kept():
+            said.append(f"{kept} events are kept for later")
         if any(slot.arrivals for slot in self.slots) or any(p.publishing for p in self._living()):
             said.append("some processes have not published yet")
         if self.world.arriving:

@@ -64,6 +64,10 @@ OPS = {
     "ensure": 8.0,
     "deployments": 20.0,
     "remove": 1.5,
+    "keep": 3.0,
+    "claim": 20.0,
+    "forget": 2.0,
+    "time": 4.0,
     "step": 400.0,
     "*": 120.0,
 }
@@ -264,9 +268,20 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     renames: tuple[str, ...] | None = None
     """The inner channels that the new version has instead: some have another name, or are gone. It is rolled out at
     `grows_at`, and once more when the trouble is over."""
+    batched: tuple[str, ...] = ()
+    """The channels whose handlers take batches."""
+    batch: int = 1
+    within: float = 0.0
+    """Seconds that a batch's first event waits for others."""
+    surrounded: bool = False
+    """Middleware that only passes on surrounds the handlers and publishing."""
+    concurrency: int | None = None
+    """How many events of the ingress all processes handle at a time."""
     patient: bool = True
     """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
     comes when the trouble is over."""
+    later: float = 0.0
+    """The share of events that are published, or emitted, for later."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -358,6 +373,13 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         workers = f"each=Elastic({few_to_many}, promise={elastic.choice([0.3, 1.0, 5.0])})"
         scenario = msgspec.structs.replace(scenario, workers=workers)
     scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
+    scenario = _with_batch_handlers(scenario, random.Random(f"{seed} batch handlers"))
+    scenario = _with_later(scenario, random.Random(f"{seed} later"))
+    if random.Random(f"{seed} middleware").random() < 0.1:
+        scenario = msgspec.structs.replace(scenario, surrounded=True)
+    budget = random.Random(f"{seed} budget")
+    if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
+        scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
     return _bearable(scenario)
 
 
@@ -491,6 +513,24 @@ def _with_leavers(scenario: Scenario, rng: random.Random) -> Scenario:
     return msgspec.structs.replace(scenario, by_hand=by_hand, settings=settings, answers=0.3)
 
 
+_BATCHED: tuple[tuple[str, ...], ...] = (("",), INNER, ("", *INNER, *RENAMED))
+
+
+def _with_batch_handlers(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some handlers take batches. One that fails costs each of its events an attempt."""
+    if rng.random() >= 0.2:
+        return scenario
+    batched = ("",) if scenario.depth == 1 else rng.choice(_BATCHED)
+    settings = {**scenario.settings, "attempts": int(scenario.settings["attempts"]) + 1}
+    return msgspec.structs.replace(
+        scenario,
+        settings=settings,
+        batched=batched,
+        batch=rng.choice([2, 3, 8]),
+        within=rng.choice([0.0, 0.1, 0.5, 2.0]),
+    )
+
+
 _WHICH: tuple[Literal["", "oldest", "active"], ...] = ("", "", "oldest", "active")
 
 
@@ -522,6 +562,18 @@ def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenar
     return msgspec.structs.replace(
         scenario, grows_at=round(rng.uniform(1.0, span), 3), renames=tuple(names), patient=rng.random() < 0.6
     )
+
+
+def _with_later(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some events are published and emitted for later, and the timetable has trouble of its own."""
+    if scenario.guests or scenario.renames is not None or rng.random() >= 0.2:
+        return scenario
+    names = [p.name for p in scenario.programs]
+    troubles = [
+        _fault_at(rng, rng.choice(names), rng.choice(["keep", "claim", "claim", "forget", "time"]))
+        for _ in range(rng.randint(0, 6) if scenario.faults else 0)
+    ]
+    return msgspec.structs.replace(scenario, later=rng.choice([0.1, 0.5, 1.0]), faults=(*scenario.faults, *troubles))
 
 
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
@@ -656,7 +708,7 @@ def _fault(rng: random.Random, program: Program) -> Fault:
 def _fault_at(rng: random.Random, process: str, op: str) -> Fault:
     call = 1 + int(rng.expovariate(1 / OPS[op]))
     kinds: tuple[str, ...] = _ANY
-    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove"):
+    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove", "keep", "forget"):
         kinds = (*_ANY, "in-flight")
     if op == "publish":
         kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")

@@ -18,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
-from . import demo, doctor, lab, plan, publish, serve, status, steer, trains, undeploy, why
+from . import demo, doctor, lab, later, plan, publish, serve, status, steer, trains, undeploy, why
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
@@ -149,6 +149,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (serve.work, "Run", "eventwagon work app:signups --log-level warning"),
     (trains.list_, "Use", "eventwagon list"),
     (publish.publish, "Use", "jq -c .user dump.json | eventwagon publish app:signups --subject-field email"),
+    (later.later, "Use", "eventwagon later user_registrations --cancel 01977430-2228-7b20-bee8-7270a75543ed"),
     (status.status, "Use", "eventwagon status user_registrations --watch"),
     (why.why, "Use", "eventwagon why user_registrations --wagon 3"),
     (why.dead, "Use", "eventwagon dead user_registrations --json | jq .because"),

@@ -212,7 +212,8 @@ async def _serve(targets: Sequence[str], revision: str, log_level: str | None, h
     for target, train in trains.items():
         if how.grace is not None:
             train.settings = msgspec.structs.replace(train.settings, grace=how.grace)
-        program = Program(target, how.url, train.settings)
+        settings = msgspec.structs.replace(train.settings, handler_timeout=train.longest_timeout)
+        program = Program(target, how.url, settings)
         prepared.append((train, None if how.orchestrator is None else open_orchestrator(how.orchestrator, program)))
     health.expect([train.name for train, _ in prepared])
     with asked_to_end() as asked:

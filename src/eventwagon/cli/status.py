@@ -21,6 +21,7 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Pause, Wagon
 from ..contracts.orchestrator import Deployment
 from ..contracts.registry import Member
+from ..contracts.timetable import timetable_of
 from ..display.redaction import shown
 from ..display.text import count, escaped
 from ..errors import StorageBroken
@@ -102,6 +103,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     threatened: list[str]
     """What on the broker's server loses events, or may do so."""
     dead: int | None
+    later: int | None = None
+    """Events that wait for their time; None if neither the broker nor the registry can keep any."""
+    later_next: float | None = None
+    """When the next of them is due."""
     dead_lost: int
     """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
@@ -179,6 +184,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         opened.setdefault(name, []).append(why)
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     read = {n: of for n, of in depths.items() if n not in unread}
+    waiting = await c.later() if timetable_of(c.broker, c.registry) is not None else None
     return View(
         train=manifest.train,
         url=escaped(shown(url)),
@@ -203,6 +209,8 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
             | {f"{_whose(manifest.train, n)} can't be read: {why}" for n, why in unread.items()}
         ),
         dead=None if unread else sum(dead),
+        later=None if waiting is None else waiting.count,
+        later_next=None if waiting is None else waiting.next_at,
         dead_lost=max(kept.lost, manifest.letters_lost)
         + manifest.letters_gone
         + sum(w.letters_lost for w in manifest.wagons),
@@ -415,6 +423,9 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
     if view.dead_lost:
         parts.append(Text(f"{view.dead_lost:,} dead letters went from the broker", style="bold red"))
     parts += [Text(why, style="bold red") for why in view.threatened]
+    if view.later:
+        ahead = "" if view.later_next is None else f", the next in {span(max(0.0, view.later_next - view.at))}"
+        parts.append(Text(f"later: {count(view.later, 'event')} waiting{ahead}"))
     if view.removal:
         parts.append(words(f"the train is being removed: {view.removal}", "bold red"))
     if view.paused:

@@ -313,7 +313,8 @@ async def remove(
             line(nothing)
             return
         units = f", {count(done.units, 'unit')} of workers" if done.units else ""
-        line(f"{name} is removed: {count(done.channels, 'channel')}{units}, its journal and its manifest")
+        later = f", {count(done.later, 'event')} for later" if done.later else ""
+        line(f"{name} is removed: {count(done.channels, 'channel')}{later}{units}, its journal and its manifest")
 
 
 async def _switched(

@@ -154,14 +154,18 @@ def _describe(event: Event, train: str) -> tuple[str, ...]:
     """A dead letter for a person: the time, the event, the reason, and the beginning of its data."""
     x = event.extensions
     where = f"{wagon_name(train, x.get('deadwagon', '?'))} {x.get('deadchannel') or 'ingress'}"
-    data = event.data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
-    more = f" … ({len(event.data):,} bytes)" if len(event.data) > 4 * _SHOWN or len(data) == _SHOWN else ""
     return (
         local_time(_number(x.get("deadat"), event.time)),
         f"{where}, {_attempts(x)}  {event.id}",
         x.get("deadbecause", ""),
-        f"{event.type} {data}{more}",
+        f"{event.type} {data_shown(event.data)}",
     )
+
+
+def data_shown(data: bytes) -> str:
+    """The beginning of an event's data, for a person."""
+    text = data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
+    return text + (f" … ({len(data):,} bytes)" if len(data) > 4 * _SHOWN or len(text) == _SHOWN else "")
 
 
 def _attempts(extensions: Mapping[str, str]) -> str:
@@ -184,11 +188,11 @@ def _letter(event: Event) -> dict[str, object]:
         "wagon": int(_number(x.get("deadwagon"), 0)),
         "attempts": int(_number(x.get("deadattempts"), 0)),
         "at": _number(x.get("deadat"), 0.0),
-        "data": _data(event.data),
+        "data": data_of(event.data),
     }
 
 
-def _data(data: bytes) -> object:
+def data_of(data: bytes) -> object:
     """JSON unchanged, but on one line; anything else as bytes, which are encoded in Base64."""
     try:
         data.decode()

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from ..breaker import Again, Circuit
+from ..breaker import Again, Circuit, Retries
 from ..contracts.facts import BreakerClosed, BreakerOpened, Listener
 from ..settings import Settings
 
@@ -28,12 +28,12 @@ class Circuits:
         self.on_change: Callable[[Circuit], None] = lambda _: None
         """Called when a circuit opened or closed, a probe is due, or one failed."""
 
-    def of(self, name: str, *, guarded: bool) -> Circuit:
-        """The circuit of the channels of this name."""
+    def of(self, name: str, retries: Retries, *, guarded: bool) -> Circuit:
+        """The circuit of the channels of this name, whose failed events are retried like this."""
         key = name, guarded
         if key not in self._circuits:
             breaker = self._settings.breaker if guarded else None
-            self._circuits[key] = Circuit(name, breaker, self._settings.retries)
+            self._circuits[key] = Circuit(name, breaker, retries)
         return self._circuits[key]
 
     def failed(
@@ -45,11 +45,14 @@ class Circuits:
         because: str,
         after: float | None = None,
         own: bool = False,
+        tells: bool = True,
     ) -> Again | None:
         """A handling failed. Returns how its event is tried again; None: give it up."""
         was_open, probes = circuit.opened_at is not None, circuit.probes
         now = asyncio.get_running_loop().time()
-        again = circuit.failed(event_id, attempt, now, self._rng.random(), because=because, after=after, own=own)
+        again = circuit.failed(
+            event_id, attempt, now, self._rng.random(), because=because, after=after, own=own, tells=tells
+        )
         if circuit.opened_at is None:
             return again
         if not was_open:

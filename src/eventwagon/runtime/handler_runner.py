@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from ..breaker import DEATHS, Circuit
@@ -16,6 +16,8 @@ from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
+from .batching import Batched, Result, begin_batch
+from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
 from .forks import forks, leave
@@ -26,12 +28,12 @@ from .handling import (
     Failed,
     Handled,
     Handler,
-    Outcome,
     RunState,
     Snoozed,
     Threads,
     begin,
     handlers_own,
+    never_retried,
 )
 from .runtime import Runtime, report_failure
 from .settling import Settler
@@ -39,7 +41,7 @@ from .worker_states import ChannelState, PoolState, WagonState
 
 _logger = logging.getLogger("eventwagon.worker")
 
-OUTCOMES = (Handled, Dead, Failed, Snoozed)
+OUTCOMES = (Handled, Dead, Failed, Snoozed, Batched)
 _TO_MARK = 5.0
 """Seconds within which a suspect's claim must be marked, because all other workers wait for that."""
 _BEFORE_ANOTHER_THREAD = 1.0
@@ -56,7 +58,7 @@ _BEFORE_ALONE = 1.0
 class Worker(RunState):
     """One worker, and the event that it handles. Written by HandlerRunner."""
 
-    __slots__ = ("attempt", "busy", "circuit", "delivery", "settler", "task", "until")
+    __slots__ = ("attempt", "busy", "circuit", "delivery", "expired", "others", "settler", "task", "until")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         super().__init__()
@@ -64,6 +66,8 @@ class Worker(RunState):
         self.settler: Settler | None = None
         """The settler of its event; None while it has no event."""
         self.delivery: Delivery | None = None
+        self.others: Sequence[Delivery] = ()
+        """The further events of its batch, if its handler takes many. Written by WorkerPool too."""
         self.circuit: Circuit | None = None
         """The channel's circuit when the handling began: the outcome counts for that one."""
         self.attempt = 1
@@ -72,6 +76,8 @@ class Worker(RunState):
         """The loop's time when its handler is cut short or, after that, given up."""
         self.busy = False
         """Its handler is under way."""
+        self.expired = False
+        """Its handler was cut short because it took longer than it may."""
 
     @property
     def is_stray(self) -> bool:
@@ -141,14 +147,14 @@ class HandlerRunner:
 
     def start(
         self, worker: Worker, settler: Settler, delivery: Delivery, now: float
-    ) -> Outcome | Awaitable[Outcome] | None:
-        """Call the handler for the worker's event. Returns the outcome, an awaitable of it if the handler waits, or
-        None if there was nothing to handle."""
+    ) -> Result | Awaitable[Result] | None:
+        """Call the handler for the worker's event and the `others` of its batch. Returns the outcome, an awaitable of
+        it if the handler waits, or None if there was nothing to handle."""
         worker.settler, worker.delivery = settler, delivery
         source, settings = settler.source, self._runtime.settings
         wagon, circuit, event = source.wagon, source.circuit, delivery.event
         attempt = delivery.attempt
-        if delivery.suspect and attempt > (settings.attempts or DEATHS):
+        if delivery.suspect and attempt > (source.retries.attempts or DEATHS):
             wagon.failed += 1
             self._circuits.passed(circuit, event.id, gone=True)
             settler.die(delivery, "its process ended while it handled this event alone", attempt - 1)
@@ -162,12 +168,14 @@ class HandlerRunner:
         gate.busy += 1
         if gate.others_first:
             gate.began()
-        worker.busy, worker.until = True, now + settings.handler_timeout
+        if source.budget is not None:
+            source.budget.begin()
+        worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)
         handler = source.handler
         context = None
-        if handler.wants_context or is_batch(event):
+        if handler.wants_context or handler.around or handler.batch or is_batch(event):
             runtime = self._runtime
             context = Context(
                 event,
@@ -179,12 +187,16 @@ class HandlerRunner:
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
-                runtime.publisher,
+                keeps_times=runtime.timetable is not None,
+                publisher=runtime.publisher,
             )
+            if handler.batch:
+                wagon.more += len(worker.others)
+                return begin_batch(handler, (delivery, *worker.others), context, worker, self._threads)
         return begin(handler, event, context, worker, self._threads)
 
     def finish(
-        self, worker: Worker, settler: Settler, delivery: Delivery, now: float, outcome: Outcome, *, at_once: bool
+        self, worker: Worker, settler: Settler, delivery: Delivery, now: float, outcome: Result, *, at_once: bool
     ) -> None:
         """The handling that began at `now` has ended: count it, tell the circuit, and pass the event to its settler.
         `at_once`: the handler never waited."""
@@ -193,20 +205,24 @@ class HandlerRunner:
         source, gate = settler.source, self.gate
         source.wagon.busy -= 1
         gate.busy -= 1
+        if source.budget is not None:
+            _give_room(source.budget, worker)
         if gate.crowd:
             gate.make_room()
         worker.busy = False
         if gate.closed:
             gate.left()
         ended = self._time()
-        took = ended - now
+        took = each = ended - now
         wagon, pool = source.wagon, self._pool
+        if worker.others:
+            each = _share(wagon, took, len(worker.others))
         wagon.count += 1
-        wagon.seconds += took
-        wagon.squares += took * took
+        wagon.seconds += each
+        wagon.squares += each * each
         if wagon.count == FEW:
             wagon.on_known()
-        pool.handler_seconds += (took - pool.handler_seconds) * 0.05 if pool.handler_seconds else took
+        pool.handler_seconds += (each - pool.handler_seconds) * 0.05 if pool.handler_seconds else each
         if at_once and took > self._blocks_from:
             self._warn_of_blocking(source.handler, took)
         if self._on_handled is not None:
@@ -228,53 +244,105 @@ class HandlerRunner:
             settler.done(delivery, outcome.emitted)
             if outcome.emitted:
                 settler.tell_deaths(outcome.emitted)
+        elif isinstance(outcome, Batched):
+            self._finish_batch(worker, settler, outcome, circuit, (now, ended))
         else:
             self._finish_badly(worker, settler, delivery, outcome, circuit)
         worker.settler = worker.delivery = None
+        if worker.others:
+            worker.others = ()
+
+    def _finish_batch(
+        self, worker: Worker, settler: Settler, batch: Batched, circuit: Circuit, times: tuple[float, float]
+    ) -> None:
+        """The handler has dealt with each event of its batch by itself. For the circuit that is one handling: it ended
+        well if one of the events was handled."""
+        handled = [delivery.event.id for delivery, outcome in batch.results if isinstance(outcome, Handled)]
+        settler.source.wagon.handled += len(handled)
+        if handled:
+            for event_id in handled[1:]:
+                circuit.failing.pop(event_id, None)
+            self._circuits.succeeded(circuit, handled[0], *times)
+        tells = not handled
+        for delivery, outcome in batch.results:
+            if isinstance(outcome, Handled):
+                settler.done(delivery, outcome.emitted)
+                settler.tell_deaths(outcome.emitted)
+                continue
+            worker.attempt = delivery.attempt + circuit.uncounted(delivery.event.id)
+            self._conclude(worker, settler, (delivery,), outcome, circuit, tells=tells)
+            tells = tells and not isinstance(outcome, Failed)
 
     def _finish_badly(
         self, worker: Worker, settler: Settler, delivery: Delivery, outcome: Dead | Failed | Snoozed, circuit: Circuit
     ) -> None:
+        """The handling of an event has failed or was put off; or that of a whole batch, whose events come again one by
+        one if it failed."""
         wagon, circuits, event_id = settler.source.wagon, self._circuits, delivery.event.id
-        once = self._runtime.settings.attempts == 1
-        if worker.because and wagon.leaving and not once:
+        retries = settler.source.retries
+        once = retries.attempts == 1
+        if worker.because and (wagon.leaving or worker.because == LEASE_LOST) and not once:
             circuits.passed(circuit, event_id, gone=False)
-            settler.give_back(delivery)  # cut short because we leave: not its failure
+            _give_back(worker, settler, delivery)  # cut short because we leave: not its failure
             return
         if worker.is_stray and isinstance(outcome, Failed) and issubclass(type(outcome.error), asyncio.CancelledError):
             strays = self._stray(settler.source, event_id, once=once)
             if strays <= _STRAYS_FREE and not once:
                 circuits.passed(circuit, event_id, gone=False)
-                pause = (
-                    self._runtime.settings.retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
-                )
-                settler.give_back(delivery, pause)
+                pause = retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
+                _give_back(worker, settler, delivery, pause)
                 return
             outcome = Failed(f"another task cancelled its handler ({count(strays, 'time')})")
         if worker.not_started is not None:
             self._runtime.bulkhead.report("starting a handler", worker.not_started)
             worker.not_started = None
             circuits.passed(circuit, event_id, gone=False)
-            settler.give_back(delivery, _BEFORE_ANOTHER_THREAD)
+            _give_back(worker, settler, delivery, _BEFORE_ANOTHER_THREAD)
             return
+        self._conclude(worker, settler, (delivery, *worker.others), outcome, circuit)
+
+    def _conclude(
+        self,
+        worker: Worker,
+        settler: Settler,
+        deliveries: Sequence[Delivery],
+        outcome: Dead | Failed | Snoozed,
+        circuit: Circuit,
+        *,
+        tells: bool = True,
+    ) -> None:
+        """Let the event die, come again or come later; or those of a batch that failed or was put off as a whole.
+        `tells`: a failure says something about the channel."""
+        wagon, circuits, delivery = settler.source.wagon, self._circuits, deliveries[0]
+        event_id, handler = delivery.event.id, settler.source.handler
+        if isinstance(outcome, Failed) and len(deliveries) == 1:  # who is to blame in a batch is not known yet
+            raised = TimeoutError() if worker.expired else outcome.error
+            if raised is not None and (why := never_retried(handler, raised)):
+                because = f"{outcome.because} ({why})"
+                self._log_failure(handler, deliveries, worker.attempt, because, outcome.error, dies=True)
+                outcome = Dead(because)
         match outcome:
             case Snoozed(after=after, because=because):
                 circuits.passed(circuit, event_id, gone=False)
-                settler.snooze(delivery, after, because)
+                for each in deliveries:
+                    settler.snooze(each, after, because)
             case Dead(because=because):
                 wagon.failed += 1
                 circuits.passed(circuit, event_id, gone=True)
-                settler.die(delivery, because, worker.attempt)
+                settler.die(delivery, because, worker.attempt)  # a batch does not die as a whole
             case Failed(because=because, error=error, after=after):
                 wagon.failed += 1
                 own = self._cancelled_itself(worker, error)
-                again = circuits.failed(circuit, event_id, delivery.attempt, because=because, after=after, own=own)
-                if again is None:
-                    settler.die(delivery, because, worker.attempt)
-                else:
-                    settler.retry(delivery, because, worker.attempt, again)
-                handler = settler.source.handler
-                self._log_failure(handler, event_id, worker.attempt, because, error, dies=again is None)
+                again = circuits.failed(
+                    circuit, event_id, delivery.attempt, because=because, after=after, own=own, tells=tells
+                )
+                for each in deliveries:
+                    attempt = worker.attempt if each is delivery else each.attempt
+                    if again is None:
+                        settler.die(each, because, attempt)
+                    else:
+                        settler.retry(each, because, attempt, again)
+                self._log_failure(handler, deliveries, worker.attempt, because, error, dies=again is None)
 
     def _cancelled_itself(self, worker: Worker, error: BaseException | None) -> bool:
         """Whether the handler has cancelled its own task. One that cancels all tasks ends its process, which then
@@ -285,11 +353,16 @@ class HandlerRunner:
     def drop(self, worker: Worker) -> None:
         """The worker failed, or ends: let the claim of its event expire, if it has one. Idempotent."""
         if worker.settler is not None and worker.delivery is not None:
-            worker.settler.source.wagon.busy -= worker.busy
+            source = worker.settler.source
+            if source.budget is not None and worker.busy:
+                _give_room(source.budget, worker)
+            source.wagon.busy -= worker.busy
+            source.wagon.more -= len(worker.others) if worker.busy else 0
             self.gate.busy -= worker.busy
             worker.settler.not_tried(worker.delivery)
-            worker.settler.forget([worker.delivery])
+            worker.settler.forget([worker.delivery, *worker.others])
         worker.settler = worker.delivery = None
+        worker.others = ()
         worker.busy = False
         self.gate.left()
         self.gate.make_room()
@@ -306,6 +379,8 @@ class HandlerRunner:
             async with self.gate.alone() as alone:
                 if wagon.paused:
                     settler.give_back(delivery)
+                elif alone and settler.source.budget is not None and settler.source.budget.blocked:
+                    settler.give_back(delivery, _BEFORE_ALONE)
                 elif not alone or wagon.leaving:
                     settler.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random()))
                 elif await self._marked(settler, delivery):
@@ -363,6 +438,12 @@ class HandlerRunner:
         for worker in self._working_for(wagon):
             self._cut_short(worker, because)
 
+    def cut_channel(self, source: ChannelState, because: str) -> None:
+        """Cancel the handlers that run for this channel of a wagon. Idempotent."""
+        for worker in self._workers.values():
+            if worker.settler is not None and worker.settler.source is source and worker.busy:
+                self._cut_short(worker, because)
+
     def give_up(self, wagon: WagonState) -> None:
         """Stop running the handlers of this wagon that were cancelled and go on all the same. Idempotent."""
         for worker in self._working_for(wagon):
@@ -379,6 +460,7 @@ class HandlerRunner:
         event. If the handler's thread goes on, this worker waits for its end, or there would be one worker too many."""
         is_stray, because, thread = worker.is_stray, worker.because, worker.thread
         worker.because, worker.given_up, worker.strayed, worker.thread = "", False, False, None
+        worker.expired = False
         if thread is not None and (thread.over or self._pool.closed):
             thread = None
         if is_stray and thread is None:
@@ -410,14 +492,14 @@ class HandlerRunner:
         was cut short, which may be long over when it ends."""
         self._timer, self._due = None, math.inf
         now = self._time()
-        timeout = self._runtime.settings.handler_timeout
         working = [worker for worker in self._workers.values() if worker.settler is not None]
         for worker in working:
             if worker.until <= now:
                 if worker.because:
                     self._give_up(worker)
-                else:
-                    self._cut_short(worker, f"not finished after handler_timeout={timeout:g} s")
+                elif worker.settler is not None:
+                    worker.expired = True
+                    self._cut_short(worker, worker.settler.source.overran)
         later = [worker.until for worker in working if worker.until < math.inf]
         if later:
             self._arm(min(later))
@@ -480,7 +562,14 @@ class HandlerRunner:
             )
 
     def _log_failure(
-        self, handler: Handler, event_id: str, attempt: int, because: str, error: BaseException | None, *, dies: bool
+        self,
+        handler: Handler,
+        deliveries: Sequence[Delivery],
+        attempt: int,
+        because: str,
+        error: BaseException | None,
+        *,
+        dies: bool,
     ) -> None:
         """Log the first failure of a kind in a minute at WARNING, and each death at ERROR; with a traceback once a
         minute for each kind."""
@@ -492,16 +581,43 @@ class HandlerRunner:
         log_safely(
             _logger,
             logging.ERROR if dies else logging.WARNING,
-            "%s: handler %s failed on event %s at attempt %d%s: %s%s",
+            "%s: handler %s failed on event %s%s at attempt %d%s: %s%s",
             self._runtime.train,
             handler.name,
-            plain(event_id, 100),
+            plain(deliveries[0].event.id, 100),
+            f" and {len(deliveries) - 1} more of its batch" if len(deliveries) > 1 else "",
             attempt,
             ", its last" if dies else "",
             because,
             more,
             exc_info=shown(error, handlers_own(error)) if error is not None and held_back is not None else None,
         )
+
+
+def _give_back(worker: Worker, settler: Settler, delivery: Delivery, delay: float = 0.0) -> None:
+    """Give the worker's event back, with the others of its batch."""
+    for each in (delivery, *worker.others):
+        settler.give_back(each, delay)
+
+
+def _share(wagon: WagonState, took: float, others: int) -> float:
+    """A batch took so long: count its events but for the first, each with its share of the time. Returns the share."""
+    each = took / (1 + others)
+    wagon.more -= others
+    if wagon.count < FEW <= wagon.count + others:
+        wagon.on_known()
+    wagon.count += others
+    wagon.seconds += each * others
+    wagon.squares += each * each * others
+    return each
+
+
+def _give_room(budget: ChannelBudget, worker: Worker) -> None:
+    """A handling has ended; if its function goes on in a thread, it counts until that ends."""
+    if worker.thread is not None and not worker.thread.over:
+        worker.thread.on_end = budget.end
+    else:
+        budget.end()
 
 
 async def _absorb(task: asyncio.Task[None]) -> None:

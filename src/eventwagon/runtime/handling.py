@@ -8,35 +8,82 @@ import inspect
 import logging
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from types import CoroutineType, TracebackType
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
+from ..contracts.timetable import CHANNEL
 from ..display.text import parts_of, plain, said
+from ..errors import Failed as SomeFailed
 from ..errors import Reject, Retry, Snooze, UsageError, check_pause
-from ..event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage, published_id
+from ..event import (
+    DEAD,
+    Event,
+    check_channel_name,
+    check_extensions,
+    check_word,
+    checked,
+    child_id,
+    fitting,
+    heritage,
+    later_id,
+    new_ids,
+    published_id,
+)
 from ..options import NONE, Options
 from ..payload import Shape, codec, encode, name_of, type_name
 from ..settings import Settings
-from ..values import shown
+from ..times import delay
+from ..values import shown, whole
 from .bulkhead import log_safely, traceback_of
 from .forks import forks, leave
+from .middleware import Middleware, through
 
 _logger = logging.getLogger("eventwagon.worker")
+
+LATER = "later:"
+"""Stands for the train's timetable among the channels that a handler has emitted to; it is no channel's name. Until
+these events are stored, the `time` of each is how many seconds later it is due."""
 
 
 class Handler:
     """A user's function for one channel, and how to call it."""
 
-    __slots__ = ("_warned", "call", "channel", "decode", "encode", "is_async", "name", "options", "wants_context")
+    __slots__ = (
+        "_warned",
+        "around",
+        "batch",
+        "call",
+        "channel",
+        "decode",
+        "encode",
+        "is_async",
+        "name",
+        "options",
+        "wants_context",
+    )
 
-    def __init__(self, channel: str, function: Callable[..., Any], shape: Shape, options: Options = NONE) -> None:
+    def __init__(
+        self,
+        channel: str,
+        function: Callable[..., Any],
+        shape: Shape,
+        options: Options = NONE,
+        around: Sequence[Middleware] = (),
+    ) -> None:
         self.channel = channel
+        self.around = around
+        """The train's middleware, the outermost first."""
         self.options = options
+        self.batch = options.batch
+        """It takes a list of at most this many payloads; None: it takes one."""
         self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)
@@ -116,6 +163,7 @@ class Context:
         "_counts",
         "_handlers",
         "_heritage",
+        "_keeps_times",
         "_max_bytes",
         "_publisher",
         "attempt",
@@ -138,6 +186,7 @@ class Context:
         max_bytes: int,
         clock: Callable[[], float],
         state: Any = None,
+        keeps_times: bool = False,
         publisher: Publisher | None = None,
     ) -> None:
         self.event = event
@@ -156,6 +205,7 @@ class Context:
         self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
+        self._keeps_times = keeps_times
         self._publisher = publisher
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
@@ -170,8 +220,10 @@ class Context:
         event_type: str | None = None,
         subject: str | None = None,
         extensions: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
     ) -> Awaitable[None]:
-        """Send `payload` on, to an inner channel of this wagon.
+        """Send `payload` on, to an inner channel of this wagon; with `after`, in seconds or as a timedelta, to that of
+        the wagon which is active then (docs/later.md).
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
@@ -180,7 +232,8 @@ class Context:
         ones. An `Event` as the payload is sent as it is. May be awaited or just called, also from sync handlers.
 
         Raises UsageError for an unknown channel, a payload that the channel's handler would not get back equal,
-        attributes that no event may have, and a handler that has returned already. Raises EventTooLarge.
+        attributes that no event may have, a handler that has returned already, and `after` where nothing keeps events
+        for later. Raises EventTooLarge.
         """
         handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
         if self._closed:
@@ -191,9 +244,16 @@ class Context:
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
                 "(nothing can be emitted to the ingress: `publish` goes there)"
             )
-        return self._add(
-            f"emit to {channel!r}", channel, handler.encode, child_id, payload, event_type, subject, extensions
-        )
+        what = f"emit to {channel!r}"
+        if after is None:
+            event = self._add(what, channel, handler.encode, child_id, payload, event_type, subject, extensions)
+            self.emitted.append((channel, event))
+            return _STORED
+        due = self._later(after)
+        event = self._add(what, channel, handler.encode, later_id, payload, event_type, subject, extensions)
+        more = {**event.extensions, CHANNEL: channel}
+        self.emitted.append((LATER, msgspec.structs.replace(event, time=due, extensions=more)))
+        return _STORED
 
     def publish(
         self,
@@ -224,7 +284,7 @@ class Context:
             )
         train = self._publisher.destination(to)
         what, handler = f"publish to train {train.name!r}", train.handlers.get("")
-        return self._add(
+        event = self._add(
             what,
             OUT + train.name,
             encode if handler is None else handler.encode,
@@ -235,6 +295,8 @@ class Context:
             extensions,
             most=train.settings.max_event_bytes,
         )
+        self.emitted.append((OUT + train.name, event))
+        return _STORED
 
     def _ended(self, what: str, verb: str) -> UsageError:
         return UsageError(f"{what}: the handler of event {self.event.id!r} has ended; {verb} before it returns")
@@ -250,8 +312,8 @@ class Context:
         subject: str | None,
         extensions: Mapping[str, str] | None,
         most: int | None = None,
-    ) -> Awaitable[None]:
-        """Add the event to those that are stored when the handler has returned."""
+    ) -> Event:
+        """Make the event of a payload, and count it for `place`."""
         most = self._max_bytes if most is None else most
         if self._counts is None:
             self._counts = {}
@@ -282,8 +344,15 @@ class Context:
             )
             fitting(event, most)
         self._counts[place] = self._counts.get(place, 0) + 1
-        self.emitted.append((place, event))
-        return _STORED
+        return event
+
+    def _later(self, after: float | timedelta) -> float:
+        seconds = delay(after)
+        if not self._keeps_times:
+            raise UsageError(
+                "emit with after=: this process can't keep events for later, since its broker can't (docs/later.md)"
+            )
+        return seconds
 
     def of(self, event: Event) -> Context:
         """The same for another event of a batch."""
@@ -297,6 +366,7 @@ class Context:
             self._max_bytes,
             self._clock,
             self.state,
+            self._keeps_times,
             self._publisher,
         )
 
@@ -307,6 +377,106 @@ class Context:
     def close(self) -> None:
         """The handler has ended: from now on `emit` raises."""
         self._closed = True
+
+    @staticmethod
+    def fake(
+        event: Event | None = None,
+        *,
+        train: Declares | None = None,
+        channel: str = "",
+        attempt: int = 1,
+        wagon: int = 1,
+        state: Any = None,
+    ) -> FakeContext:
+        """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
+
+        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`. With `train` what is emitted is
+        checked as in a process that runs it; without, any channel takes any payload. Raises UsageError.
+        """
+        return FakeContext(event, train, channel, attempt, wagon, state)
+
+
+class Declares(Protocol):
+    """What a fake context needs to know of a train: a `Train` is one."""
+
+    name: str
+    handlers: dict[str, Handler]
+    settings: Settings
+
+
+class FakeContext(Context):
+    """A context for tests that call a handler themselves, see `Context.fake`."""
+
+    __slots__ = ("events",)
+
+    emitted: list[tuple[str, Any]]
+    """The channel and the payload of each `emit`."""
+
+    def __init__(
+        self, event: Event | None, train: Declares | None, channel: str, attempt: int, wagon: int, state: Any
+    ) -> None:
+        name = "test" if train is None else train.name
+        if channel == name:
+            channel = ""
+        if train is None or channel not in train.handlers:
+            channel = channel and check_channel_name(channel)
+        if train is not None and channel not in train.handlers:
+            raise UsageError(f"Context.fake: train {name!r} has no handler for {channel or name!r}")
+        if event is None:
+            event = Event(new_ids(1, time.time())[0], "test", f"/eventwagon/{name}", time.time(), b"null")
+        most = Settings().max_event_bytes if train is None else train.settings.max_event_bytes
+        super().__init__(
+            checked(event, most),
+            whole("Context.fake: attempt", attempt),
+            name,
+            whole("Context.fake: wagon", wagon),
+            channel,
+            _AnyChannel() if train is None else train.handlers,
+            most,
+            time.time,
+            state,
+            keeps_times=True,
+        )
+        self.events: list[Event] = []
+        """The events that were emitted, in order."""
+
+    def emit(
+        self,
+        channel: str,
+        payload: object,
+        *,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
+    ) -> Awaitable[None]:
+        """See Context.emit."""
+        stored = super().emit(
+            channel, payload, event_type=event_type, subject=subject, extensions=extensions, after=after
+        )
+        self.events.append(self.emitted[-1][1])
+        self.emitted[-1] = channel, payload
+        return stored
+
+
+class _AnyChannel(dict[str, Handler]):
+    """Has a handler for each channel."""
+
+    def get(self, name: str, _: Any = None) -> Handler:
+        return Handler(check_channel_name(name), print, Shape(Any, False, False))
+
+
+class Emitting(Protocol):
+    """What a handler emits by: the context of an event, or that of a batch."""
+
+    @property
+    def emitted(self) -> Sequence[tuple[str, Event]]:
+        """What it has emitted, each with its channel's name."""
+        ...
+
+    def close(self) -> None:
+        """The handler has ended: from now on nothing can be emitted."""
+        ...
 
 
 class Handled(NamedTuple):
@@ -383,7 +553,7 @@ def smaller(letter: Event, *, cut: bool) -> Event | None:
 def handlers_own(error: BaseException) -> TracebackType | None:
     """The error's traceback from the handler on: the frames before that are eventwagon's."""
     place = traceback_of(error)
-    while place is not None and place.tb_frame.f_code.co_filename == __file__:
+    while place is not None and place.tb_frame.f_code.co_filename in (__file__, through.__code__.co_filename):
         place = place.tb_next
     return place
 
@@ -407,6 +577,9 @@ class RunState:
         """The call that runs in a thread."""
 
 
+_MEANT = (Reject, Retry, Snooze, SomeFailed)
+"""Exceptions by which handlers say something. One that is returned was meant to be raised."""
+
 HANDLED = Handled(())
 """The handler returned, and emitted nothing."""
 
@@ -415,14 +588,14 @@ def begin(
     handler: Handler, event: Event, context: Context | None, run: RunState, threads: Threads
 ) -> Outcome | Awaitable[Outcome]:
     """Let the handler work on one event. Returns the outcome, or an awaitable of it if the handler waits. `context` is
-    None for a handler that takes none; a batch needs one.
+    None for a handler that takes none; a batch and middleware need one.
 
     Whatever the handler raises is an outcome, except KeyboardInterrupt. If the caller cancels (it has set
     `run.because`), the handler is cancelled. One that goes on all the same is no longer run once `run.given_up` is set
     and it is cancelled again. A handler in a thread goes on in any case; `run.thread` says when it has ended.
     """
     if event.extensions and UNDECODABLE in event.extensions:
-        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+        return no_payload(event, handler)
     if context is not None and is_batch(event):
         return _each(handler, event, context, run, threads)
     try:
@@ -430,7 +603,9 @@ def begin(
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
-        return Dead(f"can't be decoded for handler {handler.name}: {said(e)}")
+        return no_payload(event, handler, e)
+    if handler.around and context is not None:
+        return call(handler, context, run, threads, (payload, context) if handler.wants_context else (payload,))
     if not handler.is_async:
         return _in_thread(handler, context, run, threads, (payload,) if context is None else (payload, context))
     try:
@@ -438,6 +613,51 @@ def begin(
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
         return _outcome(e, context)
     return _driven(handler, context, run, work)
+
+
+def call(
+    handler: Handler, context: Emitting, run: RunState, threads: Threads, arguments: tuple[object, ...]
+) -> Outcome | Awaitable[Outcome]:
+    """Call the handler with these arguments, as `begin` does, inside of the middleware."""
+    if handler.around:
+        inner = partial(_innermost, handler, run, threads, arguments)
+        return _driven(handler, context, run, _surrounded(handler, inner, context))
+    if not handler.is_async:
+        return _in_thread(handler, context, run, threads, arguments)
+    try:
+        work = handler.call(*arguments)
+    except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
+        return _outcome(e, context)
+    return _driven(handler, context, run, work)
+
+
+async def _surrounded(handler: Handler, inner: Callable[[], Awaitable[None]], context: Emitting) -> object:
+    result = await through(handler.around, inner, context)
+    return result if issubclass(type(result), _MEANT) else None  # what else a middleware returns, nobody gets
+
+
+async def _innermost(handler: Handler, run: RunState, threads: Threads, arguments: tuple[object, ...]) -> None:
+    """Call the handler; whatever it means by its result is raised, so that the middleware sees it."""
+    if handler.is_async:
+        result = await handler.call(*arguments)
+    else:
+        result, error = await threads.run(run, handler.call, *arguments)
+        if error is not None:
+            raise error
+        if _is_awaitable(result):
+            result = await result
+    if issubclass(type(result), _MEANT):
+        raise result
+    if result is not None:
+        handler.warn_of(result)
+
+
+def no_payload(event: Event, handler: Handler, error: BaseException | None = None) -> Dead:
+    """The outcome of an event whose data are no payload for this handler. `error` is what the decoder raised; None: the
+    message could not even be read."""
+    if error is None:
+        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
+    return Dead(f"can't be decoded for handler {handler.name}: {said(error)}")
 
 
 async def _each(handler: Handler, batch: Event, context: Context, run: RunState, threads: Threads) -> Outcome:
@@ -452,7 +672,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         except asyncio.CancelledError as e:
             run.strayed = True
             return _outcome(e, own)
-        outcome = begin(handler, event, own if handler.wants_context else None, run, threads)
+        outcome = begin(handler, event, own if handler.wants_context or handler.around else None, run, threads)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if run.because:
@@ -460,6 +680,8 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         match outcome:
             case Handled(emitted=more):
                 emitted += more
+            case Failed(because=because, error=error) if error is not None and (why := never_retried(handler, error)):
+                emitted.append(own.died(f"{because} ({why})"))
             case Dead(because=because):
                 emitted.append(own.died(because))
             case _:
@@ -467,7 +689,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
     return Handled(emitted) if emitted else HANDLED
 
 
-def _driven(handler: Handler, context: Context | None, run: RunState, work: Any) -> Outcome | Awaitable[Outcome]:
+def _driven(handler: Handler, context: Emitting | None, run: RunState, work: Any) -> Outcome | Awaitable[Outcome]:
     """Run the awaitable that a handler returned. If it never waits, it ends at once."""
     coroutine = work if type(work) is CoroutineType else _awaiting(work)
     try:
@@ -490,7 +712,12 @@ class _Rest:
     __slots__ = ("_context", "_coroutine", "_handler", "_run", "_signal")
 
     def __init__(
-        self, handler: Handler, context: Context | None, run: RunState, coroutine: Coroutine[Any, Any, Any], signal: Any
+        self,
+        handler: Handler,
+        context: Emitting | None,
+        run: RunState,
+        coroutine: Coroutine[Any, Any, Any],
+        signal: Any,
     ) -> None:
         self._handler = handler
         self._context = context
@@ -527,7 +754,7 @@ class _Rest:
 
 
 async def _in_thread(
-    handler: Handler, context: Context | None, run: RunState, threads: Threads, arguments: tuple[object, ...]
+    handler: Handler, context: Emitting | None, run: RunState, threads: Threads, arguments: tuple[object, ...]
 ) -> Outcome:
     try:
         result, error = await threads.run(run, handler.call, *arguments)
@@ -548,8 +775,8 @@ def _is_awaitable(result: object) -> bool:
         return False
 
 
-def _returned(handler: Handler, context: Context | None, result: object) -> Outcome:
-    if issubclass(type(result), Reject | Retry | Snooze):
+def _returned(handler: Handler, context: Emitting | None, result: object) -> Outcome:
+    if issubclass(type(result), _MEANT):
         assert isinstance(result, Exception)  # noqa: S101 - for the type checker
         return _outcome(result, context)  # it meant to raise it
     if context is not None:
@@ -559,14 +786,19 @@ def _returned(handler: Handler, context: Context | None, result: object) -> Outc
     return Handled(context.emitted) if context is not None and context.emitted else HANDLED
 
 
-def _outcome(error: BaseException, context: Context | None) -> Outcome:
+def meaning(error: BaseException) -> Outcome:
+    """The outcome that a handler of batches means by this exception of one event."""
+    return Failed(said(error), error) if issubclass(type(error), KeyboardInterrupt) else _outcome(error, None)
+
+
+def _outcome(error: BaseException, context: Emitting | None) -> Outcome:
     """The outcome that a handler means by raising this."""
     if context is not None:
         context.close()
     if issubclass(type(error), KeyboardInterrupt):
         raise error
     try:
-        match _meant(error):
+        match meant(error):
             case Reject() as reject:
                 reason = said(reject).partition(": ")[2]
                 return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
@@ -582,7 +814,21 @@ def _outcome(error: BaseException, context: Context | None) -> Outcome:
     return Failed(said(error), error)
 
 
-def _meant(error: BaseException) -> BaseException:
+def never_retried(handler: Handler, error: BaseException) -> str:
+    """Why the handler's options exclude a retry after this error, in words; empty if they don't. Never raises, except
+    KeyboardInterrupt."""
+    options = handler.options
+    if not options.dead_on and options.retry_on is None:
+        return ""
+    try:
+        return options.never_retried(meant(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a user's class may do anything when it is asked about another
+        return ""
+
+
+def meant(error: BaseException) -> BaseException:
     """What a handler raised, without the groups that contain nothing else: a TaskGroup wraps what its tasks raise."""
     while len(parts := parts_of(error)) == 1:
         error = parts[0]
@@ -592,16 +838,19 @@ def _meant(error: BaseException) -> BaseException:
 class ThreadCall:
     """A function's call in a thread. `done` gets its result, unless nobody waits for it any more."""
 
-    __slots__ = ("_ended", "done", "over")
+    __slots__ = ("_ended", "done", "on_end", "over")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self.over = False
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when the function has returned or raised."""
         self._ended: asyncio.Future[None] | None = None
 
     def finish(self, result: object, error: BaseException | None) -> None:
         """The function has returned or raised."""
         self.over = True
+        self.on_end()
         if not self.done.done():
             self.done.set_result((result, error))
         if self._ended is not None and not self._ended.done():

@@ -27,6 +27,7 @@ from ..policy.demand import FEW
 from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
 from ..policy.scheduling import may_serve, served_first, share, within
+from .budget_shares import agreed_budgets
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .in_process import InProcess
@@ -192,8 +193,11 @@ class Membership:
             async with asyncio.timeout(self._settings.member_ttl):
                 await self._ended.give_back()
         most = self._settings.workers.in_process if self._post is None else None
-        async with self._opened() as state:
-            runtime = dataclasses.replace(self._runtime, tell=self._hear, state=state)
+        async with (
+            self._opened() as state,
+            agreed_budgets(self._runtime, self._registry) as budgets,
+        ):
+            runtime = dataclasses.replace(self._runtime, tell=self._hear, state=state, budgets=budgets)
             async with wagon_workers(runtime, shared=shared, most=most) as (local_workers, local):
                 local.on_change = self.wake
                 self._local_workers = local_workers

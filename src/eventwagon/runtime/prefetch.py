@@ -2,7 +2,8 @@
 
 The path of one event has ten steps, from its receipt to its settlement:
 
-1. `Prefetcher.fetch` receives a batch and puts it into the buffer,
+1. `Prefetcher.fetch` receives a batch and puts it into the buffer (if the handler takes many events: once `Forming` has
+   enough of them),
 2. `PoolState.wake` wakes as many idle workers,
 3. `Dispatcher.next` says from which channel the worker takes its event,
 4. `Prefetcher.take` hands out the event,
@@ -24,9 +25,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..backoff import Backoff
 from ..contracts.broker import Delivery
+from ..contracts.timetable import CHANNEL
 from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
+from .forming import WITHIN, Forming, is_alone
 from .runtime import Runtime, report_failure
 from .settling import Settler
 from .worker_states import PAUSES, PoolState, WagonState
@@ -66,6 +69,10 @@ class Prefetcher:
         self.buffer: deque[Delivery] = deque()
         self.aside: deque[Delivery] = deque()
         """Late events that were put aside. They are older than those in the buffer and are handled later."""
+        options = self.source.handler.options
+        within = WITHIN if options.within is None else options.within
+        self.forming = None if options.batch is None else Forming(options.batch, within, self._ready)
+        """The next batch, if the handler takes many events: they wait for one another before they are in the buffer."""
         self.looking = False
         """None of the fetched events can be on time: it is fetching those behind them."""
         self.resting = False
@@ -98,9 +105,19 @@ class Prefetcher:
         source = self.source
         if source.circuit.held or source.wagon.paused:
             return None
+        if source.budget is not None and self.is_waiting and source.budget.blocked:
+            return None
         if self.buffer:
             return born(self.buffer[0].event)
         return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
+
+    @property
+    def is_waiting(self) -> bool:
+        """An event waits that may be handed out, as far as it knows, if the channel's budgets have room."""
+        source = self.source
+        if source.circuit.held or source.wagon.paused or source.wagon.leaving:
+            return False
+        return bool(self.buffer) or bool(self.aside) or self.remembered is not None
 
     @property
     def fresh(self) -> bool:
@@ -110,7 +127,7 @@ class Prefetcher:
     @property
     def spent(self) -> bool:
         """The channel has nothing more, and everything fetched was taken or put aside."""
-        return not self.buffer and self.receiving and not self.looking
+        return not self.buffer and self.receiving and not self.looking and not self.forming
 
     def take(self, *, late: bool = False) -> Delivery | None:
         """The next event, in the order of their receipt; with `late` those that were put aside come first. None if it
@@ -125,6 +142,19 @@ class Prefetcher:
         if len(self.buffer) <= self._low:
             self.source.room.set()
         return delivery
+
+    def take_others(self, first: Delivery, *, late: bool = False) -> Sequence[Delivery]:
+        """What is handled in one batch with `first`, which `take` has returned."""
+        forming, others = self.forming, list[Delivery]()
+        if forming is None or is_alone(first) or self.source.circuit.opened_at is not None:
+            return others
+        for waiting in (self.aside, self.buffer) if late else (self.buffer, self.aside):
+            while waiting and len(others) < forming.most - 1 and not is_alone(waiting[0]):
+                others.append(waiting.popleft())
+        others += forming.take(forming.most - 1 - len(others))
+        if len(self.buffer) <= self._low:
+            self.source.room.set()
+        return others
 
     def _take_probe(self) -> Delivery | None:
         """The circuit is open: choose the event that shows whether the channel works again."""
@@ -169,7 +199,16 @@ class Prefetcher:
             return 0
         if source.circuit.opened_at is not None:
             return source.circuit.room
-        return max(pool.in_need, min(_FETCH_MOST, pool.soon))
+        if self.forming is None:
+            ahead = max(pool.in_need, min(_FETCH_MOST, pool.soon))
+        else:
+            most = self.forming.most
+            ahead = min(max(pool.in_need, pool.soon // most) * most, self._fetch_most)
+        return ahead if source.budget is None else min(ahead, source.budget.ahead)
+
+    @property
+    def _fetch_most(self) -> int:
+        return _FETCH_MOST if self.forming is None else max(_FETCH_MOST, self.forming.most)
 
     async def fetch(self) -> None:
         """Keep the buffer filled until the wagon is left or the channel gone."""
@@ -216,7 +255,8 @@ class Prefetcher:
                     continue
                 self._end_looking()
                 if deliveries:
-                    self._pool.wake(len(deliveries))
+                    if self.forming is None:
+                        self._pool.wake(len(deliveries))
                     await asyncio.sleep(0)
         finally:
             self._end_looking()
@@ -226,15 +266,27 @@ class Prefetcher:
         """How many events to request from the broker now."""
         ahead = self.ahead()
         self._low = ahead // 2
-        if len(self.settler.unsettled) > 4 * _FETCH_MOST or self.source.wagon.paused:
+        if len(self.settler.unsettled) > 4 * self._fetch_most or self.source.wagon.paused:
             return 0
-        return len(self._called) if self.resting else ahead - len(self.buffer)
+        if self.forming is None:
+            return len(self._called) if self.resting else ahead - len(self.buffer)
+        most = len(self._called) * self.forming.most if self.resting else ahead - len(self.buffer)
+        return most - len(self.forming)
 
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
         """A receive that asked for `asked` events has returned these."""
         self.settler.received(deliveries)
-        self.buffer.extend(deliveries)
         self._dry = len(deliveries) < asked
+        if not self.source.channel.name and any(
+            d.event.extensions and CHANNEL in d.event.extensions for d in deliveries
+        ):
+            deliveries = self._without_passed_on(deliveries)
+        if self.forming is None:
+            self.buffer.extend(deliveries)
+        elif self.source.circuit.opened_at is None:
+            self.forming.add(deliveries)
+        elif deliveries:
+            self._ready(deliveries)  # each probe is handled alone
         if self.resting:
             if deliveries:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
@@ -247,6 +299,26 @@ class Prefetcher:
             self.give_all_back()  # the receive was under way when the circuit opened
         elif self.buffer and self._timer is None and self._has_peers():
             self._look_soon()
+
+    def _ready(self, deliveries: Sequence[Delivery]) -> None:
+        """These are a batch, or wait for no others."""
+        self.buffer.extend(deliveries)
+        self._pool.wake(1)
+        if self._timer is None and self._has_peers():
+            self._look_soon()
+
+    def _without_passed_on(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Events of the timetable that are for inner channels go on to these; no handler sees them here. Returns the
+        others."""
+        if self.source.wagon.leaving or self.source.wagon.paused:
+            return deliveries
+        stay = []
+        for delivery in deliveries:
+            if delivery.event.extensions and CHANNEL in delivery.event.extensions:
+                self.settler.pass_on(delivery)
+            else:
+                stay.append(delivery)
+        return stay
 
     def _look_on(self) -> bool:
         """Whether the events just received are late too, and more may follow."""
@@ -283,7 +355,9 @@ class Prefetcher:
         """Give back the events that have waited since the last look while all workers were busy: another process may
         have a free one."""
         self._timer = None
-        if not self.source.wagon.leaving and not self._pool.free and self._has_peers():
+        budget = self.source.budget
+        is_busy = not self._pool.free or (budget is not None and budget.blocked)
+        if not self.source.wagon.leaving and is_busy and self._has_peers():
             if self._dry:
                 self._give_back_waiting(self.aside)
             if (began := self._give_back_waiting(self.buffer)) is not None:
@@ -307,9 +381,21 @@ class Prefetcher:
 
     def resume(self) -> None:
         """A worker is idle: fetch ahead again. Idempotent."""
-        if self.resting:
+        budget = self.source.budget
+        if self.resting and (budget is None or not budget.blocked):
             self.resting, self.remembered = False, None
             self.source.room.set()
+
+    def budget_room(self) -> None:
+        """One more event of the channel may begin: wake a worker for it, if one waits."""
+        if self.is_waiting:
+            self._pool.wake(1)
+
+    def budget_changed(self) -> None:
+        """This process may use more of the channel's budgets, or less."""
+        self.source.room.set()
+        if self.is_waiting:
+            self._pool.wake_all()
 
     def circuit_changed(self) -> None:
         """The channel's circuit opened or closed, a probe is due, or one failed."""
@@ -317,6 +403,8 @@ class Prefetcher:
         if circuit.held and circuit.probe is None:
             self.give_all_back()
         else:
+            if self.forming is not None:
+                self.forming.end()
             self.source.room.set()
             self._pool.wake_all()
 
@@ -333,6 +421,8 @@ class Prefetcher:
 
     def _clear(self) -> list[Delivery]:
         waited = [*self.buffer, *self.aside]
+        if self.forming is not None:
+            waited += self.forming.take(self.forming.most)
         self.buffer.clear()
         self.aside.clear()
         return waited

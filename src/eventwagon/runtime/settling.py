@@ -16,7 +16,8 @@ from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from ..event import DEAD, Channel, Event, wagon_name
 from .bulkhead import is_ours
 from .circuits import Circuits
-from .handling import OUT, died, smaller
+from .handling import LATER, OUT, died, smaller
+from .later import passed_on, store_emitted
 from .runtime import Runtime, report_failure
 from .tasks import all_of
 from .worker_states import PAUSES, ChannelState
@@ -124,6 +125,15 @@ class Settler:
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
         self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt))
+
+    def pass_on(self, delivery: Delivery) -> None:
+        """The event comes from the timetable, and is for an inner channel of its wagon: store it there, then settle
+        it."""
+        name, event = passed_on(delivery.event)
+        if any(name == channel.name for channel in self.source.wagon.spec.channels if channel.name):
+            self.done(delivery, [(name, event)])
+        else:
+            self._emitting_failed(delivery, f"it was due for channel {name}, which its wagon does not have")
 
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
         """Try the event again after a pause."""
@@ -357,16 +367,19 @@ class Settler:
 
     def _emitting_failed(self, delivery: Delivery, because: str) -> None:
         """The driver failed on what the handler emitted: try the event again, or let it die after the last attempt."""
-        settings = self._runtime.settings
-        if delivery.attempt >= (settings.attempts or USUAL):
+        retries = self.source.retries
+        if delivery.attempt >= (retries.attempts or USUAL):
             self.die(delivery, because, delivery.attempt)
         else:
-            pause = settings.retries.pause(delivery.attempt, self._runtime.rng.random())
+            pause = retries.pause(delivery.attempt, self._runtime.rng.random())
             self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
         """Store them. A channel that the manifest does not give to this wagon yet may exist, and would be swept
         together with its events: handlers of a new version wait until it is added."""
+        if channel.name == LATER:
+            await store_emitted(self._runtime, events)
+            return
         if channel.name != DEAD and channel not in self.source.wagon.spec.channels:
             raise Unavailable(f"{channel} is not yet one of the wagon's channels")
         broker, source = self._runtime.broker, self.source.channel

@@ -11,6 +11,8 @@ from ..breaker import Circuit
 from ..contracts.broker import Subscription
 from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
+from ..settings import Settings
+from .budgets import ChannelBudget
 from .handling import Handler
 
 PAUSES = (0.05, 2.0)
@@ -35,7 +37,8 @@ class PoolState:
         self.closed = False
         """The pool takes no more events. Written by WorkerPool."""
         self.handler_seconds = 0.0
-        """How long a handler takes, averaged over the recent ones; 0 before the first. Written by HandlerRunner."""
+        """How long a handler takes for an event, averaged over the recent ones; 0 before the first. Written by
+        HandlerRunner."""
         self.starved = False
         """A prefetcher has begun to sleep with an empty buffer. Set by Prefetcher, cleared by Dispatcher."""
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -86,6 +89,7 @@ class WagonState:
         "failed",
         "handled",
         "leaving",
+        "more",
         "on_known",
         "paused",
         "quiet",
@@ -106,14 +110,17 @@ class WagonState:
         WorkerPool if the program is interrupted. Cleared by WagonConsumer."""
         self.busy = 0
         """Workers that handle one of its events. Written by HandlerRunner."""
+        self.more = 0
+        """Events that they handle in batches, besides one for each worker. Written by HandlerRunner."""
         self.handled = 0
-        """Handlings that ended well. Written by HandlerRunner."""
+        """Events whose handling ended well. Written by HandlerRunner."""
         self.failed = 0
-        """Handlings that failed. Written by HandlerRunner."""
+        """Events whose handling failed; a batch that failed as a whole counts once. Written by HandlerRunner."""
         self.count = 0
-        """Handlings that ended, whatever came of them. Written by HandlerRunner."""
+        """Events whose handling ended, whatever came of it. Written by HandlerRunner."""
         self.seconds = self.squares = 0.0
-        """How long those took in all, and the sum of the squares. Written by HandlerRunner."""
+        """How long those took in all, and the sum of the squares; the events of a batch share its time. Written by
+        HandlerRunner."""
         self.on_known: Callable[[], object] = lambda: None
         """Called once enough have ended to tell how long they take. Written by InProcess."""
 
@@ -121,17 +128,37 @@ class WagonState:
 class ChannelState:
     """One channel of a served wagon, and this process's consumer of it."""
 
-    __slots__ = ("channel", "circuit", "handler", "room", "subscription", "wagon")
+    __slots__ = ("budget", "channel", "circuit", "handler", "retries", "room", "subscription", "timeout", "wagon")
 
     def __init__(
-        self, wagon: WagonState, channel: Channel, handler: Handler, subscription: Subscription, circuit: Circuit
+        self,
+        wagon: WagonState,
+        channel: Channel,
+        handler: Handler,
+        subscription: Subscription,
+        circuit: Circuit,
+        settings: Settings,
+        budget: ChannelBudget | None = None,
     ) -> None:
+        self.budget = budget
+        """What this process may use now of the channel's budgets; None: it has none."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler
+        self.retries = settings.retries_of(handler.options)
+        """How its failed events are retried."""
+        own = handler.options.timeout
+        self.timeout = settings.handler_timeout if own is None else own
+        """Seconds that its handler may take for one event."""
         self.subscription = subscription
         self.circuit = circuit
         """Written by Settler.change_circuit."""
         self.room = asyncio.Event()
         """Set when the prefetcher should check whether to fetch, by the class that changed the reason; cleared by
         Prefetcher."""
+
+    @property
+    def overran(self) -> str:
+        """Why a handling is cut short that took longer than it may."""
+        setting = "handler_timeout" if self.handler.options.timeout is None else "timeout"
+        return f"not finished after {setting}={self.timeout:g} s"

@@ -80,6 +80,11 @@ class LambdaMappings:
         """See InSteps.step: calls come one by one."""
         return 1
 
+    @property
+    def platform(self) -> str:
+        """See Delivering.platform."""
+        return "Lambda"
+
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
         key = spec.train, spec.unit

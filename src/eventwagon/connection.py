@@ -35,7 +35,7 @@ from .errors import (
     Unavailable,
     UsageError,
 )
-from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
+from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
 from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
@@ -665,8 +665,8 @@ class Connection:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
             if watch is not None and self.manifest.revision_before(revision or "") is None:
                 raise UsageError(
-                    f"wagon {before.number} runs revision {revision} already, and there is no other to go back to: "
-                    "leave watch_errors (--watch-errors) out"
+                    f"{wagon_name(self.train.name, before.number)} runs revision {revision} already, and there is no "
+                    "other to go back to: leave watch_errors (--watch-errors) out"
                 )
             await self._state.apply(lambda m: switch_asked(m, request))
         return before.number
@@ -682,7 +682,9 @@ class Connection:
             after = (await self._state.apply(lambda m: switch_withdrawn(m, why, by))).manifest
         active = after.active
         if after.request is not None and active is not None and active.found_sealed:
-            raise UsageError(f"wagon {active.number} takes no more events: its switch can't be withdrawn")
+            raise UsageError(
+                f"{wagon_name(self.train.name, active.number)} takes no more events: its switch can't be withdrawn"
+            )
         if before.request is None or active is None or before.active is None:
             return False
         return active.number == before.active.number
@@ -735,8 +737,9 @@ class Connection:
         """The manifest. Raises UsageError if it has no such wagon."""
         manifest = snapshot.manifest
         if wagon is not None and manifest.wagon(wagon) is None:
-            there = ", ".join(str(w.number) for w in manifest.wagons) or "none"
-            raise UsageError(f"train {self.train.name} has no wagon {wagon}; there are: {there}")
+            name = self.train.name
+            there = ", ".join(wagon_name(name, w.number) for w in manifest.wagons) or "none"
+            raise UsageError(f"there is no wagon {wagon_name(name, wagon)}; there are: {there}")
         return manifest
 
     async def heedless(self) -> Sequence[Heedless]:

@@ -241,8 +241,13 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
 
     def __str__(self) -> str:
-        base = f"{self.train}_v{self.wagon}" if self.wagon else self.train
+        base = wagon_name(self.train, self.wagon) if self.wagon else self.train
         return f"{base}.{self.name}" if self.name else base
+
+
+def wagon_name(train: str, number: object) -> str:
+    """A wagon's one name, in messages and arguments: `signups_v1`."""
+    return f"{train}_v{number}"
 
 
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept

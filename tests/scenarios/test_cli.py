@@ -111,10 +111,10 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
     assert "no observer is alive" in quiet.stdout
 
     with running(place, "run", "app:train") as process:
-        assert "switched from wagon 1 to wagon 2" in cli(place, "switch", "signups", "--reason", "a test").stdout
+        assert "switched from signups_v1 to signups_v2" in cli(place, "switch", "signups", "--reason", "a test").stdout
         drained = cli(place, "drain", "app.py:train")
         assert drained.returncode == 0, drained.stderr
-        assert "every wagon up to 2 is drained" in drained.stdout
+        assert "every wagon up to signups_v2 is drained" in drained.stdout
 
         view = json.loads(cli(place, "status", "signups", "--json", "--all").stdout)
         assert [w["number"] for w in view["removed"]] == [1, 2]
@@ -135,7 +135,7 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
 
         why = cli(place, "why", "signups").stdout
         assert "asked for: a test" in why
-        assert "signups_v1" in why or "wagon 1 removed" in why
+        assert "signups_v1" in why or "signups_v1 removed" in why
         assert len(cli(place, "why", "signups", "--last", "2").stdout.splitlines()) == 2
         facts = [
             json.loads(text)["fact"]
@@ -418,10 +418,10 @@ def test_why_tells_a_wagon_that_never_was_from_one_whose_entries_are_gone(place:
             assert cli(place, "switch", "signups").returncode == 0
     gone = cli(place, "why", "signups", "--wagon", "1")
     assert gone.returncode == 1
-    assert "nothing about wagon 1 any more: there was such a wagon" in gone.stderr
+    assert "nothing about signups_v1 any more: there was such a wagon" in gone.stderr
     never = cli(place, "why", "signups", "--wagon", "99")
     assert never.returncode == 1
-    assert "nothing about wagon 99: there was no such wagon, the newest is " in never.stderr
+    assert "nothing about signups_v99: there was no such wagon, the newest is " in never.stderr
 
 
 def test_doctor_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:

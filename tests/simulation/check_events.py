@@ -199,7 +199,7 @@ def _drained_after_sealed(before: Manifest, record: Revised) -> Iterator[Violati
         if is_new and (old is None or old.sealed_at is None):
             yield Violation(
                 invariant="I5",
-                says=f"{wagon.name} was called drained in a version before which it was not sealed",
+                says=f"wagon {wagon.number} was called drained in a version before which it was not sealed",
                 wagon=wagon.number,
                 moments=(record.seq,),
             )
@@ -221,7 +221,7 @@ def _drained_when_empty(
         for stored in left[:1]:
             yield Violation(
                 invariant="I5",
-                says=f"{wagon.name} was called drained while {stored.key} in {stored.channel} was not settled",
+                says=f"wagon {wagon.number} was called drained while {stored.key} in {stored.channel} was not settled",
                 key=stored.key,
                 wagon=wagon.number,
                 moments=(stored.seq, record.seq),
@@ -234,7 +234,7 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
     if wagon is not None and wagon.state not in (State.REMOVING, State.FAILED):
         yield Violation(
             invariant="I5",
-            says=f"{channel} was deleted while {wagon.name} was {wagon.state}",
+            says=f"{channel} was deleted while wagon {wagon.number} was {wagon.state}",
             wagon=channel.wagon,
             moments=(record.seq,),
         )

@@ -286,7 +286,9 @@ class Simulation:
             said.append("no wagon is active")
         if not spares <= ready <= max(1, spares):
             said.append(f"{ready} wagons are ready, {spares} are wanted")
-        said += [f"{w.name} is {w.state}" for w in manifest.wagons if w.state not in (State.READY, State.ACTIVE)]
+        said += [
+            f"wagon {w.number} is {w.state}" for w in manifest.wagons if w.state not in (State.READY, State.ACTIVE)
+        ]
         if manifest.request is not None:
             said.append("a switch was asked for and is not made")
         if manifest.refusing:
@@ -294,7 +296,7 @@ class Simulation:
         if resting(manifest):
             said.append("some of it is paused")
         if self.world.scenario.renames is not None:
-            undeclared = {(w.name, c) for w in manifest.wagons for c in w.channels if c not in manifest.channels}
+            undeclared = {(w.number, c) for w in manifest.wagons for c in w.channels if c not in manifest.channels}
             said += [f"{wagon} still has {name}, which nobody declares" for wagon, name in sorted(undeclared)]
         channels = {Channel(TRAIN, 0, DEAD)}
         for wagon in manifest.wagons:

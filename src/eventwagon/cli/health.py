@@ -11,6 +11,7 @@ from typing import Self
 from ..connection import Connection
 from ..display.text import as_line, said
 from ..errors import EventwagonError, UsageError
+from ..event import wagon_name
 from ..runtime.bulkhead import is_ours
 from ..runtime.probe import probe
 
@@ -120,10 +121,11 @@ class Health:
         if not attachments:
             return "it is attached to no wagon"
         for a in attachments:
+            name = wagon_name(connection.train.name, a.number)
             if not a.ready:
-                return a.trouble or f"it is not attached to wagon {a.number}"
+                return a.trouble or f"it is not attached to {name}"
             if missing := [c for c in a.missing if c in declared]:
-                return f"wagon {a.number}: this program has no handler for {', '.join(missing)}"
+                return f"{name}: this program has no handler for {', '.join(missing)}"
             if a.number not in proven:
                 await probe(connection.broker, connection.train.name, a.number)
                 proven.add(a.number)

@@ -21,6 +21,7 @@ from ..display.redaction import shown
 from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
 from ..errors import UsageError
+from ..event import wagon_name
 from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
@@ -245,7 +246,7 @@ async def _run(
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         why = "asked to" if asked.is_set() else "the train's processes were asked to"
         if not waits[0].done() and not waits[1].done():
-            why = f"wagon {wagon} needs no workers any more"
+            why = f"{wagon_name(train.name, wagon)} needs no workers any more"
         _logger.info("%s: ending: %s; handlers in flight have %g s", train.name, why, train.settings.grace)
         if asked.is_set():
             health.leave()

@@ -14,7 +14,7 @@ from ..contracts.orchestrator import PLACE
 from ..contracts.registry import Registry
 from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
-from ..event import check_train_name
+from ..event import check_train_name, wagon_name
 from ..limits import parse_limit
 from ..loading import load, load_all
 from ..settings import make_settings
@@ -122,6 +122,18 @@ async def _check_known(registry: Registry, name: str, url: str, known: bool, tar
         raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
 
 
+def wagon_number(text: str | None, train: str) -> int | None:
+    """The number of the train's wagon that `text` names: `orders_v7`, or `7`; None for None. Raises UsageError."""
+    if text is None:
+        return None
+    name, _, digits = text.rpartition("_v")
+    if not re.fullmatch("[0-9]{1,15}", digits) or int(digits) < 1 or (digits != text and not name):
+        raise UsageError(f"--wagon {text!r}: give a wagon's name, as {wagon_name(train, 7)}, or its number")
+    if name and name != train:
+        raise UsageError(f"--wagon {text!r} is a wagon of train {name!r}, not of {train!r}")
+    return int(digits)
+
+
 def follower(name: str, declared: dict[str, str]) -> Train:
     """A train without handlers, with the settings that its programs `declared`: enough to publish. Leaves out settings
     that this version can't read."""
@@ -154,4 +166,6 @@ def _is_setting(name: str, value: object) -> bool:
 def _train_name(target: str) -> str:
     if not _NAME.fullmatch(target):
         raise UsageError(f"TARGET {target!r} is neither module:attribute nor a train's name")
+    if wagon := re.fullmatch(r"(.+)_v\d+", target):
+        raise UsageError(f"TARGET {target!r} is a wagon: name its train, {wagon[1]} (and --wagon, where it is known)")
     return check_train_name(target)

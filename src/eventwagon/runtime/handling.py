@@ -236,7 +236,8 @@ class Context:
         for later. Raises EventTooLarge.
         """
         handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
-        self._must_be_open(f"emit to {channel!r}", "emit")
+        if self._closed:
+            raise self._ended(f"emit to {shown(channel)}", "emit")
         if handler is None:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
@@ -274,7 +275,8 @@ class Context:
         Raises UsageError as `emit` does, and in a Lambda function, which is frozen between its calls and so can't
         follow a train's wagons. Raises EventTooLarge.
         """
-        self._must_be_open("publish", "publish")
+        if self._closed:
+            raise self._ended("publish", "publish")
         if self._publisher is None:
             raise UsageError(
                 "publish: no handler can publish in this process (a Lambda function can't follow a train's wagons): "
@@ -296,9 +298,8 @@ class Context:
         self.emitted.append((OUT + train.name, event))
         return _STORED
 
-    def _must_be_open(self, what: str, verb: str) -> None:
-        if self._closed:
-            raise UsageError(f"{what}: the handler of event {self.event.id!r} has ended; {verb} before it returns")
+    def _ended(self, what: str, verb: str) -> UsageError:
+        return UsageError(f"{what}: the handler of event {self.event.id!r} has ended; {verb} before it returns")
 
     def _add(
         self,

@@ -13,7 +13,7 @@ from ..contracts.broker import Delivery, Depth
 from ..contracts.facts import EventDied, EventRetried, EventSnoozed
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
-from ..event import DEAD, Channel, Event
+from ..event import DEAD, Channel, Event, wagon_name
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .handling import LATER, OUT, died, smaller
@@ -354,7 +354,11 @@ class Settler:
         doing = f"publishing to train {name.removeprefix(OUT)}" if name.startswith(OUT) else f"emitting to {name}"
         because = f"{doing}: {said(error)}"
         if name == DEAD:  # not even in its smallest form: the broker refuses everything
-            report_failure(self._runtime, f"storing a dead letter of wagon {self.source.channel.wagon}", because)
+            report_failure(
+                self._runtime,
+                f"storing a dead letter of {wagon_name(self.source.channel.train, self.source.channel.wagon)}",
+                because,
+            )
             self.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             self.die(delivery, because, delivery.attempt)
@@ -392,7 +396,7 @@ class Settler:
         broker, kept = self._runtime.broker, Channel(gone.train, 0, DEAD)
         if not self._told_letterless:
             self._told_letterless = True
-            step = f"storing dead letters of wagon {gone.wagon}"
+            step = f"storing dead letters of {wagon_name(self.source.channel.train, self.source.channel.wagon)}"
             report_failure(self._runtime, step, f"{gone} is gone; {kept} takes them")
         try:
             await broker.publish(kept, letters)

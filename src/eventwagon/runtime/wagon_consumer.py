@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from ..breaker import Circuit
 from ..contracts.orchestrator import WagonSpec, Work
 from ..errors import ChannelGone, EventwagonError, UsageError
-from ..event import Channel
+from ..event import Channel, wagon_name
 from ..policy.scheduling import why_not_served
 from .budgets import LEASE_LOST, Watcher
 from .bulkhead import is_ours
@@ -317,7 +317,7 @@ class WagonConsumer:
         except BaseException as e:
             if is_ours(e):
                 raise
-            bulkhead.report(f"leaving wagon {wagon.spec.number}", e)
+            bulkhead.report(f"leaving {wagon_name(wagon.spec.train, wagon.spec.number)}", e)
         for each in self._channels:
             each.settler.end("the process leaves the wagon")
         if self._keeping is not None:
@@ -327,7 +327,7 @@ class WagonConsumer:
         except BaseException as e:
             if is_ours(e):
                 raise
-            bulkhead.report(f"leaving the channels of wagon {wagon.spec.number}", e)
+            bulkhead.report(f"leaving the channels of {wagon_name(wagon.spec.train, wagon.spec.number)}", e)
         self.on_left()
 
     async def _receive_no_more(self, seconds: float) -> None:

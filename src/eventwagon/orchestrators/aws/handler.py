@@ -31,7 +31,7 @@ from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
 from ...drivers.opening import open_drivers
 from ...errors import EventwagonError, UsageError
-from ...event import DEAD, Channel, Event
+from ...event import DEAD, Channel, Event, wagon_name
 from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
@@ -216,7 +216,8 @@ class Function:
             await Counters(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed, seconds)
         except TROUBLE as e:
             print(
-                f"eventwagon: wagon {wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",
+                f"eventwagon: {wagon_name(self._train.name, wagon)}: {handled} handled and {failed} failed are not "
+                f"counted: {said(e)}",
                 file=sys.stderr,
             )
 

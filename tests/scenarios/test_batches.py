@@ -722,10 +722,11 @@ def test_a_breaker_counts_calls_so_that_one_bad_batch_opens_nothing() -> None:
 def test_in_an_outage_the_breaker_opens_and_nothing_dies() -> None:
     async def main() -> None:
         world, train, done = World(), train_of(workers=Workers(each=4), breaker=Breaker(last=6, least=3)), set[int]()
-        up = now() + 300.0
+        up, attempts = now() + 300.0, set[int]()
 
         @train.on("t", batch=10, within=0.1)
-        async def rows(some: list[int]) -> None:
+        async def rows(some: list[int], ctx: BatchContext) -> None:
+            attempts.update({ctx.attempt} if len(some) > 1 else ())
             if now() < up:
                 raise ConnectionError("down")
             done.update(some)
@@ -735,6 +736,7 @@ def test_in_an_outage_the_breaker_opens_and_nothing_dies() -> None:
             await until(lambda: len(done) == 300, seconds=600)
         assert world.of(BreakerOpened)
         assert not world.of(EventDied)
+        assert attempts == {1}
 
     run(main())
 

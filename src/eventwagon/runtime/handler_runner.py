@@ -160,7 +160,7 @@ class HandlerRunner:
             settler.die(delivery, "its process ended while it handled this event alone", attempt - 1)
             worker.settler = worker.delivery = None
             return None
-        if circuit.failing:
+        if circuit.failing and not worker.others:
             attempt += circuit.uncounted(event.id)
         worker.attempt, worker.circuit = attempt, circuit
         wagon.busy += 1
@@ -233,7 +233,7 @@ class HandlerRunner:
         if outcome is HANDLED or isinstance(outcome, Handled):
             source.wagon.handled += 1
             if circuit.opened_at is None:
-                if circuit.failing:
+                if circuit.failing and not worker.others:
                     circuit.succeeded(delivery.event.id, now, ended)
                 else:  # the same, without a call for each event
                     if now > circuit.worked:
@@ -336,6 +336,8 @@ class HandlerRunner:
                 again = circuits.failed(
                     circuit, event_id, delivery.attempt, because=because, after=after, own=own, tells=tells
                 )
+                if len(deliveries) > 1:
+                    circuit.failing.pop(event_id, None)  # nobody knows whether it was this one
                 for each in deliveries:
                     attempt = worker.attempt if each is delivery else each.attempt
                     if again is None:

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from .connection import Connection, Payload, check_timeout, say_accepted
@@ -17,6 +18,7 @@ from .errors import EventwagonError, PublishTimeout, Unavailable, UsageError
 from .event import Event
 from .runtime.payload_batches import check_payloads, lists
 from .runtime.publish_queue import own
+from .times import when
 from .values import is_a
 
 _T = TypeVar("_T")
@@ -65,6 +67,8 @@ class BlockingConnection:
         event_type: str | None = None,
         id: str | None = None,  # noqa: A002 - the attribute's name in CloudEvents
         timeout: float | None = None,
+        at: datetime | float | None = None,
+        after: timedelta | float | None = None,
     ) -> str:
         """Publish one event to the active wagon. Returns its id once the broker has stored it.
 
@@ -72,11 +76,23 @@ class BlockingConnection:
         thread. If this thread is interrupted while it waits (KeyboardInterrupt, or what a signal's handler raises), the
         event may be stored all the same.
         """
-        until = _deadline(timeout)
+        until, later = _deadline(timeout), when(at, after)
         held, connection = self._opened(until)
         event = connection._made(payload, subject, event_type, id)
-        self._send(held, connection, [event], until)
+        if later is None:
+            self._send(held, connection, [event], until)
+        else:
+            event = connection._due(event, later, gets_id=id is None and event is not payload)
+            left = _left(connection, until)
+            held.call(connection._keep(event, later, left), left + _MARGIN)
         return event.id
+
+    def cancel(self, event_id: str, *, timeout: float | None = None) -> bool:
+        """Cancel an event that was published for later: see `Connection.cancel`. `timeout` as in `publish`. Raises
+        PublishTimeout, too."""
+        until = _deadline(timeout)
+        held, connection = self._opened(until)
+        return held.call(connection.cancel(event_id), _left(connection, until) + _MARGIN)
 
     def publish_many(
         self,
@@ -152,9 +168,13 @@ class BlockingConnection:
             raise Unavailable(f"{this} is closed: make another one with `connect_blocking`")
 
     def _send(self, held: _LoopThread, connection: Connection, events: list[Event], until: float | None) -> None:
-        usual = connection.train.settings.publish_timeout
-        left = usual if until is None else max(1e-3, until - time.monotonic())  # it is at least tried
+        left = _left(connection, until)
         held.call(connection._send(events, left), left + _MARGIN)
+
+
+def _left(connection: Connection, until: float | None) -> float:
+    """Seconds for the rest of a call: it is at least tried."""
+    return connection.train.settings.publish_timeout if until is None else max(1e-3, until - time.monotonic())
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -10,13 +10,14 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
-from .connection import Connection, Payload, check_timeout, say_accepted
+from .connection import Connection, Payload, accepted_by, check_timeout, say_accepted
 from .errors import EventwagonError, PublishTimeout, Unavailable, UsageError
-from .event import Event
 from .runtime.payload_batches import check_payloads, lists
 from .runtime.publish_queue import own
+from .times import when
 from .values import is_a
 
 _T = TypeVar("_T")
@@ -65,18 +66,24 @@ class BlockingConnection:
         event_type: str | None = None,
         id: str | None = None,  # noqa: A002 - the attribute's name in CloudEvents
         timeout: float | None = None,
+        at: datetime | float | None = None,
+        after: timedelta | float | None = None,
     ) -> str:
-        """Publish one event to the active wagon. Returns its id once the broker has stored it.
+        """Publish one event to the active wagon, or with `at` or `after` later. Returns its id once it is stored.
 
         As `Connection.publish`, with the same errors. `timeout` includes opening. The payload is encoded in the calling
         thread. If this thread is interrupted while it waits (KeyboardInterrupt, or what a signal's handler raises), the
         event may be stored all the same.
         """
-        until = _deadline(timeout)
+        later, until = when(at, after), _deadline(timeout)
         held, connection = self._opened(until)
         event = connection._made(payload, subject, event_type, id)
-        self._send(held, connection, [event], until)
-        return event.id
+        left = _left(connection, until)
+        if later is None:
+            held.call(connection._send([event], left), left + _MARGIN)
+            return event.id
+        gets_id = id is None and event is not payload
+        return held.call(connection._publish_later(later, event, gets_id, left), left + _MARGIN)
 
     def publish_many(
         self,
@@ -102,15 +109,21 @@ class BlockingConnection:
             make, most = connection._making(subject, id), connection.train.settings.publish_batch
             for events in lists(payloads, make, most, time.monotonic):
                 try:
-                    self._send(held, connection, events, _deadline(timeout))
-                except EventwagonError as e:
-                    accepted += getattr(e, "accepted", 0)
+                    left = _left(connection, _deadline(timeout))
+                    held.call(connection._send(events, left), left + _MARGIN)
+                except BaseException as e:
+                    accepted += accepted_by(e)
                     raise
                 accepted += len(events)
         except BaseException as e:
             say_accepted(e, accepted)
             raise
         return accepted
+
+    def cancel(self, event_id: str) -> bool:
+        """Cancel an event that was published with `at` or `after`, as `Connection.cancel`."""
+        held, connection = self._opened(None)
+        return held.call(connection.cancel(event_id), connection.train.settings.publish_timeout + _MARGIN)
 
     def close(self) -> None:
         """Close it. Calls that wait in other threads raise Unavailable or PublishTimeout. Idempotent; in a fork it does
@@ -151,10 +164,11 @@ class BlockingConnection:
         if self._closed:
             raise Unavailable(f"{this} is closed: make another one with `connect_blocking`")
 
-    def _send(self, held: _LoopThread, connection: Connection, events: list[Event], until: float | None) -> None:
-        usual = connection.train.settings.publish_timeout
-        left = usual if until is None else max(1e-3, until - time.monotonic())  # it is at least tried
-        held.call(connection._send(events, left), left + _MARGIN)
+
+def _left(connection: Connection, until: float | None) -> float:
+    """The seconds that a call has."""
+    usual = connection.train.settings.publish_timeout
+    return usual if until is None else max(1e-3, until - time.monotonic())  # it is at least tried
 
 
 def _deadline(timeout: float | None) -> float | None:

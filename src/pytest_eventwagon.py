@@ -6,6 +6,7 @@ A module of its own, so that pytest does not import eventwagon in projects that 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,13 +33,13 @@ def running_train() -> RunTrain:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an async test that has the fixture, and that no other plugin runs."""
-    names = pyfuncitem.fixturenames
-    if FIXTURE not in names or not inspect.iscoroutinefunction(pyfuncitem.obj):
+    testing = sys.modules.get("eventwagon.testing")  # the fixture has imported it, if it is this one
+    if testing is None or pyfuncitem.funcargs.get(FIXTURE) is not testing.running:
         return None
-    if "anyio_backend" in names or any(map(pyfuncitem.get_closest_marker, _OTHERS)):
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    from eventwagon.testing import run
-
+    if "anyio_backend" in pyfuncitem.fixturenames or any(map(pyfuncitem.get_closest_marker, _OTHERS)):
+        return None
     wanted = inspect.signature(pyfuncitem.obj).parameters
-    run(pyfuncitem.obj(**{name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}))
+    testing.run(pyfuncitem.obj(**{name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}))
     return True

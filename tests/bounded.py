@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +63,12 @@ async def shared(url: str, directory: Path) -> Figures:
     return _read(handled, str(processes[1].pid), start, killed, end)
 
 
+def at_a_time(lines: Iterable[str]) -> int:
+    """The most handlings that were under way at a time, by what processes have written that all ended well."""
+    steps = [(float(at), 1 if what == "begin" else -1) for what, at in map(str.split, lines) if what != "paced"]
+    return max(accumulate(step for _, step in sorted(steps)))
+
+
 def _start(url: str, handled: Path) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "tests.programs.bounded", url]
     environment = {**os.environ, "HANDLED": str(handled)}
@@ -78,11 +86,11 @@ def _read(handled: Path, dead: str, start: float, killed: float, end: float) -> 
     shares: dict[str, int] = {}
     for file in handled.iterdir():
         under_way = 0
-        for what, at in (line.split() for line in file.read_text().splitlines()):
+        for what, text in (line.split() for line in file.read_text().splitlines()):
             if what == "paced":
-                paced.append(float(at))
+                paced.append(float(text))
                 continue
-            steps.append((float(at), 1 if what == "begin" else -1))
+            steps.append((float(text), 1 if what == "begin" else -1))
             under_way += steps[-1][1]
             shares[file.name] = shares.get(file.name, 0) + (what == "begin")
         if file.name == dead:

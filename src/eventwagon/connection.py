@@ -824,7 +824,7 @@ class Connection:
         """The processes of the train that are alive."""
         self._here()
         async with self._answering():
-            return await self.registry.members(self.train.name)
+            return [m for m in await self.registry.members(self.train.name) if m.is_process]
 
     async def depths(self) -> Mapping[int, Mapping[str, Depth]]:
         """The depth of each channel of each live wagon: by the wagon's number, then by the channel's name. The

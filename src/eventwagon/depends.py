@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Concatenate, ForwardRef, TypeVar
 
 from .errors import UsageError
@@ -34,7 +35,23 @@ R = TypeVar("R")
 CONTEXT = "ctx"
 """The name under which dependencies get the context, whatever the handler calls it."""
 
-provider = Provider()
+
+class _Overridable(Provider):
+    @contextmanager
+    def scope(self, original: Callable[..., Any], override: Callable[..., Any]) -> Iterator[None]:
+        """Replace a dependency while entered, however the block ends: the library's own stays after an exception."""
+        before = self.overrides.get(original)
+        self.override(original, override)
+        try:
+            yield
+        finally:
+            if before is None:
+                del self.overrides[original]
+            else:
+                self.overrides[original] = before
+
+
+provider = _Overridable()
 """Resolves the dependencies: `with provider.scope(pool_of, fake_pool_of): …` replaces one in a test."""
 
 
@@ -66,8 +83,12 @@ def injected(handler: Callable[Concatenate[P, ...], R]) -> Callable[[P, Context]
         raise UsageError(
             f"{where} has no dependency: annotate one `Annotated[T, Depends(function)]`, or drop @injected"
         )
+    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters):
+        raise UsageError(f"{where}: dependencies are given by name: write its parameters out, without * and **")
     if not own or own[0] is not parameters[0] or own[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
         raise UsageError(f"{where}: its first parameter is the payload, given by position or name")
+    if CONTEXT in (own[0].name, *model.dependencies):
+        raise UsageError(f"{where}: the name {CONTEXT!r} is the context's: call this parameter something else")
     payload, context = own[0], CONTEXT
     if len(own) > 1 and own[1].default is inspect.Parameter.empty:
         context = own[1].name
@@ -80,8 +101,7 @@ def injected(handler: Callable[Concatenate[P, ...], R]) -> Callable[[P, Context]
             )
 
     def given(event_payload: Any, ctx: Context) -> dict[str, Any]:
-        named = {payload.name: event_payload, context: ctx}
-        return named if CONTEXT in model.dependencies else {CONTEXT: ctx, **named}
+        return {CONTEXT: ctx, context: ctx, payload.name: event_payload}
 
     made: Any
     if inspect.iscoroutinefunction(call):

@@ -186,7 +186,8 @@ class Train:
         )
         try:
             self.settings.retries_of(options)
-            check_budgets((b for handler in self.handlers.values() for b in handler.options.budget), options.budget)
+            others = (handler for other, handler in self.handlers.items() if other != name)
+            check_budgets((b for handler in others for b in handler.options.budget), options.budget)
         except UsageError as e:
             raise UsageError(f"handler of {channel!r}: {e}") from None
 

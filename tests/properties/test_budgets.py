@@ -81,7 +81,7 @@ def _most_used(total: int, moves: list[tuple[str, str, int]], grant: Callable[[i
                 p.seen = dict(registry)
                 p.step = 1
             case _ if p.step == 1:
-                claims = {**p.seen, name: Claim(p.held, p.wants)}
+                claims = {**p.seen, name: Claim(max(p.held, p.used), p.wants)}
                 p.asked = due(total, name, claims, turn=number, patient=number % 3 == 0)
                 p.held = min(p.held, p.asked)
                 registry[name] = Claim(max(p.asked, p.used), p.wants)
@@ -156,3 +156,9 @@ def test_all_that_have_a_part_may_begin_less_than_a_tenth_too_many_in_ten_second
     number = parts(rate)
     assert number * burst(rate / number) <= 10 * rate * 0.1 + 1
     assert budgets.turn_seconds(rate) >= 5.0
+
+
+def test_what_is_in_use_is_not_left() -> None:
+    """A process that is to give up two of four, which are still in use, does not take them for free."""
+    assert due(4, "a", {"a": Claim(4, 9), "b": Claim(0, 9)}, patient=True) == 2
+    assert due(4, "b", {"a": Claim(4, 9), "b": Claim(0, 9)}, patient=True) == 0

@@ -4,13 +4,18 @@ time, with several "processes" at one broker and one registry."""
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from eventwagon import Budget, Context, Train, UsageError, Volume, Workers
+from eventwagon.cli.status import look, table
+from eventwagon.contracts.registry import BudgetPart, Member
 from eventwagon.errors import Unavailable
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
@@ -255,6 +260,42 @@ def test_a_process_that_is_cut_off_ends_what_it_began_before_others_take_its_par
     run(main())
 
 
+@pytest.mark.timeout(60)
+def test_while_the_registry_is_away_what_has_a_budget_waits() -> None:
+    async def main() -> None:
+        world, meter, free = World(), Meter(), list[float]()
+
+        def train(who: str) -> Train:
+            made = train_of(meter, who, 1.0, concurrency=4, settings={"attempts": 2})
+
+            @made.on("free")
+            async def handle(_: int) -> None:
+                free.append(now())
+
+            return made
+
+        both = [Process(world, train(who)) for who in "ab"]
+        async with both[0].running() as c, both[1].running():
+            await c.publish_many(range(100))
+            await asyncio.sleep(5)
+            assert meter.now == 4
+            for each in both:
+                each.cut.set()
+            away = now()
+            await asyncio.sleep(2)
+            assert meter.now == 0
+            await asyncio.sleep(10)
+            assert meter.count(away + 2, now()) == 0
+            for each in both:
+                each.cut.clear()
+            await until(lambda: meter.now == 4, seconds=6.0)
+            await asyncio.sleep(40)
+        assert len(meter.began) >= 100  # those that were cut short came again
+        assert meter.most == 4
+
+    run(main())
+
+
 def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
     async def main() -> None:
         import threading
@@ -370,6 +411,65 @@ def test_two_budgets_both_hold() -> None:
     run(main())
 
 
+def test_status_names_the_channels_that_are_at_their_budget() -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        train = train_of(meter, "a", concurrency=2, budget=Budget("api", rate=1e6))
+
+        @train.on("free", concurrency=5)
+        async def free(_: int) -> None: ...
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(200))
+            await asyncio.sleep(3)
+            view = await look(connection, "memory:")
+            assert view.at_budget == {"": ["concurrency=2 of t"]}
+            assert [member.roles for member in view.members] == [("observe", "work")]
+            said = table(view, Console(width=120, file=io.StringIO()))
+            console = Console(width=120, file=io.StringIO())
+            console.print(said)
+            assert isinstance(console.file, io.StringIO)
+            assert "events of the ingress wait for their budget: concurrency=2 of t" in console.file.getvalue()
+            await asyncio.sleep(20)
+            assert (await look(connection, "memory:")).at_budget == {}
+
+    run(main())
+
+
+def test_a_train_is_removed_though_a_killed_process_held_a_budget() -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        async with world.running(train_of(meter, "a", concurrency=2)) as connection:
+            await connection.publish(1)
+            await until(lambda: meter.began)
+        gone = Member(name="gone/budgets", budgets={"t/concurrency": BudgetPart(2.0, 2.0, 2.0)})
+        await world.registry.check_in("t", gone, ttl=1000.0)
+        async with world.connect(train_of(meter, "a", concurrency=2)) as connection:
+            assert (await connection.remove()).existed
+        assert not await world.registry.members("t")
+
+    run(main())
+
+
+@pytest.mark.parametrize("of", [float("nan"), float("inf"), -1.0, 0.0, 1e300])
+def test_what_strangers_say_of_a_budget_hurts_nobody(of: float) -> None:
+    """It may keep a part from others, as any process may, and nothing worse."""
+
+    async def main() -> None:
+        world, meter = World(), Meter()
+        for name, held, wants in (("x", of, 1.0), ("y", 0.0, of), ("z", of, of)):
+            document = world.registry.document_of("t")
+            part = msgspec.structs.replace(BudgetPart(0.0, 0.0, 8.0), held=held, wants=wants, of=of)
+            budgets = {"t/concurrency": part, "t/rate": part, "": part}
+            document.members[name] = (now() + 3.0, Member(name=name, budgets=budgets))
+        async with world.running(train_of(meter, "a", concurrency=2, rate=100)) as connection:
+            await connection.publish_many(range(20))
+            await until(lambda: len(meter.began) == 20, seconds=20.0)
+        assert meter.most <= 2
+
+    run(main())
+
+
 def test_where_programs_differ_the_smallest_counts() -> None:
     async def main() -> None:
         world, meter = World(), Meter()
@@ -434,3 +534,17 @@ def test_where_a_platform_hands_out_the_events_budgets_are_refused() -> None:
 
 
 async def _nothing(_: int) -> None: ...
+
+
+@pytest.mark.parametrize("rate", [1e-9, 3000.0, 1e15])
+def test_rates_of_any_size(rate: float) -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        async with world.running(train_of(meter, "a", 0.0, rate=rate, concurrency=1_000_000)) as connection:
+            await connection.publish_many(range(12_000))
+            await asyncio.sleep(2)
+            count = meter.count(0.0, now())
+            assert count <= 2.3 * rate
+            assert count >= min(12_000, 1.6 * rate - 1)
+
+    run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import subprocess
 import sys
 import threading
@@ -148,6 +149,52 @@ def test_called_like_any_function() -> None:
     assert ctx.emitted == [("next", [7, "fake"])]
 
 
+def test_methods() -> None:
+    class Thing:
+        async def handle(self, number: int, pool: Annotated[str, Depends(state_of)]) -> None:
+            steps.append(f"{number} {pool}")
+
+    train = Train("t")
+    train.on("t")(injected(Thing().handle))
+
+    async def story() -> None:
+        async with testing.running(train, state="pool") as t:
+            await t.publish(7)
+            await t.idle()
+
+    testing.run(story())
+    assert steps == ["state", "7 pool"]
+    with pytest.raises(UsageError, match="can't be sent as int"):
+        train.handlers[""].encode("no number")
+    with pytest.raises(UsageError, match="its dependencies can't be resolved"):
+        injected(functools.partial(Thing().handle))  # its annotations are text, and a partial has no module
+
+
+def test_an_override_ends_with_its_block() -> None:
+    async def one(ctx: Context) -> str:
+        return "one"
+
+    async def two() -> str:
+        return "two"
+
+    @injected
+    async def handle(number: int, ctx: Context, pool: Annotated[str, Depends(state_of)]) -> None:
+        ctx.emit("pool", pool)
+
+    def pool() -> Any:
+        ctx = Context.fake(state="own")
+        asyncio.run(handle(1, ctx))
+        return ctx.emitted[0][1]
+
+    with pytest.raises(KeyError), provider.scope(state_of, one):
+        assert pool() == "one"
+        with provider.scope(state_of, two):
+            assert pool() == "two"
+        assert pool() == "one"
+        raise KeyError
+    assert pool() == "own"
+
+
 def test_the_payload_keeps_its_type() -> None:
     train = shop()
     with pytest.raises(UsageError, match="can't be sent as Order"):
@@ -176,6 +223,12 @@ def test_what_makes_no_sense_is_refused_when_it_is_declared() -> None:
 
     async def none(order: int, ctx: Context) -> None: ...
 
+    async def named(order: int, ctx: Annotated[str, Depends(later)]) -> None: ...
+
+    async def first(ctx: int, pool: Annotated[str, Depends(later)]) -> None: ...
+
+    async def stars(order: int, *more: int, pool: Annotated[str, Depends(later)]) -> None: ...
+
     async def misspelt(order: int, pool: Annotated[Nothing, Depends(later)]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
     for function, said in (
@@ -184,6 +237,9 @@ def test_what_makes_no_sense_is_refused_when_it_is_declared() -> None:
         (unknown, "nothing provides 'what'"),
         (only, "its first parameter is the payload"),
         (none, "has no dependency"),
+        (named, "the name 'ctx' is the context's"),
+        (first, "the name 'ctx' is the context's"),
+        (stars, r"without \* and \*\*"),
         (misspelt, "its dependencies can't be resolved"),
         (Order, "is no function"),
         (7, "is no function"),

@@ -150,6 +150,36 @@ def test_an_async_test_without_it_is_left_to_pytest(tmp_path: Path) -> None:
     assert "async def functions are not natively supported" in printed
 
 
+def test_another_fixture_of_that_name_is_not_meant(tmp_path: Path) -> None:
+    code = (
+        "@pytest.fixture\ndef running_train():\n    return 'theirs'\n\n\nasync def test_it(running_train):\n    pass\n"
+    )
+    assert "async def functions are not natively supported" in printed_by(tmp_path, code)
+
+
+def test_a_handler_that_hangs_in_a_thread_does_not_hang_the_run(tmp_path: Path) -> None:
+    code = """
+import time
+from eventwagon import Train
+
+stuck = Train("stuck", handler_timeout=0.2, attempts=1)
+
+
+@stuck.on("stuck")
+def handle(number: int) -> None:
+    time.sleep(3600)
+
+
+async def test_it(running_train):
+    async with running_train(stuck) as t:
+        await t.publish(1)
+        await t.idle()
+"""
+    printed = printed_by(tmp_path, code)
+    assert "1 failed" in printed
+    assert "not finished after handler_timeout=0.2 s" in printed
+
+
 def test_pytest_finds_it_by_its_entry_point() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["pytest11"] == {"eventwagon": "pytest_eventwagon"}

@@ -1136,7 +1136,7 @@ def _no_second_look() -> Iterator[None]:
 
 
 @_mutant("a budget is used though its lease has ended", "concurrency", RARE)
-def _lease_of_a_budget_ignored() -> Iterator[None]:
+def _part_used_on() -> Iterator[None]:
     """A process that can't renew it goes on."""
     with mock.patch.object(BudgetShares, "_lose"), mock.patch.object(budget_module, "_LEASE", 1e6):
         yield

@@ -54,6 +54,7 @@ def view(wagons: int, why: str = LONG) -> View:
         "elastic_by_default": False,
         "channels": [],
         "open": {},
+        "at_budget": {},
         "threatened": [],
         "crashed": [],
         "removed": [],

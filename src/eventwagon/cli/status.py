@@ -98,6 +98,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Why the train is being removed, and who requested it; empty if it is not."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open, with the reason from each process where it is."""
+    at_budget: dict[str, list[str]]
+    """Channels whose events wait for a budget, and for which; the ingress's name is empty."""
     crashed: list[str]
     """A sentence for each wagon whose worker processes ended by themselves: how many did, and why the last one did."""
     threatened: list[str]
@@ -182,6 +184,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     opened: dict[str, list[str]] = {}
     for (_, name), why in sorted(broken.items()):
         opened.setdefault(name, []).append(why)
+    short = sorted({each for m in members for a in (*m.deployed, *m.attachments) for each in a.at_budget.items()})
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     read = {n: of for n, of in depths.items() if n not in unread}
     waiting = await c.later() if timetable_of(c.broker, c.registry) is not None else None
@@ -202,6 +205,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         paused=describe_pause(manifest.paused, now),
         removal=_removing(manifest),
         open=opened,
+        at_budget={name: sorted(which for other, which in short if other == name) for name, _ in short},
         crashed=_crashed(members, manifest),
         threatened=sorted(
             {d.trouble for of in read.values() for d in of.values() if d.trouble}
@@ -441,6 +445,8 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
         where = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}"
         parts.append(words(text, "bold red"))
+    for name, which in view.at_budget.items():
+        parts.append(words(f"events of {name or 'the ingress'} wait for their budget: {'; '.join(which)}", "yellow"))
     parts += [words(text, "bold yellow") for text in view.crashed]
     if view.asked:
         parts.append(words(f"a switch is requested: {view.asked}", "bold"))

@@ -95,6 +95,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     budgets: dict[str, BudgetPart] = {}
     """What it holds of budgets, in check-ins of its own under its name and `/budgets`."""
 
+    @property
+    def is_process(self) -> bool:
+        """It is a process, and not what one holds of budgets."""
+        return not self.budgets
+
 
 _member_decoder = msgspec.json.Decoder(Member)
 _unreadable: set[str] = set()

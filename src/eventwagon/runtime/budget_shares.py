@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from ..contracts.registry import BudgetPart, Member, Registry
-from ..errors import EventwagonError, Unavailable
+from ..errors import Unavailable
 from ..policy.budgets import Claim, due, granted
 from .budgets import ChannelBudget, Part, Slots, Tokens
 from .bulkhead import is_ours
@@ -36,6 +36,7 @@ _HUNGRY = 0.1
 """The same for one that wants more than it holds."""
 _STEADY = 0.2
 """The same for the others: how soon they give up what others are due."""
+_STEP = "sharing budgets"
 _MANY = 1e9
 """More units than any budget has."""
 
@@ -106,7 +107,7 @@ class BudgetShares:
             part.on_need = self._woken.set
 
     async def __aenter__(self) -> BudgetShares:
-        self._task = asyncio.create_task(kept_up(self._run, "sharing budgets", self._runtime.bulkhead))
+        self._task = asyncio.create_task(kept_up(self._run, _STEP, self._runtime.bulkhead))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -116,10 +117,14 @@ class BudgetShares:
             self._timer.cancel()
         for part in self._parts.values():
             part.grant(0.0)
-        if not any(part.in_use for part in self._parts.values()):  # else it expires by itself
-            with suppress(EventwagonError, TimeoutError):
+        if self._said and not any(part.in_use for part in self._parts.values()):  # else it expires by itself
+            try:
                 async with asyncio.timeout(_TO_LEAVE):
                     await self._registry.check_in(self._scope, Member(name=self._name), ttl=0)
+            except BaseException as e:
+                if is_ours(e):
+                    raise
+                report_failure(self._runtime, _STEP, why_failed(self._runtime, _STEP, e))
 
     async def _run(self) -> None:
         while True:
@@ -129,9 +134,9 @@ class BudgetShares:
             except BaseException as e:
                 if is_ours(e):
                     raise
-                why = why_failed(self._runtime, "sharing budgets", e)
+                why = why_failed(self._runtime, _STEP, e)
                 if not self._is_failing:
-                    report_failure(self._runtime, "sharing budgets", why)
+                    report_failure(self._runtime, _STEP, why)
                 self._is_failing, self._again = True, False
             else:
                 self._is_failing = False
@@ -210,15 +215,17 @@ class BudgetShares:
         wants = _up(part.wants() / unit)
         self._wants[key] = wants * unit
         claims = {name: Claim(_up(other.held / unit), _up(other.wants / unit)) for name, other in others.items()}
-        claims[self._name] = Claim(_down(part.held / unit), wants)
+        held = _down(part.held / unit)
+        mine = Claim(max(held, _up(part.in_use / unit)), wants)
+        claims[self._name] = mine
         total, turn = _down(of / unit), int(self._runtime.clock() / part.turn(of))
         left = total - sum(claim.held for claim in claims.values())
         patient = left > 0 and self._left.get(key, 0) > 0
         self._left[key] = left
         asked = due(total, self._name, claims, turn=turn, patient=patient)
-        if asked < claims[self._name].held:
+        if asked < held:
             part.grant(asked * unit)
-        elif asked > claims[self._name].held and self._time() >= self._doubtful_until:
+        elif held < asked >= mine.held and self._time() >= self._doubtful_until:
             return asked * unit
         return part.held
 

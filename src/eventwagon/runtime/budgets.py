@@ -21,6 +21,8 @@ _MEASURED = 2.0
 """Seconds over which the rate of events is measured."""
 _AHEAD = 0.05
 """Seconds of work that are fetched ahead."""
+_TICK = 0.001
+"""The shortest timer, in seconds: of a fast rate several events may begin at each."""
 _WHOLE = 1.0 - 1e-6
 
 
@@ -37,8 +39,8 @@ class Watcher(NamedTuple):
     pool: _Pool
     waits: Callable[[], bool]
     """Whether an event of it waits, as far as this process knows."""
-    on_room: Callable[[], object]
-    """Called when one more event may begin."""
+    on_room: Callable[[int], object]
+    """Called when so many more events may begin."""
     on_change: Callable[[], object]
     """Called when this process may use more, or less."""
     on_lost: Callable[[], object]
@@ -94,9 +96,9 @@ class Part:
             for watcher in list(self.watchers):
                 watcher.on_change()
 
-    def _tell_room(self) -> None:
+    def _tell_room(self, count: int) -> None:
         for watcher in list(self.watchers):
-            watcher.on_room()
+            watcher.on_room(count)
 
     # --- what the two kinds do ----------------------------------------------------------------
 
@@ -155,7 +157,7 @@ class Slots(Part):
         if self.busy >= self.held:
             self.on_need()
         else:
-            self._tell_room()
+            self._tell_room(1)
 
     def lose(self) -> None:
         super().lose()
@@ -219,14 +221,14 @@ class Tokens(Part):
     def _arm(self) -> None:
         """Set the timer for the next event that may begin."""
         if self._timer is None and self.held and self._tokens < _WHOLE:
-            pause = (1.0 - self._tokens) / self.held
+            pause = max(_TICK, (1.0 - self._tokens) / self.held)
             self._timer = asyncio.get_running_loop().call_later(pause, self._due)
 
     def _due(self) -> None:
         self._timer = None
         self._refill(self._time())
         if self._tokens >= _WHOLE:
-            self._tell_room()
+            self._tell_room(int(self._tokens + 1e-6))
         else:
             self._arm()
 

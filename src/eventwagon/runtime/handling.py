@@ -443,20 +443,9 @@ class FakeContext(Context):
         self.published: list[tuple[str, Any]] = []
         """The train's name and the payload of each `publish`."""
 
-    def emit(
-        self,
-        channel: str,
-        payload: object,
-        *,
-        event_type: str | None = None,
-        subject: str | None = None,
-        extensions: Mapping[str, str] | None = None,
-        after: float | timedelta | None = None,
-    ) -> Awaitable[None]:
+    def emit(self, channel: str, payload: object, **options: Any) -> Awaitable[None]:
         """See Context.emit."""
-        stored = super().emit(
-            channel, payload, event_type=event_type, subject=subject, extensions=extensions, after=after
-        )
+        stored = super().emit(channel, payload, **options)
         self.events.append(self.emitted[-1][1])
         self.emitted[-1] = channel, payload
         return stored

@@ -6,9 +6,9 @@ The path of one event has ten steps, from its receipt to its settlement:
    enough of them),
 2. `PoolState.wake` wakes as many idle workers,
 3. `Dispatcher.next` says from which channel the worker takes its event,
-4. `Prefetcher.take` hands out the event,
+4. `Prefetcher.take` hands out the event, and `take_others` those of its batch,
 5. `HandlerRunner.start` counts it as under way and sets its deadline,
-6. `handling.begin` decodes the payload and calls the handler,
+6. `handling.begin` (or `batching.begin_batch`) decodes the payload and calls the handler,
 7. `HandlerRunner.finish` counts the outcome and tells the channel's circuit,
 8. `Settler.done` (or `die`, `retry`, `snooze`) puts the event into a queue,
 9. the queue's task stores what the event emitted, with all that waited for the same channels,
@@ -386,10 +386,10 @@ class Prefetcher:
             self.resting, self.remembered = False, None
             self.source.room.set()
 
-    def budget_room(self) -> None:
-        """One more event of the channel may begin: wake a worker for it, if one waits."""
+    def budget_room(self, count: int) -> None:
+        """So many more events of the channel may begin: wake as many workers, if one waits."""
         if self.is_waiting:
-            self._pool.wake(1)
+            self._pool.wake(count)
 
     def budget_changed(self) -> None:
         """This process may use more of the channel's budgets, or less."""

@@ -130,7 +130,11 @@ class Teardown:
 
     async def _alive(self) -> list[str]:
         members = await self._registry.members(self._train)
-        return [f"{m.name} ({', '.join(m.roles) or 'no role'})" for m in members if m.name != self._runtime.name]
+        return [
+            f"{m.name} ({', '.join(m.roles) or 'no role'})"
+            for m in members
+            if m.name != self._runtime.name and m.is_process
+        ]
 
     def _refuse_if_alive(self, alive: Sequence[str]) -> None:
         if alive:

@@ -8,13 +8,16 @@ import copy
 import inspect
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ..display.text import plain, said
 from ..errors import Reject, Retry, Snooze
 from ..runtime.handling import Handler
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Fault:
@@ -92,6 +95,23 @@ class _Around:
         error = fault.happen()
         self._faults.note(self._channel, error)
         raise error
+
+
+class Threads(Executor):
+    """A daemon thread for each call: a handler that hangs does not keep the test run from ending."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future = Future[T]()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as e:  # noqa: BLE001 - carried over to the awaiting side, whatever it is
+                    future.set_exception(e)
+
+        threading.Thread(target=work, name="eventwagon-test-handler", daemon=True).start()
+        return future
 
 
 def watched(handlers: Mapping[str, Handler], faults: Faults, threads: Executor | None) -> dict[str, Handler]:

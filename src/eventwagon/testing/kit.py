@@ -7,8 +7,7 @@ import copy
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Unpack, get_args
 
@@ -23,7 +22,7 @@ from ..settings import Settings, make_settings
 from ..settings_given import GivenSettings
 from ..train import Train
 from ..values import is_a, real, shown, whole
-from .faults import Fault, Faults, watched
+from .faults import Fault, Faults, Threads, watched
 from .patient_loop import PatientLoop
 from .recording import RecordingBroker, Unfinished
 from .virtual_time import EPOCH, VirtualLoop
@@ -41,7 +40,6 @@ _PATIENCE_IN_VIRTUAL_TIME = 3600.0
 _LOOK = 1.0
 _SWITCH = 30.0
 """Seconds within which a wagon becomes ready, in the loop's time."""
-_THREADS = 256
 _LISTED = 10
 """Events that a message names one by one."""
 
@@ -85,10 +83,10 @@ class RunningTrain:
     lists what listeners were told, in order.
     """
 
-    def __init__(self, train: Train, threads: Executor | None, *, dead: WhenDead) -> None:
+    def __init__(self, train: Train, *, dead: WhenDead) -> None:
         self._faults, self._clock = Faults(), _Clock()
         self._broker = RecordingBroker(clock=self._clock, patience=math.inf if _is_virtual() else _RECEIVE)
-        train.handlers = watched(train.handlers, self._faults, threads)
+        train.handlers = watched(train.handlers, self._faults, Threads() if _is_virtual() else None)
         train.opening = _watched_opening(train.opening, self._note_opening)
         self.connection: Connection = train.connect(
             broker=self._broker,
@@ -208,7 +206,7 @@ class RunningTrain:
         """
         __tracebackhide__ = True
         patience = _Patience(None if within is None else real("idle: within", within))
-        while self._broker.unfinished():
+        while not self._broker.is_idle:
             if self._not_opened is not None:
                 raise NotIdle(
                     f"train {self._train.name!r} handles nothing: its lifespan failed: {said(self._not_opened)}"
@@ -332,19 +330,16 @@ async def running(
         raise UsageError(f"testing.running: give a Train, not {shown(train)}")
     if not is_a(dead, str) or dead not in get_args(WhenDead):
         raise UsageError(f"testing.running: dead={shown(dead)}: give 'raise' or 'keep'")
-    with ExitStack() as stack:
-        threads = None
-        if _is_virtual():
-            threads = ThreadPoolExecutor(_THREADS, "eventwagon-test-handler")
-            stack.callback(threads.shutdown, wait=False)
-        own = copy.copy(train)
-        own.settings = _settings(train.settings, settings)
-        if state is not _OWN_LIFESPAN:
-            own.opening = lambda: nullcontext(state)
-        running = RunningTrain(own, threads, dead=dead)
-        async with running.connection, running.connection.running():
-            yield running
-        running._check_deaths()
+    if asyncio._get_running_loop() is None:
+        raise UsageError("testing.running: eventwagon runs on asyncio, and no event loop of it runs here (trio?)")
+    own = copy.copy(train)
+    own.settings = _settings(train.settings, settings)
+    if state is not _OWN_LIFESPAN:
+        own.opening = lambda: nullcontext(state)
+    running = RunningTrain(own, dead=dead)
+    async with running.connection, running.connection.running():
+        yield running
+    running._check_deaths()
 
 
 class RunTrain(Protocol):

@@ -100,16 +100,22 @@ class RecordingBroker(MemoryBroker):
 
     # --- what is left -----------------------------------------------------------------------------
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no event is unfinished. Quick, since it is asked after each change."""
+        return next(self._unfinished(), None) is None
+
     def unfinished(self) -> list[Unfinished]:
         """The events that are not settled, without dead letters and those that were postponed."""
+        return list(self._unfinished())
+
+    def _unfinished(self) -> Iterator[Unfinished]:
         now = self._loop.time()
-        return [
-            each
-            for channel, queue in self.queues.items()
-            if channel.name != DEAD
-            for each in _unfinished(queue, now)
-            if not (each.due_in > 0 and each.event.id in self.postponed)
-        ]
+        for channel, queue in self.queues.items():
+            if channel.name != DEAD:
+                for each in _unfinished(queue, now):
+                    if not (each.due_in > 0 and each.event.id in self.postponed):
+                        yield each
 
     def hurry(self, seconds: float, *, postponed: bool) -> None:
         """Events that were given back come so much sooner; those that were postponed only if asked for."""
@@ -120,9 +126,9 @@ class RecordingBroker(MemoryBroker):
 
 
 def _unfinished(queue: MemoryQueue, now: float) -> Iterator[Unfinished]:
-    for hold in list(queue.taken.values()):
+    for hold in queue.taken.values():
         yield Unfinished(queue.channel, hold.event, not hold.back, max(0.0, hold.due - now) if hold.back else 0.0)
-    for event in list(queue.fresh):
+    for event in queue.fresh:
         yield Unfinished(queue.channel, event, False, 0.0)
 
 

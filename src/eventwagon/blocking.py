@@ -13,9 +13,8 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
-from .connection import Connection, Payload, check_timeout, say_accepted
+from .connection import Connection, Payload, accepted_by, check_timeout, say_accepted
 from .errors import EventwagonError, PublishTimeout, Unavailable, UsageError
-from .event import Event
 from .runtime.payload_batches import check_payloads, lists
 from .runtime.publish_queue import own
 from .times import when
@@ -70,7 +69,7 @@ class BlockingConnection:
         at: datetime | float | None = None,
         after: timedelta | float | None = None,
     ) -> str:
-        """Publish one event to the active wagon. Returns its id once the broker has stored it.
+        """Publish one event to the active wagon, or with `at` or `after` later. Returns its id once it is stored.
 
         As `Connection.publish`, with the same errors. `timeout` includes opening. The payload is encoded in the calling
         thread. If this thread is interrupted while it waits (KeyboardInterrupt, or what a signal's handler raises), the
@@ -118,15 +117,21 @@ class BlockingConnection:
             make, most = connection._making(subject, id), connection.train.settings.publish_batch
             for events in lists(payloads, make, most, time.monotonic):
                 try:
-                    self._send(held, connection, events, _deadline(timeout))
-                except EventwagonError as e:
-                    accepted += getattr(e, "accepted", 0)
+                    left = _left(connection, _deadline(timeout))
+                    held.call(connection._send(events, left), left + _MARGIN)
+                except BaseException as e:
+                    accepted += accepted_by(e)
                     raise
                 accepted += len(events)
         except BaseException as e:
             say_accepted(e, accepted)
             raise
         return accepted
+
+    def cancel(self, event_id: str) -> bool:
+        """Cancel an event that was published with `at` or `after`, as `Connection.cancel`."""
+        held, connection = self._opened(None)
+        return held.call(connection.cancel(event_id), connection.train.settings.publish_timeout + _MARGIN)
 
     def close(self) -> None:
         """Close it. Calls that wait in other threads raise Unavailable or PublishTimeout. Idempotent; in a fork it does

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_its_errors_are_those_of_connect_and_show_the_callers_line(url: str) -> 
             c.publish_many([1, 2, 3, "hang"], timeout=0.5)
         assert late.value.accepted == 2
         frames = traceback.extract_tb(late.value.__traceback__)
-        assert [Path(frame.filename).name for frame in frames] == ["test_blocking.py", *["blocking.py"] * 3]
+        assert [Path(frame.filename).name for frame in frames] == ["test_blocking.py", *["blocking.py"] * 2]
 
 
 async def numbers() -> Any:
@@ -357,3 +358,30 @@ except Exception as e:
 def test_a_signals_exception_ends_the_wait() -> None:
     done = python(HANGING + SIGNALS, ROOT)
     assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["0", "0", "PublishTimeout"])
+
+
+def test_events_for_later_and_their_end(url: str) -> None:
+    with Train("t").connect_blocking(url) as c:
+        name = c.publish(1, after=3600)
+        assert c.cancel(name)
+        assert not c.cancel(name)
+        assert c.publish(2, after=0)
+        with pytest.raises(UsageError):
+            c.publish(3, after=-1)
+    assert [event.data for event in stored(Train("t"), url)] == [b"2"]
+
+
+def test_publish_middleware_runs_in_the_callers_context(url: str) -> None:
+    who: ContextVar[str] = ContextVar("who", default="nobody")
+    seen: list[str] = []
+    train = Train("t")
+
+    @train.publish_middleware
+    async def marked(events: Any, call_next: Any) -> None:
+        seen.append(who.get())
+        await call_next(events)
+
+    with train.connect_blocking(url) as c:
+        who.set("ada")
+        c.publish(1)
+    assert seen == ["ada"]

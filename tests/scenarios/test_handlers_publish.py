@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eventwagon import Connection, Context, Event, Reject, StepFailed, Train, Volume, Workers
+from eventwagon import BatchContext, Connection, Context, Event, Reject, StepFailed, Train, Volume, Workers
 from eventwagon.contracts.broker import Depth
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import EventRefused, EventTooLarge, Unavailable, UsageError
@@ -420,3 +420,46 @@ def test_in_a_process_that_an_orchestrator_has_started(tmp_path: Path, monkeypat
 async def published(c: Connection) -> int | None:
     await c.refresh()
     return (await c.depths()).get(1, {}).get("", Depth()).published
+
+
+def test_a_handler_of_batches_publishes_for_each_of_its_events() -> None:
+    async def main() -> None:
+        it, got = World(), list[int]()
+        orders, bills = Train("orders", **FEW), Train("billing", **FEW)  # type: ignore[arg-type]
+
+        @bills.on("billing")
+        async def bill(n: int) -> None:
+            got.append(n)
+
+        @orders.on("orders", batch=10)
+        async def ship(all_of_them: list[int], ctx: BatchContext) -> None:
+            for index, n in enumerate(all_of_them):
+                await ctx.publish(n * 10, of=index, to=bills)
+            with pytest.raises(UsageError, match="of=99 is no index"):
+                ctx.publish(1, of=99)
+
+        async with it.running(orders) as c, it.running(bills):
+            await c.publish_many(range(30))
+            await until(lambda: len(got) >= 30)
+            await asyncio.sleep(5)
+        assert sorted(got) == [n * 10 for n in range(30)]
+
+    run(main())
+
+
+def test_a_fake_context_shows_what_was_published() -> None:
+    bills = Train("billing")
+
+    @bills.on("billing")
+    async def bill(n: int) -> None: ...
+
+    for ctx in (Context.fake(), Context.fake(train=bills)):
+        ctx.publish(7, to=bills)
+        ctx.publish(8)
+        assert ctx.published == [("billing", 7), (ctx.train, 8)]
+        assert ctx.emitted == []
+        assert [event.data for event in ctx.events] == [b"7", b"8"]
+        with pytest.raises(UsageError):
+            ctx.publish("text", to=bills)
+        with pytest.raises(UsageError, match="must be a Train"):
+            ctx.publish(1, to="billing")  # type: ignore[arg-type]

@@ -407,7 +407,7 @@ class Declares(Protocol):
 class FakeContext(Context):
     """A context for tests that call a handler themselves, see `Context.fake`."""
 
-    __slots__ = ("events",)
+    __slots__ = ("events", "published")
 
     emitted: list[tuple[str, Any]]
     """The channel and the payload of each `emit`."""
@@ -436,9 +436,12 @@ class FakeContext(Context):
             time.time,
             state,
             keeps_times=True,
+            publisher=_NoPublisher(name, train),
         )
         self.events: list[Event] = []
-        """The events that were emitted, in order."""
+        """The events that were emitted or published, in order."""
+        self.published: list[tuple[str, Any]] = []
+        """The train's name and the payload of each `publish`."""
 
     def emit(self, channel: str, payload: object, **options: Any) -> Awaitable[None]:
         """See Context.emit."""
@@ -446,6 +449,52 @@ class FakeContext(Context):
         self.events.append(self.emitted[-1][1])
         self.emitted[-1] = channel, payload
         return stored
+
+    def publish(
+        self,
+        payload: object,
+        *,
+        to: Destination | None = None,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """See Context.publish."""
+        stored = super().publish(payload, to=to, event_type=event_type, subject=subject, extensions=extensions)
+        place, event = self.emitted.pop()
+        self.events.append(event)
+        self.published.append((place.removeprefix(OUT), payload))
+        return stored
+
+
+class _NoPublisher:
+    """Takes what a fake context publishes, which goes nowhere."""
+
+    def __init__(self, name: str, train: Destination | None) -> None:
+        self._own = _Named(name, Settings(), {}) if train is None else train
+
+    def destination(self, to: Destination | None) -> Destination:
+        return self._own if to is None else destination_of(to)
+
+    async def publish(self, train: str, events: list[Event]) -> None:
+        events.clear()
+
+
+class _Named(NamedTuple):
+    name: str
+    settings: Settings
+    handlers: Mapping[str, Handler]
+
+
+def destination_of(to: object) -> Destination:
+    """The train that `Context.publish` was given. Raises UsageError."""
+    if (
+        not issubclass(type(getattr(to, "name", None)), str)
+        or not issubclass(type(getattr(to, "settings", None)), Settings)
+        or not hasattr(to, "handlers")
+    ):
+        raise UsageError(f"publish: `to` must be a Train, as in publish(payload, to=billing), not {shown(to)}")
+    return cast("Destination", to)
 
 
 class _AnyChannel(dict[str, Handler]):

@@ -20,13 +20,11 @@ from ..errors import (
     TrainPaused,
     TrainRemoved,
     Unavailable,
-    UsageError,
 )
 from ..event import Event
 from ..settings import Settings
-from ..values import is_a, shown
 from .bulkhead import Bulkhead, is_ours
-from .handling import Destination, Handler
+from .handling import Destination, Handler, destination_of
 from .publish_queue import own
 from .runtime import Runtime
 from .switcher import Switcher
@@ -83,10 +81,8 @@ class TrainPublisher:
         """See Publisher."""
         if to is None:
             return self._known[self._runtime.train]
-        name: object = getattr(to, "name", None)
-        if not is_a(name, str) or not is_a(getattr(to, "settings", None), Settings) or not hasattr(to, "handlers"):
-            raise UsageError(f"publish: `to` must be a Train, as in publish(payload, to=billing), not {shown(to)}")
-        return self._known.setdefault(name, to)
+        train = destination_of(to)
+        return self._known.setdefault(train.name, train)
 
     async def publish(self, train: str, events: list[Event]) -> None:
         """See Publisher. The handlers' own train refuses nothing: what they publish belongs to an event that it has

@@ -15,6 +15,7 @@ from . import (
     isolation,
     kafka,
     kubernetes,
+    later,
     memory_flat,
     next_wagon,
     observer,
@@ -50,6 +51,7 @@ BENCHMARKS = {
         kubernetes,
         elastic,
         pulsar,
+        later,
     )
 }
 

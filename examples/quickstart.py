@@ -40,7 +40,7 @@ async def main() -> None:
             async with asyncio.timeout(30):
                 await everybody.wait()
                 await train.wait_drained(2)
-            live = ", ".join(f"{wagon.name} ({wagon.state})" for wagon in train.manifest.wagons)
+            live = ", ".join(f"wagon {wagon.number} ({wagon.state})" for wagon in train.manifest.wagons)
             print(f"{len(welcomed)} welcomed; wagons that live now: {live}")
 
 

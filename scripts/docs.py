@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import eventwagon
-from eventwagon import Connection, Train, breaker, errors, settings
+from eventwagon import BlockingConnection, Connection, Train, breaker, errors, settings, testing
 from eventwagon.contracts import facts, lifecycle
 from eventwagon.contracts.broker import Capabilities
 from eventwagon.drivers.opening import open_drivers
@@ -209,8 +209,9 @@ class _Default(str):
 
 def _call(kind: type, name: str, member: object) -> str:
     """How a member is written where it is used."""
+    of = {BlockingConnection: "blocking"}.get(kind, kind.__name__.lower())
     if isinstance(member, property):
-        return f"{kind.__name__.lower()}.{name}"
+        return f"{of}.{name}"
     function: Any = inspect.unwrap(cast("Callable[..., Any]", member))
     signature = inspect.signature(function)
     own = [p.replace(annotation=p.empty, default=_Default.of(p)) for p in list(signature.parameters.values())[1:]]
@@ -222,7 +223,7 @@ def _call(kind: type, name: str, member: object) -> str:
         how = "await "
     elif "AsyncIterator" in str(signature.return_annotation):
         how = "async for … in "
-    return f"{how}{kind.__name__.lower()}.{name}{words}"
+    return f"{how}{of}.{name}{words}"
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -233,7 +234,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "breaker": breaker_figures,
     "public-names": names,
     "errors": error_tree,
-    "connection": lambda: reference(Train, Connection),
+    "connection": lambda: reference(Train, Connection, BlockingConnection),
+    "running-train": lambda: (
+        reference(testing.RunningTrain)
+        .replace("`runningtrain.", "`train.")
+        .replace("`await runningtrain.", "`await train.")
+    ),
     "brokers": brokers,
     "fences": fences,
     "redis-declares": declares("Redis, Valkey"),

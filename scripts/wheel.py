@@ -76,7 +76,7 @@ def readme(environment: Path, directory: Path) -> None:
     if "welcome ada@example.com" not in said:
         raise SystemExit(f"README's program did not welcome ada@example.com:\n{said[-2000:]}")
     why = run([str(environment / "bin" / "eventwagon"), "why", "user_registrations"], place)
-    if "switched from wagon 1 to wagon 2" not in why:
+    if "switched from user_registrations_v1 to user_registrations_v2" not in why:
         raise SystemExit(f"README's program made no switch:\n{why[-2000:]}")
 
 

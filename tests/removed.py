@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
+from eventwagon.contracts.timetable import timetable_of
 from eventwagon.errors import RemovalRefused
 from tests.support import until
 
@@ -38,6 +39,8 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
     async def lives(*events: int) -> None:
         handled.clear()
         async with train.connect(url, listeners=()) as c, c.running():
+            if -1 in events and timetable_of(c.broker, c.registry) is not None:
+                await c.publish(7, after=900)
             await c.publish_many(events)
             await until(lambda: set(handled) == {n for n in events if n >= 0}, seconds=60)
             await c.wait_switched(await c.request_switch())
@@ -49,6 +52,7 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
                 with pytest.raises(RemovalRefused, match="1 dead letter in "):
                     await hand.remove()
             removed = await hand.remove(force=refused)
+            assert removed.later == (refused and timetable_of(hand.broker, hand.registry) is not None)
         assert removed.existed
         assert removed.channels >= 3
         assert await left_of_it() == []

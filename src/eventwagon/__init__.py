@@ -1,5 +1,6 @@
 """eventwagon: the Event Wagon Pattern (Alfonso Jose Navarro Escámez, 2025) as an asyncio framework."""
 
+from .blocking import BlockingConnection
 from .breaker import Breaker
 from .connection import Connection
 from .contracts.facts import (
@@ -62,6 +63,7 @@ from .contracts.facts import (
     WorkersLost,
 )
 from .contracts.reading import Reading
+from .contracts.timetable import Waiting
 from .errors import (
     BrokenManifest,
     BrokerError,
@@ -95,6 +97,7 @@ from .errors import (
 )
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
+from .options import Budget
 from .runtime.batching import BatchContext
 from .runtime.handling import Context
 from .runtime.middleware import Next
@@ -105,12 +108,14 @@ from .workers import Elastic, Workers
 __all__ = [
     "Age",
     "BatchContext",
+    "BlockingConnection",
     "BoundLifted",
     "Breaker",
     "BreakerClosed",
     "BreakerOpened",
     "BrokenManifest",
     "BrokerError",
+    "Budget",
     "ChannelFull",
     "ChannelGone",
     "ChannelThreatened",
@@ -200,6 +205,7 @@ __all__ = [
     "WagonScaled",
     "WagonSealed",
     "Wait",
+    "Waiting",
     "WatchDropped",
     "WatchEnded",
     "WentBack",

@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Literal, Protocol, Self, cast
+from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 import msgspec
 
@@ -18,9 +19,10 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.orchestrator import Deployment, InSteps, Orchestrator
+from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
+from .contracts.timetable import Waiting, timetable_of
 from .display.redaction import redacted
 from .display.text import said
 from .errors import (
@@ -33,28 +35,35 @@ from .errors import (
     Unavailable,
     UsageError,
 )
-from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids
+from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
 from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
+from .runtime.due_events import DueEvents
 from .runtime.handling import Handler
+from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
 from .runtime.middleware import Middleware, publish_through
 from .runtime.observer import Observer
-from .runtime.payload_batches import batches, check_payloads
+from .runtime.payload_batches import Attributes, batches, check_payloads
+from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
 from .runtime.tasks import InOwnTask, kept_up
 from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.train_state import TrainState
 from .runtime.wagon_channels import WagonChannels
+from .schedules import Schedule
 from .settings import Settings
+from .times import When, when
 from .values import check_revision, is_a, real, shown, text, whole
 
 _logger = logging.getLogger("eventwagon")
+
+Payload = TypeVar("Payload")
 
 _LONGEST = 1e9
 """Seconds; a longer timeout is a mistake."""
@@ -74,6 +83,7 @@ class Declaration(Protocol):
     opening: Opening | None
     around_publishing: list[Middleware]
     revision: str
+    schedules: dict[str, Schedule]
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -100,6 +110,13 @@ class Connection:
         clock: Callable[[], float],
         redeclare: bool,
     ) -> None:
+        bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
+        given: object = orchestrator
+        if bounded and isinstance(given, Delivering):
+            raise UsageError(
+                f"handler of {bounded[0]!r}: {given.platform} delivers the events by itself, so concurrency=, "
+                "rate= and budget= can't be kept to: leave them out, or use another orchestrator"
+            )
         self.train = train
         self.broker = broker
         self.registry = registry
@@ -128,14 +145,17 @@ class Connection:
             name=self.name,
             revision=train.revision,
             orchestrator=orchestrator,
+            timetable=timetable_of(broker, registry),
         )
         self._state = TrainState(self._runtime, registry)
+        self._later = Later(self._runtime, self._state)
         self._channels = WagonChannels(self._runtime, self._state)
         self._switcher = Switcher(self._runtime, self._state)
         self._founded = False
         self._runs = False
         self._is_running = False
         self._observer: Observer | None = None
+        self._due_events: DueEvents | None = None
         self._membership: Membership | None = None
         self._founding = asyncio.Lock()
 
@@ -225,6 +245,8 @@ class Connection:
         event_type: str | None = None,
         id: str | None = None,  # noqa: A002 - the attribute's name in CloudEvents
         timeout: float | None = None,
+        at: datetime | float | None = None,
+        after: timedelta | float | None = None,
     ) -> str:
         """Publish one event to the active wagon. Returns its id once the broker has stored it.
 
@@ -234,56 +256,119 @@ class Connection:
         duplicate. `timeout` is in seconds, default `publish_timeout`. Raises UsageError, EventRefused (EventTooLarge is
         one), TrainFull, TrainPaused, TrainRemoved, PublishTimeout, StorageBroken, and PublishError when the broker's
         driver fails in an unforeseen way.
+
+        With `at` (an aware datetime, or seconds since the epoch) or `after` (seconds, or a timedelta) the event is kept
+        until then and published by an observer; its `time` is when it is due. It returns once the event is kept, and
+        `cancel` takes the id. A time that is over means now. See docs/later.md.
         """
-        if (id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
+        later = when(at, after)
+        event = self._made(payload, subject, event_type, id)
+        if later is not None:
+            event = self._due(event, later, gets_id=id is None and event is not payload)
+            await self._keep(event, later, timeout)
+            return event.id
+        await self._send([event], timeout)
+        return event.id
+
+    def _made(self, payload: object, subject: str | None, event_type: str | None, event_id: str | None) -> Event:
+        """The event of one `publish`. From any thread. Raises UsageError, EventTooLarge."""
+        if (event_id is not None or subject is not None or event_type is not None) and is_a(payload, Event):
             raise UsageError("publish of an Event: it has its own id, type and subject; change them there")
         now = self._clock()
-        event = self._event(
+        return self._event(
             payload,
-            new_ids(1, now)[0] if id is None else check_word("id", id),
+            new_ids(1, now)[0] if event_id is None else check_word("id", event_id),
             now,
             None if subject is None else check_word("subject", subject),
             None if event_type is None else check_word("type", event_type),
         )
-        await self._send([event], timeout)
-        return event.id
+
+    def _due(self, event: Event, later: When, *, gets_id: bool) -> Event:
+        """The event with the time at which it is due, by this process's clock; an id that nobody has chosen has that
+        time too. Raises UsageError."""
+        due = later.due(self._clock())
+        return msgspec.structs.replace(event, time=due, id=new_ids(1, due)[0] if gets_id else event.id)
+
+    async def _keep(self, event: Event, later: When, timeout: float | None) -> None:
+        """Keep the event until it is due, inside of the middleware."""
+        deadline = self._here().time() + (
+            self.train.settings.publish_timeout if timeout is None else check_timeout(timeout)
+        )
+        _ = self._later.timetable  # without one, refuse before anything is founded
+
+        async def keep(events: Sequence[Event]) -> None:
+            if not self._founded:
+                await self._found_by(deadline)
+            if not await self._later.keep(later, events[0], deadline):
+                await self._switcher.publish(events, deadline=deadline)
+            elif self._due_events is not None:
+                self._due_events.wake()
+
+        around = self.train.around_publishing
+        if around:
+            await publish_through(around, keep, [event], self.train.settings.max_event_bytes)
+        else:
+            await keep([event])
 
     async def publish_many(
-        self, payloads: Iterable[object] | AsyncIterable[object], *, timeout: float | None = None
+        self,
+        payloads: Iterable[Payload] | AsyncIterable[Payload],
+        *,
+        subject: Callable[[Payload], str | None] | None = None,
+        id: Callable[[Payload], str] | None = None,  # noqa: A002 - as in `publish`
+        timeout: float | None = None,
     ) -> int:
         """Publish many events, in order, batch by batch. Returns their number. It waits for each batch; this is the
         backpressure.
 
-        Payloads are as for `publish`. A batch has at most `publish_batch` events and about 1 MiB. An asynchronous
-        iterable is read in a task of its own, which stops reading while a batch is being sent. Items of a slow iterable
-        are sent within 0.1 s, however few. The iterable is closed at the end, also on errors. A plain iterable that
-        blocks in `next` blocks the event loop. `timeout`, in seconds, applies to each batch, from the moment it is
-        sent.
+        Payloads are as for `publish`. `subject` and `id` are functions that return the attribute for a payload; where
+        `subject` returns None, the event has none. A batch has at most `publish_batch` events and about 1 MiB. An
+        asynchronous iterable is read in a task of its own, which stops reading while a batch is being sent. Items of a
+        slow iterable are sent within 0.1 s, however few. The iterable is closed at the end, also on errors. A plain
+        iterable that blocks in `next` blocks the event loop. `timeout`, in seconds, applies to each batch, from the
+        moment it is sent.
 
         The attribute `accepted` of every exception is the number of leading payloads that were stored. This holds for
-        the errors of `publish`, for exceptions of the iterable (which also get a note), and for CancelledError (the
-        batch being sent may still be stored; `asyncio.timeout` puts the CancelledError in the `__cause__` of its
-        TimeoutError). If a payload can't be published, or the iterable fails, all payloads before it are stored first.
-        To be able to publish again after an uncertain result, pass Events: their ids stay the same.
+        the errors of `publish`, for exceptions of the iterable, of `subject` and of `id` (which also get a note; that
+        of the functions names the payload's index), and for CancelledError (the batch being sent may still be stored;
+        `asyncio.timeout` puts the CancelledError in the `__cause__` of its TimeoutError). If a payload can't be
+        published, or the iterable or a function fails, all payloads before it are stored first. To be able to publish
+        again after an uncertain result, give `id`, or pass Events: their ids stay the same.
         """
         self._here()
         check_payloads(payloads)
         if timeout is not None:
             check_timeout(timeout)
-        accepted = 0
+        make, accepted = self._making(subject, id), 0
         try:
-            async with aclosing(batches(payloads, self._events, self.train.settings.publish_batch)) as made:
+            async with aclosing(batches(payloads, make, self.train.settings.publish_batch)) as made:
                 async for events in made:
                     try:
                         await self._send(events, timeout)
                     except BaseException as e:
-                        accepted += _accepted(e)
+                        accepted += accepted_by(e)
                         raise
                     accepted += len(events)
         except BaseException as e:
-            _say_accepted(e, accepted)
+            say_accepted(e, accepted)
             raise
         return accepted
+
+    def _making(
+        self, subject: Callable[[Any], str | None] | None, event_id: Callable[[Any], str] | None
+    ) -> Callable[[Sequence[object]], Iterator[Event]]:
+        """The function that makes the events of one `publish_many`. Raises UsageError."""
+        if subject is None and event_id is None:
+            return self._events
+        attributes = Attributes(subject, event_id)
+
+        def make(payloads: Sequence[object]) -> Iterator[Event]:
+            now = self._clock()
+            for payload, new in zip(payloads, new_ids(len(payloads), now), strict=True):
+                own, about = attributes.of(payload)
+                yield self._event(payload, own or new, now, about, None)
+
+        return make
 
     def _events(self, payloads: Sequence[object]) -> Iterator[Event]:
         now = self._clock()
@@ -379,6 +464,28 @@ class Connection:
                 differences(differs),
             )
 
+    async def cancel(self, event_id: str) -> bool:
+        """Cancel an event that was published with `at` or `after`, or emitted with `after`. Returns True if it waited:
+        it will not be published. Returns False if no such event waits, or if its publishing has begun: it may be
+        handled. Idempotent. Raises UsageError, also if nothing keeps events for later."""
+        event_id = check_word("id", event_id)
+        self._here()
+        async with self._answering():
+            return await self._later.cancel(event_id)
+
+    async def later(self) -> Waiting:
+        """How many events wait for their time, and when the next is due. Raises UsageError if nothing keeps events for
+        later."""
+        self._here()
+        async with self._answering():
+            return await self._later.waiting()
+
+    def later_events(self) -> AsyncIterator[Event]:
+        """The events that wait for their time, the earliest first; `time` is when each is due. Raises UsageError if
+        nothing keeps events for later."""
+        self._here()
+        return self._later.entries()
+
     # --- running --------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -403,6 +510,11 @@ class Connection:
             raise UsageError(
                 f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
             )
+        if observe and self.train.schedules:
+            _ = self._later.timetable
+            for schedule in self.train.schedules.values():
+                if schedule.channel and schedule.channel not in self.train.handlers:
+                    raise UsageError(f"schedule {schedule.name}: channel {schedule.channel!r} has no handler")
         if self._runs:
             raise UsageError(f"this connection already runs train {self.train.name!r}; open another one")
         self._runs = True
@@ -435,6 +547,19 @@ class Connection:
             )
         does = {"observe": observe, "work": work and post is None, "serve": post is not None}
         roles = tuple(role for role, on in does.items() if on)
+        async with AsyncExitStack() as stack:
+            if work:
+                publisher = TrainPublisher(runtime, lambda: nullcontext(self.registry), self._switcher)
+                held = InOwnTask(publisher, f"publishing for the handlers of train {self.train.name!r}")
+                runtime = dataclasses.replace(runtime, publisher=await stack.enter_async_context(held))
+            await stack.enter_async_context(self._active(runtime, roles, post))
+            yield
+
+    @asynccontextmanager
+    async def _active(
+        self, runtime: Runtime, roles: tuple[str, ...], post: tuple[int, int] | None
+    ) -> AsyncIterator[None]:
+        observe = "observe" in roles
         membership = Membership(runtime, self._state, roles=roles, post=post)
         self._membership = membership
         held = InOwnTask(asyncio.TaskGroup(), f"running train {self.train.name!r}")
@@ -447,6 +572,13 @@ class Connection:
                 self._switcher.on_full.append(observer.wake)
                 membership.observing = tasks.create_task(kept_up(observer.run, "observing", self._bulkhead))
                 owned.append(membership.observing)
+                if runtime.timetable is not None:
+                    train = self.train
+                    self._due_events = due_events = DueEvents(
+                        runtime, self._state, self._switcher, runtime.timetable, train.schedules, train.source
+                    )
+                    publishing = kept_up(due_events.run, "publishing events that are due", self._bulkhead)
+                    owned.append(tasks.create_task(publishing))
             for task in owned:
                 task.add_done_callback(held.end)
             self._is_running = True
@@ -457,7 +589,7 @@ class Connection:
                 for task in reversed(owned):
                     task.cancel()
                 if observe:
-                    self._observer = None
+                    self._observer = self._due_events = None
                     self._switcher.on_full.remove(observer.wake)
 
     def _post(self, wagon: int | None, workers: int | None) -> tuple[int, int] | None:
@@ -543,8 +675,8 @@ class Connection:
                 await asyncio.sleep(_PAUSE)  # the registry has stepped back, and an observer opens the next
             if watch is not None and self.manifest.revision_before(revision or "") is None:
                 raise UsageError(
-                    f"wagon {before.number} runs revision {revision} already, and there is no other to go back to: "
-                    "leave watch_errors (--watch-errors) out"
+                    f"{wagon_name(self.train.name, before.number)} runs revision {revision} already, and there is no "
+                    "other to go back to: leave watch_errors (--watch-errors) out"
                 )
             await self._state.apply(lambda m: switch_asked(m, request))
         return before.number
@@ -560,7 +692,9 @@ class Connection:
             after = (await self._state.apply(lambda m: switch_withdrawn(m, why, by))).manifest
         active = after.active
         if after.request is not None and active is not None and active.found_sealed:
-            raise UsageError(f"wagon {active.number} takes no more events: its switch can't be withdrawn")
+            raise UsageError(
+                f"{wagon_name(self.train.name, active.number)} takes no more events: its switch can't be withdrawn"
+            )
         if before.request is None or active is None or before.active is None:
             return False
         return active.number == before.active.number
@@ -613,8 +747,9 @@ class Connection:
         """The manifest. Raises UsageError if it has no such wagon."""
         manifest = snapshot.manifest
         if wagon is not None and manifest.wagon(wagon) is None:
-            there = ", ".join(str(w.number) for w in manifest.wagons) or "none"
-            raise UsageError(f"train {self.train.name} has no wagon {wagon}; there are: {there}")
+            name = self.train.name
+            there = ", ".join(wagon_name(name, w.number) for w in manifest.wagons) or "none"
+            raise UsageError(f"there is no wagon {wagon_name(name, wagon)}; there are: {there}")
         return manifest
 
     async def heedless(self) -> Sequence[Heedless]:
@@ -699,7 +834,7 @@ class Connection:
         """The processes of the train that are alive."""
         self._here()
         async with self._answering():
-            return await self.registry.members(self.train.name)
+            return [m for m in await self.registry.members(self.train.name) if m.is_process]
 
     async def depths(self) -> Mapping[int, Mapping[str, Depth]]:
         """The depth of each channel of each live wagon: by the wagon's number, then by the channel's name. The
@@ -758,7 +893,7 @@ def check_timeout(timeout: float) -> float:
     return timeout
 
 
-def _accepted(error: BaseException) -> int:
+def accepted_by(error: BaseException) -> int:
     """How many events were stored by the call that raised this."""
     with suppress(Exception):
         accepted = getattr(error, "accepted", 0)
@@ -766,7 +901,7 @@ def _accepted(error: BaseException) -> int:
     return 0
 
 
-def _say_accepted(error: BaseException, accepted: int) -> None:
+def say_accepted(error: BaseException, accepted: int) -> None:
     """Add to the error, of whatever class, how many events were stored."""
     with suppress(Exception):
         error.accepted = accepted  # type: ignore[attr-defined]

@@ -241,8 +241,13 @@ class Channel(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
 
     def __str__(self) -> str:
-        base = f"{self.train}_v{self.wagon}" if self.wagon else self.train
+        base = wagon_name(self.train, self.wagon) if self.wagon else self.train
         return f"{base}.{self.name}" if self.name else base
+
+
+def wagon_name(train: str, number: object) -> str:
+    """A wagon's one name, in messages and arguments: `signups_v1`."""
+    return f"{train}_v{number}"
 
 
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept
@@ -272,7 +277,7 @@ def check_channel_name(name: str) -> str:
     return name
 
 
-def _uuid7(milliseconds: int, random: bytes) -> str:
+def uuid7(milliseconds: int, random: bytes) -> str:
     """A version 7 UUID (RFC 9562, 5.7) from a time and ten random bytes."""
     r = random.hex()
     return f"{_time_part(milliseconds)}{r[:3]}-{'89ab'[random[1] & 3]}{r[5:8]}-{r[8:20]}"
@@ -288,9 +293,9 @@ def new_ids(count: int, now: float, random: RandomBytes = os.urandom) -> list[st
     """`count` new event ids: version 7 UUIDs with the time `now` (seconds since the epoch)."""
     milliseconds = int(now * 1000)
     if count == 1:  # nearly all calls
-        return [_uuid7(milliseconds, random(10))]
+        return [uuid7(milliseconds, random(10))]
     noise = random(10 * count)
-    return [_uuid7(milliseconds, noise[i : i + 10]) for i in range(0, 10 * count, 10)]
+    return [uuid7(milliseconds, noise[i : i + 10]) for i in range(0, 10 * count, 10)]
 
 
 def born(event: Event) -> float:
@@ -312,4 +317,22 @@ def child_id(parent: Event, channel: str, index: int) -> str:
     """
     digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
     began = born(parent)
-    return _uuid7(int(began * 1000 + 0.5) if 0 <= began <= LATEST else 0, digest)
+    return uuid7(int(began * 1000 + 0.5) if 0 <= began <= LATEST else 0, digest)
+
+
+def later_id(parent: Event, channel: str, index: int) -> str:
+    """The same for an event that is emitted for later. It begins a chain of its own, which is as old as its `time`: a
+    version 8 UUID, which holds no time."""
+    return _timeless(f"{parent.id}\0{channel}\0{index}", b"later")
+
+
+def published_id(parent: Event, train: str, index: int) -> str:
+    """The id of the `index`-th event published to `train` while `parent` was handled: the same at each attempt. A
+    version 8 UUID, without a time: unlike one that is emitted, this event is new to its train (`born` is its own time),
+    however long the chain before it took."""
+    return _timeless(f"{parent.id}\0@{train}\0{index}")
+
+
+def _timeless(of: str, person: bytes = b"") -> str:
+    d = blake2b(of.encode(), digest_size=16, person=person).hexdigest()
+    return f"{d[:8]}-{d[8:12]}-8{d[13:16]}-{'89ab'[int(d[16], 16) & 3]}{d[17:20]}-{d[20:]}"

@@ -39,6 +39,20 @@ def load(target: str, is_train: Callable[[object], bool], *, what: str = "TARGET
     return found
 
 
+def load_all(where: str, is_train: Callable[[object], bool], *, what: str = "TARGET") -> dict[str, object]:
+    """Load all trains of the module or file that `where` names, by their attributes, each once. Otherwise as `load`.
+    Raises UsageError, also if there is none."""
+    module, found = _import(where), dict[int, tuple[str, object]]()
+    for name, value in vars(module).items():
+        if is_train(value):
+            found.setdefault(id(value), (name, value))
+    if not found:
+        raise UsageError(
+            f"{what} {where!r}: it has no train with a handler; or write module:attribute, say app:signups"
+        )
+    return dict(found.values())
+
+
 def _import(where: str) -> ModuleType:
     cwd = str(Path.cwd())
     if cwd not in sys.path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,10 +14,41 @@ from .values import in_seconds, is_a, real, shown, whole
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|min|h)\s*")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 _MOST = 1_000_000
 _LARGEST_BATCH = 10_000
 
 Errors = tuple[type[Exception], ...]
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """A budget that several channels share, of one train or of several in one registry:
+    `payments = Budget("payments-db", concurrency=32)`, then `@train.on("ship", budget=payments)`.
+
+    All channels with this budget together handle at most `concurrency` events at a time and begin at most `rate` in a
+    second (`"20/s"`, `"300/min"`, `"1000/h"`, or a number), in all processes. Its name identifies it. Raises
+    UsageError for a bad value."""
+
+    name: str
+    concurrency: int | None = None
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not is_a(self.name, str) or not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"budget name {shown(self.name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
+                "'payments-db')"
+            )
+        try:
+            if self.concurrency is not None:
+                concurrency = whole("concurrency", self.concurrency, most=_MOST)
+                msgspec.structs.force_setattr(self, "concurrency", concurrency)
+            if self.rate is not None:
+                msgspec.structs.force_setattr(self, "rate", per_second("rate", self.rate))
+            if self.concurrency is None and self.rate is None:
+                raise UsageError("give concurrency= or rate=, or both")
+        except UsageError as e:
+            raise UsageError(f"Budget({self.name!r}): {e}") from None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +61,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None = None
     """How many events of the channel the train begins in a second, in all wagons and processes together. Given as
     `"20/s"`, `"300/min"`, `"1000/h"`, or as a number of events per second."""
+    budget: tuple[Budget, ...] = ()
+    """Budgets that other channels or trains share."""
     timeout: float | None = None
     """How long the handler may take for one event."""
     attempts: int | None = None
@@ -58,11 +92,30 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 put(name, in_seconds(f"{name} (seconds)", value, zero=zero, brief=name != "timeout"))
         if self.rate is not None:
             put("rate", per_second("rate", self.rate))
+        put("budget", _budgets(self.budget))
         put("dead_on", _errors("dead_on", self.dead_on))
         if self.retry_on is not None:
             put("retry_on", _errors("retry_on", self.retry_on))
+        if self.backoff is not None and self.backoff_most is not None:
+            check_backoff(self.backoff, self.backoff_most)
         if self.within is not None and self.batch is None:
             raise UsageError("within= is for handlers of batches: give batch= too")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the handler has a concurrency, a rate or a budget."""
+        return self.concurrency is not None or self.rate is not None or bool(self.budget)
+
+    def never_retried(self, error: BaseException) -> str:
+        """Why no retry follows this error, in words; empty if one does. `retry_on` is about Exceptions: an error of
+        another kind (CancelledError, SystemExit) is retried unless `dead_on` says otherwise. It may raise whatever the
+        checks of users' classes raise."""
+        kind = type(error)
+        if self.dead_on and issubclass(kind, self.dead_on):
+            return "dead_on"
+        if self.retry_on is not None and issubclass(kind, Exception) and not issubclass(kind, self.retry_on):
+            return "not in retry_on"
+        return ""
 
 
 def make_options(where: str, **given: Any) -> Options:
@@ -71,6 +124,32 @@ def make_options(where: str, **given: Any) -> Options:
         return Options(**given)
     except UsageError as e:
         raise UsageError(f"{where}: {e}") from None
+
+
+def _budgets(value: object) -> tuple[Budget, ...]:
+    """The budgets that are meant: one, or a sequence of them."""
+    given = (value,) if is_a(value, Budget) else value
+    if not is_a(given, list, tuple) or not all(is_a(each, Budget) for each in given):
+        raise UsageError(f"budget={shown(value)}: give a Budget, or a list of them: budget=Budget('api', rate='20/s')")
+    budgets: tuple[Budget, ...] = tuple(given)
+    names = [budget.name for budget in budgets]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"budget={shown(value)}: {twice[0]!r} is given twice")
+    return budgets
+
+
+def check_budgets(known: Iterable[Budget], given: Iterable[Budget]) -> None:
+    """Raise UsageError if two of these budgets have the same name and are not equal."""
+    by_name = {budget.name: budget for budget in known}
+    for budget in given:
+        if by_name.setdefault(budget.name, budget) != budget:
+            raise UsageError(f"budget {budget.name!r} is {by_name[budget.name]!r} at another handler: use one object")
+
+
+def check_backoff(backoff: float, most: float) -> None:
+    """Raise UsageError if the first pause before a retry is longer than the longest one."""
+    if most < backoff:
+        raise UsageError(f"backoff_most={most:g} is less than backoff={backoff:g}: the longest pause is the first")
 
 
 def per_second(what: str, value: Any) -> float:

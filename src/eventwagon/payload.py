@@ -651,7 +651,9 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
     try:
         if not names or len(required) > 2:
             raise TypeError(
-                "its parameters are unknown; a decorator needs functools.wraps" if passes_on else "it has others"
+                "its parameters are unknown; a decorator needs functools.wraps"
+                if passes_on
+                else "it has others; dependencies need @injected (of eventwagon.depends) below @train.on"
             )
         outer.bind(None, None) if wants_context else outer.bind(None)
     except TypeError as e:
@@ -664,6 +666,8 @@ def shape(function: Callable[..., Any], local_names: dict[str, Any] | None = Non
         hints = _hints(code, local_names) | _hints(_called(function), local_names)
     except Exception as e:
         raise UsageError(f"{where}: its annotations can't be resolved: {_line(e)}") from e
+    if lost := [name for name, parameter in outer.parameters.items() if _is_dependency(hints.get(name), parameter)]:
+        raise UsageError(f"{where}: {lost[0]!r} is a dependency: put @injected (of eventwagon.depends) below @train.on")
     payload, *more = names
     context = hints.get(more[0]) if more else None
     return Shape(hints.get(payload, Any), wants_context, inspect.iscoroutinefunction(_called(function)), context)
@@ -680,6 +684,12 @@ def one_of(many: Any, where: str) -> Any:
         f"{where}: with batch= it takes a list of payloads: annotate the parameter with list[Order], say{found}; "
         "list[Any] is plain JSON"
     )
+
+
+def _is_dependency(annotation: Any, parameter: inspect.Parameter) -> bool:
+    """Whether fast-depends would have to resolve the parameter."""
+    words = annotation.__metadata__ if typing.get_origin(annotation) is typing.Annotated else ()
+    return any(type(word).__module__.partition(".")[0] == "fast_depends" for word in (*words, parameter.default))
 
 
 def name_of(function: Any) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
+from .options import Options, check_backoff
 from .values import in_seconds, real, shown, whole
 from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
@@ -177,6 +178,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def retries(self) -> Retries:
         """How a failed event is retried."""
         return Retries(self.attempts, self.backoff, self.backoff_most)
+
+    def retries_of(self, options: Options) -> Retries:
+        """How a failed event of a handler with these options is retried. Raises UsageError if the first pause is longer
+        than the longest one."""
+        backoff = self.backoff if options.backoff is None else options.backoff
+        most = self.backoff_most if options.backoff_most is None else options.backoff_most
+        if options.backoff is not None or options.backoff_most is not None:
+            check_backoff(backoff, most)
+        return Retries(self.attempts if options.attempts is None else options.attempts, backoff, most)
 
     def declared(self) -> dict[str, str]:
         """The settings on which all programs of a train must agree, as text: those by which observers and workers

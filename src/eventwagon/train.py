@@ -6,36 +6,48 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta, tzinfo
+from functools import partial
+from typing import Any, TypeVar, Unpack
 
+from .blocking import BlockingConnection
 from .connection import Connection
 from .contracts.broker import Broker
 from .contracts.facts import Listener, log
 from .contracts.orchestrator import Orchestrator
 from .contracts.registry import Registry
+from .contracts.timetable import timetable_of
 from .drivers.opening import open_drivers
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
-from .options import make_options
+from .options import Budget, check_budgets, make_options
 from .payload import caller_names, name_of, shape
 from .runtime.batching import checked_shape
+from .runtime.budget_shares import agreed_budgets
+from .runtime.budgets import ChannelBudget
 from .runtime.bulkhead import Bulkhead
 from .runtime.handling import Handler
 from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.middleware import Middleware, check_middleware
+from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
+from .schedules import Schedule, make_schedule
 from .settings import AtCap, Auto, Settings, make_settings
+from .settings_given import FurtherSettings
 from .values import check_revision, must_be
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
+URL = "EVENTWAGON_URL"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_H = TypeVar("_H", bound=Callable[[Any], object] | Callable[[Any, Any], object])
+"""A handler: `(payload)` or `(payload, ctx)`."""
 
 
 class Train:
@@ -58,7 +70,7 @@ class Train:
         at_cap: AtCap | None = None,
         source: str | None = None,
         revision: str | None = None,
-        **settings: Any,
+        **settings: Unpack[FurtherSettings],
     ) -> None:
         self.name = check_train_name(name)
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
@@ -73,6 +85,8 @@ class Train:
         """What `publish_middleware` has registered, the outermost first."""
         self.opening: Opening | None = None
         """What `lifespan` has registered."""
+        self.schedules: dict[str, Schedule] = {}
+        """What `every` has registered, by name."""
         self._lifespan: object = None
         """The function itself."""
 
@@ -126,6 +140,7 @@ class Train:
         *,
         concurrency: int | None = None,
         rate: str | float | None = None,
+        budget: Budget | Sequence[Budget] | None = None,
         timeout: float | None = None,
         attempts: int | None = None,
         backoff: float | None = None,
@@ -134,15 +149,24 @@ class Train:
         retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
         batch: int | None = None,
         within: float | None = None,
-    ) -> Callable[[_F], _F]:
+    ) -> Callable[[_H], _H]:
         """Register the handler of a channel: the train's own name for the ingress, as in
         `@train.on("user_registrations")`, or the name of an inner channel.
 
         The handler takes `(payload)` or `(payload, ctx)`, is sync (runs in a thread) or async, and returns nothing. The
         annotation of `payload` is its type. If the handler raises, the event is retried; `Reject` sends it to the dead
         letters. With `batch` it takes a list of payloads (see docs/batches.md). Declare channels in the order of the
-        choreography, parents first. Raises UsageError, also if the channel has a handler; one of the same name in
-        `__main__` (a notebook's cell that runs again) is replaced.
+        choreography, parents first.
+
+        The options replace the train's settings for this handler; times are in seconds. `concurrency`: how many events
+        of the channel are handled at a time, `rate`: how many begin in a second (`"20/s"`, `"300/min"`, or a number),
+        in all processes and wagons together. `budget`: one or several `Budget`s that channels share. `timeout`: how
+        long it may take for one event. `attempts`, `backoff`, `backoff_most`: how its failed events are retried.
+        `dead_on`: exceptions after which the event goes to the dead letters at once. `retry_on`: if given, only these
+        are retried. A handling that takes longer than it may counts as a TimeoutError.
+
+        Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
+        runs again) is replaced.
         """
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
@@ -150,6 +174,7 @@ class Train:
             f"handler of {channel!r}",
             concurrency=concurrency,
             rate=rate,
+            budget=() if budget is None else budget,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,
@@ -159,8 +184,14 @@ class Train:
             batch=batch,
             within=within,
         )
+        try:
+            self.settings.retries_of(options)
+            others = (handler for other, handler in self.handlers.items() if other != name)
+            check_budgets((b for handler in others for b in handler.options.budget), options.budget)
+        except UsageError as e:
+            raise UsageError(f"handler of {channel!r}: {e}") from None
 
-        def register(function: _F) -> _F:
+        def register(function: _H) -> _H:
             if name in self.handlers and not _is_same_cell(self.handlers[name].call, function):
                 raise UsageError(
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
@@ -170,6 +201,43 @@ class Train:
             return function
 
         return register
+
+    def every(
+        self,
+        when: str | float | timedelta,
+        *,
+        tz: str | tzinfo | None = None,
+        name: str | None = None,
+        channel: str | None = None,
+    ) -> Callable[[_F], _F]:
+        """Register a schedule: at each tick, what the function returns is published as one event, however many
+        processes run the train. `@train.every("*/5 * * * *")` above a function without arguments, or with one: the time
+        of the tick (an aware datetime in UTC). If it returns None, the tick is left out.
+
+        `when` is a cron expression (needs `eventwagon[cron]`), evaluated in the time zone `tz` (default UTC), or an
+        interval in seconds or as a timedelta, of at least 1 s, counted from 1970. `name` is what the processes know the
+        schedule by (default: the function's name). `channel` is an inner channel instead of the ingress.
+
+        Observers call the function; several may call it for one tick, and one event is kept. Put the work into the
+        handler. If no observer runs, missed ticks are not made up for, except the last one. See docs/later.md. Raises
+        UsageError, also for a name that is taken."""
+        inner = "" if channel is None or channel == self.name else check_channel_name(channel)
+
+        def register(function: _F) -> _F:
+            schedule = make_schedule(when, function, tz=tz, name=name, channel=inner)
+            known = self.schedules.get(schedule.name)
+            if known is not None and not _is_same_cell(known.function, function):
+                raise UsageError(f"train {self.name!r} has a schedule {schedule.name!r} already: give another name=")
+            self.schedules[schedule.name] = schedule
+            return function
+
+        return register
+
+    @property
+    def longest_timeout(self) -> float:
+        """How long a handler may take for one event, in seconds: the longest of all handlers'."""
+        given = (handler.options.timeout for handler in self.handlers.values())
+        return max([self.settings.handler_timeout, *(seconds for seconds in given if seconds is not None)])
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -189,11 +257,14 @@ class Train:
     ) -> Connection:
         """Return a connection to the train's broker and registry. Enter it with `async with`.
 
-        `url` names broker and registry (`sqlite:///var/trains`); or pass both as objects. `orchestrator` starts the
+        `url` names broker and registry (`sqlite:///var/trains`); or pass both as objects. Without any of them, the
+        environment variable `EVENTWAGON_URL` names them. `orchestrator` starts the
         workers of each wagon; without one, working processes attach to wagons by themselves. Each of `listeners` is
         called with every fact. `redeclare`: if another program has declared the train differently, store this program's
         settings instead. Raises UsageError.
         """
+        if url is None and broker is None and registry is None:
+            url = _url_of_environment()
         if (url is None) == (broker is None or registry is None):
             raise UsageError("connect: give a URL, or a broker and a registry")
         if url is not None and not isinstance(url, str):
@@ -211,6 +282,17 @@ class Train:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
         return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
 
+    def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
+        """Return a connection that publishes from programs without an event loop (Django, Flask, scripts, Celery).
+
+        `url` as for `connect`; if it is left out, `EVENTWAGON_URL` is read when the connection opens, which is at its
+        first call or where it is entered (`with`). Listeners are called in the connection's own thread. Raises
+        UsageError.
+        """
+        if url is not None:
+            self.connect(url, listeners=listeners)  # to refuse a mistake here and not at the first event
+        return BlockingConnection(self.name, partial(self.connect, url, listeners=listeners))
+
     @asynccontextmanager
     async def working(
         self,
@@ -226,7 +308,9 @@ class Train:
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
-        async with open_drivers(url, clock=clock).broker as broker:
+        drivers = open_drivers(url, clock=clock)
+        async with AsyncExitStack() as stack:
+            broker = await stack.enter_async_context(drivers.broker)
             runtime = Runtime(
                 train=self.name,
                 settings=self.settings,
@@ -238,12 +322,25 @@ class Train:
                 opening=self.opening,
                 name=owner,
                 revision=self.revision,
+                timetable=timetable_of(broker),
             )
-            async with (
-                alive(self.opening, self.settings.grace, runtime.bulkhead) as state,
-                wagon_workers(dataclasses.replace(runtime, state=state), shared=False) as (_, local),
-            ):
-                yield broker, local
+            publisher = await stack.enter_async_context(
+                TrainPublisher(runtime, lambda: open_drivers(url, clock=clock).registry)
+            )
+            state = await stack.enter_async_context(alive(self.opening, self.settings.grace, runtime.bulkhead))
+            budgets: Mapping[str, ChannelBudget] = {}
+            if any(handler.options.is_bounded for handler in self.handlers.values()):
+                registry = await stack.enter_async_context(drivers.registry)
+                budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
+            runtime = dataclasses.replace(runtime, state=state, budgets=budgets, publisher=publisher)
+            _, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            yield broker, local
+
+
+def _url_of_environment() -> str:
+    if url := os.environ.get(URL):
+        return url
+    raise UsageError(f"connect: give a URL, say connect('sqlite:///var/trains'), or set the environment's {URL}")
 
 
 def _register(known: list[Middleware], function: Middleware) -> None:

@@ -143,6 +143,9 @@ def rights(service: str, operation: str, given: Mapping[str, Any]) -> list[Asked
         queue = given.get("QueueName") or str(given["QueueUrl"]).rpartition("/")[2]
         asked = [Asked(action, f"{arn}:{queue}")]
         return [*asked, Asked("sqs:TagQueue", f"{arn}:{queue}")] if given.get("tags") else asked
+    if operation == "transact_write_items":  # no right of its own: those of its parts
+        parts = [(kind, part) for each in given["TransactItems"] for kind, part in each.items()]
+        return [_of_table(f"dynamodb:{kind}Item", arn, part) for kind, part in parts]
     if service == "dynamodb":
         return [_of_table(action, arn, given)]
     if service == "lambda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from eventwagon.contracts.broker import Broker
 from eventwagon.contracts.registry import Registry
 from eventwagon.drivers.aws import SQSBroker
 from eventwagon.drivers.aws.registry import DynamoDBRegistry
-from eventwagon.testing.conformance import Check, Undeclared, broker_checks, registry_checks
+from eventwagon.testing.conformance import Check, Undeclared, broker_checks, registry_checks, timetable_checks
 from tests.servers.moto import MotoServer
 
 
@@ -24,6 +25,13 @@ def test_sqs(check: Check[Broker], moto_server: MotoServer) -> None:
         asyncio.run(check.run(lambda: SQSBroker.from_url(moto_server.url)))
     except Undeclared as undeclared:
         pytest.skip(str(undeclared))
+
+
+@pytest.mark.parametrize("check", timetable_checks(lease=1.0), ids=str)
+def test_timetable(check: Check[Any], moto_server: MotoServer) -> None:
+    if check.identity == "many_events_are_kept":
+        pytest.skip("moto takes a tenth of a second for each transaction; test_later.py does it with fewer")
+    asyncio.run(check.run(lambda: SQSBroker.from_url(moto_server.url)))
 
 
 @pytest.mark.parametrize("check", registry_checks(patience=30.0), ids=str)

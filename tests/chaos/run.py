@@ -270,7 +270,7 @@ class Chaos:
         lines = [f"plan {self._plan}: {what}"]
         try:
             manifest: Manifest = (await train.refresh()).manifest
-            lines += [f"  {w.name}: {w.state}, trouble: {w.trouble or 'none'}" for w in manifest.wagons]
+            lines += [f"  wagon {w.number}: {w.state}, trouble: {w.trouble or 'none'}" for w in manifest.wagons]
             lines += [f"  depths of wagon {n}: {of}" for n, of in (await train.depths()).items()]
             lines += [f"  {member}" for member in await train.members()]
             lines += [f"  {entry}" async for entry in train.journal(last=15)]

@@ -14,6 +14,7 @@ from typing import get_args
 import pytest
 
 import eventwagon
+from eventwagon import testing
 from eventwagon.contracts.facts import DECISIONS, Fact
 from eventwagon.errors import EventwagonError
 from eventwagon.limits import parse_limit
@@ -116,6 +117,8 @@ def test_settings_named_in_the_docs_exist() -> None:
     for said in re.findall(r"`([a-z_]+)=[^`]*`", text):
         known = {
             *Settings.__struct_fields__,
+            *inspect.signature(testing.running).parameters,
+            *inspect.signature(eventwagon.Context.fake).parameters,
             *Options.__struct_fields__,
             "each",
             "synchronous",

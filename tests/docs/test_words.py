@@ -16,7 +16,7 @@ from tests.docs.documents import DOCUMENTS, ROOT, name, prose
 from tests.docs.test_shell import COMMANDS, OPTIONS
 
 INDEX = ROOT / "docs" / "index.md"
-MODULES = ("broker", "facts", "manifest", "orchestrator", "registry")
+MODULES = ("broker", "facts", "manifest", "orchestrator", "registry", "timetable")
 """Of `contracts`: where the names are that the package itself does not export."""
 
 GIVEN_UP = re.compile(

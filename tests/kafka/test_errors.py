@@ -71,12 +71,14 @@ async def listening(answer: bytes) -> AsyncIterator[int]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
+        answered = False
         with contextlib.suppress(OSError):
-            while await reader.read(100):
-                if answer:
+            while await reader.read(4096):
+                if answer and not answered:
+                    answered = True
                     writer.write(answer)
                     await writer.drain()
-                    break
+                    writer.write_eof()  # and read on: closing with bytes unread would reset, and take the answer back
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:

@@ -256,7 +256,7 @@ def test_a_figure_that_is_not_known_is_no_none_in_a_sentence() -> None:
         "totals unknown"
     )
     never = Wagon(number=1, opened_at=0.0)
-    assert sentence(WagonRemoved(train="t", wagon=never, dead=0)) == "wagon 1 removed: it was never in use"
+    assert sentence(WagonRemoved(train="t", wagon=never, dead=0)) == "t_v1 removed: it was never in use"
     vanished = Wagon(number=1, opened_at=0.0, active_at=1.0)
     assert "took is not known, 2 dead letters kept" in sentence(WagonRemoved(train="t", wagon=vanished, dead=2))
 

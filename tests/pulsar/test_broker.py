@@ -41,13 +41,21 @@ def test_sealed_while_many_publish(pulsar_server: Server) -> None:
                 while sum(len(p.accepted) for p in publishers) < 60:
                     await asyncio.sleep(0.005)
                 await broker.seal(channel)
-                async with asyncio.timeout(30):
-                    while not all(p.stop for p in publishers):
-                        await asyncio.sleep(0.01)
-                    accepted = set().union(*(p.accepted for p in publishers))
-                    assert [reason for p in publishers for reason in p.reasons] == []
-                    while worker.handled.keys() != accepted:
-                        await asyncio.sleep(0.02)
+                accepted: set[str] = set()
+                try:
+                    async with asyncio.timeout(60):
+                        while not all(p.stop for p in publishers):
+                            await asyncio.sleep(0.01)
+                        accepted = set().union(*(p.accepted for p in publishers))
+                        assert [reason for p in publishers for reason in p.reasons] == []
+                        while worker.handled.keys() != accepted:
+                            await asyncio.sleep(0.02)
+                except TimeoutError:
+                    pytest.fail(
+                        f"stopped {[p.stop for p in publishers]}, {len(accepted)} accepted, never handled "
+                        f"{len(accepted - worker.handled.keys())}, never accepted {worker.handled.keys() - accepted}, "
+                        f"refused receives and settles {worker.troubles}, {await broker.depth([channel])}"
+                    )
                 worker.stop = True
             (depth,) = await broker.depth([channel])
             assert (depth.published, depth.settled) == (len(accepted), len(accepted))

@@ -111,10 +111,10 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
     assert "no observer is alive" in quiet.stdout
 
     with running(place, "run", "app:train") as process:
-        assert "switched from wagon 1 to wagon 2" in cli(place, "switch", "signups", "--reason", "a test").stdout
+        assert "switched from signups_v1 to signups_v2" in cli(place, "switch", "signups", "--reason", "a test").stdout
         drained = cli(place, "drain", "app.py:train")
         assert drained.returncode == 0, drained.stderr
-        assert "every wagon up to 2 is drained" in drained.stdout
+        assert "every wagon up to signups_v2 is drained" in drained.stdout
 
         view = json.loads(cli(place, "status", "signups", "--json", "--all").stdout)
         assert [w["number"] for w in view["removed"]] == [1, 2]
@@ -135,7 +135,7 @@ def test_the_whole_life_of_a_train(place: Path) -> None:
 
         why = cli(place, "why", "signups").stdout
         assert "asked for: a test" in why
-        assert "signups_v1" in why or "wagon 1 removed" in why
+        assert "signups_v1" in why or "signups_v1 removed" in why
         assert len(cli(place, "why", "signups", "--last", "2").stdout.splitlines()) == 2
         facts = [
             json.loads(text)["fact"]
@@ -168,6 +168,72 @@ def test_the_parts_each_on_their_own(place: Path) -> None:
         took = [w["published"] for w in (*view["removed"], *view["wagons"])]
         assert took[:2] == [1000, 1000]
         assert sum(took) == 2500
+
+
+TWO = """
+from eventwagon import Train, Workers
+
+orders = Train("orders", workers=Workers(each=1))
+billing = Train("billing", workers=Workers(each=1))
+same = orders
+elsewhere = Train("elsewhere")
+
+
+@orders.on("orders")
+async def ship(n: int) -> None:
+    print("shipped", n, flush=True)
+
+
+@billing.on("billing")
+async def bill(n: int) -> None:
+    print("billed", n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("targets", [("two:orders", "two:billing"), ("two",), ("two.py",), ("two", "two:orders")])
+def test_one_process_runs_several_trains(place: Path, targets: tuple[str, ...]) -> None:
+    (place / "two.py").write_text(TWO)
+    process = subprocess.Popen(
+        command("run", *targets),
+        cwd=place,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        for train in ("orders", "billing"):
+            assert cli(place, "publish", f"two:{train}", given="7\n").returncode == 0
+        assert {process.stdout.readline(), process.stdout.readline()} == {"shipped 7\n", "billed 7\n"}
+        assert cli(place, "stop", "orders").returncode == 0
+        assert cli(place, "publish", "two:billing", given="8\n").returncode == 0
+        assert process.stdout.readline() == "billed 8\n"
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 0, said
+        assert said.count("Ctrl-C ends it") == 2
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_trains_that_cant_be_run_together_are_refused_whole(place: Path) -> None:
+    (place / "two.py").write_text(TWO)
+    (place / "other.py").write_text("from eventwagon import Train\norders = Train('orders')\n")
+    (place / "none.py").write_text("")
+    for arguments, said in (
+        (("run", "two", "other:orders"), "two trains with the same name, 'orders'"),
+        (("run", "none"), "it has no train with a handler"),
+        (("run", "nowhere"), "there is no module 'nowhere'"),
+        (("work", "two", "--wagon", "1"), "--wagon is for one train, not for two:orders, two:billing"),
+        (("run", "two:orders", "app:bare"), "has no handler for its ingress"),
+        (("run", "two:orders", "two:nothing"), "its trains: orders, billing"),
+    ):
+        done = cli(place, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_the_second_signal_ends_at_once(place: Path) -> None:
@@ -272,7 +338,6 @@ def test_switch_without_an_observer_says_so_and_ends_in_time(place: Path) -> Non
         (("run", "nowhere:train"), "there is no module 'nowhere'"),
         (("run", "app:trian"), "app has no 'trian'; its trains: train, bare"),
         (("run", "app:SignUp"), "is a type, not a Train"),
-        (("run", "app"), "write module:attribute"),
         (("run", "none.py:train"), "there is no file none.py"),
         (("run", "app:bare"), "has no handler for its ingress"),
         (("run", "missing:train"), "importing missing failed at missing.py:1: there is no module 'not_there'"),
@@ -319,6 +384,7 @@ def test_debug_shows_the_traceback(place: Path) -> None:
         "work",
         "list",
         "publish",
+        "later",
         "status",
         "why",
         "dead",
@@ -352,10 +418,10 @@ def test_why_tells_a_wagon_that_never_was_from_one_whose_entries_are_gone(place:
             assert cli(place, "switch", "signups").returncode == 0
     gone = cli(place, "why", "signups", "--wagon", "1")
     assert gone.returncode == 1
-    assert "nothing about wagon 1 any more: there was such a wagon" in gone.stderr
+    assert "nothing about signups_v1 any more: there was such a wagon" in gone.stderr
     never = cli(place, "why", "signups", "--wagon", "99")
     assert never.returncode == 1
-    assert "nothing about wagon 99: there was no such wagon, the newest is " in never.stderr
+    assert "nothing about signups_v99: there was no such wagon, the newest is " in never.stderr
 
 
 def test_doctor_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ def test_a_release_in_a_folder_of_its_own_and_back(place: Path) -> None:
         assert view["watched"].endswith("back to revision v1 if more than 0.02 of it fails")
         shown = cli(place, "status", "signups").stdout
         assert "revision" in shown
-        assert "watched: wagon " in shown
+        assert "watched: signups_v" in shown
         back = cli(place, "switch", "signups", "--revision", "v1")
         assert back.stdout.endswith(", revision v1\n")
     told = cli(place, "why", "signups").stdout
-    assert "wagon 1 (revision v1) active" in told
+    assert "signups_v1 (revision v1) active" in told
     assert (
         f"a switch to revision v2 was requested by {this_user()}, and a switch back if more than 0.02 of its handlings "
         "fail: release 2" in told
@@ -64,7 +64,7 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
         assert late.returncode == 3
         said = " ".join(late.stderr.split())
         assert "No live worker reports revision v9; they report revision v1." in said
-        assert "It waits for wagon " in said
+        assert "It waits for signups_v" in said
         assert ", revision v9: " in said
         assert "`eventwagon switch signups --withdraw` withdraws it" in said
         again = cli(place, "switch", "signups", "--timeout", "0.5")  # joins it: the revision stays asked for
@@ -73,14 +73,14 @@ def test_a_revision_that_nothing_runs_is_named_and_the_switch_withdrawn(place: P
         withdrawn = cli(place, "switch", "signups", "--withdraw", "--reason", "not today")
         assert (withdrawn.returncode, withdrawn.stdout) == (
             0,
-            "the switch is withdrawn; wagon 1 goes on, revision v1\n",
+            "the switch is withdrawn; signups_v1 goes on, revision v1\n",
         ), withdrawn.stderr
         twice = cli(place, "switch", "signups", "--withdraw")
-        assert (twice.returncode, twice.stdout) == (0, "no switch was requested; wagon 1 goes on, revision v1\n")
+        assert (twice.returncode, twice.stdout) == (0, "no switch was requested; signups_v1 goes on, revision v1\n")
         made = cli(place, "switch", "signups")
         assert made.returncode == 0, made.stderr
     told = cli(place, "why", "signups").stdout
-    assert f"was withdrawn by {this_user()}, wagon 1 (revision v1) goes on: not today" in told
+    assert f"was withdrawn by {this_user()}, signups_v1 (revision v1) goes on: not today" in told
 
 
 @pytest.mark.parametrize(

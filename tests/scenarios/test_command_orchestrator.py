@@ -87,7 +87,7 @@ def test_what_it_prints_reaches_stderr_with_the_wagons_name(at: Place, capfd: py
 
     asyncio.run(scenario())
     said = capfd.readouterr().err.splitlines()
-    assert {f"signups wagon 3 | [{copy}] {text}" for copy in (1, 2) for text in ("out", "err")} <= set(said)
+    assert {f"signups_v3 | [{copy}] {text}" for copy in (1, 2) for text in ("out", "err")} <= set(said)
 
 
 def test_one_that_never_stops_talking_holds_up_nobody(at: Place, tmp_path: Path) -> None:

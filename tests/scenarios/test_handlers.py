@@ -146,7 +146,7 @@ def test_handlers_that_cannot_be_are_refused_when_declared() -> None:
 
     with pytest.raises(UsageError, match=r"\(payload\) or \(payload, ctx\)"):
 
-        @train.on("t")
+        @train.on("t")  # type: ignore[type-var]
         async def nothing() -> None: ...
 
     with pytest.raises(UsageError, match="payload type"):
@@ -191,7 +191,7 @@ def test_emit_says_what_is_wrong() -> None:
         assert str(errors[2]).startswith("emit to 'inner': object can't be sent as str: ")
         assert isinstance(errors[2], UsageError)
         assert isinstance(errors[3], EventTooLarge)
-        assert "publish" not in " ".join(map(str, errors))
+        assert "publish" not in " ".join(map(str, errors)).replace("`publish` goes there", "")
 
     run(main())
 
@@ -209,4 +209,4 @@ def test_a_program_without_a_handler_for_the_ingress_cannot_work() -> None:
 def test_settings_are_kept() -> None:
     assert Train("t", wagons=5).settings == Settings(wagons=5)
     with pytest.raises(UsageError, match=r"there are: .*visibility"):
-        Train("t", visbility=3)
+        Train("t", visbility=3)  # type: ignore[call-arg]

@@ -40,7 +40,7 @@ def test_a_program_without_logging_gets_ours(tmp_path: Path) -> None:
     own, err = ended(tmp_path, "")
     assert own == ""
     assert "INFO" in err
-    assert "wagon 1 active" in err
+    assert "_v1 active" in err
 
 
 def test_a_program_with_logging_keeps_its_handlers_and_levels(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_program_with_logging_keeps_its_handlers_and_levels(tmp_path: Path) ->
 def test_the_level_that_was_asked_for_is_that_of_our_logger_alone(tmp_path: Path, level: str, shown: bool) -> None:
     own, err = ended(tmp_path, OWN, "--log-level", level)
     assert ("OWN INFO eventwagon" in own) == shown
-    assert "wagon 1 active" in own or not shown
+    assert "_v1 active" in own or not shown
     assert err == ""
 
 

@@ -126,7 +126,7 @@ def test_looks_of_one_process_are_run_again_by_another(tmp_path: Path) -> None:
     (tmp_path / "observer.log").write_text("".join(log))
     done = cli(tmp_path, "why", "--look", "observer.log")
     assert done.returncode == 0, done.stderr
-    assert "  saw       wagon 1 active for" in done.stdout
+    assert "_v1 active for" in done.stdout
     assert "  limit     Volume(20): " in done.stdout
     assert "  change    " in done.stdout
     last = cli(tmp_path, "why", "--look", "-", "--last", "1", "--json", given="".join(log))

@@ -84,7 +84,7 @@ def test_each_process_tells_each_switch_once(caplog: pytest.LogCaptureFixture) -
 
     with caplog.at_level(logging.INFO, "eventwagon"):
         run(main())
-    assert sum("switched from wagon 1 to wagon " in line for line in caplog.messages) == 3
+    assert sum("switched from signups_v1 to signups_v" in line for line in caplog.messages) == 3
 
 
 def test_switches_that_were_not_seen_one_by_one_are_summed_up() -> None:

@@ -173,7 +173,7 @@ def test_what_can_not_be_paused_is_told() -> None:
     async def main() -> None:
         world = World()
         async with world.running(program(Log())) as c:
-            with pytest.raises(UsageError, match=r"no wagon 7; there are: 1"):
+            with pytest.raises(UsageError, match=r"no wagon t_v7; there are: t_v1"):
                 await c.pause(wagon=7)
             with pytest.raises(UsageError, match="publishing goes to the train, not to a wagon"):
                 await c.pause(wagon=1, publishing=True)

@@ -142,13 +142,15 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
     assert refused.returncode == 1
     assert "train parcels is paused, and so is publishing by ada: audit" in refused.stderr
     own = said("resume", "parcels", "--wagon", "1")
-    assert "wagon 1 of parcels was not paused by itself\n" in own
+    assert "parcels_v1 was not paused by itself\n" in own
     assert "the whole train is still paused: eventwagon resume parcels\n" in own
     said("pause", "parcels", "--wagon", "1", "--by", "bob")
-    assert "wagon 1 is still paused by itself: eventwagon resume parcels --wagon 1" in said("resume", "parcels")
-    assert "wagon 1 was paused" in said("status", "parcels")
-    assert "wagon 1 was paused by bob: by hand" in said("why", "parcels", "--wagon", "1")
-    assert "wagon 1 is paused" in said("drain", "parcels", "--timeout", "0.1", code=3)
+    assert "parcels_v1 is still paused by itself: eventwagon resume parcels --wagon parcels_v1" in said(
+        "resume", "parcels"
+    )
+    assert "parcels_v1 was paused" in said("status", "parcels")
+    assert "parcels_v1 was paused by bob: by hand" in said("why", "parcels", "--wagon", "1")
+    assert "parcels_v1 is paused" in said("drain", "parcels", "--timeout", "0.1", code=3)
     assert "parcels was not paused\n" in said("resume", "parcels")
 
 
@@ -177,8 +179,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(place: Path) -> None:
     assert cli(place, "publish", "app:train", given="1\n").returncode == 0
     world = {"EVENTWAGON_URL": f"sqlite:///{place}/trains"}
     for arguments, says in (
-        (("pause", "parcels", "--wagon", "9"), "train parcels has no wagon 9; there are: 1"),
-        (("resume", "parcels", "--wagon", "9"), "train parcels has no wagon 9; there are: 1"),
+        (("pause", "parcels", "--wagon", "9"), "there is no wagon parcels_v9; there are: parcels_v1"),
+        (("resume", "parcels", "--wagon", "9"), "there is no wagon parcels_v9; there are: parcels_v1"),
         (("pause", "parcels", "--wagon", "1", "--publishing"), "publishing goes to the train"),
         (("pause", "parcel"), "there is no train 'parcel'"),
         (("pause", "parcels", "--reason", "\x1b[31m"), "the reason holds"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -399,5 +399,89 @@ def test_a_stream_that_exits_ends_its_call_and_no_process(closing: bool) -> None
             with pytest.raises(SystemExit):
                 await connection.publish_many(Exits())
             assert await connection.publish("still there")
+
+    run(main())
+
+
+# --- functions for attributes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["list", "stream"])
+def test_subjects_and_ids_are_those_of_the_functions(kind: str) -> None:
+    async def main() -> None:
+        it, _ = world()
+        async with it.connect(train(publish_batch=7)) as c:
+            payloads = list(range(200)) if kind == "list" else stream(200)
+            done = await c.publish_many(
+                payloads, subject=lambda n: None if n % 2 else f"s{n}", id=lambda n: f"order-{n}"
+            )
+            assert done == 200
+            found = [event async for event in c.broker.read(Channel("t", 1))]
+        assert [(event.id, event.subject) for event in found] == [
+            (f"order-{n}", None if n % 2 else f"s{n}") for n in range(200)
+        ]
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["list", "stream"])
+@pytest.mark.parametrize("raised", [Surprise, SystemExit, asyncio.CancelledError, UsageError])
+def test_a_function_that_fails_is_told_with_the_index(kind: str, raised: type[BaseException]) -> None:
+    async def main() -> None:
+        it, broker = world()
+
+        def name(n: int) -> str:
+            if n == 100:
+                raise raised
+            return str(n)
+
+        async with it.connect(train(publish_batch=30)) as c:
+            await c.found()
+            with pytest.raises(raised) as error:
+                await c.publish_many(list(range(200)) if kind == "list" else stream(200), id=name)
+        assert error.value.accepted == 100  # type: ignore[attr-defined]
+        assert any("payload 100" in note for note in error.value.__notes__)
+        assert broker.numbers == list(range(100))
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("id", 7), ("id", None), ("id", ""), ("id", "a\nb"), ("id", b"x"), ("subject", 7), ("subject", "\ud800")],
+)
+def test_a_function_that_returns_what_no_event_may_have(attribute: str, value: object) -> None:
+    async def main() -> None:
+        it, broker = world()
+        async with it.connect(train()) as c:
+            with pytest.raises(UsageError, match=f"{attribute}= for payload 3") as error:
+                functions: dict[str, Any] = {attribute: lambda n: "ok" if n < 3 else value}
+                await c.publish_many(range(10), **functions)
+        assert error.value.accepted == 3
+        assert broker.numbers == [0, 1, 2]
+
+    run(main())
+
+
+@pytest.mark.parametrize("wrong", ["customer", 7, True])
+def test_what_is_no_function_is_refused(wrong: object) -> None:
+    async def main() -> None:
+        it, broker = world()
+        async with it.connect(train()) as c:
+            for attribute in ("subject", "id"):
+                with pytest.raises(UsageError, match="must be a function"):
+                    await c.publish_many([1], **{attribute: wrong})  # type: ignore[arg-type]
+        assert broker.numbers == []
+
+    run(main())
+
+
+def test_events_have_their_own_attributes() -> None:
+    async def main() -> None:
+        it, _ = world()
+        async with it.connect(train()) as c:
+            events = [Event(str(n), "t", "/s", 0.0, b"1") for n in range(3)]
+            with pytest.raises(UsageError, match="payload 0 is an Event"):
+                await c.publish_many(events, subject=lambda event: "x")
 
     run(main())

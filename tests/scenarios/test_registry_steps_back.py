@@ -191,7 +191,9 @@ def test_the_active_wagons_channel_vanishes() -> None:
                 await until(lambda: connection.manifest.wagon(1) is None, seconds=60.0)
                 assert EventsLost in {type(e.fact) for e in await journal(connection)}
 
-        assert warned(world, "wagon 1 lost 3 events, which disappeared without being settled: signups_v1 has vanished")
+        assert warned(
+            world, "signups_v1 lost 3 events, which disappeared without being settled: signups_v1 has vanished"
+        )
 
     run(main())
 

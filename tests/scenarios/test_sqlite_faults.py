@@ -286,12 +286,12 @@ def test_status_shows_the_other_wagons_of_a_damaged_one(tmp_path: Path) -> None:
             first, second = view.wagons
             assert (first.published, first.inside, second.published) == (None, None, 0)
             (why,) = view.threatened
-            assert re.match(r"wagon 1 can't be read: .*v1\.db is damaged", why)
+            assert re.match(r"\w+_v1 can't be read: .*v1\.db is damaged", why)
             assert view.dead is None
         noise(tmp_path / "signups" / "own.db")
         async with signups([]).connect(url, listeners=()) as c:
             whose = {why.split(" can't be read")[0] for why in (await look(c, url)).threatened}
-            assert whose == {"wagon 1", "the dead letters of removed wagons"}
+            assert whose == {"signups_v1", "the dead letters of removed wagons"}
         noise(tmp_path / "signups" / "v2.db")
         async with signups([]).connect(url, listeners=()) as c:
             with pytest.raises(StorageBroken, match="damaged"):

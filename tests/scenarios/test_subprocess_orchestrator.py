@@ -361,8 +361,8 @@ def test_what_processes_print_reaches_stderr_with_the_wagons_name(
     asyncio.run(scenario())
     said = capfd.readouterr().err.splitlines()
     assert [line for line in said if line.endswith(("hello", "world"))] == [
-        "signups wagon 3 | hello",
-        "signups wagon 3 | world",
+        "signups_v3 | hello",
+        "signups_v3 | world",
     ]
 
 

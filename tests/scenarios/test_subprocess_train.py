@@ -80,7 +80,9 @@ def test_a_process_that_ends_by_itself_is_told_in_the_log_the_journal_and_status
 
     with caplog.at_level(logging.WARNING, "eventwagon"):
         asyncio.run(scenario())
-    assert "a process of the workers of wagon 1 ended by itself, and another is started: its process was" in caplog.text
+    assert (
+        "a process of the workers of killers_v1 ended by itself, and another is started: its process was" in caplog.text
+    )
 
 
 async def one_wagon(world: World, train: Train, handled: list[str]) -> None:

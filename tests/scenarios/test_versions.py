@@ -64,8 +64,8 @@ def test_the_next_wagon_runs_the_new_code_and_the_old_one_drains_with_the_old(pl
             running = await orchestrator.deployments("orders")
             assert {d.revision for d in running.values()} == {"v2"}
             told = [sentence(e.fact) for e in await journal(c)]
-            assert any("to wagon 3 (revision v2)" in line and "the new release" in line for line in told)
-            assert any(line.startswith("wagon 2 discarded: it has revision v1, v2 is wanted now") for line in told)
+            assert any("_v3 (revision v2)" in line and "the new release" in line for line in told)
+            assert any(("_v2 discarded: it has revision v1, v2 is wanted now" in line) for line in told)
 
             back = await c.request_switch("it was not that good", revision="v1")
             assert await c.wait_answered() != back

@@ -17,6 +17,7 @@ from .history import (
     Deleted,
     Faulted,
     Handled,
+    Kept,
     Paused,
     Record,
     Revised,
@@ -36,6 +37,8 @@ class Books:
         """By key, dead letters too."""
         self.handled: dict[str, list[Handled]] = {}
         self.accepted: dict[str, Accepted] = {}
+        self.kept: dict[str, list[Kept]] = {}
+        """By key: events for later."""
         for record in self.history:
             match record:
                 case Stored():
@@ -44,6 +47,8 @@ class Books:
                     self.handled.setdefault(record.key, []).append(record)
                 case Accepted():
                     self.accepted.setdefault(record.key, record)
+                case Kept():
+                    self.kept.setdefault(record.key, []).append(record)
 
     def was_dead(self, key: str, before: int) -> bool:
         """It stood in dead letters before that moment."""
@@ -71,7 +76,7 @@ def events_kept(books: Books, dead: frozenset[str]) -> Iterator[Violation]:
     """I1: what was accepted is handled or dead; so is all that its handling emitted. One key, one id."""
     for key, accepted in books.accepted.items():
         stored = [s for s in books.stored.get(key, ()) if s.channel.name == "" and s.seq < accepted.seq]
-        if not stored:
+        if not stored and not any(k.seq < accepted.seq for k in books.kept.get(key, ())):
             yield Violation(
                 invariant="I1", says=f"{key} was accepted and never stored", key=key, moments=(accepted.seq,)
             )
@@ -194,7 +199,7 @@ def _drained_after_sealed(before: Manifest, record: Revised) -> Iterator[Violati
         if is_new and (old is None or old.sealed_at is None):
             yield Violation(
                 invariant="I5",
-                says=f"{wagon.name} was called drained in a version before which it was not sealed",
+                says=f"wagon {wagon.number} was called drained in a version before which it was not sealed",
                 wagon=wagon.number,
                 moments=(record.seq,),
             )
@@ -216,7 +221,7 @@ def _drained_when_empty(
         for stored in left[:1]:
             yield Violation(
                 invariant="I5",
-                says=f"{wagon.name} was called drained while {stored.key} in {stored.channel} was not settled",
+                says=f"wagon {wagon.number} was called drained while {stored.key} in {stored.channel} was not settled",
                 key=stored.key,
                 wagon=wagon.number,
                 moments=(stored.seq, record.seq),
@@ -229,7 +234,7 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
     if wagon is not None and wagon.state not in (State.REMOVING, State.FAILED):
         yield Violation(
             invariant="I5",
-            says=f"{channel} was deleted while {wagon.name} was {wagon.state}",
+            says=f"{channel} was deleted while wagon {wagon.number} was {wagon.state}",
             wagon=channel.wagon,
             moments=(record.seq,),
         )
@@ -274,6 +279,9 @@ def order_of_emits(books: Books) -> Iterator[Violation]:
         key, at = record.key, record.seq
         if books.was_dead(key, at):
             continue
+        if not record.channel.name and any(k.channel for k in books.kept.get(key, ())):
+            yield from _passed_on(books, record)
+            continue
         handled = [h for h in books.handled.get(key, ()) if h.seq < at]
         if not handled:
             yield Violation(
@@ -295,9 +303,23 @@ def order_of_emits(books: Books) -> Iterator[Violation]:
             )
 
 
+def _passed_on(books: Books, settled: Settled) -> Iterator[Violation]:
+    """What was emitted for later comes through the ingress: it is settled there once its own channel has it."""
+    if not any(s.seq < settled.seq and s.channel.name not in ("", DEAD) for s in books.stored.get(settled.key, ())):
+        yield Violation(
+            invariant="I6",
+            says=f"{settled.key} was settled in {settled.channel} before it was stored in the channel that it is for",
+            key=settled.key,
+            wagon=settled.channel.wagon,
+            moments=(settled.seq,),
+        )
+
+
 def _missing(books: Books, handled: Handled, at: int) -> str:
-    """What this handling emitted and had not been stored at that moment."""
+    """What this handling emitted and had not been stored, or kept for later, at that moment."""
     for name, child in handled.children:
+        if any(k.seq < at and k.channel == name for k in books.kept.get(child, ())):
+            continue
         if not any(s.seq < at and s.channel.name == name for s in books.stored.get(child, ())):
             return child
     return ""

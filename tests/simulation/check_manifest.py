@@ -76,12 +76,12 @@ def one_active(history: Iterable[Record]) -> Iterator[Violation]:
                 says = f"number {wagon.number} is used twice"
                 yield Violation(invariant="I2", says=says, wagon=wagon.number, moments=moments)
             if old is not None and old.state is not wagon.state and not _reachable(old.state, wagon.state):
-                says = f"{wagon.name} went from {old.state} to {wagon.state}"
+                says = f"wagon {wagon.number} went from {old.state} to {wagon.state}"
                 yield Violation(invariant="I2", says=says, wagon=wagon.number, moments=moments)
         for number in standing - {w.number for w in manifest.wagons}:
             old = before.wagon(number)
             if old is not None and (old.state, None) not in _STEPS:
-                says = f"{old.name} left the manifest when it was {old.state}"
+                says = f"wagon {old.number} left the manifest when it was {old.state}"
                 yield Violation(invariant="I2", says=says, wagon=number, moments=moments)
         known |= {w.number for w in manifest.wagons}
 
@@ -114,7 +114,7 @@ def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
     """I10: no more wagons live than the cap allows; an active one that was found sealed takes no place."""
     for _, record in _versions(history):
         if len(record.manifest.wagons) - sum(w.found_sealed for w in record.manifest.wagons) > most:
-            live = ", ".join(f"{w.name} {w.state}" for w in record.manifest.wagons)
+            live = ", ".join(f"wagon {w.number} {w.state}" for w in record.manifest.wagons)
             says = f"{len(record.manifest.wagons)} wagons live, the cap is {most}: {live}"
             yield Violation(invariant="I10", says=says, moments=(record.seq,))
 
@@ -137,7 +137,7 @@ def shared_out(history: Iterable[Record], elastic: Elastic) -> Iterator[Violatio
             old = before.wagon(wagon.number)
             was = least if old is None else asked_of(workers, old) or 0
             if asked[wagon.number] < min(was, least):
-                says = f"{wagon.name} is to have {asked[wagon.number]} workers after {was}, least={least}"
+                says = f"wagon {wagon.number} is to have {asked[wagon.number]} workers after {was}, least={least}"
                 yield Violation(invariant="budget", says=says, wagon=wagon.number, moments=(record.seq,))
 
 
@@ -193,7 +193,7 @@ def _became(before: Manifest, wagon: Wagon, record: Revised, served: set[int], f
         if wagon.number not in served:
             yield Violation(
                 invariant="I3",
-                says=f"{wagon.name} became {wagon.state}, and no process had had consumers at all its channels",
+                says=f"wagon {wagon.number} became {wagon.state}, and no process had had consumers at all its channels",
                 wagon=wagon.number,
                 moments=(record.seq,),
             )
@@ -201,7 +201,7 @@ def _became(before: Manifest, wagon: Wagon, record: Revised, served: set[int], f
         if wagon.state is State.ACTIVE and not ready:
             yield Violation(
                 invariant="I3",
-                says=f"ingestion was redirected to {wagon.name}, which was {was}",
+                says=f"ingestion was redirected to wagon {wagon.number}, which was {was}",
                 wagon=wagon.number,
                 moments=(record.seq,),
             )
@@ -219,13 +219,15 @@ def right_code(history: Iterable[Record]) -> Iterator[Violation]:
                 wagon = before.wagon(record.channel.wagon)
                 code = runs.get(record.by, "")
                 if wagon is not None and not may_serve(code, wagon.revision):
-                    says = f"{record.by} has revision {code or 'none'} and serves {wagon.name} of {wagon.revision}"
+                    says = f"{record.by} has revision {code or 'none'} and serves {wagon.number} of {wagon.revision}"
                     yield Violation(invariant="I3", says=says, wagon=wagon.number, moments=(record.seq,))
             case Revised():
                 active = record.manifest.active
                 is_new = active is not None and (before.active is None or before.active.number != active.number)
                 if is_new and active is not None and active.revision != record.manifest.revision:
-                    says = f"{active.name} of {active.revision} became active, {record.manifest.revision} was wanted"
+                    says = (
+                        f"wagon {active.number} of {active.revision} is active, {record.manifest.revision} was wanted"
+                    )
                     yield Violation(invariant="I3", says=says, wagon=active.number, moments=(record.seq,))
                 before = record.manifest
 
@@ -249,13 +251,13 @@ def explained(history: Iterable[Record]) -> Iterator[Violation]:
             for what in _unexplained(before.wagon(wagon.number), wagon, record):
                 yield Violation(
                     invariant="I9",
-                    says=f"{wagon.name} {what}, and the journal does not say why",
+                    says=f"wagon {wagon.number} {what}, and the journal does not say why",
                     wagon=wagon.number,
                     moments=(record.seq,),
                 )
         for wagon in before.wagons:
             if record.manifest.wagon(wagon.number) is None and wagon.number not in removed:
-                says = f"{wagon.name} left the manifest without its record in the journal"
+                says = f"wagon {wagon.number} left the manifest without its record in the journal"
                 yield Violation(invariant="I9", says=says, wagon=wagon.number, moments=(record.seq,))
         before = record.manifest
 

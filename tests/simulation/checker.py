@@ -7,11 +7,26 @@ from collections.abc import Iterator
 from eventwagon.contracts.facts import ChannelsAdded
 from eventwagon.workers import parse_workers
 
+from .check_budgets import budget_kept
 from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
+from .check_later import due_events_come
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_pauses import pauses_hold
-from .guests import REFUSED, guest, is_strict, may_die, may_fail
-from .history import Accepted, Ended, Faulted, Handled, Leaked, PutOff, Refused, Revised, SteppedBack, Tried
+from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
+from .history import (
+    Accepted,
+    Crashed,
+    Ended,
+    Faulted,
+    Handled,
+    Kept,
+    Leaked,
+    PutOff,
+    Refused,
+    Revised,
+    SteppedBack,
+    Tried,
+)
 from .run import Run
 from .violation import Evidence, Violation
 
@@ -34,6 +49,8 @@ def evidence(run: Run) -> Evidence:
         spares=int(settings["spares"]),
         keep=int(settings["keep"]),
         wagons=int(settings["wagons"]),
+        concurrency=run.scenario.concurrency,
+        member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
         reached=rest.reached,
@@ -52,8 +69,22 @@ def evidence(run: Run) -> Evidence:
         heard_within=None
         if run.scenario.faults or run.scenario.guests
         else run.scenario.latency + run.scenario.answers,
+        late_by=_late_by(run),
+        asked={
+            k.key: (emitted_after if k.channel else delay)(run.scenario, k.key) or 0.0 for k in run.history.of(Kept)
+        },
         unfit=frozenset(key for key in published if guest(run.scenario, key) in REFUSED),
     )
+
+
+def _late_by(run: Run) -> float | None:
+    """Seconds that the calls take until what is due is published, where nothing goes wrong and observers run."""
+    scenario = run.scenario
+    if not scenario.later or scenario.faults or scenario.by_hand or scenario.steps_back or scenario.torn:
+        return None
+    if scenario.settings["at_cap"] == "refuse" or run.history.of(Crashed):
+        return None
+    return 6 * (scenario.latency + scenario.answers) + float(scenario.settings.get("hold", 2.0))
 
 
 def _could_give_back(run: Run) -> bool:
@@ -92,6 +123,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
         yield from _at_rest(case)
         yield from one_name(case.history)
         yield from _alive(case)
+        yield from budget_kept(case)
         return
     yield from events_kept(books, case.dead)
     yield from one_active(case.history)
@@ -101,6 +133,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from taken_away(books)
     yield from letters_once(books)
     yield from order_of_emits(books)
+    yield from due_events_come(books, asked=case.asked, slack=case.late_by)
     yield from _at_rest(case)
     yield from explained(case.history)
     yield from _bounded(case)
@@ -111,6 +144,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from _strangers(books, case)
     yield from _put_off(case)
     yield from pauses_hold(case)
+    yield from budget_kept(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:
@@ -147,6 +181,7 @@ def _most_calls(run: Run) -> int:
     workers = sum("work" in p.roles for p in scenario.programs)
     members = len(scenario.programs)
     each_look = 8
+    looks += 2 * run.rest.quiet if scenario.later else 0  # at the timetable
     if scenario.orchestrated:
         each_look += 1 + wagons
         started = wagons * -(-_MOST_WORKERS // scenario.per_process)

@@ -42,6 +42,8 @@ class CrashPoint(NamedTuple):
     """Those that bring a train to that point, where the usual ones don't."""
     faults: tuple[Fault, ...] = ()
     """What else goes wrong, or a train never comes to that point."""
+    later: float = 0.0
+    """The share of events that are for later."""
     grows: bool = False
     """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
 
@@ -301,6 +303,34 @@ POINTS = (
         "settle",
         answered=True,
     ),
+    CrashPoint(
+        "kept",
+        "a publisher had an event kept for later, before it had the answer",
+        "the event may be kept",
+        "nobody: publish again with the same id",
+        "publish",
+        "keep",
+        answered=True,
+        later=0.5,
+    ),
+    CrashPoint(
+        "due",
+        "an observer had claimed events that were due, before it published them",
+        "the events, claimed in the timetable for ten seconds",
+        "another observer publishes them",
+        "observe",
+        "publish",
+        later=0.5,
+    ),
+    CrashPoint(
+        "departed",
+        "an observer had published events that were due, before it removed them from the timetable",
+        "the events, in the active wagon and claimed in the timetable; they are published again, with the same ids",
+        "another observer",
+        "observe",
+        "forget",
+        later=0.5,
+    ),
 )
 
 
@@ -338,6 +368,7 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         work=0.05,
         calm_after=max(8.0, dead_for) + (40.0 if point.left_over else 0.0),  # leftovers are looked for every 30 s
         grows_at=1.0 if point.grows else None,
+        later=point.later,
     )
 
 

@@ -13,6 +13,7 @@ from eventwagon.contracts.broker import Capabilities, Delivery, Depth, Subscript
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.contracts.timetable import Timetable
 from eventwagon.errors import BrokerError, EventwagonError, PublishUncertain, Unavailable
 from eventwagon.event import Channel, Event
 
@@ -222,6 +223,10 @@ class GatedBroker(AlwaysOpen):
     @property
     def capabilities(self) -> Capabilities:
         return self._truth.capabilities
+
+    @property
+    def timetable(self) -> Timetable | None:
+        return self._gate.process.world.timetable_for(self._gate)
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         await self._gate.call("create", partial(self._truth.create, channel, capacity=capacity))

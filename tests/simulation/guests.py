@@ -44,6 +44,18 @@ def children(scenario: Scenario, key: str, after: str | None) -> list[str]:
     return [f"{key}/{after}{i}" for i in range(scenario.fan_out)] if after else []
 
 
+def delay(scenario: Scenario, key: str) -> float | None:
+    """For how many seconds the event is kept before it is published; None: it is published at once."""
+    if not scenario.later or _share(scenario, key, "later") >= scenario.later:
+        return None
+    return round(0.05 + 15.0 * _share(scenario, key, "delay") ** 2, 3)
+
+
+def emitted_after(scenario: Scenario, key: str) -> float | None:
+    """The same for an event that a handler emits."""
+    return delay(scenario, f"{key} emitted")
+
+
 def snoozes(scenario: Scenario, key: str) -> int:
     """How often the handling of a `snooze` event puts it off."""
     return 1 + int(_share(scenario, key, "snoozes") * 3)

@@ -42,6 +42,17 @@ class Stored(Record, frozen=True):
     """By a fault: the same call took effect twice."""
 
 
+class Kept(Record, frozen=True):
+    """The timetable keeps an event for later."""
+
+    channel: str
+    """The inner channel that it is for; empty: the ingress."""
+    id: str
+    key: str
+    due: float
+    """In virtual seconds."""
+
+
 class Settled(Record, frozen=True):
     channel: Channel
     id: str
@@ -127,6 +138,12 @@ class Handled(Record, frozen=True):
     children: tuple[tuple[str, str], ...]
     """(channel name, key) of what it emitted."""
     attempt: int = 1
+
+
+class HandlerEnded(Record, frozen=True):
+    """A handler of the ingress has ended, however it did. Recorded where the ingress has a concurrency."""
+
+    id: str
 
 
 class Tried(Record, frozen=True):

@@ -463,3 +463,43 @@ READY_BY_A_CHECK_IN_OF_LATER = Scenario(
 )
 """An observer read the check-ins right before a worker process checked in, and the orchestrator right after: the
     orchestrator reported the wagon ready, and nobody which channels its workers lacked."""
+
+CUT_OFF_WITH_A_BUDGET = Scenario(
+    seed=1,
+    limit="Volume(1000)",
+    workers="each=3",
+    settings={
+        "spares": 0,
+        "wagons": 4,
+        "at_cap": "fill",
+        "hold": 0.5,
+        "cooldown": 0.2,
+        "attempts": 5,
+        "backoff": 0.2,
+        "observe_every": 0.5,
+        "provision_timeout": 8.0,
+        "provision_attempts": 3,
+        "grace": 3.0,
+        "member_ttl": 2.0,
+        "visibility": 6.0,
+        "handler_timeout": 20.0,
+        "publish_timeout": 15.0,
+        "lease": 3.0,
+        "keep_drained": 40.0,
+        "publish_batch": 1000,
+        "keep": 10_000,
+    },
+    programs=(
+        Program("p0", ("observe", "publish")),
+        Program("p1", ("work",)),
+        Program("p2", ("work",)),
+        Program("p3", ("work",)),
+    ),
+    arrivals=(Arrival(1.0, "p0", 20, many=True), Arrival(2.0, "p0", 10, many=True)),
+    faults=tuple(Fault(f"p{n}", "check_in", 8 * n, "cut", 12.0) for n in (1, 2, 3)),
+    work=4.0,
+    tail=0.25,
+    latency=0.01,
+    concurrency=2,
+)
+"""Processes that can reach nobody end what they have begun before others take their parts of the budget."""

@@ -29,6 +29,7 @@ from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import Manifest, Wagon, changed, moved
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.contracts.timetable import Due
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
 from eventwagon.errors import Failed as SomeFailed
@@ -37,6 +38,7 @@ from eventwagon.policy import edits as edits_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
+from eventwagon.policy.budgets import shares
 from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
@@ -44,19 +46,24 @@ from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import batching as batching_module
+from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import handling as handling_module
 from eventwagon.runtime import in_process as in_process_module
+from eventwagon.runtime import later as later_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
 from eventwagon.runtime import prefetch as prefetch_module
 from eventwagon.runtime import removal as removal_module
+from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
+from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
+from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
 from eventwagon.runtime.lease import Lease
@@ -110,8 +117,12 @@ PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
 BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
+LATER: dict[str, Mutant] = {}
+"""Those for scenarios in which some events are for later."""
 SURROUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which middleware surrounds the handlers."""
+BOUNDED: dict[str, Mutant] = {}
+"""Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
 DEFECTS: dict[str, Mutant] = {}
@@ -984,6 +995,64 @@ def _moving_waits() -> Iterator[None]:
         yield
 
 
+@_mutant("removed from the timetable before it is published", "I1", LATER)
+def _removed_before_published() -> Iterator[None]:
+    publish = DueEvents._publish
+
+    async def mutant(self: DueEvents, due: Due, deadline: float) -> None:
+        await self._remove(due.events, due)
+        await publish(self, due, deadline)
+
+    with mock.patch.object(DueEvents, "_publish", mutant):
+        yield
+
+
+@_mutant("emitted for later and not kept", "I6", LATER)
+def _emitted_and_not_kept() -> Iterator[None]:
+    """It is kept when its event was settled: a process that dies in between loses it."""
+    emit = Settler._emit
+    kept = later_module.store_emitted
+
+    async def later(runtime: Runtime, events: Sequence[Event]) -> None:
+        asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(kept(runtime, events)))
+
+    async def mutant(self: Settler, channel: Channel, events: Sequence[Event]) -> None:
+        with mock.patch.object(settling_module, "store_emitted", later):
+            await emit(self, channel, events)
+
+    with mock.patch.object(Settler, "_emit", mutant):
+        yield
+
+
+@_mutant("passed on to its channel after it is settled", "I6", LATER)
+def _passed_on_late() -> Iterator[None]:
+    pass_on = Settler.pass_on
+
+    def mutant(self: Settler, delivery: Delivery) -> None:
+        done = self.done
+        self.done = lambda delivery, emitted: done(delivery, ())  # type: ignore[method-assign]
+        try:
+            pass_on(self, delivery)
+        finally:
+            del self.done
+
+    with mock.patch.object(Settler, "pass_on", mutant):
+        yield
+
+
+@_mutant("due by the clock of its process", "later", LATER)
+def _due_by_own_clock() -> Iterator[None]:
+    """What is due is reckoned from this process's wall clock, which may be off by an hour."""
+
+    async def mutant(runtime: Runtime, events: Sequence[Event]) -> None:
+        assert runtime.timetable is not None
+        now = runtime.clock()
+        await runtime.timetable.add(runtime.train, [replace(event, time=now + event.time) for event in events])
+
+    with mock.patch.object(settling_module, "store_emitted", mutant):
+        yield
+
+
 @_mutant("a pause is not heeded", "paused", PAUSED)
 def _pause_not_heeded() -> Iterator[None]:
     with mock.patch.object(member_module, "resting", return_value=frozenset()), _specs_silent():
@@ -1048,6 +1117,37 @@ def _specs_silent() -> Iterator[None]:
         yield
 
 
+@_mutant("a budget is divided by what each has seen", "concurrency", BOUNDED)
+def _divided_by_view() -> Iterator[None]:
+    """Each process takes its share of those that it knows of at once, newcomers too."""
+
+    def mutant(total: int, me: str, claims: Any, **_: Any) -> int:
+        return shares(total, {name: claim.wants for name, claim in claims.items()})[me]
+
+    at_once = mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked)
+    with mock.patch.object(budget_module, "due", mutant), at_once:
+        yield
+
+
+@_mutant("what was asked for of a budget is used without a second look", "concurrency", BOUNDED)
+def _no_second_look() -> Iterator[None]:
+    with mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked):
+        yield
+
+
+@_mutant("a budget is used though its lease has ended", "concurrency", RARE)
+def _part_used_on() -> Iterator[None]:
+    """A process that can't renew it goes on."""
+    with mock.patch.object(BudgetShares, "_lose"), mock.patch.object(budget_module, "_LEASE", 1e6):
+        yield
+
+
+@_mutant("what is under way when a lease ends goes on", "concurrency", RARE)
+def _lost_not_cut() -> Iterator[None]:
+    with mock.patch.object(WorkerPool, "cut_channel"):
+        yield
+
+
 def _defective(error: Callable[[], BaseException]) -> Iterator[None]:
     """Each fifth look raises this, which the bulkhead around looks holds up: nothing but the record of that shows
     it."""
@@ -1097,11 +1197,13 @@ ALL: dict[str, Mutant] = {
     **LEAVING,
     **HANGING,
     **PAUSED,
+    **LATER,
     **DEFECTS,
     **STEPPING,
     **RENAMING,
     **BATCHED,
     **SURROUNDED,
+    **BOUNDED,
     **RARE,
 }
 """Each of them, by name."""

@@ -33,6 +33,8 @@ from .guests import (
     Failure,
     Unprintable,
     children,
+    delay,
+    emitted_after,
     fate,
     guest,
     is_named,
@@ -50,6 +52,7 @@ from .history import (
     Ended,
     Faulted,
     Handled,
+    HandlerEnded,
     Leaked,
     ManifestSeen,
     Paused,
@@ -62,11 +65,10 @@ from .history import (
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
-from .truth import key_of
+from .truth import EPOCH, key_of
 from .world import World
 
 TRAIN = "t"
-EPOCH = 1_750_000_000.0
 
 _LEFT: ContextVar[str] = ContextVar("_LEFT", default="")
 """Set by handlers of events that change it."""
@@ -211,7 +213,7 @@ class Process(Actor):
     async def _publish(self, connection: Connection, key: str) -> None:
         self.publishing += 1
         try:
-            await connection.publish(key)
+            await connection.publish(key, after=delay(self.slot.scenario, key))
         except EventwagonError as e:
             self.world.record(Refused, key=key, why=_said(e))
         else:
@@ -283,10 +285,19 @@ class Process(Actor):
             if name in scenario.batched:
                 train.on(name or TRAIN, batch=scenario.batch, within=scenario.within)(self._batch_handler(after))
             else:
-                train.on(name or TRAIN)(self._handler(after))
+                train.on(name or TRAIN, concurrency=None if name else scenario.concurrency)(self._handler(after))
         return train
 
     def _handler(self, after: str | None) -> Callable[..., Any]:
+        scenario = self.slot.scenario
+
+        async def counted(payload: str, ctx: Context) -> object:
+            try:
+                return await handle(payload, ctx)
+            finally:
+                if not ctx.channel and not self.dead:
+                    self.world.record(HandlerEnded, id=ctx.event.id)
+
         async def handle(payload: str, ctx: Context) -> object:
             where = Channel(ctx.train, ctx.wagon, ctx.channel)
             self.world.record(Begun, channel=where, id=ctx.event.id, key=payload)
@@ -300,12 +311,12 @@ class Process(Actor):
                 raise
             emitted = children(self.slot.scenario, payload, after)
             for child in emitted:
-                await ctx.emit(after or "", child)
+                await ctx.emit(after or "", child, after=emitted_after(self.slot.scenario, child))
             self._handled(where, ctx.event.id, payload, after, ctx.attempt)
             await self._point()
             return object() if kind == "returns" else None
 
-        return handle
+        return handle if scenario.concurrency is None else counted
 
     def _batch_handler(self, after: str | None) -> Callable[..., Any]:
         """Some of those that fail are named; for the others the whole batch fails."""
@@ -337,7 +348,7 @@ class Process(Actor):
                     self._tried(where, event_id, key, ctx.attempt, errors[index])
                     continue
                 for child in children(self.slot.scenario, key, after):
-                    await ctx.emit(after or "", child, of=index)
+                    await ctx.emit(after or "", child, of=index, after=emitted_after(self.slot.scenario, child))
                 self._handled(where, event_id, key, after, ctx.attempt)
             await self._point()
             if errors:

@@ -21,6 +21,7 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import Orchestrator
+from eventwagon.contracts.timetable import Timetable
 from eventwagon.errors import Conflict, EventwagonError
 from eventwagon.event import DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
@@ -38,6 +39,7 @@ from .history import Faulted, Healed, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
 from .process import TRAIN, Process, Slot
 from .scenario import INNER, Scenario
+from .timetable import GatedTimetable, TruthTimetable
 from .world import Ambush, World
 
 REST_WITHIN = 900.0
@@ -95,7 +97,10 @@ class Simulation:
     def __init__(
         self, scenario: Scenario, loop: SimulationLoop, ambush: Ambush | None, left_over: Sequence[Channel]
     ) -> None:
-        self.world = world = World(scenario, loop, ambush, orchestrator=self._orchestrator)
+        self.world = world = World(
+            scenario, loop, ambush, orchestrator=self._orchestrator, timetable=self._timetable, kept=self._kept
+        )
+        self.timetable = TruthTimetable(world.record)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
         self.cluster = Cluster(world, keep=self.supervise)
         self._left_over = left_over
@@ -103,6 +108,12 @@ class Simulation:
 
     def _orchestrator(self, gate: Gate) -> Orchestrator | None:
         return GatedOrchestrator(gate, self.cluster) if self.world.scenario.orchestrated else None
+
+    def _timetable(self, gate: Gate) -> Timetable:
+        return GatedTimetable(gate, self.timetable)
+
+    def _kept(self) -> int:
+        return self.timetable.count(TRAIN)
 
     def bury(self) -> None:
         """After the run: what the killed ones held on to. Their clean-up is cut short, and what that says is no
@@ -275,7 +286,9 @@ class Simulation:
             said.append("no wagon is active")
         if not spares <= ready <= max(1, spares):
             said.append(f"{ready} wagons are ready, {spares} are wanted")
-        said += [f"{w.name} is {w.state}" for w in manifest.wagons if w.state not in (State.READY, State.ACTIVE)]
+        said += [
+            f"wagon {w.number} is {w.state}" for w in manifest.wagons if w.state not in (State.READY, State.ACTIVE)
+        ]
         if manifest.request is not None:
             said.append("a switch was asked for and is not made")
         if manifest.refusing:
@@ -283,7 +296,7 @@ class Simulation:
         if resting(manifest):
             said.append("some of it is paused")
         if self.world.scenario.renames is not None:
-            undeclared = {(w.name, c) for w in manifest.wagons for c in w.channels if c not in manifest.channels}
+            undeclared = {(w.number, c) for w in manifest.wagons for c in w.channels if c not in manifest.channels}
             said += [f"{wagon} still has {name}, which nobody declares" for wagon, name in sorted(undeclared)]
         channels = {Channel(TRAIN, 0, DEAD)}
         for wagon in manifest.wagons:
@@ -305,6 +318,8 @@ class Simulation:
             for (process, channel) in self.world.broker.attached
             if channel not in channels
         ]
+        if kept := self.world.kept():
+            said.append(f"{kept} events are kept for later")
         if any(slot.arrivals for slot in self.slots) or any(p.publishing for p in self._living()):
             said.append("some processes have not published yet")
         if self.world.arriving:

@@ -64,6 +64,10 @@ OPS = {
     "ensure": 8.0,
     "deployments": 20.0,
     "remove": 1.5,
+    "keep": 3.0,
+    "claim": 20.0,
+    "forget": 2.0,
+    "time": 4.0,
     "step": 400.0,
     "*": 120.0,
 }
@@ -271,9 +275,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that a batch's first event waits for others."""
     surrounded: bool = False
     """Middleware that only passes on surrounds the handlers and publishing."""
+    concurrency: int | None = None
+    """How many events of the ingress all processes handle at a time."""
     patient: bool = True
     """The version rolled out first still has handlers for the old channels; else it has none, and one that has them
     comes when the trouble is over."""
+    later: float = 0.0
+    """The share of events that are published, or emitted, for later."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -366,8 +374,12 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         scenario = msgspec.structs.replace(scenario, workers=workers)
     scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
     scenario = _with_batch_handlers(scenario, random.Random(f"{seed} batch handlers"))
+    scenario = _with_later(scenario, random.Random(f"{seed} later"))
     if random.Random(f"{seed} middleware").random() < 0.1:
         scenario = msgspec.structs.replace(scenario, surrounded=True)
+    budget = random.Random(f"{seed} budget")
+    if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
+        scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
     return _bearable(scenario)
 
 
@@ -552,6 +564,18 @@ def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenar
     )
 
 
+def _with_later(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Some events are published and emitted for later, and the timetable has trouble of its own."""
+    if scenario.guests or scenario.renames is not None or rng.random() >= 0.2:
+        return scenario
+    names = [p.name for p in scenario.programs]
+    troubles = [
+        _fault_at(rng, rng.choice(names), rng.choice(["keep", "claim", "claim", "forget", "time"]))
+        for _ in range(rng.randint(0, 6) if scenario.faults else 0)
+    ]
+    return msgspec.structs.replace(scenario, later=rng.choice([0.1, 0.5, 1.0]), faults=(*scenario.faults, *troubles))
+
+
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
     """Some calls are never answered."""
     if all(f.kind == "bug" for f in scenario.faults) or rng.random() >= 0.2:
@@ -684,7 +708,7 @@ def _fault(rng: random.Random, program: Program) -> Fault:
 def _fault_at(rng: random.Random, process: str, op: str) -> Fault:
     call = 1 + int(rng.expovariate(1 / OPS[op]))
     kinds: tuple[str, ...] = _ANY
-    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove"):
+    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove", "keep", "forget"):
         kinds = (*_ANY, "in-flight")
     if op == "publish":
         kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")

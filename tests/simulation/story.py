@@ -20,6 +20,7 @@ from .history import (
     Faulted,
     Handled,
     Healed,
+    Kept,
     Leaked,
     ManifestSeen,
     Noted,
@@ -79,6 +80,7 @@ def describe(scenario: Scenario) -> str:
         "guests": " ".join(s.guests),
         "hostility": s.hostility,
         "deaf": s.deaf,
+        "later": s.later,
     }
     said = ", ".join(f"{k}={v}" for k, v in extras.items() if v)
     lines = [
@@ -113,6 +115,8 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"creates {record.channel}{bound}" + ("" if record.fresh else " (it stands)")
         case Stored():
             return f"stores {record.key} in {record.channel}" + (" (a second time)" if record.twice else "")
+        case Kept():
+            return f"keeps {record.key} for {record.channel or 'the ingress'} until {record.due:.3f} s"
         case Settled():
             return f"settles {record.key} in {record.channel}"
         case SealedChannel():

@@ -35,6 +35,8 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT", "a removal forgotten with the registry"),
         ("READY_BY_A_CHECK_IN_OF_LATER", "check-ins say nothing of channels"),
         ("CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE", "ages by the wall clock"),
+        ("CUT_OFF_WITH_A_BUDGET", "a budget is used though its lease has ended"),
+        ("CUT_OFF_WITH_A_BUDGET", "what is under way when a lease ends goes on"),
     ],
 )
 def test_it_holds_by_its_mending_alone(name: str, mutant: str) -> None:

@@ -21,10 +21,12 @@ from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, T
 from tests.simulation.mutants import (
     ALL,
     BATCHED,
+    BOUNDED,
     DEFECTS,
     FENCED,
     HANGING,
     HOSTILE,
+    LATER,
     LEAVING,
     PAUSED,
     RENAMING,
@@ -43,6 +45,7 @@ takes hundreds."""
 
 CAUGHT = {
     "a batch is settled whatever failed": 1,
+    "a budget is divided by what each has seen": 64,
     "a channel that nobody declares stays": 112,
     "a defect is charged to all that travelled together": 5,
     "a failed batch comes again as a batch": 204,
@@ -57,6 +60,8 @@ CAUGHT = {
     "each claim that runs out counts": 41,
     "elastic wagons share no budget": 51,
     "emits refused together": 28,
+    "due by the clock of its process": 16,
+    "emitted for later and not kept": 10,
     "emptiness read published before settled": 917,
     "half deleted taken for unknown": 196,
     "late events not rescued": 12,
@@ -70,7 +75,9 @@ CAUGHT = {
     "no bulkhead around publishing": 82,
     "no bulkhead around units": 319,
     "numbers of the lost time used again": 32,
+    "passed on to its channel after it is settled": 10,
     "ready again without workers": 20,
+    "removed from the timetable before it is published": 10,
     "retry with a new id": 8,
     "seal skipped": 8,
     "sent home for ever": 16,
@@ -82,6 +89,7 @@ CAUGHT = {
     "what has passed middleware counts as handled": 4,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
+    "what was asked for of a budget is used without a second look": 112,
 }
 """The seed that is tried first, since it caught the mutant at the time of writing. One that does not any more costs
 time and nothing else: then all are tried."""
@@ -257,6 +265,18 @@ def test_a_batch_that_is_not_taken_apart_is_seen(name: str, record_property: Cal
     record_property("caught", caught_at(name, fits=has_batches))
 
 
+def has_later(scenario: Scenario) -> bool:
+    return bool(scenario.later)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", LATER)
+def test_events_for_later_that_are_lost_or_early_are_seen(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=has_later))
+
+
 def is_surrounded(scenario: Scenario) -> bool:
     return scenario.surrounded
 
@@ -267,6 +287,16 @@ def test_middleware_that_loses_what_it_should_pass_is_seen(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("caught", caught_at(name, fits=is_surrounded))
+
+
+def is_bounded(scenario: Scenario) -> bool:
+    return scenario.concurrency is not None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_budget_that_is_not_kept_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=is_bounded))
 
 
 def renames(scenario: Scenario) -> bool:

@@ -54,6 +54,9 @@ class Recorder:
         )
 
 
+EPOCH = 1_750_000_000.0
+
+
 def key_of(event: Event) -> str:
     """What an event of a simulation is about: its payload, a JSON string."""
     return event.data.decode()[1:-1]

@@ -14,8 +14,9 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
     invariant: str
     """`I1` … `I10`; `alive`: a process ended by itself, or a defect of ours was held up; `pool`: it lost a worker;
-    `strangers`: what one event did hurt another; `pause`: an event came too early; `paused`: a pause by hand was not
-    heeded; `budget`: workers that follow the traffic are more than there may be, or a wagon's fewer."""
+    `strangers`: what one event did hurt another; `pause`: an event came too early; `later`: one came before it was due,
+    or late; `paused`: a pause by hand was not heeded; `budget`: workers that follow the traffic are more than there may
+    be, or a wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -57,11 +58,18 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of events that had done nothing, and ended in the dead letters."""
     charged: tuple[int, ...] = ()
     """Numbers of the records of handlings of events that had done nothing, with more attempts than they should have."""
+    asked: dict[str, float] = {}
+    """By key: how many seconds later an event was asked for."""
+    late_by: float | None = None
+    """How many seconds after it was due an event may be published, because of the calls that it takes; None: any."""
     punctual: bool = False
     """Nothing in the run could make an event come before the pause is over that its handler asked for."""
     kept: tuple[int, ...] = ()
     """Numbers of the records of processes that ended and kept claims, where nothing prevented them from giving back."""
     heard_within: float | None = None
     """Seconds within which every process has a new manifest, where nothing goes wrong."""
+    concurrency: int | None = None
+    """How many events of the ingress may be handled at a time."""
+    member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

@@ -11,6 +11,7 @@ from typing import Any
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import Orchestrator
+from eventwagon.contracts.timetable import Timetable
 
 from .guests import guest
 from .history import History
@@ -24,7 +25,8 @@ Ambush = Callable[[str, Role, str, Manifest], Fault | None]
 
 class World:
     """Broker and registry as they really are, the history, and what was decided about the run. `orchestrator` gives the
-    control plane as a process reaches it through its gate, where there is one."""
+    control plane as a process reaches it through its gate, where there is one, `timetable` the timetable; `kept` says
+    how many events that one keeps."""
 
     def __init__(
         self,
@@ -33,6 +35,8 @@ class World:
         ambush: Ambush | None,
         *,
         orchestrator: Callable[[Any], Orchestrator | None],
+        timetable: Callable[[Any], Timetable],
+        kept: Callable[[], int],
     ) -> None:
         self.scenario = scenario
         self.loop = loop
@@ -42,11 +46,18 @@ class World:
         self.registry = TruthRegistry(self.record)
         self.ambush = ambush
         self.orchestrator = orchestrator
+        self._reach_timetable = timetable
+        self.kept = kept
         self.healed = False
         self.ending = False
         self.arriving: dict[asyncio.Task[Any], None] = {}
         self.snoozed: Counter[str] = Counter()
         """How often the handling of each event has put it off."""
+
+    def timetable_for(self, gate: Any) -> Timetable | None:
+        """The timetable as a process reaches it through its gate; None where no event is for later: then nothing of it
+        runs."""
+        return self._reach_timetable(gate) if self.scenario.later else None
 
     def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
         """A call that takes effect later, without its process."""

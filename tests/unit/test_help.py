@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated
 
+import pytest
 import typer
 from rich.text import Text
 from typer.main import get_command
@@ -46,3 +47,14 @@ def test_no_command_loses_a_word() -> None:
     for text in texts():
         meant = re.sub(r"\[/?bold\]", "", text).replace("\\[", "[")
         assert Text.from_markup(text).plain == meant
+
+
+COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - a group's, which its type does not say
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_values_by_their_meaning_within_80_columns(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"}).output
+    assert re.findall(r"<\w+>|<=|>=|x>|\brange\b|INTEGER|FLOAT|\{[A-Z]", shown) == []
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(rf"Usage: \S+ {command}\b", shown)

@@ -70,3 +70,26 @@ for url in ("subprocess:", "command:true?ready=check-in"):
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pip install 'eventwagon[processes]'") == 2
+
+
+IMPORTED = """
+import sys
+before = set(sys.modules)
+import eventwagon
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_importing_it_imports_no_driver_no_command_line_and_nothing_heavy(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    found = set(done.stdout.split())
+    ours = {name.split(".")[1] for name in found if name.startswith("eventwagon.")}
+    assert not ours & {"cli", "lab", "testing", "orchestrators", "loading"}
+    drivers = {name for name in found if name.startswith("eventwagon.drivers.")}
+    assert drivers <= {"eventwagon.drivers.opening"}
+    others = {name.split(".")[0] for name in found} - {"eventwagon"}
+    assert others - sys.stdlib_module_names <= {"msgspec", "typing_extensions", "__mp_main__"}
+    heavy = {"sqlite3", "multiprocessing", "http", "xml", "unittest", "concurrent.futures.process", "tkinter", "pdb"}
+    assert not heavy & found

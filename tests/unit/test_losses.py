@@ -130,12 +130,12 @@ def test_dead_letters_that_go_are_told_once() -> None:
     assert (told.manifest.letters_lost, told.manifest.wagons[0].letters_lost) == (3, 2)
     assert list(map(sentence, told.facts)) == [
         "3 dead letters of removed wagons disappeared from the broker: evicted",
-        "2 dead letters of wagon 1 disappeared from the broker: by hand",
+        "2 dead letters of t_v1 disappeared from the broker: by hand",
     ]
     again = letters_lost(told.manifest, {0: 3, 1: 2}, why)
     assert again.manifest is told.manifest
     (more,) = letters_lost(told.manifest, {0: 3, 1: 5}, why).facts
-    assert sentence(more) == "3 dead letters of wagon 1 disappeared from the broker (5 in all): by hand"
+    assert sentence(more) == "3 dead letters of t_v1 disappeared from the broker (5 in all): by hand"
 
 
 def test_dead_letters_at_the_removal_of_their_wagon() -> None:

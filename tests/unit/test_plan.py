@@ -67,7 +67,7 @@ def test_i3_not_redirected_to_a_wagon_that_is_not_ready() -> None:
     decided = decide(m, [reading(1, 100)], {2: Deployment(number=2, ready=False)})
     assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
     refusal = one(decided.refusals, SwitchRefused)
-    assert "wagon 2 is not ready" in refusal.because
+    assert "t_v2 is not ready" in refusal.because
     assert "100 of 100" in refusal.figures
     assert refusal.pressure == 1.0
 

@@ -57,7 +57,7 @@ def test_a_request_that_is_withdrawn_leaves_the_code_and_its_wagons_are_put_away
     step = switch_withdrawn(m, "not today", "ada")
     assert (step.manifest.request, step.manifest.revision) == (None, "v1")
     assert sentence(one(step.facts, SwitchWithdrawn)) == (
-        "the requested switch was withdrawn by ada, wagon 1 (revision v1) goes on: not today"
+        "the requested switch was withdrawn by ada, t_v1 (revision v1) goes on: not today"
     )
     assert switch_withdrawn(step.manifest, "not today", "ada").manifest is step.manifest
     decided = decide(step.manifest, [reading(1, 5)])
@@ -150,7 +150,7 @@ def test_a_watch_that_lost_its_way_back_before_the_switch_is_reported() -> None:
     for facts in (by_observer.facts, by_publisher.facts):
         fact = one(facts, WatchDropped)
         assert (fact.number, fact.revision) == (3, "v2")
-        assert "wagon 3 (revision v2) is not watched" in sentence(fact)
+        assert "t_v3 (revision v2) is not watched" in sentence(fact)
     kept = decide(asked(wagon(1, State.ACTIVE, revision="v1"), wagon(2, State.READY, revision="v2")), [reading(1, 5)])
     assert not any(isinstance(fact, WatchDropped) for fact in kept.facts)
 

@@ -40,4 +40,4 @@ def test_a_registry_that_steps_back_again_and_again(
     assert len(caplog.messages) == 10
     clock.now += 61.0
     log(fact)
-    assert "it does not know wagon 1 (490 before it were not logged)" in caplog.messages[-1]
+    assert "it does not know t_v1 (490 before it were not logged)" in caplog.messages[-1]

@@ -54,10 +54,11 @@ def view(wagons: int, why: str = LONG) -> View:
         "elastic_by_default": False,
         "channels": [],
         "open": {},
+        "at_budget": {},
         "threatened": [],
         "crashed": [],
         "removed": [],
-        "wagons": [{**one, "number": n} for n in range(1, wagons + 1)],
+        "wagons": [{**one, "number": n, "name": f"signups_v{n}"} for n in range(1, wagons + 1)],
     }
     return msgspec.convert({**dict.fromkeys(words, ""), **rest}, View)
 
@@ -89,8 +90,8 @@ def test_it_fits_the_height_and_says_what_was_left_out(width: int, high: int) ->
     lines = printed(view(32), width, high)
     assert len(lines) <= high
     shown = [line.split()[0] for line in lines if " draining " in line]
-    assert shown[0] == "1"
-    assert shown[-1] == "32"
+    assert shown[0] == "signups_v1"
+    assert shown[-1] == "signups_v32"
     assert f"and {32 - len(shown)} wagons between these" in "".join(lines)
     assert len(printed(view(2), width, high)) < high
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
-from . import demo, doctor, lab, plan, publish, serve, status, steer, trains, undeploy, why
+from . import demo, doctor, lab, later, plan, publish, serve, status, steer, trains, undeploy, why
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
@@ -32,10 +32,10 @@ _MARKUP = ("[bold]", "[/bold]")
 
 
 class _Command(TyperCommand):
-    """A command whose help shows no type beside an option that takes no value."""
+    """A command whose help names values by what they mean, not by their types and ranges."""
 
     def get_params(self, ctx: Any) -> Any:
-        return _without_types_of_flags(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
 
 class _Commands(TyperGroup):
@@ -51,7 +51,7 @@ class _Commands(TyperGroup):
                     parameter.help = _literal(text)  # type: ignore[attr-defined]
 
     def get_params(self, ctx: Any) -> Any:
-        return _without_types_of_flags(super().get_params(ctx))
+        return _without_types(super().get_params(ctx))
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _made_plain():
@@ -62,10 +62,21 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-def _without_types_of_flags(parameters: Any) -> Any:
+def _without_types(parameters: Any) -> Any:
+    """What each version of Typer prints of a parameter's type is set to nothing: an option has its metavar, an argument
+    its name."""
     for each in parameters:
         if getattr(each, "is_flag", False):
             each.metavar = ""
+        each._get_number_range_help_str = lambda: None
+        kind: Any = getattr(each, "type", None)
+        if hasattr(kind, "_describe_range"):
+            kind._describe_range = lambda: ""
+        if each.param_type_name == "argument" and each.metavar:
+            shown = each.metavar if each.required else f"[{each.metavar}]"
+            each.display_type_rich = lambda ctx: None
+            each.make_metavar = lambda ctx=None, shown=shown: shown
+            each.get_usage_pieces = lambda ctx, shown=shown: [shown]
     return parameters
 
 
@@ -138,6 +149,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (serve.work, "Run", "eventwagon work app:signups --log-level warning"),
     (trains.list_, "Use", "eventwagon list"),
     (publish.publish, "Use", "jq -c .user dump.json | eventwagon publish app:signups --subject-field email"),
+    (later.later, "Use", "eventwagon later user_registrations --cancel 01977430-2228-7b20-bee8-7270a75543ed"),
     (status.status, "Use", "eventwagon status user_registrations --watch"),
     (why.why, "Use", "eventwagon why user_registrations --wagon 3"),
     (why.dead, "Use", "eventwagon dead user_registrations --json | jq .because"),

@@ -33,13 +33,6 @@ Url = Annotated[
     str,
     typer.Option("--url", "-u", envvar="EVENTWAGON_URL", metavar="URL", help="URL of the broker and registry."),
 ]
-Anchor = Annotated[
-    str,
-    typer.Argument(
-        metavar="TARGET",
-        help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
 from ..connection import Connection
 from ..display.text import as_line, said
 from ..errors import EventwagonError, UsageError
+from ..event import wagon_name
 from ..runtime.bulkhead import is_ours
 from ..runtime.probe import probe
 
@@ -20,6 +21,7 @@ _PATIENCE = 5.0
 _MOST = 100
 """The most requests that are answered at a time. Further ones are refused, so that clients can't use up the process's
 file descriptors."""
+_STARTING = "it is starting"
 _logger = logging.getLogger("eventwagon.cli")
 
 
@@ -35,8 +37,10 @@ class Health:
     def __init__(self, port: int | None, host: str = "") -> None:
         self._port = port
         self._host = host
-        self._proven: set[int] = set()
-        self._trouble = "it is starting"
+        self._proven: dict[str, set[int]] = {}
+        """By train: the wagons for which a probe event came through."""
+        self._troubles: dict[str, str] = {"": _STARTING}
+        """By train."""
         self._left = False
         self._asking = 0
         self._stack = AsyncExitStack()
@@ -58,19 +62,26 @@ class Health:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
+    def expect(self, trains: Sequence[str]) -> None:
+        """The process is ready only once it is for all of these trains."""
+        self._troubles = dict.fromkeys(trains, _STARTING)
+
     @asynccontextmanager
     async def watching(self, connection: Connection, *, observes: bool, works: bool) -> AsyncIterator[None]:
-        """While entered, `/ready` reports the state of this running connection; afterwards it reports that the process
-        is leaving."""
+        """While entered, `/ready` reports the state of this running connection, too; after the last one it reports that
+        the process is leaving."""
         if self._port is None:
             yield
             return
+        self._troubles.pop("", None)
         async with asyncio.TaskGroup() as tasks:
             looking = tasks.create_task(self._look(connection, observes, works))
             try:
                 yield
             finally:
-                self.leave()
+                self._troubles.pop(connection.train.name, None)
+                if not self._troubles:
+                    self.leave()
                 looking.cancel()
 
     def leave(self) -> None:
@@ -80,17 +91,21 @@ class Health:
     @property
     def trouble(self) -> str:
         """Why the process is not ready; empty if it is."""
-        return "it is leaving" if self._left else self._trouble
+        if self._left:
+            return "it is leaving"
+        name, trouble = next(((name, why) for name, why in self._troubles.items() if why), ("", ""))
+        return f"{name}: {trouble}" if trouble and len(self._troubles) > 1 else trouble
 
     async def _look(self, connection: Connection, observes: bool, works: bool) -> None:
         while True:
             try:
-                self._trouble = await self._why_not_ready(connection, observes, works)
+                trouble, pause = await self._why_not_ready(connection, observes, works), _LOOK
             except BaseException as e:
                 if is_ours(e):
                     raise
-                self._trouble = f"the probe failed: {e if isinstance(e, EventwagonError) else said(e)}"
-            await asyncio.sleep(_AGAIN if self._trouble.startswith("the probe failed") else _LOOK)
+                trouble, pause = f"the probe failed: {e if isinstance(e, EventwagonError) else said(e)}", _AGAIN
+            self._troubles[connection.train.name] = trouble
+            await asyncio.sleep(pause)
 
     async def _why_not_ready(self, connection: Connection, observes: bool, works: bool) -> str:
         if trouble := connection.trouble:
@@ -101,17 +116,19 @@ class Health:
             return ""
         attachments = connection.attachments
         declared = connection.manifest.channels
-        self._proven &= {a.number for a in attachments if a.ready}
+        proven = self._proven.setdefault(connection.train.name, set())
+        proven &= {a.number for a in attachments if a.ready}
         if not attachments:
             return "it is attached to no wagon"
         for a in attachments:
+            name = wagon_name(connection.train.name, a.number)
             if not a.ready:
-                return a.trouble or f"it is not attached to wagon {a.number}"
+                return a.trouble or f"it is not attached to {name}"
             if missing := [c for c in a.missing if c in declared]:
-                return f"wagon {a.number}: this program has no handler for {', '.join(missing)}"
-            if a.number not in self._proven:
+                return f"{name}: this program has no handler for {', '.join(missing)}"
+            if a.number not in proven:
                 await probe(connection.broker, connection.train.name, a.number)
-                self._proven.add(a.number)
+                proven.add(a.number)
         return ""
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -22,6 +22,7 @@ from ..lab.platforms import PLATFORMS, Platform
 from ..lab.scenarios import SCENARIOS, services, services_by_size
 from ..lab.scenarios import scenario as named
 from ..limits import parse_limit
+from .completion import scenarios
 from .console import AsJson, ending, err, json_line, listing, out
 
 _COLUMNS = (
@@ -48,7 +49,9 @@ _SECONDS_MOST = 500_000
 """The longest run, in virtual seconds. An observer makes ten passes in each."""
 
 # what `plan` takes too
-Scenario = Annotated[str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.")]
+Scenario = Annotated[
+    str, typer.Argument(metavar="SCENARIO", help=f"One of {', '.join(SCENARIOS)}.", autocompletion=scenarios)
+]
 Trace = Annotated[
     Path | None,
     typer.Option(

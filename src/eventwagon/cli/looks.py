@@ -16,6 +16,7 @@ from ..contracts.facts import sentence
 from ..contracts.manifest import Wagon
 from ..display.text import said
 from ..errors import UsageError
+from ..event import wagon_name
 from ..limits import Pressure, measured, written
 from ..policy.edits import Task, words
 from ..policy.plan import Plan, plan
@@ -101,7 +102,7 @@ def _rows(seen: Seen, decided: Plan) -> Iterator[tuple[str, str]]:
     for refusal in decided.refusals:
         yield "refusal", sentence(refusal)
     for task in decided.tasks:
-        yield "to do", words(task)
+        yield "to do", words(task, seen.manifest.train)
     for phase, error in decided.defects:
         yield "defect", f"{phase}: {said(error)}"
     if decided.manifest is seen.manifest and not decided.refusals and not decided.defects:
@@ -109,7 +110,8 @@ def _rows(seen: Seen, decided: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _wagon(seen: Seen, wagon: Wagon) -> str:
-    parts = [f"{wagon.name} {wagon.state} for {span(seen.ages.wagons.get(wagon.number, 0.0))}"]
+    age = seen.ages.wagons.get(wagon.number, 0.0)
+    parts = [f"{wagon_name(seen.manifest.train, wagon.number)} {wagon.state} for {span(age)}"]
     reading = seen.readings.get(wagon.number)
     if reading is not None:
         parts.append(f"{_count(reading.published)} taken, {_count(reading.settled)} settled")
@@ -118,7 +120,7 @@ def _wagon(seen: Seen, wagon: Wagon) -> str:
     if found is None:
         parts.append("no workers are known")
     else:
-        elsewhere = f" at wagon {found.number}" if found.number != wagon.number else ""
+        elsewhere = f" at {wagon_name(seen.manifest.train, found.number)}" if found.number != wagon.number else ""
         state = "ready" if found.ready else f"not ready ({found.trouble})" if found.trouble else "not ready"
         parts.append(f"{found.workers} workers{elsewhere}, {state}")
     return "; ".join(parts)
@@ -141,12 +143,12 @@ def _as_json(seen: Seen, decided: Plan) -> Mapping[str, object]:
         "plan": {
             "facts": decided.facts,
             "refusals": decided.refusals,
-            "tasks": [_task(task) for task in decided.tasks],
+            "tasks": [_task(task, seen.manifest.train) for task in decided.tasks],
             "defects": [{"phase": phase, "because": said(error)} for phase, error in decided.defects],
             "next_wanted": decided.next_wanted,
         },
     }
 
 
-def _task(task: Task) -> Mapping[str, object]:
-    return {"task": type(task).__name__, "number": task.number, "sentence": words(task)}
+def _task(task: Task, train: str) -> Mapping[str, object]:
+    return {"task": type(task).__name__, "number": task.number, "sentence": words(task, train)}

@@ -22,8 +22,11 @@ from ..display.text import count
 from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
 from ..payload import type_name
+from ..times import When
 from ..train import Train
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say
+from .completion import Anchor
+from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
+from .later import After, At, asked
 from .target import load_train, reached
 
 _BLOCK = 1 << 18
@@ -49,8 +52,10 @@ async def publish(
         bool,
         typer.Option("--skip-bad", help="Skip bad lines, list them at the end, and exit with 1. Default: stop there."),
     ] = False,
+    after: After = None,
+    at: At = None,
 ) -> None:
-    """Publish JSON Lines to a train.
+    """Publish JSON Lines to a train, now or (with --after or --at) later.
 
     If TARGET is a program, each line must fit the payload type of the ingress handler; a line that does not fit is
     refused here, so that it does not become a dead letter. If TARGET is a train's name, any JSON is sent unchanged. At
@@ -58,11 +63,12 @@ async def publish(
     """
     train = load_train(target) if ":" in target else None
     parse = Parser(train, subject_field, event_type)
+    later = asked(at, after)
     source, size = _open(file)
     try:
         # a program's train may be founded by publishing to it; a mere name must be one that exists
         async with train.connect(url, listeners=()) if train else reached(target, url) as c:
-            await Publishing(c, parse, skip_bad=skip_bad).run(source, size)
+            await Publishing(c, parse, skip_bad=skip_bad, later=later).run(source, size)
     finally:
         if source:
             os.close(source)
@@ -136,10 +142,11 @@ class _Line(NamedTuple):
 class Publishing:
     """One run of `publish`: counts the accepted events and collects the bad lines."""
 
-    def __init__(self, c: Connection, parse: Parser, *, skip_bad: bool) -> None:
+    def __init__(self, c: Connection, parse: Parser, *, skip_bad: bool, later: When | None = None) -> None:
         self._c = c
         self._parse = parse
         self._skip_bad = skip_bad
+        self._later = later
         self._accepted = 0
         self._bad: list[tuple[int, str]] = []
         self._bad_count = 0
@@ -177,7 +184,7 @@ class Publishing:
         for start in range(0, len(lines), _BATCH):
             part = lines[start : start + _BATCH]
             events: list[Event] = []
-            now = time.time()
+            now = time.time() if self._later is None else self._later.due(time.time())
             for (number, raw), event_id in zip(part, new_ids(len(part), now), strict=True):
                 text = (raw.removeprefix(_BOM) if number == 1 else raw).strip()
                 if not text:
@@ -197,11 +204,23 @@ class Publishing:
             self._bad.append((number, why))
 
     async def _send(self, events: list[Event]) -> None:
+        if self._later is not None:
+            await self._keep(events, self._later)
+            return
         try:
             self._accepted += await self._c.publish_many(events)
         except PublishError as e:
             self._accepted += e.accepted
             raise
+
+    async def _keep(self, events: list[Event], later: When) -> None:
+        """Have them kept for later. Raises PublishError for the first that is not."""
+        after = later.after if later.at is None else None
+        keeping = (self._c.publish(event, at=later.at, after=after) for event in events)
+        for outcome in await asyncio.gather(*keeping, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._accepted += 1
 
     def _so_far(self) -> str:
         return f"accepted before it: {count(self._accepted, 'event')}"
@@ -211,7 +230,8 @@ class Publishing:
             say(f"line {number}: {why}")
         if self._bad_count > len(self._bad):
             say(f"... and {self._bad_count - len(self._bad):,} bad lines more")
-        line(f"published {count(self._accepted, 'event')} to {self._c.train.name}")
+        what = "published" if self._later is None else "kept for later:"
+        line(f"{what} {count(self._accepted, 'event')} to {self._c.train.name}")
         if self._bad_count:
             raise Ended(Code.FAILED, f"{count(self._bad_count, 'bad line')} skipped")
 

@@ -7,24 +7,35 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.logging import RichHandler
 
+from ..contracts.orchestrator import Orchestrator
 from ..display.redaction import shown
 from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
 from ..errors import UsageError
+from ..event import wagon_name
+from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
-from .target import load_train
+from .target import load_trains
 
 Target = Annotated[
     str, typer.Argument(metavar="TARGET", help="The train: module:attribute or path/to/file.py:attribute.")
+]
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TARGET…",
+        help="The trains: module:attribute, path/to/file.py:attribute, or a module or file (its trains with handlers).",
+    ),
 ]
 Redeclare = Annotated[
     bool,
@@ -88,7 +99,7 @@ _logger = logging.getLogger("eventwagon.cli")
 
 @job
 async def run(
-    target: Target,
+    targets: Targets,
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     isolate: Annotated[
@@ -105,30 +116,22 @@ async def run(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Run a train: observe it and handle its events, in this process (with --isolate: in one process per wagon).
+    """Run trains: observe them and handle their events, in this process (with --isolate: in one process per wagon).
 
-    Ctrl-C, SIGTERM or `eventwagon stop` end it gracefully: handlers in flight finish. A second signal ends it at once.
+    Ctrl-C and SIGTERM end it gracefully, `eventwagon stop` for one train: handlers in flight finish. A second signal
+    ends it at once.
     """
     if isolate and orchestrator is not None:
         raise UsageError(
             f"--isolate means --orchestrator subprocess:, so it can't be combined with --orchestrator {orchestrator}"
         )
-    await _serve(
-        target,
-        url,
-        redeclare,
-        log_level,
-        revision,
-        observe=True,
-        work=True,
-        orchestrator="subprocess:" if isolate else orchestrator,
-        health=Health(health_port, health_host),
-    )
+    how = _Options(url=url, redeclare=redeclare, orchestrator="subprocess:" if isolate else orchestrator)
+    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
 @job
 async def observe(
-    target: Target,
+    targets: Targets,
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     orchestrator: Infrastructure = None,
@@ -137,26 +140,17 @@ async def observe(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Observe a train without handling its events: open, switch, seal and remove its wagons.
+    """Observe trains without handling their events: open, switch, seal and remove their wagons.
 
     Any number of processes may observe a train.
     """
-    await _serve(
-        target,
-        url,
-        redeclare,
-        log_level,
-        revision,
-        observe=True,
-        work=False,
-        orchestrator=orchestrator,
-        health=Health(health_port, health_host),
-    )
+    how = _Options(url=url, redeclare=redeclare, work=False, orchestrator=orchestrator)
+    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
 @job
 async def work(
-    target: Target,
+    targets: Targets,
     url: Url = DEFAULT_URL,
     redeclare: Redeclare = False,
     wagon: Annotated[
@@ -186,71 +180,78 @@ async def work(
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
-    """Handle a train's events in this process, without observing the train.
+    """Handle the events of trains in this process, without observing the trains.
 
-    The train's workers are divided between all processes that work.
+    A train's workers are divided between all processes that work.
     """
-    await _serve(
-        target,
-        url,
-        redeclare,
-        log_level,
-        revision,
-        observe=False,
-        work=True,
-        wagon=wagon,
-        workers=workers,
-        grace=grace,
-        health=Health(health_port, health_host),
-    )
+    how = _Options(url=url, redeclare=redeclare, observe=False, wagon=wagon, workers=workers, grace=grace)
+    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
-async def _serve(
-    target: str,
-    url: str,
-    redeclare: bool,
-    log_level: str | None,
-    revision: str,
-    *,
-    observe: bool,
-    work: bool,
-    orchestrator: str | None = None,
-    wagon: int | None = None,
-    workers: int | None = None,
-    grace: float | None = None,
-    health: Health,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """How each of the trains is run."""
+
+    url: str
+    redeclare: bool
+    observe: bool = True
+    work: bool = True
+    orchestrator: str | None = None
+    wagon: int | None = None
+    workers: int | None = None
+    grace: float | None = None
+
+
+async def _serve(targets: Sequence[str], revision: str, log_level: str | None, health: Health, how: _Options) -> None:
     level = level_of(log_level)
-    train = load_train(target, revision)
+    trains = load_trains(targets, revision)
     set_up_logging(level)
-    if grace is not None:
-        train.settings = msgspec.structs.replace(train.settings, grace=grace)
-    infrastructure = None
-    if orchestrator is not None:
-        infrastructure = open_orchestrator(orchestrator, Program(target, url, train.settings))
-        work = False
-    does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
+    if how.wagon is not None and len(trains) > 1:
+        raise UsageError(f"--wagon is for one train, not for {', '.join(trains)}")
+    prepared: list[tuple[Train, Orchestrator | None]] = []
+    for target, train in trains.items():
+        if how.grace is not None:
+            train.settings = msgspec.structs.replace(train.settings, grace=how.grace)
+        settings = msgspec.structs.replace(train.settings, handler_timeout=train.longest_timeout)
+        program = Program(target, how.url, settings)
+        prepared.append((train, None if how.orchestrator is None else open_orchestrator(how.orchestrator, program)))
+    health.expect([train.name for train, _ in prepared])
     with asked_to_end() as asked:
-        async with (
-            health,
-            train.connect(url, redeclare=redeclare, orchestrator=infrastructure) as c,
-            c.running(observe=observe, work=work, wagon=wagon, workers=workers),
-            health.watching(c, observes=observe, works=work),
-            asyncio.TaskGroup() as tasks,
-        ):
-            _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, shown(url))
-            waits = [tasks.create_task(asked.wait()), tasks.create_task(c.stopped())]
-            if wagon is not None:
-                waits.append(tasks.create_task(c.released(wagon)))
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            why = "asked to" if asked.is_set() else "the train's processes were asked to"
-            if not waits[0].done() and not waits[1].done():
-                why = f"wagon {wagon} needs no workers any more"
-            _logger.info("ending: %s; handlers in flight have %g s", why, train.settings.grace)
-            health.leave()
-            for task in waits:
-                task.cancel()
+        async with health:
+            if len(prepared) == 1:  # its errors come without a group around them
+                await _run(*prepared[0], how, health, asked)
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    for train, infrastructure in prepared:
+                        tasks.create_task(_run(train, infrastructure, how, health, asked))
     _logger.info("ended")
+
+
+async def _run(
+    train: Train, infrastructure: Orchestrator | None, how: _Options, health: Health, asked: asyncio.Event
+) -> None:
+    """Run one train until `asked` is set, or the train, or its wagon, no longer needs this process."""
+    observe, work, wagon = how.observe, how.work and infrastructure is None, how.wagon
+    does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
+    async with (
+        train.connect(how.url, redeclare=how.redeclare, orchestrator=infrastructure) as c,
+        c.running(observe=observe, work=work, wagon=wagon, workers=how.workers),
+        health.watching(c, observes=observe, works=work),
+        asyncio.TaskGroup() as tasks,
+    ):
+        _logger.info("%s %s train %s at %s; Ctrl-C ends it", c.name, does, train.name, shown(how.url))
+        waits = [tasks.create_task(asked.wait()), tasks.create_task(c.stopped())]
+        if wagon is not None:
+            waits.append(tasks.create_task(c.released(wagon)))
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        why = "asked to" if asked.is_set() else "the train's processes were asked to"
+        if not waits[0].done() and not waits[1].done():
+            why = f"{wagon_name(train.name, wagon)} needs no workers any more"
+        _logger.info("%s: ending: %s; handlers in flight have %g s", train.name, why, train.settings.grace)
+        if asked.is_set():
+            health.leave()
+        for task in waits:
+            task.cancel()
 
 
 @contextmanager

@@ -21,13 +21,15 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Pause, Wagon
 from ..contracts.orchestrator import Deployment
 from ..contracts.registry import Member
+from ..contracts.timetable import timetable_of
 from ..display.redaction import shown
 from ..display.text import count, escaped
 from ..errors import StorageBroken
-from ..event import DEAD, Channel
+from ..event import DEAD, Channel, wagon_name
 from ..policy.losses import GONE
 from ..workers import ORCHESTRATED
-from .console import DEFAULT_URL, Anchor, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
+from .completion import Anchor
+from .console import DEFAULT_URL, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
 from .target import reached
 
 _EVERY = 0.5
@@ -96,11 +98,17 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Why the train is being removed, and who requested it; empty if it is not."""
     open: dict[str, list[str]]
     """Channels whose circuit breaker is open, with the reason from each process where it is."""
+    at_budget: dict[str, list[str]]
+    """Channels whose events wait for a budget, and for which; the ingress's name is empty."""
     crashed: list[str]
     """A sentence for each wagon whose worker processes ended by themselves: how many did, and why the last one did."""
     threatened: list[str]
     """What on the broker's server loses events, or may do so."""
     dead: int | None
+    later: int | None = None
+    """Events that wait for their time; None if neither the broker nor the registry can keep any."""
+    later_next: float | None = None
+    """When the next of them is due."""
     dead_lost: int
     """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
@@ -176,8 +184,10 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
     opened: dict[str, list[str]] = {}
     for (_, name), why in sorted(broken.items()):
         opened.setdefault(name, []).append(why)
+    short = sorted({each for m in members for a in (*m.deployed, *m.attachments) for each in a.at_budget.items()})
     dead = [w.dead or 0 for w in wagons] + [_held(kept) or 0]
     read = {n: of for n, of in depths.items() if n not in unread}
+    waiting = await c.later() if timetable_of(c.broker, c.registry) is not None else None
     return View(
         train=manifest.train,
         url=escaped(shown(url)),
@@ -195,13 +205,16 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         paused=describe_pause(manifest.paused, now),
         removal=_removing(manifest),
         open=opened,
+        at_budget={name: sorted(which for other, which in short if other == name) for name, _ in short},
         crashed=_crashed(members, manifest),
         threatened=sorted(
             {d.trouble for of in read.values() for d in of.values() if d.trouble}
             | await _gone(c, manifest, read)
-            | {f"{_whose(n)} can't be read: {why}" for n, why in unread.items()}
+            | {f"{_whose(manifest.train, n)} can't be read: {why}" for n, why in unread.items()}
         ),
         dead=None if unread else sum(dead),
+        later=None if waiting is None else waiting.count,
+        later_next=None if waiting is None else waiting.next_at,
         dead_lost=max(kept.lost, manifest.letters_lost)
         + manifest.letters_gone
         + sum(w.letters_lost for w in manifest.wagons),
@@ -236,8 +249,8 @@ async def _depths(c: Connection, manifest: Manifest) -> tuple[dict[int, dict[str
     return depths, unread
 
 
-def _whose(number: int) -> str:
-    return f"wagon {number}" if number else "the dead letters of removed wagons"
+def _whose(train: str, number: int) -> str:
+    return wagon_name(train, number) if number else "the dead letters of removed wagons"
 
 
 async def _gone(c: Connection, manifest: Manifest, depths: Mapping[int, Mapping[str, Depth]]) -> AbstractSet[str]:
@@ -260,7 +273,7 @@ def _crashed(members: Sequence[Member], manifest: Manifest) -> list[str]:
         if manifest.wagon(d.number) is not None:
             most[d.number] = max(most.get(d.number, d), d, key=lambda d: d.crashes or 0)
     return [
-        f"wagon {n}: {count(d.crashes or 0, 'process', 'processes')} of its workers ended by "
+        f"{wagon_name(manifest.train, n)}: {count(d.crashes or 0, 'process', 'processes')} of its workers ended by "
         f"{'themselves, the last' if d.crashes != 1 else 'itself'}: {d.crashed_because}"
         for n, d in sorted(most.items())
     ]
@@ -302,9 +315,8 @@ def _watched(manifest: Manifest) -> str:
     watch = manifest.watch
     if watch is None:
         return ""
-    return (
-        f"wagon {watch.number}, and back to revision {watch.back or 'none'} if more than {watch.share:.3g} of it fails"
-    )
+    name, back = wagon_name(manifest.train, watch.number), watch.back or "none"
+    return f"{name}, and back to revision {back} if more than {watch.share:.3g} of it fails"
 
 
 def _held(depth: Depth) -> int | None:
@@ -318,7 +330,7 @@ def _live(manifest: Manifest, wagon: Wagon, depths: dict[str, Depth] | Any, work
     known = [i for i in inner if i is not None]
     return WagonView(
         number=wagon.number,
-        name=str(Channel(manifest.train, wagon.number)),
+        name=wagon_name(manifest.train, wagon.number),
         state=wagon.state,
         published=ingress.published,
         limit=wagon.capacity,
@@ -369,7 +381,7 @@ def _removed(train: str, fact: WagonRemoved) -> WagonView:
     w = fact.wagon
     return WagonView(
         number=w.number,
-        name=str(Channel(train, w.number)),
+        name=wagon_name(train, w.number),
         state="removed" if w.state is not State.FAILED else "failed",
         published=w.published,
         limit=w.capacity,
@@ -411,17 +423,18 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
     parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
     if left_out > 0:
         parts.append(Text(f"  and {count(left_out, 'wagon')} between these", style="dim"))
-    parts += [Text(f"wagon {w.number} lost {count(w.lost, 'event')}", style="bold red") for w in rows if w.lost]
+    parts += [Text(f"{w.name} lost {count(w.lost, 'event')}", style="bold red") for w in rows if w.lost]
     if view.dead_lost:
         parts.append(Text(f"{view.dead_lost:,} dead letters went from the broker", style="bold red"))
     parts += [Text(why, style="bold red") for why in view.threatened]
+    if view.later:
+        ahead = "" if view.later_next is None else f", the next in {span(max(0.0, view.later_next - view.at))}"
+        parts.append(Text(f"later: {count(view.later, 'event')} waiting{ahead}"))
     if view.removal:
         parts.append(words(f"the train is being removed: {view.removal}", "bold red"))
     if view.paused:
         parts.append(words(f"the train was paused {view.paused}", "bold yellow"))
-    parts += [
-        words(f"wagon {w.number} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused
-    ]
+    parts += [words(f"{w.name} was paused {w.paused}", "bold yellow") for w in rows if w.paused and not view.paused]
     if view.at_risk:
         parts.append(words(f"the promise to new events can't be kept: {view.at_risk}", "bold red"))
     if view.refusing:
@@ -432,6 +445,8 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
         where = f" in {len(whys)} processes" if len(whys) > 1 else ""
         text = f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}"
         parts.append(words(text, "bold red"))
+    for name, which in view.at_budget.items():
+        parts.append(words(f"events of {name or 'the ingress'} wait for their budget: {'; '.join(which)}", "yellow"))
     parts += [words(text, "bold yellow") for text in view.crashed]
     if view.asked:
         parts.append(words(f"a switch is requested: {view.asked}", "bold"))
@@ -458,7 +473,10 @@ def _missing(view: View) -> list[str]:
         for a in (*member.attachments, *member.deployed):
             for channel in a.missing:
                 found.setdefault((a.number, channel), []).append(member.name)
-    return [f"wagon {n}: no handler for {channel} in {', '.join(who)}" for (n, channel), who in sorted(found.items())]
+    return [
+        f"{wagon_name(view.train, n)}: no handler for {channel} in {', '.join(who)}"
+        for (n, channel), who in sorted(found.items())
+    ]
 
 
 def _head(view: View) -> Text:
@@ -497,14 +515,14 @@ def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
     reasons = [words(w.reason) for w in rows]
     if all(why.cell_len <= room for why in reasons):
         return listing((*columns, "why"), [[*row, why] for row, why in zip(cells, reasons, strict=True)], width)
-    below = [beside(Text(f"wagon {w.number}", "dim"), w.reason) for w in rows if w.reason]
+    below = [beside(Text(w.name, "dim"), w.reason) for w in rows if w.reason]
     return Group(listing((*columns, ""), [[*row, ""] for row in cells], width), *below)
 
 
 def _row(w: WagonView, coded: bool, figures: Sequence[str]) -> list[str | Text]:
     known = dict(zip(_FIGURES, (w.waiting, w.in_flight, w.settled, w.inside, w.workers), strict=True))
     return [
-        str(w.number),
+        w.name,
         *([w.revision] if coded else []),
         words(w.state, COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),

@@ -17,12 +17,13 @@ from ..contracts.registry import Member
 from ..display.redaction import shown
 from ..display.text import count
 from ..errors import BrokerError, EventwagonError, UsageError
-from ..event import DEAD
+from ..event import DEAD, wagon_name
 from ..values import check_revision
-from .console import DEFAULT_URL, Anchor, Code, Ended, Url, err, job, line, say, words
+from .completion import Anchor
+from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say, words
 from .serve import Infrastructure
 from .status import describe_pause
-from .target import reached, reached_if_known
+from .target import reached, reached_if_known, wagon_number
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, recorded in the journal.")]
 By = Annotated[
@@ -86,11 +87,16 @@ async def switch(
         if withdraw:
             done = await c.withdraw_switch(reason, by=by)
             active = c.manifest.active
-            goes_on = "" if active is None else f"; wagon {active.number} goes on{_code(active.revision)}"
+            goes_on = (
+                "" if active is None else f"; {wagon_name(c.train.name, active.number)} goes on{_code(active.revision)}"
+            )
             line(("the switch is withdrawn" if done else "no switch was requested") + goes_on)
             return
         old, new = await _switched(c, reason, by, timeout, revision, watch)
-        line(f"switched from wagon {old} to wagon {new}" + (f", revision {revision}" if revision else ""))
+        line(
+            f"switched from {wagon_name(c.train.name, old)} to {wagon_name(c.train.name, new)}"
+            + (f", revision {revision}" if revision else "")
+        )
 
 
 def share(text: str) -> float:
@@ -117,7 +123,7 @@ async def drain(
         await _warn_without(c, "work", "no event is handled until one is")
         for wagon in c.manifest.wagons:
             if c.manifest.pause_of(wagon) is not None:
-                say(f"wagon {wagon.number} is paused: it drains once it is resumed")
+                say(f"{wagon_name(c.train.name, wagon.number)} is paused: it drains once it is resumed")
         old, _ = await _switched(c, reason, by, timeout)
 
         async def left() -> str:
@@ -132,11 +138,12 @@ async def drain(
             return f"{count(sum(events), 'event')} in {count(len(wagons), 'wagon')} left"
 
         await _until(c.wait_drained(old), deadline, "draining", left)
-        line(f"every wagon up to {old} is drained and removed")
+        line(f"every wagon up to {wagon_name(c.train.name, old)} is drained and removed")
 
 
 OneWagon = Annotated[
-    int | None, typer.Option("--wagon", min=1, metavar="NUMBER", help="Only this wagon; the others go on.")
+    str | None,
+    typer.Option("--wagon", metavar="WAGON", help="Only this wagon, by name (orders_v7) or number; others go on."),
 ]
 
 
@@ -160,13 +167,14 @@ async def pause(
     """
     deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
-        what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
-        before = c.manifest.own_pause(wagon)
-        await c.pause(reason, wagon=wagon, publishing=publishing, by=by)
+        number = wagon_number(wagon, c.train.name)
+        what = c.train.name if number is None else wagon_name(c.train.name, number)
+        before = c.manifest.own_pause(number)
+        await c.pause(reason, wagon=number, publishing=publishing, by=by)
         if before is not None:
             say(f"{what} was paused already, {describe_pause(before, time.time())}")
         try:
-            await _heeded(c, what, wagon, timeout, deadline)
+            await _heeded(c, what, number, timeout, deadline)
         except BrokerError as e:
             raise Ended(
                 Code.FAILED, f"{what} is paused, but it can't be known which processes have stopped handing out: {e}"
@@ -178,7 +186,7 @@ async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, d
     reach, and the events in flight. Raises Ended if `deadline`, in seconds of the loop's clock, passes."""
     while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
         if asyncio.get_running_loop().time() >= deadline:
-            who = "; ".join(sorted({f"{h.who} at wagon {h.number}" for h in soon}))
+            who = "; ".join(sorted({f"{h.who} at {wagon_name(c.train.name, h.number)}" for h in soon}))
             raise Ended(
                 Code.NOT_IN_TIME,
                 f"{what} is paused, but after {timeout:g} s these have not confirmed it: {who}. Each stops handing out "
@@ -187,7 +195,10 @@ async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, d
         await asyncio.sleep(0.1)
     deaf = [h for h in await c.heedless() if not h.can and wagon in (None, h.number)]
     for h in deaf:
-        say(f"wagon {h.number} is NOT paused for {h.who}: a pause does not reach them; end them where they run")
+        say(
+            f"{wagon_name(c.train.name, h.number)} is NOT paused for {h.who}: a pause does not reach them; end them "
+            "where they run"
+        )
     held = await _in_hand(c, wagon)
     if held is None:
         say("this broker can't tell how many events were handed out before: their handlers may still run")
@@ -223,8 +234,9 @@ async def resume(
     Waiting events are handed out at once, including retries that became due during the pause. Limits apply again.
     """
     async with reached(target, url) as c:
-        was = await c.resume(reason, wagon=wagon, by=by)
-        what = c.train.name if wagon is None else f"wagon {wagon} of {c.train.name}"
+        number = wagon_number(wagon, c.train.name)
+        was = await c.resume(reason, wagon=number, by=by)
+        what = c.train.name if number is None else wagon_name(c.train.name, number)
         line(f"{what} is resumed" if was else f"{what} was not paused{'' if wagon is None else ' by itself'}")
         manifest = c.manifest
         if wagon is not None and manifest.paused is not None:
@@ -232,8 +244,8 @@ async def resume(
         if wagon is None:
             for each in (w for w in manifest.wagons if w.paused is not None):
                 say(
-                    f"wagon {each.number} is still paused by itself: "
-                    f"eventwagon resume {c.train.name} --wagon {each.number}"
+                    f"{wagon_name(c.train.name, each.number)} is still paused by itself: "
+                    f"eventwagon resume {c.train.name} --wagon {wagon_name(c.train.name, each.number)}"
                 )
 
 
@@ -301,7 +313,8 @@ async def remove(
             line(nothing)
             return
         units = f", {count(done.units, 'unit')} of workers" if done.units else ""
-        line(f"{name} is removed: {count(done.channels, 'channel')}{units}, its journal and its manifest")
+        later = f", {count(done.later, 'event')} for later" if done.later else ""
+        line(f"{name} is removed: {count(done.channels, 'channel')}{later}{units}, its journal and its manifest")
 
 
 async def _switched(
@@ -340,7 +353,8 @@ async def _in_the_way(c: Connection) -> str:
     if coming:
         wagon = coming[0]
         sentences.append(
-            f"It waits for wagon {wagon.number}{_code(wagon.revision)}: {wagon.trouble or 'not ready yet'}"
+            f"It waits for {wagon_name(c.train.name, wagon.number)}{_code(wagon.revision)}: "
+            f"{wagon.trouble or 'not ready yet'}"
         )
     elif not manifest.ready:
         sentences.append("It waits for a wagon that is not opened yet")

@@ -14,9 +14,9 @@ from ..contracts.orchestrator import PLACE
 from ..contracts.registry import Registry
 from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
-from ..event import check_train_name
+from ..event import check_train_name, wagon_name
 from ..limits import parse_limit
-from ..loading import load
+from ..loading import load, load_all
 from ..settings import make_settings
 from ..train import Train
 from ..values import check_revision, is_a
@@ -30,15 +30,38 @@ def load_train(target: str, revision: str = "") -> Train:
     """Load the train that `module:attribute` or `path/to/file.py:attribute` names. `revision` becomes the train's
     revision and replaces `{revision}` in the target. Raises UsageError, also if the program states another revision."""
     check_revision(revision)
-    if PLACE in target:
-        if not revision:
-            raise UsageError(f"TARGET {target!r}: give --revision, which replaces {PLACE}")
-        target = target.replace(PLACE, revision)
+    target = _filled(target, revision)
     train = cast("Train", load(target, lambda found: is_a(found, Train)))
     if revision and train.revision not in ("", revision):
         raise UsageError(f"TARGET {target!r} says that it is revision {train.revision}, not {revision}")
     train.revision = train.revision or revision
     return train
+
+
+def load_trains(targets: Sequence[str], revision: str = "") -> dict[str, Train]:
+    """Load trains as `load_train` does, by their targets. A target without a colon is a module or file: all its trains
+    that have handlers, as others are only published to. Raises UsageError, also if two have the same name."""
+    found: dict[str, Train] = {}
+    for target in targets:
+        for each in [target] if ":" in target else _all_of(target, revision):
+            train = load_train(each, revision)
+            known = next((name for name, other in found.items() if other.name == train.name), None)
+            if known is not None and found[known] is not train:
+                raise UsageError(f"TARGET {each!r} and {known!r} are two trains with the same name, {train.name!r}")
+            if known is None:
+                found[each] = train
+    return found
+
+
+def _all_of(where: str, revision: str) -> list[str]:
+    found = load_all(_filled(where, revision), lambda found: is_a(found, Train) and bool(found.handlers))
+    return [f"{where}:{name}" for name in found]
+
+
+def _filled(target: str, revision: str) -> str:
+    if PLACE in target and not revision:
+        raise UsageError(f"TARGET {target!r}: give --revision, which replaces {PLACE}")
+    return target.replace(PLACE, revision)
 
 
 @asynccontextmanager
@@ -99,6 +122,18 @@ async def _check_known(registry: Registry, name: str, url: str, known: bool, tar
         raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
 
 
+def wagon_number(text: str | None, train: str) -> int | None:
+    """The number of the train's wagon that `text` names: `orders_v7`, or `7`; None for None. Raises UsageError."""
+    if text is None:
+        return None
+    name, _, digits = text.rpartition("_v")
+    if not re.fullmatch("[0-9]{1,15}", digits) or int(digits) < 1 or (digits != text and not name):
+        raise UsageError(f"--wagon {text!r}: give a wagon's name, as {wagon_name(train, 7)}, or its number")
+    if name and name != train:
+        raise UsageError(f"--wagon {text!r} is a wagon of train {name!r}, not of {train!r}")
+    return int(digits)
+
+
 def follower(name: str, declared: dict[str, str]) -> Train:
     """A train without handlers, with the settings that its programs `declared`: enough to publish. Leaves out settings
     that this version can't read."""
@@ -131,4 +166,6 @@ def _is_setting(name: str, value: object) -> bool:
 def _train_name(target: str) -> str:
     if not _NAME.fullmatch(target):
         raise UsageError(f"TARGET {target!r} is neither module:attribute nor a train's name")
+    if wagon := re.fullmatch(r"(.+)_v\d+", target):
+        raise UsageError(f"TARGET {target!r} is a wagon: name its train, {wagon[1]} (and --wagon, where it is known)")
     return check_train_name(target)

@@ -9,6 +9,7 @@ import msgspec
 from ..contracts.lifecycle import State
 from ..drivers.opening import open_drivers
 from ..errors import EventwagonError, UnknownTrain
+from ..event import wagon_name
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, line, listing, out, words
 from .status import View, look
 from .target import reached
@@ -58,7 +59,7 @@ def _show(found: Sequence[Listed]) -> None:
     rows = [
         (
             each.train,
-            "-" if each.active is None else str(each.active),
+            "-" if each.active is None else wagon_name(each.train, each.active),
             str(each.wagons),
             "?" if each.waiting is None else f"{each.waiting:,}",
             "?" if each.dead is None else f"{each.dead:,}",

@@ -45,7 +45,7 @@ async def undeploy(
             while left := {*await infrastructure.deployments(train.name)}:
                 async with asyncio.TaskGroup() as tasks:
                     for unit in sorted(left):
-                        tasks.create_task(infrastructure.remove(train.name, unit, grace=train.settings.handler_timeout))
+                        tasks.create_task(infrastructure.remove(train.name, unit, grace=train.longest_timeout))
                 ended |= left
                 await asyncio.sleep(_AGAIN)
     except TimeoutError:

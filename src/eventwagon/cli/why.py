@@ -23,10 +23,11 @@ from ..contracts.facts import (
 from ..contracts.registry import Registry
 from ..display.text import count as counted
 from ..errors import EventwagonError, UsageError
-from ..event import DEATH, Event
-from .console import DEFAULT_URL, Anchor, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
+from ..event import DEATH, Event, wagon_name
+from .completion import NAMED, Anchor
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
 from .looks import run_again
-from .target import reached, registered
+from .target import reached, registered, wagon_number
 
 _SHOWN = 200
 """The most characters that are shown of a dead letter's data."""
@@ -36,10 +37,7 @@ _SHOWN = 200
 async def why(
     target: Annotated[
         str | None,
-        typer.Argument(
-            metavar="TARGET",
-            help="The train: module:attribute, path/to/file.py:attribute, or the name of a train that runs at the URL.",
-        ),
+        NAMED,
     ] = None,
     url: Url = DEFAULT_URL,
     last: Annotated[
@@ -49,8 +47,10 @@ async def why(
         ),
     ] = 0,
     wagon: Annotated[
-        int | None,
-        typer.Option("--wagon", metavar="NUMBER", help="Show only entries about the wagon with this number."),
+        str | None,
+        typer.Option(
+            "--wagon", metavar="WAGON", help="Show only entries about this wagon, by name (orders_v7) or number."
+        ),
     ] = None,
     look: Annotated[
         str | None,
@@ -71,15 +71,16 @@ async def why(
     if target is None:
         raise UsageError("name the TARGET: module:attribute, or the name of a train that runs at the URL")
     async with registered(target, url) as (registry, name):
+        number = wagon_number(wagon, name)
         # a wagon's own entries are counted after they are picked
-        entries = [e async for e in registry.entries(name, last=last or None if wagon is None else None)]
-        if wagon is not None:
-            entries = [e for e in entries if _concerns(e, wagon)][-last if last else 0 :]
+        entries = [e async for e in registry.entries(name, last=last or None if number is None else None)]
+        if number is not None:
+            entries = [e for e in entries if _concerns(e, number)][-last if last else 0 :]
         if not entries:
-            if wagon is not None:
+            if number is not None:
                 raise Ended(
                     Code.FAILED,
-                    f"the journal of {name} has nothing about wagon {wagon}{await _once(registry, name, wagon)}",
+                    f"the journal has nothing about {wagon_name(name, number)}{await _once(registry, name, number)}",
                 )
             say("the journal is empty")
         console = out()
@@ -100,7 +101,11 @@ async def _once(registry: Registry, name: str, number: int) -> str:
         return ""
     if 1 <= number < following:
         return " any more: there was such a wagon, but the journal keeps only the newest entries (Train(keep=…))"
-    return f": there was no such wagon, the newest is {following - 1}" if following > 1 else ": there is no wagon yet"
+    return (
+        f": there was no such wagon, the newest is {wagon_name(name, following - 1)}"
+        if following > 1
+        else ": there is no wagon yet"
+    )
 
 
 def _concerns(entry: Entry, number: int) -> bool:
@@ -132,7 +137,7 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
             if as_json:
                 json_line(_letter(event))
                 continue
-            at, head, *rest = _describe(event)
+            at, head, *rest = _describe(event, c.train.name)
             if console.is_terminal:
                 console.print(beside(Text(at), head))
                 for text in rest:
@@ -145,18 +150,22 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
             line(counted(count, "dead letter"))
 
 
-def _describe(event: Event) -> tuple[str, ...]:
+def _describe(event: Event, train: str) -> tuple[str, ...]:
     """A dead letter for a person: the time, the event, the reason, and the beginning of its data."""
     x = event.extensions
-    where = f"wagon {x.get('deadwagon', '?')} {x.get('deadchannel') or 'ingress'}"
-    data = event.data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
-    more = f" … ({len(event.data):,} bytes)" if len(event.data) > 4 * _SHOWN or len(data) == _SHOWN else ""
+    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {x.get('deadchannel') or 'ingress'}"
     return (
         local_time(_number(x.get("deadat"), event.time)),
         f"{where}, {_attempts(x)}  {event.id}",
         x.get("deadbecause", ""),
-        f"{event.type} {data}{more}",
+        f"{event.type} {data_shown(event.data)}",
     )
+
+
+def data_shown(data: bytes) -> str:
+    """The beginning of an event's data, for a person."""
+    text = data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
+    return text + (f" … ({len(data):,} bytes)" if len(data) > 4 * _SHOWN or len(text) == _SHOWN else "")
 
 
 def _attempts(extensions: Mapping[str, str]) -> str:
@@ -179,11 +188,11 @@ def _letter(event: Event) -> dict[str, object]:
         "wagon": int(_number(x.get("deadwagon"), 0)),
         "attempts": int(_number(x.get("deadattempts"), 0)),
         "at": _number(x.get("deadat"), 0.0),
-        "data": _data(event.data),
+        "data": data_of(event.data),
     }
 
 
-def _data(data: bytes) -> object:
+def data_of(data: bytes) -> object:
     """JSON unchanged, but on one line; anything else as bytes, which are encoded in Base64."""
     try:
         data.decode()

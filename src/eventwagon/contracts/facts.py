@@ -11,6 +11,7 @@ import msgspec
 
 from ..display.text import as_line
 from ..display.text import count as counted
+from ..event import wagon_name
 from ..seldom import Seldom, counted_in
 from .documents import as_read
 from .manifest import Wagon
@@ -611,14 +612,6 @@ def _roughly(data: bytes) -> _Rough:
         return _Rough()
 
 
-def _name(number: int | None) -> str:
-    return f"wagon {number}" if number is not None else "no wagon"
-
-
-def _paused(number: int | None) -> str:
-    return "the train" if number is None else _name(number)
-
-
 def _code(revision: str) -> str:
     return f" (revision {revision})" if revision else ""
 
@@ -638,46 +631,52 @@ def sentence(fact: Fact) -> str:
 
 
 def _sentence(fact: Fact) -> str:
+    def name(number: int | None) -> str:
+        return "no wagon" if number is None else wagon_name(fact.train, number)
+
+    def paused(number: int | None) -> str:
+        return "the train" if number is None else name(number)
+
     match fact:
         case Declared(settings=settings, channels=channels, by=by):
             said = ", ".join(f"{name}={value}" for name, value in settings.items())
             return f"train declared{_who(by)}: {said}; channels: {', '.join(channels) or 'none but the ingress'}"
         case WagonOpened(number=n, because=why, revision=revision, unit=unit):
-            warm = f", with the warm workers of {_name(unit)}" if unit is not None else ""
-            return f"{_name(n)}{_code(revision)} opened{warm}: {why}"
+            warm = f", with the warm workers of {name(unit)}" if unit is not None else ""
+            return f"{name(n)}{_code(revision)} opened{warm}: {why}"
         case ProvisioningFailed(number=n, attempt=0, because=why):
-            return f"{_name(n)} given up: {why}"
+            return f"{name(n)} given up: {why}"
         case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=None):
-            return f"{_name(n)} given up after attempt {attempt}: {why}"
+            return f"{name(n)} given up after attempt {attempt}: {why}"
         case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=pause):
-            return f"{_name(n)} not ready at attempt {attempt}: {why}; tried again in {pause:.1f} s"
+            return f"{name(n)} not ready at attempt {attempt}: {why}; tried again in {pause:.1f} s"
         case WagonReady(number=n, seconds=s):
-            return f"{_name(n)} ready, {s:.2f} s after it was opened"
+            return f"{name(n)} ready, {s:.2f} s after it was opened"
         case WorkersLost(number=n, because=why):
-            return f"{_name(n)} lost its workers before it was active: {why}"
+            return f"{name(n)} lost its workers before it was active: {why}"
         case WorkersCrashed(number=n, count=1, because=why):
-            return f"a process of the workers of {_name(n)} ended by itself, and another is started: {why}"
+            return f"a process of the workers of {name(n)} ended by itself, and another is started: {why}"
         case WorkersCrashed(number=n, count=count, because=why):
-            return f"{count} processes of the workers of {_name(n)} ended by themselves, the last one: {why}"
+            return f"{count} processes of the workers of {name(n)} ended by themselves, the last one: {why}"
         case Switched(old=None, new=new, because=why, revision=revision):
-            return f"{_name(new)}{_code(revision)} active: {why}"
+            return f"{name(new)}{_code(revision)} active: {why}"
         case Switched(old=old, new=new, pressure=p, because=why, revision=revision):
-            return f"switched from {_name(old)} to {_name(new)}{_code(revision)} at pressure {p:.2f}: {why}"
+            return f"switched from {name(old)} to {name(new)}{_code(revision)} at pressure {p:.2f}: {why}"
         case SwitchRefused(number=n, pressure=p, figures=figures, because=why):
-            return f"no switch from {_name(n)} at pressure {p:.2f} ({figures}): {why}"
+            return f"no switch from {name(n)} at pressure {p:.2f} ({figures}): {why}"
         case OpenRefused(because=why):
             return f"no wagon opened: {why}"
         case BoundLifted(number=n, because=why):
-            return f"{_name(n)} goes on past its limit: {why}"
+            return f"{name(n)} goes on past its limit: {why}"
         case Discarded(number=n, because=why):
-            return f"{_name(n)} discarded: {why}"
+            return f"{name(n)} discarded: {why}"
         case ChannelsAdded(number=n, channels=channels):
-            return f"{_name(n)} got channels: {', '.join(channels)}"
+            return f"{name(n)} got channels: {', '.join(channels)}"
         case WagonSealed(number=n, seconds=s):
-            return f"{_name(n)} sealed, {s:.2f} s after it was cut off"
+            return f"{name(n)} sealed, {s:.2f} s after it was cut off"
         case WagonDrained(number=n, published=published, settled=settled, seconds=s):
             totals = "totals unknown" if None in (published, settled) else f"published {published}, settled {settled}"
-            return f"{_name(n)} drained, {s:.2f} s after it was cut off: {totals}"
+            return f"{name(n)} drained, {s:.2f} s after it was cut off: {totals}"
         case WagonRemoved(wagon=w, dead=dead):
             if w.published is not None:
                 took = f"took {counted(w.published, 'event')}, {counted(dead, 'dead letter')} kept"
@@ -687,29 +686,29 @@ def _sentence(fact: Fact) -> str:
                 took = f"how many events it took is not known, {counted(dead, 'dead letter')} kept"
             if w.lost:
                 took += f", {counted(w.lost, 'event')} lost"
-            return f"{w.name}{_code(w.revision)} removed: {took}"
+            return f"{name(w.number)}{_code(w.revision)} removed: {took}"
         case DrainUnproven(number=n, because=why):
-            return f"{_name(n)} can't be proven empty: {why}"
+            return f"{name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
-            return f"{_name(n)} can't be sealed yet: {why}"
+            return f"{name(n)} can't be sealed yet: {why}"
         case EventsLate(number=n, count=count):
-            return f"{_name(n)} drains again: {counted(count, 'event')} came late"
+            return f"{name(n)} drains again: {counted(count, 'event')} came late"
         case DrainGivenUp(number=n, because=why):
-            return f"{_name(n)} can't be drained, so what it holds is published anew: {why}"
+            return f"{name(n)} can't be drained, so what it holds is published anew: {why}"
         case NumbersSkipped(next=following, numbers=numbers):
-            return f"the next wagon is {_name(following)}: channels of {', '.join(map(_name, numbers))} were found"
+            return f"the next wagon is {name(following)}: channels of {', '.join(map(name, numbers))} were found"
         case EventsLost(number=n, count=count, total=total, because=why):
             more = f" ({total:,} in all)" if total > (count or 0) else ""
-            return f"{_name(n)} lost {counted(count, 'event')}{more}, which disappeared without being settled: {why}"
+            return f"{name(n)} lost {counted(count, 'event')}{more}, which disappeared without being settled: {why}"
         case DeadLettersLost(number=n, count=count, total=total, because=why):
             more = f" ({total:,} in all)" if total > count else ""
-            whose = _name(n) if n else "removed wagons"
+            whose = name(n) if n else "removed wagons"
             return f"{counted(count, 'dead letter')} of {whose} disappeared from the broker{more}: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
-            return f"{channel or 'ingress'} of {_name(n)}: {why}"
+            return f"{channel or 'ingress'} of {name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):
             refused = f"; {dead} more were refused for good, and are dead letters" if dead else ""
-            return f"published {counted(count, 'late event')} of {_name(n)} again{refused}"
+            return f"published {counted(count, 'late event')} of {name(n)} again{refused}"
         case StepFailed(step=step, because=why):
             return f"{step} failed: {why}; it is tried again"
         case OrphanRemoved(what=what):
@@ -717,16 +716,16 @@ def _sentence(fact: Fact) -> str:
         case EventDied(number=n, channel=channel, id=event, attempts=attempts, because=why, uncounted=uncounted):
             more = f", of which {uncounted} did not count because the channel did not work" if uncounted else ""
             return (
-                f"{channel or 'ingress'} of {_name(n)}: event {event} is dead after "
+                f"{channel or 'ingress'} of {name(n)}: event {event} is dead after "
                 f"{counted(attempts, 'attempt')}{more}: {why}"
             )
         case EventRetried(number=n, channel=channel, id=event, attempt=attempt, pause=pause, because=why):
             return (
-                f"{channel or 'ingress'} of {_name(n)}: attempt {attempt} at event {event} failed: {why}; "
+                f"{channel or 'ingress'} of {name(n)}: attempt {attempt} at event {event} failed: {why}; "
                 f"tried again in {pause:.1f} s"
             )
         case EventSnoozed(number=n, channel=channel, id=event, pause=pause, because=why):
-            return f"{channel or 'ingress'} of {_name(n)}: event {event} comes again in {pause:.1f} s: {why}"
+            return f"{channel or 'ingress'} of {name(n)}: event {event} comes again in {pause:.1f} s: {why}"
         case BreakerOpened(channel=channel, because=why):
             return (
                 f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from "
@@ -750,53 +749,53 @@ def _sentence(fact: Fact) -> str:
             return f"the switch to {_revision(revision)} was given up, {_revision(back)} goes on: {why}"
         case SwitchWithdrawn(number=n, because=why, revision=revision, by=by):
             code = f" ({_revision(revision)})" if revision else ""
-            return f"the requested switch was withdrawn{_who(by)}, {_name(n)}{code} goes on: {why}"
+            return f"the requested switch was withdrawn{_who(by)}, {name(n)}{code} goes on: {why}"
         case WentBack(number=n, revision=revision, back=back, handled=handled, failed=failed, share=share):
             return (
-                f"going back from {_revision(revision)} to {_revision(back)}: in {_name(n)} {failed} of "
+                f"going back from {_revision(revision)} to {_revision(back)}: in {name(n)} {failed} of "
                 f"{handled + failed} handlings failed, more than the {share:.3g} allowed"
             )
         case WatchDropped(number=n, revision=revision):
             return (
-                f"{_name(n)}{_code(revision)} is not watched as requested: the train has no other code any more to go "
+                f"{name(n)}{_code(revision)} is not watched as requested: the train has no other code any more to go "
                 "back to"
             )
         case WatchEnded(number=n):
-            return f"{_name(n)} is drained and no longer watched: too few of its handlings failed to go back"
+            return f"{name(n)} is drained and no longer watched: too few of its handlings failed to go back"
         case WagonScaled(number=n, was=was, workers=workers, because=why):
-            return f"{_name(n)} scaled from {was} to {workers} workers: {why}"
+            return f"{name(n)} scaled from {was} to {workers} workers: {why}"
         case PromiseAtRisk(number=n, because=why):
-            return f"the promise to new events can't be kept at {_name(n)}: {why}"
+            return f"the promise to new events can't be kept at {name(n)}: {why}"
         case FellAsleep(number=n, seconds=s):
-            return f"{_name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were ended"
+            return f"{name(n)} sleeps: nothing to do for {s:.0f} s, so its workers were ended"
         case WokenUp(number=n, because=why):
-            return f"{_name(n)} is woken: {why}"
+            return f"{name(n)} is woken: {why}"
         case StopRequested(because=why, by=by):
             return f"the train's processes were asked to end{_who(by)}: {why}"
         case DeliveryPaused(number=n, because=why, by=by, publishing=publishing):
             more = ", and publishers are refused" if publishing else ""
-            return f"{_paused(n)} was paused{_who(by)}: {why}; no event is handed out{more}"
+            return f"{paused(n)} was paused{_who(by)}: {why}; no event is handed out{more}"
         case DeliveryResumed(number=n, because=why, by=by, seconds=s):
-            return f"{_paused(n)} was resumed{_who(by)} after {s:.0f} s: {why}"
+            return f"{paused(n)} was resumed{_who(by)} after {s:.0f} s: {why}"
         case RemovalAsked(because=why, by=by):
             return f"the train is being removed{_who(by)}: {why}"
         case RemovalGivenUp(because=why):
             return f"the train is not removed: {why}"
         case SwitchSeen(old=old, new=new, because=why, revision=revision, skipped=skipped):
             over = f", over {skipped} in between" if skipped else ""
-            return f"switched from {_name(old)} to {_name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
+            return f"switched from {name(old)} to {name(new)}{_code(revision)}{over}" + (f": {why}" if why else "")
         case HandlerOverran(number=n, handler=handler, because=why, given_up=True):
-            return f"handler {handler} of {_name(n)} swallowed its cancellation ({why}): it is not run any further"
+            return f"handler {handler} of {name(n)} swallowed its cancellation ({why}): it is not run any further"
         case HandlerOverran(number=n, handler=handler, because=why):
             return (
-                f"handler {handler} of {_name(n)} still runs in its thread ({why}): "
+                f"handler {handler} of {name(n)} still runs in its thread ({why}): "
                 "its worker takes no events until it has ended"
             )
         case ChannelsDropped(number=n, channels=channels):
-            return f"{_name(n)} lost channels that are empty and that no process serves any more: {', '.join(channels)}"
+            return f"{name(n)} lost channels that are empty and that no process serves any more: {', '.join(channels)}"
         case ChannelUnserved(number=n, channel=channel, count=count, because=why):
             return (
-                f"{_name(n)} keeps {counted(count, 'event')} in {channel}: {why}; "
+                f"{name(n)} keeps {counted(count, 'event')} in {channel}: {why}; "
                 "it can't drain until a program with a handler works"
             )
         case DefectFound(step=step, because=why):
@@ -806,7 +805,7 @@ def _sentence(fact: Fact) -> str:
         case UnknownFact(kind=kind, raw=raw):
             return f"{kind or 'an entry'} can't be read by this version: {raw}"
         case RegistrySteppedBack(known=known, found=found, wagons=wagons):
-            lost = f"; it does not know {', '.join(map(_name, wagons))}" if wagons else ""
+            lost = f"; it does not know {', '.join(map(name, wagons))}" if wagons else ""
             held = f"is back at version {found}" if found else "has no manifest any more"
             return (
                 f"the registry {held}, {known} was known: it was restored from an older copy, or lost data. "

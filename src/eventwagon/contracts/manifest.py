@@ -9,7 +9,7 @@ import msgspec
 
 from ..display.text import said
 from ..errors import BrokenManifest, Defect
-from ..event import DEAD, Channel
+from ..event import DEAD, Channel, wagon_name
 from .documents import as_read
 from .lifecycle import LIVE, Move, State, after
 
@@ -98,11 +98,6 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     letters_kept: int | None = 0
     """How many dead letters its removal has moved out; None: it has, but how many is not known, since others went to
     the train's own, or the channel was gone. Older code drops it; then its record may lack them."""
-
-    @property
-    def name(self) -> str:
-        """Its name in messages: `wagon 1`. Channels have their own names."""
-        return f"wagon {self.number}"
 
     @property
     def unit(self) -> int:
@@ -290,15 +285,15 @@ def check(manifest: Manifest) -> None:
         raise Defect(f"train {manifest.train}: wagons share workers: units {units}")
     for wagon in manifest.wagons:
         if wagon.state in (State.DRAINED, State.REMOVING) and wagon.sealed_at is None:
-            raise Defect(f"train {manifest.train}: {wagon.name} is {wagon.state} but was never sealed")
+            raise Defect(f"{wagon_name(manifest.train, wagon.number)} is {wagon.state} but was never sealed")
         if wagon.state in (State.READY, State.ACTIVE) and wagon.created_at is None:
-            raise Defect(f"train {manifest.train}: {wagon.name} is {wagon.state} without channels")
+            raise Defect(f"{wagon_name(manifest.train, wagon.number)} is {wagon.state} without channels")
 
 
 def _standing(manifest: Manifest, number: int) -> Wagon:
     wagon = manifest.wagon(number)
     if wagon is None:
-        raise Defect(f"train {manifest.train} has no wagon {number}")
+        raise Defect(f"there is no wagon {wagon_name(manifest.train, number)}")
     return wagon
 
 

@@ -102,6 +102,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Inner channels of the wagon for which none of them has a handler; the others are served."""
     open: dict[str, str] = {}
     """Channels whose circuit breaker is open, and why."""
+    at_budget: dict[str, str] = {}
+    """Channels whose events wait for a budget, and for which."""
     paused: bool | None = None
     """They take no events because their wagon is paused. None: not known, or they don't know pauses."""
     crashes: int | None = None
@@ -132,6 +134,7 @@ def together(found: Sequence[Deployment]) -> Deployment:
         losses=losses,
         missing=tuple(c for c in asked[0].missing if all(c in d.missing for d in asked)),
         open={name: why for d in found for name, why in d.open.items()},
+        at_budget={name: which for d in found for name, which in d.at_budget.items()},
         paused=all(d.paused for d in asked),
     )
 
@@ -180,6 +183,17 @@ class InSteps(Protocol):
     @property
     def step(self) -> int:
         """How many workers start and stop at once."""
+        ...
+
+
+@runtime_checkable
+class Delivering(Protocol):
+    """An orchestrator of workers that get their events from a platform, which delivers them by itself: no budget of
+    ours can hold them back."""
+
+    @property
+    def platform(self) -> str:
+        """What delivers the events, for messages."""
         ...
 
 

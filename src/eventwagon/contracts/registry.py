@@ -51,6 +51,17 @@ class Changes:
         return snapshot
 
 
+class BudgetPart(msgspec.Struct, frozen=True):
+    """What one process says of a budget: in handlings at a time, or in events per second."""
+
+    held: float
+    """What it may use; never less than it uses."""
+    wants: float
+    """What it could use now."""
+    of: float
+    """The whole budget, as its program declares it. Where programs differ, the smallest counts."""
+
+
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A live process of the train: what it does, and the version of the manifest that it has seen."""
 
@@ -81,6 +92,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """The process's identity, for others on its machine; None if its system can't give it."""
     pod: Pod | None = None
     """The Pod in which it runs, for orchestrators that see Pods end; None if it runs in no Pod."""
+    budgets: dict[str, BudgetPart] = {}
+    """What it holds of budgets, in check-ins of its own under its name and `/budgets`."""
+
+    @property
+    def is_process(self) -> bool:
+        """It is a process, and not what one holds of budgets."""
+        return not self.budgets
 
 
 _member_decoder = msgspec.json.Decoder(Member)

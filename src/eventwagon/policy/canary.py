@@ -10,6 +10,7 @@ from ..contracts.facts import WatchEnded, WentBack
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Request
 from ..contracts.orchestrator import Deployment
+from ..event import wagon_name
 from .edits import Edit
 
 LEAST = 20
@@ -47,6 +48,8 @@ def judge_canary(manifest: Manifest, deployments: Mapping[int, Deployment], now:
     )
     asked = manifest.request
     if asked is None or asked.revision is None:
-        request = Request(f"in {wagon.name} {failed} of {total} handlings failed", now, watch.back)
+        request = Request(
+            f"in {wagon_name(manifest.train, wagon.number)} {failed} of {total} handlings failed", now, watch.back
+        )
         manifest = msgspec.structs.replace(manifest, request=request, revision=watch.back)
     return Edit(msgspec.structs.replace(manifest, watch=None), (fact,))

@@ -50,7 +50,7 @@ from ..contracts.manifest import Manifest, Pause, Request, TrainRemoval, Wagon, 
 from ..contracts.orchestrator import Deployment, WagonSpec
 from ..contracts.reading import Reading
 from ..contracts.registry import Snapshot
-from ..event import DEAD, Channel
+from ..event import DEAD, Channel, wagon_name
 from ..limits import capacity, parse_limit
 from ..settings import Settings
 from ..workers import Workers
@@ -119,9 +119,9 @@ Refusal = (
 Task = Ensure | AddChannels | Seal | Lift | Remove | RemoveLeftover
 
 
-def words(task: Task) -> str:
+def words(task: Task, train: str) -> str:
     """The task in words for people: the same words each time it is due."""
-    name = f"wagon {task.number}"
+    name = wagon_name(train, task.number)
     match task:
         case Ensure():
             return f"provision {name}"
@@ -595,7 +595,7 @@ def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: flo
         return Edit(manifest, (fact,))
     asked, back = manifest.request, active.revision
     if asked is not None and asked.revision is not None and asked.revision != back:
-        why = f"{wagon.name} was the last attempt at getting a wagon with it ready: {because}"
+        why = f"{wagon_name(train, number)} was the last attempt at getting a wagon with it ready: {because}"
         given_up = SwitchGivenUp(train=train, revision=asked.revision, back=back, because=why)
         return Edit(msgspec.structs.replace(manifest, request=None, revision=back), (fact, given_up))
     manifest = msgspec.structs.replace(manifest, failed_opens=manifest.failed_opens + 1)

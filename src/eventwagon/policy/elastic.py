@@ -54,6 +54,7 @@ class ElasticWagon(NamedTuple):
     closed: float = 0.0
     """Seconds since the wagon was cut off."""
     paused: bool = False
+    name: str = ""
 
 
 class _Want(NamedTuple):
@@ -367,7 +368,7 @@ class _Need:
                 # those that are there are too few, whatever the estimate
                 needed = whole_steps(max(left * demand.service / seconds, each.present + 1), self.step)
                 return (
-                    f"wagon {each.number} drains, and its {left} events need {needed} workers; it has {each.present}, "
+                    f"{each.name} drains, and its {left} events need {needed} workers; it has {each.present}, "
                     f"and others take {self.start:.2g} s to come: some wait longer than the {self.promise:g} s that "
                     f"are promised; {_at_least(needed, most)} would be needed"
                 )

@@ -33,6 +33,7 @@ from ..contracts.lifecycle import LIVE, Move, State
 from ..contracts.manifest import Wagon, changed, check, moved
 from ..contracts.orchestrator import Deployment
 from ..contracts.reading import Reading
+from ..event import wagon_name
 from ..limits import Pressure, measured
 from .canary import judge_canary
 from .edits import (
@@ -177,7 +178,7 @@ class Draft:
             return found
         why = ""
         if found.number != wagon.number:
-            why = f"its workers are still at wagon {found.number}"
+            why = f"its workers are still at {wagon_name(self.manifest.train, found.number)}"
         elif wagon.revision and found.revision and found.revision != wagon.revision:
             why = f"its workers run revision {found.revision}, not {wagon.revision}"
         elif missing := [c for c in found.missing if c in self.manifest.channels]:
@@ -353,7 +354,8 @@ class Draft:
             return None
         coming = [w for w in self.manifest.in_state(State.PROVISIONING) if w.revision == self.manifest.revision]
         if coming:
-            return f"{coming[0].name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
+            name = wagon_name(self.manifest.train, coming[0].number)
+            return f"{name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
         if self.at_cap(active):
             return f"the cap of {self.settings.wagons} live wagons is reached"
         return "the next wagon is not opened yet"

@@ -16,6 +16,7 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon, changed
 from ..contracts.orchestrator import Deployment
 from ..contracts.reading import Reading, Sample
+from ..event import wagon_name
 from ..settings import Settings
 from ..workers import Workers
 from .demand import Demand, Peak, Starts, Works, arrival_rate, calm_for
@@ -114,6 +115,7 @@ def elastic_wagons(
         found.append(
             ElasticWagon(
                 number=wagon.number,
+                name=wagon_name(manifest.train, wagon.number),
                 state=states.get(wagon.state, "spare"),
                 outstanding=None if reading is None else reading.outstanding_in_all,
                 asked=_asked(workers, manifest, wagon),

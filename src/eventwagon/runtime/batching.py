@@ -7,7 +7,8 @@ batch of its own (`forming.is_alone`), so that a bad event costs the others one 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
@@ -23,6 +24,7 @@ from .handling import (
     HANDLED,
     Context,
     Dead,
+    Destination,
     Failed,
     Handled,
     Handler,
@@ -50,8 +52,8 @@ def checked_shape(shape: Shape, options: Options, where: str) -> Shape:
 
 
 class BatchContext:
-    """The second argument of a handler of batches: the events, their train, wagon and channel, the process's state, and
-    `emit`."""
+    """The second argument of a handler of batches: the events, their train, wagon and channel, the process's state,
+    `emit` and `publish`."""
 
     __slots__ = ("_closed", "_contexts", "_first", "attempt", "channel", "events", "state", "train", "wagon")
 
@@ -78,28 +80,53 @@ class BatchContext:
         payload: object,
         *,
         of: int,
+        after: float | timedelta | None = None,
         event_type: str | None = None,
         subject: str | None = None,
         extensions: Mapping[str, str] | None = None,
     ) -> Awaitable[None]:
-        """Send `payload` on, to an inner channel of this wagon, on behalf of the event at index `of`.
+        """Send `payload` on, to an inner channel of this wagon (with `after`: later), on behalf of the event at index
+        `of`.
 
         It is `Context.emit` of that event: the id is derived from it, its source, subject and extension attributes are
         inherited. It is stored if and only if that event was handled. Raises UsageError for an index that no payload
         has, and what `Context.emit` raises."""
+        context = self._context_of(of, lambda: f"emit to {shown(channel)}", "emit(channel, payload, of=index)")
+        return context.emit(
+            channel, payload, after=after, event_type=event_type, subject=subject, extensions=extensions
+        )
+
+    def publish(
+        self,
+        payload: object,
+        *,
+        of: int,
+        to: Destination | None = None,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """Publish `payload` to the active wagon of this train, or of `to`, on behalf of the event at index `of`.
+
+        It is `Context.publish` of that event, and stored if and only if that event was handled. Raises UsageError for
+        an index that no payload has, and what `Context.publish` raises."""
+        context = self._context_of(of, lambda: "publish", "publish(payload, of=index)")
+        return context.publish(payload, to=to, event_type=event_type, subject=subject, extensions=extensions)
+
+    def _context_of(self, of: int, what: Callable[[], str], call: str) -> Context:
         if type(of) is bool or not hasattr(type(of), "__index__") or not 0 <= of.__index__() < len(self.events):
             raise UsageError(
-                f"emit to {shown(channel)}: of={shown(of)} is no index of the batch, which has "
-                f"{count(len(self.events), 'payload')}: emit(channel, payload, of=index)"
+                f"{what()}: of={shown(of)} is no index of the batch, which has "
+                f"{count(len(self.events), 'payload')}: {call}"
             )
         if self._closed:
-            raise UsageError(f"emit to {shown(channel)}: the handler of the batch has ended; emit before it returns")
+            raise UsageError(
+                f"{what()}: the handler of the batch has ended; {call.partition('(')[0]} before it returns"
+            )
         index = of.__index__()
         if index not in self._contexts:
             self._contexts[index] = self._first.of(self.events[index])
-        return self._contexts[index].emit(
-            channel, payload, event_type=event_type, subject=subject, extensions=extensions
-        )
+        return self._contexts[index]
 
     def emitted_by(self, index: int) -> Sequence[tuple[str, Event]]:
         """What was emitted on behalf of the event at this index, each with its channel's name."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from ..breaker import Again, Circuit
+from ..breaker import Again, Circuit, Retries
 from ..contracts.facts import BreakerClosed, BreakerOpened, Listener
 from ..settings import Settings
 
@@ -28,12 +28,12 @@ class Circuits:
         self.on_change: Callable[[Circuit], None] = lambda _: None
         """Called when a circuit opened or closed, a probe is due, or one failed."""
 
-    def of(self, name: str, *, guarded: bool) -> Circuit:
-        """The circuit of the channels of this name."""
+    def of(self, name: str, retries: Retries, *, guarded: bool) -> Circuit:
+        """The circuit of the channels of this name, whose failed events are retried like this."""
         key = name, guarded
         if key not in self._circuits:
             breaker = self._settings.breaker if guarded else None
-            self._circuits[key] = Circuit(name, breaker, self._settings.retries)
+            self._circuits[key] = Circuit(name, breaker, retries)
         return self._circuits[key]
 
     def failed(

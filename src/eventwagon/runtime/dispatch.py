@@ -84,6 +84,8 @@ class Dispatcher:
             return choice
         self._choice_until = now + _STEADY
         self._choice = choice = self._choose()
+        if choice is not None and choice.source.budget is not None:
+            self._choice_until = -math.inf  # for one event: it may be the last for which there is room
         return choice
 
     def learn(self, channel: str, delivery: Delivery, took: float) -> None:

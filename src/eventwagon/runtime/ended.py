@@ -15,6 +15,7 @@ from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Witness
 from ..contracts.process import Pod, Process, this_process, why_ended
 from ..contracts.registry import Member
+from .budget_shares import budget_member
 from .bulkhead import is_ours
 from .runtime import Runtime, report_failure, why_failed
 from .tasks import all_of
@@ -93,7 +94,8 @@ class EndedMembers:
         try:
             async with asyncio.timeout(_WITHIN):
                 count = await self._reclaim(name)
-                await self._state.registry.check_in(self._train, Member(name=name), ttl=0)
+                for each in (name, budget_member(name)):
+                    await self._state.registry.check_in(self._train, Member(name=each), ttl=0)
                 if count:
                     await self._state.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
         except BaseException as e:

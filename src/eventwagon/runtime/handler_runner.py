@@ -17,6 +17,7 @@ from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
 from .batching import Batched, Result, begin_batch
+from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
 from .forks import forks, leave
@@ -32,6 +33,7 @@ from .handling import (
     Threads,
     begin,
     handlers_own,
+    never_retried,
 )
 from .runtime import Runtime, report_failure
 from .settling import Settler
@@ -56,7 +58,7 @@ _BEFORE_ALONE = 1.0
 class Worker(RunState):
     """One worker, and the event that it handles. Written by HandlerRunner."""
 
-    __slots__ = ("attempt", "busy", "circuit", "delivery", "others", "settler", "task", "until")
+    __slots__ = ("attempt", "busy", "circuit", "delivery", "expired", "others", "settler", "task", "until")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         super().__init__()
@@ -74,6 +76,8 @@ class Worker(RunState):
         """The loop's time when its handler is cut short or, after that, given up."""
         self.busy = False
         """Its handler is under way."""
+        self.expired = False
+        """Its handler was cut short because it took longer than it may."""
 
     @property
     def is_stray(self) -> bool:
@@ -150,7 +154,7 @@ class HandlerRunner:
         source, settings = settler.source, self._runtime.settings
         wagon, circuit, event = source.wagon, source.circuit, delivery.event
         attempt = delivery.attempt
-        if delivery.suspect and attempt > (settings.attempts or DEATHS):
+        if delivery.suspect and attempt > (source.retries.attempts or DEATHS):
             wagon.failed += 1
             self._circuits.passed(circuit, event.id, gone=True)
             settler.die(delivery, "its process ended while it handled this event alone", attempt - 1)
@@ -164,7 +168,9 @@ class HandlerRunner:
         gate.busy += 1
         if gate.others_first:
             gate.began()
-        worker.busy, worker.until = True, now + settings.handler_timeout
+        if source.budget is not None:
+            source.budget.begin()
+        worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)
         handler = source.handler
@@ -181,6 +187,8 @@ class HandlerRunner:
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
+                keeps_times=runtime.timetable is not None,
+                publisher=runtime.publisher,
             )
             if handler.batch:
                 wagon.more += len(worker.others)
@@ -197,6 +205,8 @@ class HandlerRunner:
         source, gate = settler.source, self.gate
         source.wagon.busy -= 1
         gate.busy -= 1
+        if source.budget is not None:
+            _give_room(source.budget, worker)
         if gate.crowd:
             gate.make_room()
         worker.busy = False
@@ -269,8 +279,9 @@ class HandlerRunner:
         """The handling of an event has failed or was put off; or that of a whole batch, whose events come again one by
         one if it failed."""
         wagon, circuits, event_id = settler.source.wagon, self._circuits, delivery.event.id
-        once = self._runtime.settings.attempts == 1
-        if worker.because and wagon.leaving and not once:
+        retries = settler.source.retries
+        once = retries.attempts == 1
+        if worker.because and (wagon.leaving or worker.because == LEASE_LOST) and not once:
             circuits.passed(circuit, event_id, gone=False)
             _give_back(worker, settler, delivery)  # cut short because we leave: not its failure
             return
@@ -278,9 +289,7 @@ class HandlerRunner:
             strays = self._stray(settler.source, event_id, once=once)
             if strays <= _STRAYS_FREE and not once:
                 circuits.passed(circuit, event_id, gone=False)
-                pause = (
-                    self._runtime.settings.retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
-                )
+                pause = retries.pause(strays - 1, self._runtime.rng.random()) if strays > 1 else 0.0
                 _give_back(worker, settler, delivery, pause)
                 return
             outcome = Failed(f"another task cancelled its handler ({count(strays, 'time')})")
@@ -305,7 +314,13 @@ class HandlerRunner:
         """Let the event die, come again or come later; or those of a batch that failed or was put off as a whole.
         `tells`: a failure says something about the channel."""
         wagon, circuits, delivery = settler.source.wagon, self._circuits, deliveries[0]
-        event_id = delivery.event.id
+        event_id, handler = delivery.event.id, settler.source.handler
+        if isinstance(outcome, Failed) and len(deliveries) == 1:  # who is to blame in a batch is not known yet
+            raised = TimeoutError() if worker.expired else outcome.error
+            if raised is not None and (why := never_retried(handler, raised)):
+                because = f"{outcome.because} ({why})"
+                self._log_failure(handler, deliveries, worker.attempt, because, outcome.error, dies=True)
+                outcome = Dead(because)
         match outcome:
             case Snoozed(after=after, because=because):
                 circuits.passed(circuit, event_id, gone=False)
@@ -329,7 +344,6 @@ class HandlerRunner:
                         settler.die(each, because, attempt)
                     else:
                         settler.retry(each, because, attempt, again)
-                handler = settler.source.handler
                 self._log_failure(handler, deliveries, worker.attempt, because, error, dies=again is None)
 
     def _cancelled_itself(self, worker: Worker, error: BaseException | None) -> bool:
@@ -341,9 +355,11 @@ class HandlerRunner:
     def drop(self, worker: Worker) -> None:
         """The worker failed, or ends: let the claim of its event expire, if it has one. Idempotent."""
         if worker.settler is not None and worker.delivery is not None:
-            wagon = worker.settler.source.wagon
-            wagon.busy -= worker.busy
-            wagon.more -= len(worker.others) if worker.busy else 0
+            source = worker.settler.source
+            if source.budget is not None and worker.busy:
+                _give_room(source.budget, worker)
+            source.wagon.busy -= worker.busy
+            source.wagon.more -= len(worker.others) if worker.busy else 0
             self.gate.busy -= worker.busy
             worker.settler.not_tried(worker.delivery)
             worker.settler.forget([worker.delivery, *worker.others])
@@ -365,6 +381,8 @@ class HandlerRunner:
             async with self.gate.alone() as alone:
                 if wagon.paused:
                     settler.give_back(delivery)
+                elif alone and settler.source.budget is not None and settler.source.budget.blocked:
+                    settler.give_back(delivery, _BEFORE_ALONE)
                 elif not alone or wagon.leaving:
                     settler.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random()))
                 elif await self._marked(settler, delivery):
@@ -422,6 +440,12 @@ class HandlerRunner:
         for worker in self._working_for(wagon):
             self._cut_short(worker, because)
 
+    def cut_channel(self, source: ChannelState, because: str) -> None:
+        """Cancel the handlers that run for this channel of a wagon. Idempotent."""
+        for worker in self._workers.values():
+            if worker.settler is not None and worker.settler.source is source and worker.busy:
+                self._cut_short(worker, because)
+
     def give_up(self, wagon: WagonState) -> None:
         """Stop running the handlers of this wagon that were cancelled and go on all the same. Idempotent."""
         for worker in self._working_for(wagon):
@@ -438,6 +462,7 @@ class HandlerRunner:
         event. If the handler's thread goes on, this worker waits for its end, or there would be one worker too many."""
         is_stray, because, thread = worker.is_stray, worker.because, worker.thread
         worker.because, worker.given_up, worker.strayed, worker.thread = "", False, False, None
+        worker.expired = False
         if thread is not None and (thread.over or self._pool.closed):
             thread = None
         if is_stray and thread is None:
@@ -469,14 +494,14 @@ class HandlerRunner:
         was cut short, which may be long over when it ends."""
         self._timer, self._due = None, math.inf
         now = self._time()
-        timeout = self._runtime.settings.handler_timeout
         working = [worker for worker in self._workers.values() if worker.settler is not None]
         for worker in working:
             if worker.until <= now:
                 if worker.because:
                     self._give_up(worker)
-                else:
-                    self._cut_short(worker, f"not finished after handler_timeout={timeout:g} s")
+                elif worker.settler is not None:
+                    worker.expired = True
+                    self._cut_short(worker, worker.settler.source.overran)
         later = [worker.until for worker in working if worker.until < math.inf]
         if later:
             self._arm(min(later))
@@ -587,6 +612,14 @@ def _share(wagon: WagonState, took: float, others: int) -> float:
     wagon.seconds += each * others
     wagon.squares += each * each * others
     return each
+
+
+def _give_room(budget: ChannelBudget, worker: Worker) -> None:
+    """A handling has ended; if its function goes on in a thread, it counts until that ends."""
+    if worker.thread is not None and not worker.thread.over:
+        worker.thread.on_end = budget.end
+    else:
+        budget.end()
 
 
 async def _absorb(task: asyncio.Task[None]) -> None:

@@ -8,8 +8,10 @@ import inspect
 import logging
 import queue
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from types import CoroutineType, TracebackType
 from typing import Any, NamedTuple, Protocol, cast
@@ -17,18 +19,38 @@ from typing import Any, NamedTuple, Protocol, cast
 import msgspec
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
+from ..contracts.timetable import CHANNEL
 from ..display.text import parts_of, plain, said
 from ..errors import Failed as SomeFailed
 from ..errors import Reject, Retry, Snooze, UsageError, check_pause
-from ..event import DEAD, Event, check_extensions, check_word, checked, child_id, fitting, heritage
+from ..event import (
+    DEAD,
+    Event,
+    check_channel_name,
+    check_extensions,
+    check_word,
+    checked,
+    child_id,
+    fitting,
+    heritage,
+    later_id,
+    new_ids,
+    published_id,
+)
 from ..options import NONE, Options
-from ..payload import Shape, codec, name_of, type_name
-from ..values import shown
+from ..payload import Shape, codec, encode, name_of, type_name
+from ..settings import Settings
+from ..times import delay
+from ..values import shown, whole
 from .bulkhead import log_safely, traceback_of
 from .forks import forks, leave
 from .middleware import Middleware, through
 
 _logger = logging.getLogger("eventwagon.worker")
+
+LATER = "later:"
+"""Stands for the train's timetable among the channels that a handler has emitted to; it is no channel's name. Until
+these events are stored, the `time` of each is how many seconds later it is due."""
 
 
 class Handler:
@@ -103,9 +125,37 @@ class _Stored(Coroutine[None, None, None]):
 
 _STORED = _Stored()
 
+OUT = "@"
+"""Begins the place of an event that a handler publishes to a train; no channel's name does."""
+
+
+class Destination(Protocol):
+    """What must be known of a train to publish to it. A `Train` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def handlers(self) -> Mapping[str, Handler]: ...
+
+
+class Publisher(Protocol):
+    """The way from this process's handlers to the active wagons of trains."""
+
+    def destination(self, to: Destination | None) -> Destination:
+        """The train to publish to; None: the handler's own. From any thread. Raises UsageError if it is no train."""
+        ...
+
+    async def publish(self, train: str, events: list[Event]) -> None:
+        """Store the events in the active wagon of a train that `destination` has returned, and take those that are
+        stored from the list. Raises EventwagonError; then the rest can be published again."""
+        ...
+
 
 class Context:
-    """A handler's second argument: the event, its train, wagon and channel, the process's state, and `emit`."""
+    """A handler's second argument: the event, its train, wagon and channel, the process's state, `emit` and
+    `publish`."""
 
     __slots__ = (
         "_clock",
@@ -113,7 +163,9 @@ class Context:
         "_counts",
         "_handlers",
         "_heritage",
+        "_keeps_times",
         "_max_bytes",
+        "_publisher",
         "attempt",
         "channel",
         "emitted",
@@ -134,6 +186,8 @@ class Context:
         max_bytes: int,
         clock: Callable[[], float],
         state: Any = None,
+        keeps_times: bool = False,
+        publisher: Publisher | None = None,
     ) -> None:
         self.event = event
         """The event itself."""
@@ -147,9 +201,12 @@ class Context:
         self.state = state
         """What the train's lifespan yielded in this process; None if it has none."""
         self.emitted: list[tuple[str, Event]] = []
+        """Each with the name of its inner channel, or `OUT` and the name of the train that it is published to."""
         self._handlers = handlers
         self._max_bytes = max_bytes
         self._clock = clock
+        self._keeps_times = keeps_times
+        self._publisher = publisher
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
         self._counts: dict[str, int] | None = None
@@ -163,8 +220,10 @@ class Context:
         event_type: str | None = None,
         subject: str | None = None,
         extensions: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
     ) -> Awaitable[None]:
-        """Send `payload` on, to an inner channel of this wagon.
+        """Send `payload` on, to an inner channel of this wagon; with `after`, in seconds or as a timedelta, to that of
+        the wagon which is active then (docs/later.md).
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
@@ -173,35 +232,108 @@ class Context:
         ones. An `Event` as the payload is sent as it is. May be awaited or just called, also from sync handlers.
 
         Raises UsageError for an unknown channel, a payload that the channel's handler would not get back equal,
-        attributes that no event may have, and a handler that has returned already. Raises EventTooLarge.
+        attributes that no event may have, a handler that has returned already, and `after` where nothing keeps events
+        for later. Raises EventTooLarge.
         """
-        if self._closed:
-            raise UsageError(
-                f"emit to {channel!r}: the handler of event {self.event.id!r} has ended; emit before it returns"
-            )
         handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
+        if self._closed:
+            raise self._ended(f"emit to {shown(channel)}", "emit")
         if handler is None:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
-                "(nothing can be emitted to the ingress)"
+                "(nothing can be emitted to the ingress: `publish` goes there)"
             )
+        what = f"emit to {channel!r}"
+        if after is None:
+            event = self._add(what, channel, handler.encode, child_id, payload, event_type, subject, extensions)
+            self.emitted.append((channel, event))
+            return _STORED
+        due = self._later(after)
+        event = self._add(what, channel, handler.encode, later_id, payload, event_type, subject, extensions)
+        more = {**event.extensions, CHANNEL: channel}
+        self.emitted.append((LATER, msgspec.structs.replace(event, time=due, extensions=more)))
+        return _STORED
+
+    def publish(
+        self,
+        payload: object,
+        *,
+        to: Destination | None = None,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """Publish `payload` to the active wagon of this train, or of the train `to`, which runs at the same URL.
+
+        As with `emit`, it is stored when the handler has returned, before its event is settled, and not at all when the
+        handler raises; a repeated attempt publishes the same ids; source, subject and extensions are inherited. While
+        the other train refuses events (TrainFull, TrainPaused), the handler's event waits, and with it its channel in
+        this process; this train refuses its own handlers nothing. May be awaited or just called, also from sync
+        handlers.
+
+        Raises UsageError as `emit` does, and in a Lambda function, which is frozen between its calls and so can't
+        follow a train's wagons. Raises EventTooLarge.
+        """
+        if self._closed:
+            raise self._ended("publish", "publish")
+        if self._publisher is None:
+            raise UsageError(
+                "publish: no handler can publish in this process (a Lambda function can't follow a train's wagons): "
+                "emit to an inner channel, or let processes of `eventwagon work` handle this"
+            )
+        train = self._publisher.destination(to)
+        what, handler = f"publish to train {train.name!r}", train.handlers.get("")
+        event = self._add(
+            what,
+            OUT + train.name,
+            encode if handler is None else handler.encode,
+            lambda parent, _, index: published_id(parent, train.name, index),
+            payload,
+            event_type,
+            subject,
+            extensions,
+            most=train.settings.max_event_bytes,
+        )
+        self.emitted.append((OUT + train.name, event))
+        return _STORED
+
+    def _ended(self, what: str, verb: str) -> UsageError:
+        return UsageError(f"{what}: the handler of event {self.event.id!r} has ended; {verb} before it returns")
+
+    def _add(
+        self,
+        what: str,
+        place: str,
+        encoded: Callable[[Any], tuple[bytes, str]],
+        new_id: Callable[[Event, str, int], str],
+        payload: object,
+        event_type: str | None,
+        subject: str | None,
+        extensions: Mapping[str, str] | None,
+        most: int | None = None,
+    ) -> Event:
+        """Make the event of a payload, and count it for `place`."""
+        most = self._max_bytes if most is None else most
         if self._counts is None:
             self._counts = {}
         if issubclass(type(payload), Event):
             if event_type is not None or subject is not None or extensions is not None:
-                raise UsageError("emit of an Event: it has its own type, subject and extensions; change them there")
-            event = checked(cast("Event", payload), self._max_bytes)
+                raise UsageError(
+                    f"{what.partition(' ')[0]} of an Event: it has its own type, subject and extensions; change them "
+                    "there"
+                )
+            event = checked(cast("Event", payload), most)
         else:
             try:
-                data, content_type = handler.encode(payload)
+                data, content_type = encoded(payload)
             except UsageError as e:
-                raise UsageError(f"emit to {channel!r}: {e}") from e.__cause__
+                raise UsageError(f"{what}: {e}") from e.__cause__
             if self._heritage is None:
                 self._heritage = heritage(self.event)
             source, inherited, handed_on = self._heritage
             event = Event(
-                child_id(self.event, channel, self._counts.get(channel, 0)),
+                new_id(self.event, place, self._counts.get(place, 0)),
                 type_name(payload) if event_type is None else check_word("type", event_type),
                 source,
                 self._clock(),
@@ -210,10 +342,17 @@ class Context:
                 content_type,
                 handed_on if extensions is None else check_extensions(handed_on | check_extensions(extensions)),
             )
-            fitting(event, self._max_bytes)
-        self._counts[channel] = self._counts.get(channel, 0) + 1
-        self.emitted.append((channel, event))
-        return _STORED
+            fitting(event, most)
+        self._counts[place] = self._counts.get(place, 0) + 1
+        return event
+
+    def _later(self, after: float | timedelta) -> float:
+        seconds = delay(after)
+        if not self._keeps_times:
+            raise UsageError(
+                "emit with after=: this process can't keep events for later, since its broker can't (docs/later.md)"
+            )
+        return seconds
 
     def of(self, event: Event) -> Context:
         """The same for another event of a batch."""
@@ -227,6 +366,8 @@ class Context:
             self._max_bytes,
             self._clock,
             self.state,
+            self._keeps_times,
+            self._publisher,
         )
 
     def died(self, because: str) -> tuple[str, Event]:
@@ -236,6 +377,131 @@ class Context:
     def close(self) -> None:
         """The handler has ended: from now on `emit` raises."""
         self._closed = True
+
+    @staticmethod
+    def fake(
+        event: Event | None = None,
+        *,
+        train: Declares | None = None,
+        channel: str = "",
+        attempt: int = 1,
+        wagon: int = 1,
+        state: Any = None,
+    ) -> FakeContext:
+        """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
+
+        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`. With `train` what is emitted is
+        checked as in a process that runs it; without, any channel takes any payload. Raises UsageError.
+        """
+        return FakeContext(event, train, channel, attempt, wagon, state)
+
+
+class Declares(Protocol):
+    """What a fake context needs to know of a train: a `Train` is one."""
+
+    name: str
+    handlers: dict[str, Handler]
+    settings: Settings
+
+
+class FakeContext(Context):
+    """A context for tests that call a handler themselves, see `Context.fake`."""
+
+    __slots__ = ("events", "published")
+
+    emitted: list[tuple[str, Any]]
+    """The channel and the payload of each `emit`."""
+
+    def __init__(
+        self, event: Event | None, train: Declares | None, channel: str, attempt: int, wagon: int, state: Any
+    ) -> None:
+        name = "test" if train is None else train.name
+        if channel == name:
+            channel = ""
+        if train is None or channel not in train.handlers:
+            channel = channel and check_channel_name(channel)
+        if train is not None and channel not in train.handlers:
+            raise UsageError(f"Context.fake: train {name!r} has no handler for {channel or name!r}")
+        if event is None:
+            event = Event(new_ids(1, time.time())[0], "test", f"/eventwagon/{name}", time.time(), b"null")
+        most = Settings().max_event_bytes if train is None else train.settings.max_event_bytes
+        super().__init__(
+            checked(event, most),
+            whole("Context.fake: attempt", attempt),
+            name,
+            whole("Context.fake: wagon", wagon),
+            channel,
+            _AnyChannel() if train is None else train.handlers,
+            most,
+            time.time,
+            state,
+            keeps_times=True,
+            publisher=_NoPublisher(name, train),
+        )
+        self.events: list[Event] = []
+        """The events that were emitted or published, in order."""
+        self.published: list[tuple[str, Any]] = []
+        """The train's name and the payload of each `publish`."""
+
+    def emit(self, channel: str, payload: object, **options: Any) -> Awaitable[None]:
+        """See Context.emit."""
+        stored = super().emit(channel, payload, **options)
+        self.events.append(self.emitted[-1][1])
+        self.emitted[-1] = channel, payload
+        return stored
+
+    def publish(
+        self,
+        payload: object,
+        *,
+        to: Destination | None = None,
+        event_type: str | None = None,
+        subject: str | None = None,
+        extensions: Mapping[str, str] | None = None,
+    ) -> Awaitable[None]:
+        """See Context.publish."""
+        stored = super().publish(payload, to=to, event_type=event_type, subject=subject, extensions=extensions)
+        place, event = self.emitted.pop()
+        self.events.append(event)
+        self.published.append((place.removeprefix(OUT), payload))
+        return stored
+
+
+class _NoPublisher:
+    """Takes what a fake context publishes, which goes nowhere."""
+
+    def __init__(self, name: str, train: Destination | None) -> None:
+        self._own = _Named(name, Settings(), {}) if train is None else train
+
+    def destination(self, to: Destination | None) -> Destination:
+        return self._own if to is None else destination_of(to)
+
+    async def publish(self, train: str, events: list[Event]) -> None:
+        events.clear()
+
+
+class _Named(NamedTuple):
+    name: str
+    settings: Settings
+    handlers: Mapping[str, Handler]
+
+
+def destination_of(to: object) -> Destination:
+    """The train that `Context.publish` was given. Raises UsageError."""
+    if (
+        not issubclass(type(getattr(to, "name", None)), str)
+        or not issubclass(type(getattr(to, "settings", None)), Settings)
+        or not hasattr(to, "handlers")
+    ):
+        raise UsageError(f"publish: `to` must be a Train, as in publish(payload, to=billing), not {shown(to)}")
+    return cast("Destination", to)
+
+
+class _AnyChannel(dict[str, Handler]):
+    """Has a handler for each channel."""
+
+    def get(self, name: str, _: Any = None) -> Handler:
+        return Handler(check_channel_name(name), print, Shape(Any, False, False))
 
 
 class Emitting(Protocol):
@@ -452,6 +718,8 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         match outcome:
             case Handled(emitted=more):
                 emitted += more
+            case Failed(because=because, error=error) if error is not None and (why := never_retried(handler, error)):
+                emitted.append(own.died(f"{because} ({why})"))
             case Dead(because=because):
                 emitted.append(own.died(because))
             case _:
@@ -584,6 +852,20 @@ def _outcome(error: BaseException, context: Emitting | None) -> Outcome:
     return Failed(said(error), error)
 
 
+def never_retried(handler: Handler, error: BaseException) -> str:
+    """Why the handler's options exclude a retry after this error, in words; empty if they don't. Never raises, except
+    KeyboardInterrupt."""
+    options = handler.options
+    if not options.dead_on and options.retry_on is None:
+        return ""
+    try:
+        return options.never_retried(meant(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a user's class may do anything when it is asked about another
+        return ""
+
+
 def meant(error: BaseException) -> BaseException:
     """What a handler raised, without the groups that contain nothing else: a TaskGroup wraps what its tasks raise."""
     while len(parts := parts_of(error)) == 1:
@@ -594,16 +876,19 @@ def meant(error: BaseException) -> BaseException:
 class ThreadCall:
     """A function's call in a thread. `done` gets its result, unless nobody waits for it any more."""
 
-    __slots__ = ("_ended", "done", "over")
+    __slots__ = ("_ended", "done", "on_end", "over")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self.over = False
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when the function has returned or raised."""
         self._ended: asyncio.Future[None] | None = None
 
     def finish(self, result: object, error: BaseException | None) -> None:
         """The function has returned or raised."""
         self.over = True
+        self.on_end()
         if not self.done.done():
             self.done.set_result((result, error))
         if self._ended is not None and not self._ended.done():

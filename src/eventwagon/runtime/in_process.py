@@ -90,6 +90,7 @@ class InProcess:
             in_hand=consumer.in_hand,
             channels=consumer.channels,
             open=consumer.open,
+            at_budget=consumer.at_budget,
             paused=consumer.paused,
         )
 

@@ -21,11 +21,13 @@ from ..contracts.process import this_pod, this_process
 from ..contracts.registry import Member
 from ..display.text import as_line, said
 from ..errors import Unavailable
+from ..event import wagon_name
 from ..limits import slo
 from ..policy.demand import FEW
 from ..policy.edits import asked_of, spec_of
 from ..policy.pausing import resting
 from ..policy.scheduling import may_serve, served_first, share, within
+from .budget_shares import agreed_budgets
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .in_process import InProcess
@@ -133,10 +135,12 @@ class Membership:
             for wagon in manifest.wagons:
                 if wagon.number in numbers - self._resting and (pause := manifest.pause_of(wagon)) is not None:
                     by = f" by {pause.by}" if pause.by else ""
-                    words = f"{wagon.name} is paused{by}: {pause.why}; nothing of it is handed out here"
+                    name = wagon_name(self._train, wagon.number)
+                    words = f"{name} is paused{by}: {pause.why}; nothing of it is handed out here"
                     _logger.warning("%s: %s", self._train, as_line(words))
                 elif wagon.number in self._resting - numbers:
-                    _logger.info("%s: %s is resumed: its events are handed out again", self._train, wagon.name)
+                    name = wagon_name(self._train, wagon.number)
+                    _logger.info("%s: %s is resumed: its events are handed out again", self._train, name)
             self._resting = numbers
             self._local_workers.pause(numbers)
         self.wake()
@@ -189,8 +193,11 @@ class Membership:
             async with asyncio.timeout(self._settings.member_ttl):
                 await self._ended.give_back()
         most = self._settings.workers.in_process if self._post is None else None
-        async with self._opened() as state:
-            runtime = dataclasses.replace(self._runtime, tell=self._hear, state=state)
+        async with (
+            self._opened() as state,
+            agreed_budgets(self._runtime, self._registry) as budgets,
+        ):
+            runtime = dataclasses.replace(self._runtime, tell=self._hear, state=state, budgets=budgets)
             async with wagon_workers(runtime, shared=shared, most=most) as (local_workers, local):
                 local.on_change = self.wake
                 self._local_workers = local_workers
@@ -285,7 +292,7 @@ class Membership:
         for wagon in live:
             if wagon.created_at is None:
                 continue
-            with self._going_on(f"attaching to {wagon.name}"):
+            with self._going_on(f"attaching to {wagon_name(self._train, wagon.number)}"):
                 await local.ensure(spec_of(manifest, wagon, workers=own.get(wagon.number)))
         units = {w.unit for w in live}
         for unit, found in (await local.deployments(self._train)).items():

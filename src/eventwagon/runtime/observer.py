@@ -28,7 +28,7 @@ from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
-from ..event import DEAD, Channel
+from ..event import DEAD, Channel, wagon_name
 from ..limits import slo
 from ..policy.crashes import Crash, Crashes
 from ..policy.demand import Demand
@@ -419,7 +419,7 @@ class Observer:
             except BaseException as e:
                 if is_ours(e):
                     raise
-                troubles.append(self._met(f"reading wagon {number}", e))
+                troubles.append(self._met(f"reading {wagon_name(self._train, number)}", e))
         return found, troubles
 
     def _reading(
@@ -566,7 +566,7 @@ class Observer:
             self._passing_since = now + _AGAIN
 
     def _failed(self, task: Task, error: BaseException) -> Refusal:
-        return self._met(words(task), error)
+        return self._met(words(task, self._train), error)
 
     def _met(self, step: str, error: BaseException) -> Refusal:
         """The failure of a step, as a fact. An exception that no broker, registry or orchestrator should raise is

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from ..errors import UsageError
-from ..event import Event
-from ..values import class_name
+from ..event import Event, check_word
+from ..values import class_name, shown
 from .publish_queue import MOST_BYTES
 from .tasks import outcome_of
 
@@ -48,7 +48,14 @@ def batches(
 
 
 async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:
-    time = asyncio.get_running_loop().time
+    for events in lists(payloads, make, most, asyncio.get_running_loop().time):
+        yield events
+
+
+def lists(
+    payloads: Iterable[object], make: Make, most: int, time: Callable[[], float]
+) -> Generator[list[Event], None, None]:
+    """`batches` of a plain iterable, without an event loop. `time` gives seconds that only grow."""
     iterator = iter(payloads)
     events: list[Event] = []
     room = MOST_BYTES
@@ -68,20 +75,65 @@ async def _of_iterable(payloads: Iterable[object], make: Make, most: int) -> Asy
             raise
         except BaseException as e:  # noqa: BLE001 - the user's own, raised below
             ended, failure = True, e
+        made: list[Event] = []
         try:
-            for event in make(some):
-                events.append(event)
-                room -= len(event.data)
-                if len(events) == most or room <= 0:
-                    yield events
-                    events, room = [], MOST_BYTES
-        except Exception as e:  # noqa: BLE001 - of an earlier payload than the iterator's own failure
+            made.extend(make(some))  # one by one: those before a failure are kept
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:  # noqa: BLE001 - of an earlier payload than the iterator's own failure
             ended, failure = True, e
+        for event in made:
+            events.append(event)
+            room -= len(event.data)
+            if len(events) == most or room <= 0:
+                yield events
+                events, room = [], MOST_BYTES
         if events and (ended or len(some) < _SLICE):
             yield events
             events, room = [], MOST_BYTES
     if failure is not None:
         raise failure
+
+
+class Attributes:
+    """Calls the functions of one `publish_many` that say the id and the subject of each payload's event. Use it for the
+    payloads in their order: its errors say which one they are about."""
+
+    def __init__(self, subject: Callable[[Any], object] | None, id: Callable[[Any], object] | None) -> None:  # noqa: A002
+        for name, function in (("subject", subject), ("id", id)):
+            if function is not None and not callable(function):
+                raise UsageError(
+                    f"publish_many: {name} must be a function that takes a payload, not {shown(function)}: "
+                    f"{name}=lambda order: order.{'customer' if name == 'subject' else 'number'}"
+                )
+        self._subject = subject
+        self._id = id
+        self._index = -1
+
+    def of(self, payload: object) -> tuple[str | None, str | None]:
+        """The id and the subject for the next payload; None where no function says it. Raises UsageError, and what the
+        functions raise, with a note."""
+        self._index += 1
+        is_event = issubclass(type(payload), Event)
+        if is_event and (self._subject is not None or self._id is not None):
+            raise UsageError(f"publish_many: payload {self._index} is an Event: it has its own id and subject")
+        event_id = None if self._id is None else self._word("id", self._id, payload)
+        subject = None if self._subject is None else self._word("subject", self._subject, payload)
+        return event_id, subject
+
+    def _word(self, attribute: str, function: Callable[[Any], object], payload: object) -> str | None:
+        try:
+            value = function(payload)
+        except BaseException as e:
+            with suppress(Exception):
+                e.add_note(f"eventwagon: publish_many called {attribute}= for payload {self._index} (from 0)")
+            raise
+        if value is None and attribute == "subject":
+            return None
+        try:
+            return check_word(attribute, value)
+        except UsageError as e:
+            raise UsageError(f"publish_many: {attribute}= for payload {self._index} (from 0): {e}") from None
 
 
 async def _of_stream(payloads: AsyncIterable[object], make: Make, most: int) -> AsyncGenerator[list[Event], None]:

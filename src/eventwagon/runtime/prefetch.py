@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ..backoff import Backoff
 from ..contracts.broker import Delivery
+from ..contracts.timetable import CHANNEL
 from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
@@ -104,9 +105,19 @@ class Prefetcher:
         source = self.source
         if source.circuit.held or source.wagon.paused:
             return None
+        if source.budget is not None and self.is_waiting and source.budget.blocked:
+            return None
         if self.buffer:
             return born(self.buffer[0].event)
         return self.remembered if self.remembered is not None or not self.aside else born(self.aside[0].event)
+
+    @property
+    def is_waiting(self) -> bool:
+        """An event waits that may be handed out, as far as it knows, if the channel's budgets have room."""
+        source = self.source
+        if source.circuit.held or source.wagon.paused or source.wagon.leaving:
+            return False
+        return bool(self.buffer) or bool(self.aside) or self.remembered is not None
 
     @property
     def fresh(self) -> bool:
@@ -188,10 +199,12 @@ class Prefetcher:
             return 0
         if source.circuit.opened_at is not None:
             return source.circuit.room
-        if self.forming is not None:
+        if self.forming is None:
+            ahead = max(pool.in_need, min(_FETCH_MOST, pool.soon))
+        else:
             most = self.forming.most
-            return min(max(pool.in_need, pool.soon // most) * most, self._fetch_most)
-        return max(pool.in_need, min(_FETCH_MOST, pool.soon))
+            ahead = min(max(pool.in_need, pool.soon // most) * most, self._fetch_most)
+        return ahead if source.budget is None else min(ahead, source.budget.ahead)
 
     @property
     def _fetch_most(self) -> int:
@@ -263,13 +276,17 @@ class Prefetcher:
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
         """A receive that asked for `asked` events has returned these."""
         self.settler.received(deliveries)
+        self._dry = len(deliveries) < asked
+        if not self.source.channel.name and any(
+            d.event.extensions and CHANNEL in d.event.extensions for d in deliveries
+        ):
+            deliveries = self._without_passed_on(deliveries)
         if self.forming is None:
             self.buffer.extend(deliveries)
         elif self.source.circuit.opened_at is None:
             self.forming.add(deliveries)
         elif deliveries:
             self._ready(deliveries)  # each probe is handled alone
-        self._dry = len(deliveries) < asked
         if self.resting:
             if deliveries:
                 self.remembered = None if self._dry else born(deliveries[-1].event)
@@ -289,6 +306,19 @@ class Prefetcher:
         self._pool.wake(1)
         if self._timer is None and self._has_peers():
             self._look_soon()
+
+    def _without_passed_on(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Events of the timetable that are for inner channels go on to these; no handler sees them here. Returns the
+        others."""
+        if self.source.wagon.leaving or self.source.wagon.paused:
+            return deliveries
+        stay = []
+        for delivery in deliveries:
+            if delivery.event.extensions and CHANNEL in delivery.event.extensions:
+                self.settler.pass_on(delivery)
+            else:
+                stay.append(delivery)
+        return stay
 
     def _look_on(self) -> bool:
         """Whether the events just received are late too, and more may follow."""
@@ -325,7 +355,9 @@ class Prefetcher:
         """Give back the events that have waited since the last look while all workers were busy: another process may
         have a free one."""
         self._timer = None
-        if not self.source.wagon.leaving and not self._pool.free and self._has_peers():
+        budget = self.source.budget
+        is_busy = not self._pool.free or (budget is not None and budget.blocked)
+        if not self.source.wagon.leaving and is_busy and self._has_peers():
             if self._dry:
                 self._give_back_waiting(self.aside)
             if (began := self._give_back_waiting(self.buffer)) is not None:
@@ -349,9 +381,21 @@ class Prefetcher:
 
     def resume(self) -> None:
         """A worker is idle: fetch ahead again. Idempotent."""
-        if self.resting:
+        budget = self.source.budget
+        if self.resting and (budget is None or not budget.blocked):
             self.resting, self.remembered = False, None
             self.source.room.set()
+
+    def budget_room(self, count: int) -> None:
+        """So many more events of the channel may begin: wake as many workers, if one waits."""
+        if self.is_waiting:
+            self._pool.wake(count)
+
+    def budget_changed(self) -> None:
+        """This process may use more of the channel's budgets, or less."""
+        self.source.room.set()
+        if self.is_waiting:
+            self._pool.wake_all()
 
     def circuit_changed(self) -> None:
         """The channel's circuit opened or closed, a probe is due, or one failed."""

@@ -14,7 +14,7 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..display.text import said
 from ..errors import ChannelGone, Conflict, EventRefused, EventwagonError, PublishUncertain, Unavailable
-from ..event import DEAD, Channel, Event
+from ..event import DEAD, Channel, Event, wagon_name
 from ..policy.edits import (
     RemoveLeftover,
     found_late,
@@ -157,7 +157,9 @@ class WagonRemover:
                 for some in self._parts(channel, batch, _MOVE_BATCH):
                     wagon = self._state.snapshot.manifest.wagon(channel.wagon)
                     if wagon is not None and wagon.remover != self._runtime.name:
-                        raise Conflict(f"{wagon.name} is removed by {wagon.remover or 'nobody'} now")
+                        raise Conflict(
+                            f"{wagon_name(self._train, wagon.number)} is removed by {wagon.remover or 'nobody'} now"
+                        )
                     await self._keep(kept, some)
                 moved += len(batch)
         except ChannelGone:
@@ -263,7 +265,7 @@ class WagonRemover:
         if active is None or active.number == channel.wagon:  # the latter after the registry stepped back
             raise Unavailable(f"train {self._train} has no active wagon yet that could take what {channel} holds")
         if channel.name not in active.channels:
-            raise _NoSuchChannelError(f"{active.name} has no channel {channel.name}")
+            raise _NoSuchChannelError(f"{wagon_name(self._train, active.number)} has no channel {channel.name}")
         await self._publish(Channel(self._train, active.number, channel.name), events)
 
     async def leftover(self, task: RemoveLeftover) -> None:
@@ -271,7 +273,7 @@ class WagonRemover:
         restored from an older copy does not know their wagon. Idempotent."""
         await self._end_workers(task.number)
         await self._clear(sorted(task.channels, key=lambda c: bool(c.name)))
-        what = ", ".join(map(str, task.channels)) or f"workers of wagon {task.number}"
+        what = ", ".join(map(str, task.channels)) or f"workers of {wagon_name(self._train, task.number)}"
         await self._state.note(OrphanRemoved(train=self._train, what=what))
 
     async def _clear(self, channels: Sequence[Channel]) -> None:

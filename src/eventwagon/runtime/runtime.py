@@ -10,11 +10,13 @@ from typing import Any
 from ..contracts.broker import Broker
 from ..contracts.facts import Listener, StepFailed
 from ..contracts.orchestrator import Orchestrator
+from ..contracts.timetable import Timetable
 from ..display.text import said
 from ..errors import EventwagonError
 from ..settings import Settings
+from .budgets import ChannelBudget
 from .bulkhead import Bulkhead
-from .handling import Handler
+from .handling import Handler, Publisher
 from .lifespan import Opening
 
 
@@ -46,8 +48,15 @@ class Runtime:
     """What the program opens before its workers handle anything; None: nothing."""
     state: Any = None
     """What that yielded: handlers have it as `Context.state`."""
+    budgets: Mapping[str, ChannelBudget] = field(default_factory=dict)
+    """What the workers may use now of the budgets of their channels, by the inner channel's name; channels without one
+    are missing."""
+    publisher: Publisher | None = None
+    """By which handlers publish; None: they can't."""
     orchestrator: Orchestrator | None = None
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
+    timetable: Timetable | None = None
+    """Keeps events for later; None: neither the broker nor the registry can."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

@@ -13,10 +13,11 @@ from ..contracts.broker import Delivery, Depth
 from ..contracts.facts import EventDied, EventRetried, EventSnoozed
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
-from ..event import DEAD, Channel, Event
+from ..event import DEAD, Channel, Event, wagon_name
 from .bulkhead import is_ours
 from .circuits import Circuits
-from .handling import died, smaller
+from .handling import LATER, OUT, died, smaller
+from .later import passed_on, store_emitted
 from .runtime import Runtime, report_failure
 from .tasks import all_of
 from .worker_states import PAUSES, ChannelState
@@ -124,6 +125,15 @@ class Settler:
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
         self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt))
+
+    def pass_on(self, delivery: Delivery) -> None:
+        """The event comes from the timetable, and is for an inner channel of its wagon: store it there, then settle
+        it."""
+        name, event = passed_on(delivery.event)
+        if any(name == channel.name for channel in self.source.wagon.spec.channels if channel.name):
+            self.done(delivery, [(name, event)])
+        else:
+            self._emitting_failed(delivery, f"it was due for channel {name}, which its wagon does not have")
 
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
         """Try the event again after a pause."""
@@ -309,10 +319,9 @@ class Settler:
     ) -> None:
         """Store these emitted events. Those that the broker refuses for good are found by bisection and recorded in
         `refused`, by the place of the event that emitted them."""
-        channel = Channel(self.source.channel.train, self.source.channel.wagon, name)
-        events = [event for _, event in part]
+        step, store = self._way(name, [event for _, event in part])
         try:
-            await self._insist(f"emitting to {channel}", partial(self._emit, channel, events))
+            await self._insist(step, store)
         except BaseException as e:  # a driver may fail on an event in any way
             if _ends(e):
                 raise
@@ -328,14 +337,28 @@ class Settler:
                 await self._store(name, [(place, less)], refused, again=True)
                 return
             if not isinstance(e, EventRefused):
-                self._runtime.bulkhead.report(f"emitting to {channel}", e)
+                self._runtime.bulkhead.report(step, e)
             refused[place] = (name, e)
+
+    def _way(self, name: str, events: list[Event]) -> tuple[str, Callable[[], Awaitable[None]]]:
+        """How events are stored that were emitted to a channel or published to a train, and what that is called."""
+        publisher = self._runtime.publisher
+        if name.startswith(OUT) and publisher is not None:
+            train = name.removeprefix(OUT)
+            return f"publishing to train {train}", partial(publisher.publish, train, events)
+        channel = Channel(self.source.channel.train, self.source.channel.wagon, name)
+        return f"emitting to {channel}", partial(self._emit, channel, events)
 
     def _refuse(self, delivery: Delivery, name: str, error: BaseException) -> None:
         """The broker refuses what the event emitted: the event dies, or is tried again if the driver failed."""
-        because = f"emitting to {name}: {said(error)}"
+        doing = f"publishing to train {name.removeprefix(OUT)}" if name.startswith(OUT) else f"emitting to {name}"
+        because = f"{doing}: {said(error)}"
         if name == DEAD:  # not even in its smallest form: the broker refuses everything
-            report_failure(self._runtime, f"storing a dead letter of wagon {self.source.channel.wagon}", because)
+            report_failure(
+                self._runtime,
+                f"storing a dead letter of {wagon_name(self.source.channel.train, self.source.channel.wagon)}",
+                because,
+            )
             self.give_back(delivery, PAUSES[1], handled=True)
         elif isinstance(error, EventRefused):
             self.die(delivery, because, delivery.attempt)
@@ -344,16 +367,19 @@ class Settler:
 
     def _emitting_failed(self, delivery: Delivery, because: str) -> None:
         """The driver failed on what the handler emitted: try the event again, or let it die after the last attempt."""
-        settings = self._runtime.settings
-        if delivery.attempt >= (settings.attempts or USUAL):
+        retries = self.source.retries
+        if delivery.attempt >= (retries.attempts or USUAL):
             self.die(delivery, because, delivery.attempt)
         else:
-            pause = settings.retries.pause(delivery.attempt, self._runtime.rng.random())
+            pause = retries.pause(delivery.attempt, self._runtime.rng.random())
             self.retry(delivery, because, delivery.attempt, Again(pause, counts=True))
 
     async def _emit(self, channel: Channel, events: Sequence[Event]) -> None:
         """Store them. A channel that the manifest does not give to this wagon yet may exist, and would be swept
         together with its events: handlers of a new version wait until it is added."""
+        if channel.name == LATER:
+            await store_emitted(self._runtime, events)
+            return
         if channel.name != DEAD and channel not in self.source.wagon.spec.channels:
             raise Unavailable(f"{channel} is not yet one of the wagon's channels")
         broker, source = self._runtime.broker, self.source.channel
@@ -370,7 +396,7 @@ class Settler:
         broker, kept = self._runtime.broker, Channel(gone.train, 0, DEAD)
         if not self._told_letterless:
             self._told_letterless = True
-            step = f"storing dead letters of wagon {gone.wagon}"
+            step = f"storing dead letters of {wagon_name(self.source.channel.train, self.source.channel.wagon)}"
             report_failure(self._runtime, step, f"{gone} is gone; {kept} takes them")
         try:
             await broker.publish(kept, letters)

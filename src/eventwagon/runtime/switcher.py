@@ -32,7 +32,7 @@ from ..errors import (
     TrainPaused,
     Unavailable,
 )
-from ..event import Channel, Event
+from ..event import Channel, Event, wagon_name
 from ..policy.edits import Edit, Full, Lift, active_sealed, when_full
 from .bulkhead import is_ours
 from .lease import Lease
@@ -256,7 +256,7 @@ class Switcher:
                 await self._publish(wagon, events, batch.patience)
             except ChannelFull as e:
                 batch.accept(e.accepted)
-                self._trouble = f"{wagon.name} is full and the next wagon is not ready"
+                self._trouble = f"{wagon_name(self._train, wagon.number)} is full and the next wagon is not ready"
                 if not await self._next_after_full(batch, wagon):
                     await self._pause_for_all(batch, me, pause())
             except (Sealed, ChannelGone) as e:
@@ -404,7 +404,9 @@ class Switcher:
             self._refused_since = (wagon.number, now)
         if not isinstance(error, Sealed) or now - self._refused_since[1] < patience:
             return
-        request = Request(f"{wagon.name} is sealed, though it is the active one", self._runtime.clock())
+        request = Request(
+            f"{wagon_name(self._train, wagon.number)} is sealed, though it is the active one", self._runtime.clock()
+        )
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
                 await self._state.apply(lambda m: active_sealed(m, wagon.number, request))

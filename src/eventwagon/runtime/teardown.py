@@ -38,6 +38,8 @@ class RemovedTrain(msgspec.Struct, frozen=True):
     units: int
     existed: bool
     """The registry had a manifest of the train."""
+    later: int = 0
+    """Events that waited for their time."""
 
 
 class Teardown:
@@ -87,12 +89,14 @@ class Teardown:
             await self._broker.delete(channel)
         await self._let_it_be_known()
         standing.update(await self._sweep())
+        timetable = self._runtime.timetable
+        later = 0 if timetable is None else await timetable.clear(self._train)
         if existed:
             now = max(self._runtime.clock(), as_of(manifest) + 0.001)  # later than every time in the manifest
             gone = msgspec.structs.replace(manifest.removal or asked, at=now)
             await remember(self._state.registry, self._train, gone, me=self._runtime.name)
         await self._state.registry.delete(self._train)
-        return RemovedTrain(len(standing), units, existed)
+        return RemovedTrain(len(standing), units, existed, later)
 
     async def _sweep(self) -> set[Channel]:
         """Delete the channels that are left or were created meanwhile, until there are none; returns them. Raises
@@ -126,7 +130,11 @@ class Teardown:
 
     async def _alive(self) -> list[str]:
         members = await self._registry.members(self._train)
-        return [f"{m.name} ({', '.join(m.roles) or 'no role'})" for m in members if m.name != self._runtime.name]
+        return [
+            f"{m.name} ({', '.join(m.roles) or 'no role'})"
+            for m in members
+            if m.name != self._runtime.name and m.is_process
+        ]
 
     def _refuse_if_alive(self, alive: Sequence[str]) -> None:
         if alive:
@@ -150,6 +158,10 @@ class Teardown:
             is_dead = channel.name == DEAD
             dead, alive = dead or is_dead, alive or not is_dead
             left.append(f"{count(held, 'dead letter' if is_dead else 'event')} in {channel}")
+        timetable = self._runtime.timetable
+        later = 0 if timetable is None else (await timetable.waiting(self._train)).count
+        if later:
+            left.append(f"{count(later, 'event')} for later (`eventwagon later {self._train}`)")
         if left:
             how = " Have the events handled (eventwagon run, drain)." if alive else ""
             if dead:

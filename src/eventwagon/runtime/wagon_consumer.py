@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, suppress
 from ..breaker import Circuit
 from ..contracts.orchestrator import WagonSpec, Work
 from ..errors import ChannelGone, EventwagonError, UsageError
-from ..event import Channel
+from ..event import Channel, wagon_name
 from ..policy.scheduling import why_not_served
+from .budgets import LEASE_LOST, Watcher
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .prefetch import Prefetcher, WagonPrefetch
@@ -94,6 +95,12 @@ class WagonConsumer:
         return {s.channel.name: s.circuit.because for s in sources if s.circuit.opened_at is not None}
 
     @property
+    def at_budget(self) -> dict[str, str]:
+        """The channels whose events wait for a budget, and for which."""
+        found = {s.channel.name: s.budget.short for s in (each.source for each in self._channels) if s.budget}
+        return {name: short for name, short in found.items() if short}
+
+    @property
     def handled(self) -> int:
         """Handlings that ended well."""
         return self.state.handled
@@ -150,13 +157,25 @@ class WagonConsumer:
                 raise
             self._gone.add(channel)
             return None
-        circuit = self._circuits.of(channel.name, guarded=self.state.spec.guarded)
-        source = ChannelState(self.state, channel, runtime.handlers[channel.name], subscription, circuit)
+        handler, settings = runtime.handlers[channel.name], runtime.settings
+        retries = settings.retries_of(handler.options)
+        circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
+        budget = runtime.budgets.get(channel.name)
+        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget)
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )
         prefetcher = Prefetcher(runtime, settler, self._pool.state, has_peers=self._has_peers, on_gone=self.abandon)
         self._channels.prefetchers.append(prefetcher)
+        if budget is not None:
+            watcher = Watcher(
+                self._pool.state,
+                waits=lambda: prefetcher.is_waiting,
+                on_room=prefetcher.budget_room,
+                on_change=prefetcher.budget_changed,
+                on_lost=lambda: self._pool.cut_channel(source, LEASE_LOST),
+            )
+            stack.enter_context(budget.watched(watcher))
         return prefetcher
 
     def _keep_up(self, work: Callable[[], Awaitable[object]], what: str) -> asyncio.Task[None]:
@@ -187,7 +206,7 @@ class WagonConsumer:
                 if prefetcher is not None:
                     self._fetching.append(self._keep_up(prefetcher.fetch, "fetching"))
         for each in self._channels:
-            circuit = self._circuits.of(each.source.channel.name, guarded=spec.guarded)
+            circuit = self._circuits.of(each.source.channel.name, each.source.retries, guarded=spec.guarded)
             if circuit is not each.source.circuit:
                 each.settler.change_circuit(circuit)
                 self._pool.state.wake_all()
@@ -298,7 +317,7 @@ class WagonConsumer:
         except BaseException as e:
             if is_ours(e):
                 raise
-            bulkhead.report(f"leaving wagon {wagon.spec.number}", e)
+            bulkhead.report(f"leaving {wagon_name(wagon.spec.train, wagon.spec.number)}", e)
         for each in self._channels:
             each.settler.end("the process leaves the wagon")
         if self._keeping is not None:
@@ -308,7 +327,7 @@ class WagonConsumer:
         except BaseException as e:
             if is_ours(e):
                 raise
-            bulkhead.report(f"leaving the channels of wagon {wagon.spec.number}", e)
+            bulkhead.report(f"leaving the channels of {wagon_name(wagon.spec.train, wagon.spec.number)}", e)
         self.on_left()
 
     async def _receive_no_more(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ from .handler_runner import OUTCOMES, HandlerRunner, Worker
 from .handling import HANDLED
 from .prefetch import WagonPrefetch
 from .runtime import Runtime
-from .worker_states import PAUSES, PoolState, WagonState
+from .worker_states import PAUSES, ChannelState, PoolState, WagonState
 
 _TURN = 0.002
 """Seconds after which a worker whose handlers never wait lets others run."""
@@ -96,6 +96,10 @@ class WorkerPool:
         self._runner.cut_short(wagon, because)
         if not self.state.is_shared:
             self.close()
+
+    def cut_channel(self, source: ChannelState, because: str) -> None:
+        """Cut short the handlers that run for this channel of a wagon. Idempotent."""
+        self._runner.cut_channel(source, because)
 
     def drop_choice(self, wagon: WagonState) -> None:
         """The wagon was paused or resumed: choose again. Idempotent."""

@@ -11,6 +11,8 @@ from ..breaker import Circuit
 from ..contracts.broker import Subscription
 from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
+from ..settings import Settings
+from .budgets import ChannelBudget
 from .handling import Handler
 
 PAUSES = (0.05, 2.0)
@@ -126,17 +128,37 @@ class WagonState:
 class ChannelState:
     """One channel of a served wagon, and this process's consumer of it."""
 
-    __slots__ = ("channel", "circuit", "handler", "room", "subscription", "wagon")
+    __slots__ = ("budget", "channel", "circuit", "handler", "retries", "room", "subscription", "timeout", "wagon")
 
     def __init__(
-        self, wagon: WagonState, channel: Channel, handler: Handler, subscription: Subscription, circuit: Circuit
+        self,
+        wagon: WagonState,
+        channel: Channel,
+        handler: Handler,
+        subscription: Subscription,
+        circuit: Circuit,
+        settings: Settings,
+        budget: ChannelBudget | None = None,
     ) -> None:
+        self.budget = budget
+        """What this process may use now of the channel's budgets; None: it has none."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler
+        self.retries = settings.retries_of(handler.options)
+        """How its failed events are retried."""
+        own = handler.options.timeout
+        self.timeout = settings.handler_timeout if own is None else own
+        """Seconds that its handler may take for one event."""
         self.subscription = subscription
         self.circuit = circuit
         """Written by Settler.change_circuit."""
         self.room = asyncio.Event()
         """Set when the prefetcher should check whether to fetch, by the class that changed the reason; cleared by
         Prefetcher."""
+
+    @property
+    def overran(self) -> str:
+        """Why a handling is cut short that took longer than it may."""
+        setting = "handler_timeout" if self.handler.options.timeout is None else "timeout"
+        return f"not finished after {setting}={self.timeout:g} s"

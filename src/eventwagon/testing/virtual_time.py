@@ -29,6 +29,10 @@ _RESOLUTION = 1e-6
 clock is beyond some months."""
 
 
+EPOCH = 1_750_000_000.0
+"""The wall clock, in seconds since the Unix epoch, when a virtual loop's time() is 0."""
+
+
 class Deadlock(RuntimeError):
     """Every task waits, and no timer can wake any. The message says where each task waits."""
 
@@ -45,7 +49,7 @@ def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
 class VirtualClock:
     """A wall clock for virtual time: seconds since the Unix epoch, `epoch` + the running loop's time()."""
 
-    def __init__(self, epoch: float = 1_750_000_000.0) -> None:
+    def __init__(self, epoch: float = EPOCH) -> None:
         self._epoch = epoch
 
     def __call__(self) -> float:
@@ -57,8 +61,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, *, start: float = 0.0) -> None:
         self._now = start
-        super().__init__(_Selector(self._jump))
+        super().__init__(self._new_selector())
         self._clock_resolution = _RESOLUTION
+
+    def _new_selector(self) -> selectors.BaseSelector:
+        return JumpingSelector(self._jump)
 
     def time(self) -> float:
         return self._now
@@ -82,7 +89,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
 
-class _Selector(selectors.SelectSelector):
+class JumpingSelector(selectors.SelectSelector):
     """Checks for I/O without waiting; the clock jumps over the time that it would have waited."""
 
     def __init__(self, jump: Callable[[float | None], None]) -> None:

@@ -269,7 +269,7 @@ class Picture:
             ingress = depths.get("", Depth())
             fill = ((ingress.published or 0) - (ingress.settled or 0)) / max(1, taken)
         busy = self._burst.wagons.busy.get(wagon.number, 0)
-        label = f"v{wagon.number}"
+        label = f"_v{wagon.number}"  # the end of its name: a car is narrow
         state = {State.DRAINING: "drains", State.PROVISIONING: "opens"}.get(wagon.state, str(wagon.state))
         body = (
             f"{label}{state:>{_INSIDE - len(label)}}",

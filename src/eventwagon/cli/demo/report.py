@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...contracts.manifest import Wagon
 from ...display.redaction import shown
-from ...event import Channel
+from ...event import Channel, wagon_name
 from ...lab.job import Figures, Job, figures
 from ...lab.queueing import is_late, most_on_time, oldest_in_time
 from ...lab.strategies.rivals import ideal_elastic_fifo, keda
@@ -212,7 +212,7 @@ def _round(value: float | None) -> float | None:
 def show(report: Report, console: Console) -> None:
     """The wagons, the table, the verdict, what is calculated."""
     both, order = report.both, report.both.order
-    console.print(_wagons(both.wagons.wagons, console.width))
+    console.print(_wagons(both.wagons.wagons, order.name, console.width))
     console.print()
     console.print(
         f"[bold]{order.title}[/]: {len(order.arrivals):,} sign-ups in {order.arrivals[-1]:.0f} s, "
@@ -317,14 +317,14 @@ def _dim(report: Report) -> Text:
     )
 
 
-def _wagons(wagons: Sequence[Wagon], width: int) -> Table:
+def _wagons(wagons: Sequence[Wagon], train: str, width: int) -> Table:
     """The newest wagons; the older ones summed up."""
     older, newer = wagons[: max(0, len(wagons) - _ROWS)], wagons[-_ROWS:]
     rows: list[list[str | Text]] = []
     if older:
         rows.append(
             [
-                f"v{older[0].number}-v{older[-1].number}",
+                f"{wagon_name(train, older[0].number)} … v{older[-1].number}",
                 f"{sum(w.published or 0 for w in older):,}",
                 f"{_since(older[0]):.1f} s",
                 "",
@@ -336,7 +336,7 @@ def _wagons(wagons: Sequence[Wagon], width: int) -> Table:
         since = _since(w)
         rows.append(
             [
-                f"v{w.number}",
+                wagon_name(train, w.number),
                 f"{w.published:,}" if w.published is not None else "?",
                 f"{since:.1f} s",
                 span(w.closed_at - since) if w.closed_at is not None else "",

@@ -25,6 +25,7 @@ from .queues import NotTaken, Queues
 from .rows import Counted, Rows
 from .subscription import Subscription
 from .table import Table
+from .timetable import DynamoDBTimetable
 from .wire import Letter, event_from, letter
 
 _logger = logging.getLogger("eventwagon")
@@ -65,6 +66,7 @@ class SQSBroker:
         self.place = place or Place()
         self._clients = Clients(self.place, clock=clock)
         self.table = Table(self._clients)
+        self.timetable = DynamoDBTimetable(self._clients, self.table, self.place)
         self._stack = AsyncExitStack()
         self._rows = Rows(self.table, self.place)
         self._queues = Queues(self._clients)

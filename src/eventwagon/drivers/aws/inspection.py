@@ -25,6 +25,7 @@ OURS = frozenset(
         "keep",
         "count",
         "handled",
+        "held",
         "failed",
     }
 )

@@ -25,6 +25,7 @@ from .errors import AWSRefused, explain
 from .inspection import inspect_table
 from .place import Place, parse
 from .table import Item, Key, Table
+from .timetable import DynamoDBTimetable
 
 _PAGE, _PAGE_BYTES = 200, 200_000  # entries in an item
 _PRUNE_EVERY = 16  # pages
@@ -41,6 +42,7 @@ class DynamoDBRegistry:
         self.place = place or Place()
         self._clients = Clients(self.place, clock=clock)
         self._table = Table(self._clients)
+        self.timetable = DynamoDBTimetable(self._clients, self._table, self.place)
         self._changed: dict[str, asyncio.Event] = {}
 
     @classmethod

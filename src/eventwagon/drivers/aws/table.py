@@ -109,6 +109,11 @@ class Table:
             raise
         return True
 
+    async def transact(self, actions: Sequence[Mapping[str, Any]]) -> None:
+        """TransactWriteItems: all of it or nothing."""
+        async with self._turn:
+            await self._clients.call("dynamodb", "transact_write_items", TransactItems=actions)
+
     async def put_all(self, items: Iterable[Item]) -> None:
         """Write them in any order. After a failure some may be written."""
         await self._write_all([{"PutRequest": {"Item": item}} for item in items])

@@ -14,13 +14,14 @@ import msgspec
 from ...contracts.broker import Capabilities, Delivery, Depth, Finding
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import Channel, Event
+from .timetable import MemoryTimetable
 
 
 class MemoryBroker:
     """A broker in one process. Enter it as often as you like: it keeps its channels as long as the object exists.
 
     Visibility times and delays use the event loop's clock, so they work in virtual time, too. The ages of events are
-    taken from the events. `clock` is what all drivers get (seconds since the epoch); this one does not use it. With
+    taken from the events. Only the timetable uses `clock` (seconds since the epoch), which all drivers get. With
     `fences=False` it does not refuse writes to a sealed channel, like some real brokers: for tests of the lease fence.
     """
 
@@ -28,6 +29,7 @@ class MemoryBroker:
         self.capabilities = Capabilities(
             fences=fences, bounds=True, totals=True, durable=False, shared=False, reclaims=True
         )
+        self.timetable = MemoryTimetable(clock=clock)
         self.queues: dict[Channel, MemoryQueue] = {}
         """The contents of each channel: for subclasses that change how a channel behaves."""
 

@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Member, Snapshot, out_of_date, sound_member
+from .timetable import MemoryTimetable
 
 
 class MemoryRegistry:
     """A registry in one process. Enter it as often as you like: it keeps its trains as long as the object exists.
-    Members' times use the event loop's clock, so they work in virtual time, too. `clock` is what all drivers get
-    (seconds since the epoch); this one does not use it."""
+    Members' times use the event loop's clock, so they work in virtual time, too. Only the timetable uses `clock`
+    (seconds since the epoch), which all drivers get."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.documents: dict[str, _Document] = {}
         """All that is stored, by train: for subclasses, several of which may share it."""
+        self.timetable = MemoryTimetable(clock=clock)
 
     async def __aenter__(self) -> MemoryRegistry:
         return self

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pulsar  # type: ignore[import-untyped]
 
 from ...contracts.broker import Delivery
+from ...display.text import said
 from ...errors import BrokerError, ChannelGone, Unavailable
 from ...event import Channel
 from .address import PulsarAddress
@@ -24,6 +25,7 @@ from .positions import Position
 from .wire import event_of
 
 _NOTE = 2.0  # seconds for the look-up of attempts
+_UNKNOWN = 5.0  # seconds without another look-up after one failed: every suspect would wait for it
 _MOST_NOTED = 300
 _NOTES = 5  # attempts to store a note: processes that do so at the same time overwrite each other
 _FORGET = 60.0  # seconds for the server to send again what was lost with a connection
@@ -59,6 +61,7 @@ class ChannelConsumer:
         """The attempt with which they come next, if a consumer was alone with them."""
         self._noted: set[Key] = set()  # by this process
         self._looked_up_at = float("-inf")  # when the notes of other processes were read
+        self._no_look_up_until = float("-inf")
         self._admin = admin
         self._connected_at = float("-inf")  # when it was last seen connected
         self._highest: Key = (-1, -1, -1)
@@ -217,12 +220,13 @@ class ChannelConsumer:
         """The delivery with the attempt that other processes had recorded before it came here."""
         hold, now = suspect.token, self._loop.time()
         try:
-            if hold.seen >= self._looked_up_at:
+            if hold.seen >= self._looked_up_at and now >= self._no_look_up_until:
                 async with asyncio.timeout(_NOTE):
                     self._tried = await self._admin.tried(self.channel)
                 self._looked_up_at = now
         except (TimeoutError, BrokerError) as e:
-            log.info("%s: attempts could not be looked up: %s", self.channel, e)
+            self._no_look_up_until = self._loop.time() + _UNKNOWN
+            log.info("%s: attempts could not be looked up: %s", self.channel, said(e))
         except BaseException:
             self.claims.release([suspect], now, now, tried=False)
             raise

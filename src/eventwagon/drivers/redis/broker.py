@@ -33,6 +33,7 @@ from .members import Strangers, split, told
 from .notifier import Notifier
 from .server import Server
 from .subscription import RedisSubscription, gone
+from .timetable import RedisTimetable
 from .wire import Answers
 
 _logger = logging.getLogger("eventwagon")
@@ -77,6 +78,7 @@ class RedisBroker:
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.server = server or Server()
         self._client = Client(self.server)
+        self.timetable = RedisTimetable(self._client)
         self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._displaced: set[Channel | str] = set()

@@ -29,6 +29,7 @@ from .members import Strangers, split, told
 from .notifier import Notifier
 from .scripts import ADDED, KIND, LAST_ID, deletion
 from .server import Server
+from .timetable import RedisTimetable
 
 _logger = logging.getLogger("eventwagon")
 _PAGE = 500  # journal entries in one call
@@ -161,6 +162,7 @@ class RedisRegistry:
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.server = server or Server()
         self._client = Client(self.server)
+        self.timetable = RedisTimetable(self._client)
         self._notifier = Notifier(self._client.some)
         self._strangers = Strangers(self.server.where)
 

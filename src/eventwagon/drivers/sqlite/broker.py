@@ -21,6 +21,7 @@ from .inspection import inspect
 from .op import Op, Parked
 from .place import Place
 from .schema import OWN, WAGON
+from .timetable import SQLiteTimetable
 from .turn import WagonTurn
 
 R = TypeVar("R")
@@ -52,18 +53,21 @@ class SQLiteBroker:
         self._place_on_disk = Place(self.directory)
         self._wagons = Files(self._place_on_disk, WAGON, WagonTurn, sync=sync, clock=clock, poll=poll)
         self._own = Files(self._place_on_disk, OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
+        self.timetable = SQLiteTimetable(self._place_on_disk, sync=sync, clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteBroker:
         """Check the directory; a missing one is created with the first channel. Raises StorageBroken."""
         await asyncio.to_thread(self._place_on_disk.check, make=False)
         self._wagons.open()
         self._own.open()
+        self.timetable.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
         await self._wagons.close()
         await self._own.close()
+        await self.timetable.close()
 
     def _place(self, channel: Channel) -> tuple[Files, str]:
         if channel.wagon:

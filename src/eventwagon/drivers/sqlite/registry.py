@@ -23,6 +23,7 @@ from .inspection import inspect
 from .op import CLOCK_SLACK, Op, Parked, Turn
 from .place import Place
 from .storage import Format
+from .timetable import SQLiteTimetable
 
 R = TypeVar("R")
 
@@ -64,16 +65,19 @@ class SQLiteRegistry:
         self.directory = Path(directory).absolute()
         self._place = Place(self.directory)
         self._files = Files(self._place, _TRAIN, Turn, sync="full", clock=clock, poll=poll)
+        self.timetable = SQLiteTimetable(self._place, sync="full", clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteRegistry:
         """Check the directory; a missing one is created with the first manifest. Raises StorageBroken."""
         await asyncio.to_thread(self._place.check, make=False)
         self._files.open()
+        self.timetable.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
         await self._files.close()
+        await self.timetable.close()
 
     async def call(self, train: str, op: Op[R]) -> R:
         """Carry out the operation on the train's file."""

@@ -24,13 +24,14 @@ import msgspec
 from ...contracts.broker import Broker, Capabilities, Delivery, Subscription
 from ...contracts.facts import log
 from ...contracts.orchestrator import WagonSpec
+from ...contracts.timetable import timetable_of
 from ...display.text import as_line, said
 from ...drivers.aws.clients import TROUBLE
 from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
 from ...drivers.opening import open_drivers
 from ...errors import EventwagonError, UsageError
-from ...event import DEAD, Channel, Event
+from ...event import DEAD, Channel, Event, wagon_name
 from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
@@ -118,6 +119,8 @@ class Function:
             self._train = _load(self._where) if isinstance(self._where, str) else self._where
         if PROBE in event:
             return await self._probed(event[PROBE], seconds)
+        if bounded := _bounded(self._train):
+            raise UsageError(bounded)
         records = event.get("Records")
         if not isinstance(records, list):
             raise UsageError("this function takes batches of an SQS event-source mapping, and eventwagon's probe")
@@ -134,6 +137,8 @@ class Function:
         """Whether this code can serve these channels of a wagon: it loads, has handlers for them, and reaches its
         table."""
         assert self._train is not None  # noqa: S101 - for the type checker
+        if bounded := _bounded(self._train):
+            return {"ready": False, "trouble": bounded}
         missing = [name for name in wanted if name not in self._train.handlers]
         if missing:
             return {"ready": False, "trouble": f"this program has no handler for {', '.join(missing) or 'the ingress'}"}
@@ -175,7 +180,7 @@ class Function:
                 return []
             batch, began = _Batch(given, deliveries), loop.time()
             spec = await self._spec(broker, channel, len(deliveries))
-            if self._circuits is None:  # Lambda hands out the events: a breaker could hold none back
+            if self._circuits is None:  # Lambda delivers the events: a breaker could hold none back
                 settings = msgspec.structs.replace(train.settings, breaker=None)
                 self._circuits = Circuits(train.name, settings, log, random.Random())
             runtime = Runtime(
@@ -187,6 +192,7 @@ class Function:
                 clock=time.time,
                 tell=log,
                 bulkhead=Bulkhead(train.name),
+                timetable=timetable_of(broker),
             )
             async with LocalWorkers(runtime, shared=None, circuits=self._circuits) as workers:
                 consumer = await workers.serve(spec)
@@ -210,7 +216,8 @@ class Function:
             await Counters(broker.table, broker.place.prefix).add(self._train.name, wagon, handled, failed, seconds)
         except TROUBLE as e:
             print(
-                f"eventwagon: wagon {wagon}: {handled} handled and {failed} failed are not counted: {said(e)}",
+                f"eventwagon: {wagon_name(self._train.name, wagon)}: {handled} handled and {failed} failed are not "
+                f"counted: {said(e)}",
                 file=sys.stderr,
             )
 
@@ -242,6 +249,18 @@ class Function:
             dead_letters=Channel(train.name, wagon, DEAD),
             workers=workers,
         )
+
+
+def _bounded(train: FunctionTrain) -> str:
+    """Why this function can't work for the train: Lambda delivers the events, so nothing can keep to a budget. Empty
+    if it can."""
+    bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
+    if not bounded:
+        return ""
+    return (
+        f"handler of {bounded[0]!r}: Lambda delivers the events by itself, so concurrency=, rate= and budget= can't "
+        "be kept to: leave them out, or use another orchestrator"
+    )
 
 
 class _Batch:

@@ -18,7 +18,7 @@ from ...drivers.aws.errors import AWSRefused, explain
 from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
-from ...event import Channel
+from ...event import Channel, wagon_name
 from .counters import Counters, HandlingCounts
 from .handler import PROBE
 from .units import Unit, Units
@@ -80,6 +80,11 @@ class LambdaMappings:
         """See InSteps.step: calls come one by one."""
         return 1
 
+    @property
+    def platform(self) -> str:
+        """See Delivering.platform."""
+        return "Lambda"
+
     async def ensure(self, spec: WagonSpec) -> None:
         """See Orchestrator.ensure."""
         key = spec.train, spec.unit
@@ -95,7 +100,7 @@ class LambdaMappings:
                 await self._ensure(spec)
             self._ensured[key] = (spec, now)
         except TROUBLE as e:
-            raise explain(e, f"mapping wagon {spec.number} of {spec.train} to {self.function}", self.place) from e
+            raise explain(e, f"mapping {wagon_name(spec.train, spec.number)} to {self.function}", self.place) from e
 
     async def _ensure(self, spec: WagonSpec) -> None:
         before = await self._units.get(spec.train, spec.unit)
@@ -258,7 +263,7 @@ class LambdaMappings:
                     await self._remove(standing)
                     await self._units.remove(train, unit)
         except TROUBLE as e:
-            raise explain(e, f"removing the workers of wagon {unit} of {train}", self.place) from e
+            raise explain(e, f"removing the workers of unit {unit} of {train}", self.place) from e
         self._seen.pop(key, None)
         self._ensured.pop(key, None)
         self._turns.pop(key, None)

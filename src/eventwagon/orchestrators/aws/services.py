@@ -20,6 +20,7 @@ from ...drivers.aws.errors import AWSRefused, explain
 from ...drivers.aws.place import Place, place_of
 from ...drivers.aws.table import Table
 from ...errors import Unavailable, UsageError
+from ...event import wagon_name
 from .units import Unit, Units
 
 _LOOK = 5.0  # seconds for which ECS' answers are used again; the workers' check-ins are read each time
@@ -161,7 +162,7 @@ class ECSServices:
                     await self._units.put(Unit(spec, before.resources if before else ()))
                     await self._bring(spec, before)
         except TROUBLE as e:
-            raise explain(e, f"starting the workers of wagon {spec.number} of {spec.train}", self.place) from e
+            raise explain(e, f"starting the workers of {wagon_name(spec.train, spec.number)}", self.place) from e
 
     async def _bring(self, spec: WagonSpec, before: Unit | None) -> None:
         """Bring the service to what the spec wants. A unit's `resources` are the digest of its task's content and the
@@ -315,7 +316,7 @@ class ECSServices:
                     await self._remove(standing, grace)
                     await self._units.remove(train, unit)
         except TROUBLE as e:
-            raise explain(e, f"removing the workers of wagon {unit} of {train}", self.place) from e
+            raise explain(e, f"removing the workers of unit {unit} of {train}", self.place) from e
         self._turns.pop((train, unit), None)
 
     async def _remove(self, unit: Unit, grace: float) -> None:

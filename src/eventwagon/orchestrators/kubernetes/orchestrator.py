@@ -21,6 +21,7 @@ from ...contracts.process import Pod
 from ...contracts.registry import Registry
 from ...display.text import plain
 from ...errors import EventwagonError, Unavailable, UsageError
+from ...event import wagon_name
 from ..removals import UnitRemovals
 from .check import Loader
 from .cluster import JSON_PATCH, MERGE_PATCH, APIRefused, Cluster, Object, Watched
@@ -177,7 +178,7 @@ class Kubernetes:
             own = pods.get(unit, [])
             found[unit] = self._deployment(number, live, own, attached.get(number, []))
             if left := {n for pod in own for n in places.get(_host(pod), ()) if n != number}:
-                because = f"a worker has not left wagon {min(left)} yet"
+                because = f"a worker has not left {wagon_name(train, min(left))} yet"
                 found[unit] = msgspec.structs.replace(found[unit], ready=False, trouble=because)
         return found
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from ...contracts.orchestrator import WagonSpec
 from ...contracts.process import POD
 from ...errors import UsageError
+from ...event import wagon_name
 from .check import faults_of
 from .names import (
     HEALTH_PORT,
@@ -153,7 +154,7 @@ class Template:
     def replicas(self, spec: WagonSpec) -> int:
         """How many Pods the unit should have. Raises UsageError."""
         if spec.workers is None:
-            raise UsageError(f"{spec.train} wagon {spec.number}: Pods of its own need a number of workers")
+            raise UsageError(f"{wagon_name(spec.train, spec.number)}: Pods of its own need a number of workers")
         return -(-spec.workers // self.per_pod)
 
     def _ours(self, spec: WagonSpec, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ...backoff import pause_after
 from ...contracts.orchestrator import PLACE, Deployment, WagonSpec
 from ...display.redaction import shown
 from ...errors import StorageBroken, Unavailable, UsageError
+from ...event import wagon_name
 from ..removals import UnitRemovals
 from .child import MARGIN, SENT_HOME, TAKEN
 from .logs import keep_newest, last_lines
@@ -98,10 +99,10 @@ class Processes:
         """See Orchestrator.ensure. It also replaces a process that has crashed or hangs, after a pause that doubles. So
         call it repeatedly, as observers do."""
         if spec.workers is None:
-            raise UsageError(f"{spec.train} wagon {spec.number}: a process of its own needs a number of workers")
+            raise UsageError(f"{wagon_name(spec.train, spec.number)}: a process of its own needs a number of workers")
         if self._revised and not spec.revision:
             raise UsageError(
-                f"{spec.train} wagon {spec.number} has no revision to fill in for {PLACE} in {self._revised}: "
+                f"{wagon_name(spec.train, spec.number)} has no revision to fill in for {PLACE} in {self._revised}: "
                 "`eventwagon switch --revision` says which new wagons have"
             )
         key = spec.train, spec.unit

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...contracts.orchestrator import PLACE
+from ...event import wagon_name
 from .child import LOGS, OWNER, REVISION
 from .logs import OutputTail
 from .records import UnitFiles, kill_all
@@ -41,7 +42,7 @@ class UnitProcess:
         """The length of the log before this process wrote anything."""
         try:
             self._tail = (
-                OutputTail(files.log_path, f"{files.train} wagon {files.unit}") if launch.logs is None else None
+                OutputTail(files.log_path, wagon_name(files.train, files.unit)) if launch.logs is None else None
             )
             self._popen = subprocess.Popen(  # noqa: S603 - the program is our own interpreter's, or what the user gave
                 [

@@ -18,6 +18,7 @@ from .check import Check, CheckFailed, Undeclared
 from .orchestrator import orchestrator_checks
 from .orchestrator_trial import Harness, OrchestratorTrial
 from .registry import RegistryTrial, registry_checks
+from .timetable import TimetableTrial, timetable_checks
 
 __all__ = [
     "BrokerTrial",
@@ -26,8 +27,10 @@ __all__ = [
     "Harness",
     "OrchestratorTrial",
     "RegistryTrial",
+    "TimetableTrial",
     "Undeclared",
     "broker_checks",
     "orchestrator_checks",
     "registry_checks",
+    "timetable_checks",
 ]

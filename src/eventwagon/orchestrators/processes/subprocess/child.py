@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         train = cast(UnitTrain, load(target, lambda found: hasattr(found, "working"), what="target"))
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
-        return _Child(follower, train, os.environ.pop(URL, "")).run()
+        return _Child(follower, train, os.environ.get(URL, "")).run()
 
     return follow(name, number, directory, begin)
 

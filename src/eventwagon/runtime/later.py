@@ -1,0 +1,122 @@
+"""Events for later, as one process adds, lists and cancels them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from ..backoff import Backoff
+from ..contracts.timetable import CHANNEL, Timetable, Waiting, key
+from ..errors import (
+    PublishError,
+    PublishTimeout,
+    PublishUncertain,
+    StorageBroken,
+    TrainPaused,
+    Unavailable,
+    UsageError,
+)
+from ..event import Event
+from ..times import When
+from .runtime import Runtime
+from .train_state import TrainState, train_removed
+
+_PAUSES = (0.05, 1.0)
+"""The first and the longest pause in seconds before a call that failed is repeated."""
+
+
+class Later:
+    """One train's timetable in one process. All methods raise UsageError if the broker and the registry have none."""
+
+    def __init__(self, runtime: Runtime, state: TrainState) -> None:
+        self._runtime = runtime
+        self._train = runtime.train
+        self._state = state
+
+    @property
+    def timetable(self) -> Timetable:
+        """The timetable. Raises UsageError if there is none."""
+        return checked_timetable(self._runtime.timetable, type(self._runtime.broker).__name__)
+
+    async def keep(self, when: When, event: Event, deadline: float) -> bool:
+        """Keep the event until it is due, by the timetable's clock; durable when it returns. Returns False and keeps
+        nothing if it is due already. `deadline` is on the event loop's clock. Raises UsageError, TrainPaused,
+        TrainRemoved, PublishTimeout, StorageBroken, EventTooLarge."""
+        timetable, trouble = self.timetable, "no answer"
+        backoff, kept = Backoff(*_PAUSES), None
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                while True:
+                    if (refusal := self._refusal()) is not None:
+                        raise refusal
+                    try:
+                        if kept is None:
+                            now = await timetable.now(self._train)
+                            if (due := when.due(now)) <= now:
+                                return False
+                            kept = msgspec.structs.replace(event, time=due)
+                        await timetable.add(self._train, [kept])
+                        return True
+                    except StorageBroken:
+                        raise
+                    except (Unavailable, PublishUncertain) as e:
+                        trouble = str(e)
+                    await asyncio.sleep(backoff.next())
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            what = "no event was kept for later" if kept is None else "it is not certain that the event is kept"
+            raise PublishTimeout(f"train {self._train}: {what}: {trouble}") from None
+
+    def _refusal(self) -> PublishError | None:
+        manifest = self._state.snapshot.manifest
+        if manifest.removal is not None:
+            return train_removed(self._train, manifest.removal)
+        if (pause := manifest.paused) is not None and pause.publishing:
+            return TrainPaused(f"train {self._train} is paused, and so is publishing: {pause.why}")
+        return None
+
+    async def cancel(self, event_id: str) -> bool:
+        """See Connection.cancel."""
+        channels = {*self._state.snapshot.manifest.channels, *self._runtime.handlers}
+        channels |= {name for w in self._state.snapshot.manifest.wagons for name in w.channels}
+        return await self.timetable.cancel(self._train, [key(event_id, name) for name in sorted({"", *channels})])
+
+    async def waiting(self) -> Waiting:
+        """How many events wait, and when the next is due."""
+        return await self.timetable.waiting(self._train)
+
+    async def entries(self) -> AsyncIterator[Event]:
+        """The events that wait."""
+        async for event in self.timetable.entries(self._train):
+            yield event
+
+
+def checked_timetable(timetable: Timetable | None, broker: str) -> Timetable:
+    """The timetable. Raises UsageError if it is None."""
+    if timetable is None:
+        raise UsageError(
+            f"{broker} and its registry can't keep events for later: use SQLite, Redis, Valkey or SQS, or keep the "
+            "manifest in one of them (the URL's option registry=redis://…)"
+        )
+    return timetable
+
+
+async def store_emitted(runtime: Runtime, events: Sequence[Event]) -> None:
+    """Keep what handlers have emitted for later: the `time` of each says how many seconds after now it is due."""
+    timetable = checked_timetable(runtime.timetable, type(runtime.broker).__name__)
+    now = await timetable.now(runtime.train)
+    await timetable.add(runtime.train, [msgspec.structs.replace(e, time=now + e.time) for e in events])
+
+
+def for_channel(event: Event, channel: str) -> Event:
+    """The event as a timetable keeps it for an inner channel; unchanged for the ingress."""
+    return msgspec.structs.replace(event, extensions={**event.extensions, CHANNEL: channel}) if channel else event
+
+
+def passed_on(event: Event) -> tuple[str, Event]:
+    """The inner channel that an event from the timetable is for, and the event as it is stored there."""
+    extensions = {name: value for name, value in event.extensions.items() if name != CHANNEL}
+    return event.extensions[CHANNEL], msgspec.structs.replace(event, extensions=extensions)

@@ -169,7 +169,7 @@ class HandlerRunner:
         if gate.others_first:
             gate.began()
         if source.budget is not None:
-            source.budget.begin()
+            source.budget.begin(1 + len(worker.others))
         worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)

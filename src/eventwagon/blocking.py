@@ -78,11 +78,11 @@ class BlockingConnection:
         until, later = _deadline(timeout), when(at, after)
         held, connection = self._opened(until)
         event = connection._made(payload, subject, event_type, id)
+        left = _left(connection, until)
         if later is None:
-            self._send(held, connection, [event], until)
+            held.call(connection._send([event], left), left + _MARGIN)
         else:
             event = connection._due(event, later, gets_id=id is None and event is not payload)
-            left = _left(connection, until)
             held.call(connection._keep(event, later, left), left + _MARGIN)
         return event.id
 
@@ -128,11 +128,6 @@ class BlockingConnection:
             raise
         return accepted
 
-    def cancel(self, event_id: str) -> bool:
-        """Cancel an event that was published with `at` or `after`, as `Connection.cancel`."""
-        held, connection = self._opened(None)
-        return held.call(connection.cancel(event_id), connection.train.settings.publish_timeout + _MARGIN)
-
     def close(self) -> None:
         """Close it. Calls that wait in other threads raise Unavailable or PublishTimeout. Idempotent; in a fork it does
         nothing."""
@@ -171,10 +166,6 @@ class BlockingConnection:
             )
         if self._closed:
             raise Unavailable(f"{this} is closed: make another one with `connect_blocking`")
-
-    def _send(self, held: _LoopThread, connection: Connection, events: list[Event], until: float | None) -> None:
-        left = _left(connection, until)
-        held.call(connection._send(events, left), left + _MARGIN)
 
 
 def _left(connection: Connection, until: float | None) -> float:

@@ -18,7 +18,7 @@ from ..event import DEAD, Channel, Event, checked, fitting
 from ..payload import encode, type_name
 from ..schedules import Schedule
 from .bulkhead import is_ours
-from .handling import died, smaller
+from .dead_letters import died, smaller
 from .later import for_channel
 from .publish_queue import MOST_BYTES
 from .runtime import Runtime, report_failure, why_failed

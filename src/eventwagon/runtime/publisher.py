@@ -26,7 +26,8 @@ from ..event import Event
 from ..settings import Settings
 from ..values import is_a, shown
 from .bulkhead import Bulkhead, is_ours
-from .handling import Destination, Handler
+from .context import Destination
+from .handler import Handler
 from .publish_queue import own
 from .runtime import Runtime
 from .switcher import Switcher

@@ -65,12 +65,13 @@ from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
-from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
+from eventwagon.runtime.handling import begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import WagonRemover

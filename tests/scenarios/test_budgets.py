@@ -264,6 +264,20 @@ def test_a_process_that_is_cut_off_ends_what_it_began_before_others_take_its_par
     run(main())
 
 
+def test_the_part_of_a_killed_process_is_free_once_it_counts_as_gone() -> None:
+    async def main() -> None:
+        world, meter = World(), Meter()
+        killed = Member(name="killed/budgets", budgets={"t/concurrency": BudgetPart(3.0, 3.0, 4.0)})
+        await world.registry.check_in("t", killed, ttl=6.0)
+        async with world.running(train_of(meter, "a", 0.5, concurrency=4)) as connection:
+            await connection.publish_many(range(100))
+            await asyncio.sleep(5.9)
+            assert meter.most == 1
+            await until(lambda: meter.most == 4, seconds=1.5)
+
+    run(main())
+
+
 @pytest.mark.timeout(60)
 def test_while_the_registry_is_away_what_has_a_budget_waits() -> None:
     async def main() -> None:

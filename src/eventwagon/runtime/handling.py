@@ -21,7 +21,7 @@ from .outcomes import HANDLED, MEANT, Dead, Emitting, Failed, Handled, Outcome, 
 from .run_state import RunState
 from .threads import Threads
 
-_OURS = {function.__code__.co_filename for function in (Context.emit, through, Threads.run)}
+_OURS = {__file__, *(function.__code__.co_filename for function in (Context.emit, through, Threads.run))}
 
 
 def begin(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..contracts.broker import Delivery
@@ -20,12 +20,14 @@ from ..event import Event
 from ..options import Options
 from ..payload import Shape, one_of
 from ..values import shown
-from .context import Context, Destination
+from .context import Context, Destination, Place
 from .handler import Handler
 from .handling import call, no_payload
 from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, meaning, meant, never_retried
 from .run_state import RunState
 from .threads import Threads
+
+_P = TypeVar("_P")
 
 
 def checked_shape(shape: Shape, options: Options, where: str) -> Shape:
@@ -65,8 +67,8 @@ class BatchContext:
 
     def emit(
         self,
-        channel: str,
-        payload: object,
+        channel: Place[_P],
+        payload: _P | Event,
         *,
         of: int,
         after: float | timedelta | None = None,

@@ -16,6 +16,7 @@ from eventwagon import (
     Context,
     Event,
     EventRefused,
+    PublishError,
     RemovalRefused,
     Train,
     TrainPaused,
@@ -667,3 +668,49 @@ def test_the_test_kit_waits_for_what_is_due(how: Any) -> None:
             assert (t.published(), t.handled(), t.emitted("mail"), t.handled("mail")) == ([1], [1], [1], [1])
 
     how(story())
+
+
+@pytest.mark.parametrize("how", [run, asyncio.run])
+def test_plain_functions_of_schedules(how: Any) -> None:
+    """They run in threads, which the test kit's virtual time allows for; one may return an awaitable."""
+
+    async def story() -> None:
+        train = Train("orders")
+
+        @train.on("orders")
+        async def order(payload: str) -> None: ...
+
+        async def awaited() -> str:
+            return "awaited"
+
+        train.every(60, name="plain")(lambda: "plain")
+        train.every(60, name="wrapped")(lambda: awaited())
+
+        async with testing.running(train) as t:
+            await asyncio.sleep(0.6)  # the first look: a new schedule begins with its next tick
+            await t.advance(60)
+            await until(lambda: sorted(t.handled()) == ["awaited", "plain"])
+
+    how(story())
+
+
+def test_a_driver_that_fails_on_an_event_fails_its_caller_only() -> None:
+    async def main() -> None:
+        world = World()
+        seen = Seen(world)
+        async with world.running(orders(seen)) as c:
+            timetable: Any = world.broker.timetable  # type: ignore[attr-defined]
+            add = timetable.add
+
+            async def picky(train: str, events: Sequence[Event]) -> None:
+                if events[0].data == b"2":
+                    raise TypeError("a defect")
+                await add(train, events)
+
+            timetable.add = picky
+            outcomes = await asyncio.gather(*(c.publish(n, after=5) for n in (1, 2, 3)), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [str, PublishError, str]
+            await asyncio.sleep(10)
+            assert sorted(seen.payloads) == [1, 3]
+
+    run(main())

@@ -65,12 +65,13 @@ from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
-from eventwagon.runtime.handling import Dead, Failed, Handled, Snoozed, begin
+from eventwagon.runtime.handling import begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import WagonRemover
@@ -1010,17 +1011,12 @@ def _removed_before_published() -> Iterator[None]:
 @_mutant("emitted for later and not kept", "I6", LATER)
 def _emitted_and_not_kept() -> Iterator[None]:
     """It is kept when its event was settled: a process that dies in between loses it."""
-    emit = Settler._emit
     kept = later_module.store_emitted
 
-    async def later(runtime: Runtime, events: Sequence[Event]) -> None:
+    async def mutant(runtime: Runtime, events: Sequence[Event]) -> None:
         asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(kept(runtime, events)))
 
-    async def mutant(self: Settler, channel: Channel, events: Sequence[Event]) -> None:
-        with mock.patch.object(settling_module, "store_emitted", later):
-            await emit(self, channel, events)
-
-    with mock.patch.object(Settler, "_emit", mutant):
+    with mock.patch.object(settling_module, "store_emitted", mutant):
         yield
 
 

@@ -20,24 +20,12 @@ from ..event import Event
 from ..options import Options
 from ..payload import Shape, one_of
 from ..values import shown
-from .handling import (
-    HANDLED,
-    Context,
-    Dead,
-    Destination,
-    Failed,
-    Handled,
-    Handler,
-    Outcome,
-    RunState,
-    Snoozed,
-    Threads,
-    call,
-    meaning,
-    meant,
-    never_retried,
-    no_payload,
-)
+from .context import Context, Destination
+from .handler import Handler
+from .handling import call, no_payload
+from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, meaning, meant, never_retried
+from .run_state import RunState
+from .threads import Threads
 
 
 def checked_shape(shape: Shape, options: Options, where: str) -> Shape:

@@ -20,23 +20,15 @@ from .batching import Batched, Result, begin_batch
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
+from .context import Context
 from .forks import forks, leave
-from .handling import (
-    HANDLED,
-    Context,
-    Dead,
-    Failed,
-    Handled,
-    Handler,
-    RunState,
-    Snoozed,
-    Threads,
-    begin,
-    handlers_own,
-    never_retried,
-)
+from .handler import Handler
+from .handling import begin, handlers_own
+from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, never_retried
+from .run_state import RunState
 from .runtime import Runtime, report_failure
 from .settling import Settler
+from .threads import Threads
 from .worker_states import ChannelState, PoolState, WagonState
 
 _logger = logging.getLogger("eventwagon.worker")

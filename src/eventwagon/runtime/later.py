@@ -9,11 +9,12 @@ import msgspec
 
 from ..backoff import Backoff
 from ..contracts.timetable import CHANNEL, Timetable, Waiting, key
+from ..display.text import said
 from ..errors import (
+    EventwagonError,
     PublishError,
     PublishTimeout,
     PublishUncertain,
-    StorageBroken,
     TrainPaused,
     Unavailable,
     UsageError,
@@ -59,10 +60,13 @@ class Later:
                             kept = msgspec.structs.replace(event, time=due)
                         await timetable.add(self._train, [kept])
                         return True
-                    except StorageBroken:
-                        raise
                     except (Unavailable, PublishUncertain) as e:
                         trouble = str(e)
+                    except EventwagonError:
+                        raise
+                    except Exception as e:
+                        self._runtime.bulkhead.report("keeping an event for later", e)
+                        raise PublishError(f"train {self._train}: {said(e)}: the event may be kept for later") from e
                     await asyncio.sleep(backoff.next())
         except TimeoutError:
             if not limit.expired():

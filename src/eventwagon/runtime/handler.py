@@ -27,6 +27,7 @@ class Handler:
         "decode",
         "encode",
         "is_async",
+        "is_plain",
         "name",
         "options",
         "wants_context",
@@ -50,6 +51,8 @@ class Handler:
         self.call = function
         self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context
+        self.is_plain = not (shape.wants_context or self.batch or around)
+        """It is called with one payload and nothing else, and nothing surrounds it. Written by Train too."""
         self.is_async = shape.is_async
         self._warned = False
 

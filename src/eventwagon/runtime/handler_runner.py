@@ -167,7 +167,7 @@ class HandlerRunner:
             self._arm(worker.until)
         handler = source.handler
         context = None
-        if handler.wants_context or handler.around or handler.batch or is_batch(event):
+        if not handler.is_plain or is_batch(event):
             runtime = self._runtime
             context = Context(
                 event,
@@ -238,11 +238,11 @@ class HandlerRunner:
                 settler.tell_deaths(outcome.emitted)
         elif isinstance(outcome, Batched):
             self._finish_batch(worker, settler, outcome, circuit, (now, ended))
+            worker.others = ()
         else:
             self._finish_badly(worker, settler, delivery, outcome, circuit)
-        worker.settler = worker.delivery = None
-        if worker.others:
             worker.others = ()
+        worker.settler = worker.delivery = None
 
     def _finish_batch(
         self, worker: Worker, settler: Settler, batch: Batched, circuit: Circuit, times: tuple[float, float]

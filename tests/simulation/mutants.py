@@ -1001,7 +1001,7 @@ def _removed_before_published() -> Iterator[None]:
     publish = DueEvents._publish
 
     async def mutant(self: DueEvents, due: Due, deadline: float) -> None:
-        await self._remove(due.events, due)
+        await self._remove(list(zip(due.keys, due.events, strict=True)), due)
         await publish(self, due, deadline)
 
     with mock.patch.object(DueEvents, "_publish", mutant):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
-from ..contracts.timetable import CHANNEL, Due, Timetable, key_of
+from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
 from ..event import DEAD, Channel, Event, checked, fitting
@@ -132,11 +132,11 @@ class DueEvents:
 
     async def _publish(self, due: Due, deadline: float) -> None:
         """Publish the claimed events, and forget them. What can't be published now is due again when its claim ends."""
-        left = list(due.events)
+        left = list(zip(due.keys, due.events, strict=True))
         while left and asyncio.get_running_loop().time() < deadline:
             done, error = len(left), None
             try:
-                await self._switcher.publish(left, deadline=deadline)
+                await self._switcher.publish([event for _, event in left], deadline=deadline)
             except PublishError as e:
                 done, error = e.accepted, e
             if done:
@@ -145,17 +145,16 @@ class DueEvents:
                 return
             if not _blames_event(error):
                 raise error
-            if await self._buried(left[done], error):
+            if await self._buried(*left[done], error):
                 await self._remove(left[done : done + 1], due)
             left = left[done + 1 :]
 
-    async def _remove(self, events: Sequence[Event], due: Due) -> None:
-        await self._timetable.remove(self._train, [key_of(event) for event in events], until=due.until)
+    async def _remove(self, done: Sequence[tuple[str, Event]], due: Due) -> None:
+        await self._timetable.remove(self._train, [name for name, _ in done], until=due.until)
 
-    async def _buried(self, event: Event, error: PublishError) -> bool:
+    async def _buried(self, name: str, event: Event, error: PublishError) -> bool:
         """Put an event that can never be published into the train's dead letters. Returns False if the broker's driver
         failed on it, and it is tried again when its claim ends."""
-        name = key_of(event)
         if not isinstance(error, EventRefused):
             failures = self._defects[name] = self._defects.pop(name, 0) + 1
             if failures < _DEFECTS:

@@ -75,15 +75,23 @@ class BlockingConnection:
         thread. If this thread is interrupted while it waits (KeyboardInterrupt, or what a signal's handler raises), the
         event may be stored all the same.
         """
-        later, until = when(at, after), _deadline(timeout)
+        until, later = _deadline(timeout), when(at, after)
         held, connection = self._opened(until)
         event = connection._made(payload, subject, event_type, id)
         left = _left(connection, until)
         if later is None:
             held.call(connection._send([event], left), left + _MARGIN)
-            return event.id
-        gets_id = id is None and event is not payload
-        return held.call(connection._publish_later(later, event, gets_id, left), left + _MARGIN)
+        else:
+            event = connection._due(event, later, gets_id=id is None and event is not payload)
+            held.call(connection._keep(event, later, left), left + _MARGIN)
+        return event.id
+
+    def cancel(self, event_id: str, *, timeout: float | None = None) -> bool:
+        """Cancel an event that was published for later: see `Connection.cancel`. `timeout` as in `publish`. Raises
+        PublishTimeout, too."""
+        until = _deadline(timeout)
+        held, connection = self._opened(until)
+        return held.call(connection.cancel(event_id), _left(connection, until) + _MARGIN)
 
     def publish_many(
         self,
@@ -119,11 +127,6 @@ class BlockingConnection:
             say_accepted(e, accepted)
             raise
         return accepted
-
-    def cancel(self, event_id: str) -> bool:
-        """Cancel an event that was published with `at` or `after`, as `Connection.cancel`."""
-        held, connection = self._opened(None)
-        return held.call(connection.cancel(event_id), connection.train.settings.publish_timeout + _MARGIN)
 
     def close(self) -> None:
         """Close it. Calls that wait in other threads raise Unavailable or PublishTimeout. Idempotent; in a fork it does
@@ -166,9 +169,8 @@ class BlockingConnection:
 
 
 def _left(connection: Connection, until: float | None) -> float:
-    """The seconds that a call has."""
-    usual = connection.train.settings.publish_timeout
-    return usual if until is None else max(1e-3, until - time.monotonic())  # it is at least tried
+    """Seconds for the rest of a call: it is at least tried."""
+    return connection.train.settings.publish_timeout if until is None else max(1e-3, until - time.monotonic())
 
 
 def _deadline(timeout: float | None) -> float | None:

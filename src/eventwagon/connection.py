@@ -41,7 +41,7 @@ from .policy.edits import Edit, differences, differing, switch_asked, switch_wit
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.due_events import DueEvents
-from .runtime.handling import Handler
+from .runtime.handler import Handler
 from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
@@ -264,7 +264,9 @@ class Connection:
         later = when(at, after)
         event = self._made(payload, subject, event_type, id)
         if later is not None:
-            return await self._publish_later(later, event, id is None and event is not payload, timeout)
+            event = self._due(event, later, gets_id=id is None and event is not payload)
+            await self._keep(event, later, timeout)
+            return event.id
         await self._send([event], timeout)
         return event.id
 
@@ -281,24 +283,32 @@ class Connection:
             None if event_type is None else check_word("type", event_type),
         )
 
-    async def _publish_later(self, later: When, event: Event, gets_id: bool, timeout: float | None) -> str:
-        """Keep the event until it is due; its id then has that time too, unless its caller has chosen one."""
-        loop = self._here()
-        deadline = loop.time() + (self.train.settings.publish_timeout if timeout is None else check_timeout(timeout))
+    def _due(self, event: Event, later: When, *, gets_id: bool) -> Event:
+        """The event with the time at which it is due, by this process's clock; an id that nobody has chosen has that
+        time too. Raises UsageError."""
+        due = later.due(self._clock())
+        return msgspec.structs.replace(event, time=due, id=new_ids(1, due)[0] if gets_id else event.id)
+
+    async def _keep(self, event: Event, later: When, timeout: float | None) -> None:
+        """Keep the event until it is due, inside of the middleware."""
+        deadline = self._here().time() + (
+            self.train.settings.publish_timeout if timeout is None else check_timeout(timeout)
+        )
         _ = self._later.timetable  # without one, refuse before anything is founded
 
-        def make(due: float) -> Event:
-            return msgspec.structs.replace(event, time=due, id=new_ids(1, due)[0] if gets_id else event.id)
+        async def keep(events: Sequence[Event]) -> None:
+            if not self._founded:
+                await self._found_by(deadline)
+            if not await self._later.keep(later, events[0], deadline):
+                await self._switcher.publish(events, deadline=deadline)
+            elif self._due_events is not None:
+                self._due_events.wake()
 
-        if not self._founded:
-            await self._found_by(deadline)
-        kept = await self._later.keep(later, make, deadline)
-        if kept is None:
-            await self._switcher.publish([event], deadline=deadline)
-            return event.id
-        if self._due_events is not None:
-            self._due_events.wake()
-        return kept.id
+        around = self.train.around_publishing
+        if around:
+            await publish_through(around, keep, [event], self.train.settings.max_event_bytes)
+        else:
+            await keep([event])
 
     async def publish_many(
         self,

@@ -29,7 +29,7 @@ from .runtime.batching import checked_shape
 from .runtime.budget_shares import agreed_budgets
 from .runtime.budgets import ChannelBudget
 from .runtime.bulkhead import Bulkhead
-from .runtime.handling import Handler
+from .runtime.handler import Handler
 from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
@@ -140,7 +140,7 @@ class Train:
         *,
         concurrency: int | None = None,
         rate: str | float | None = None,
-        budget: Budget | Sequence[Budget] = (),
+        budget: Budget | Sequence[Budget] | None = None,
         timeout: float | None = None,
         attempts: int | None = None,
         backoff: float | None = None,
@@ -174,7 +174,7 @@ class Train:
             f"handler of {channel!r}",
             concurrency=concurrency,
             rate=rate,
-            budget=budget,
+            budget=() if budget is None else budget,
             timeout=timeout,
             attempts=attempts,
             backoff=backoff,

@@ -17,7 +17,9 @@ from eventwagon.contracts.broker import Depth
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import EventRefused, EventTooLarge, Unavailable, UsageError
 from eventwagon.event import DEAD, Channel, child_id, published_id
-from eventwagon.runtime.handling import RunState, Threads, begin
+from eventwagon.runtime.handling import begin
+from eventwagon.runtime.run_state import RunState
+from eventwagon.runtime.threads import Threads
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from eventwagon import (
+    BatchContext,
     Context,
     Event,
     EventRefused,
+    PublishError,
     RemovalRefused,
     Train,
     TrainPaused,
@@ -22,6 +26,7 @@ from eventwagon import (
     Volume,
     Wait,
     Workers,
+    testing,
 )
 from eventwagon.contracts.timetable import CHANNEL
 from eventwagon.drivers.memory import MemoryBroker, MemoryRegistry
@@ -565,5 +570,147 @@ def test_a_schedule_for_a_channel_without_a_handler_is_refused() -> None:
             with pytest.raises(UsageError, match="channel 'nobody' has no handler"):
                 async with c.running():
                     pass
+
+    run(main())
+
+
+def test_middleware_surrounds_it_once() -> None:
+    """It sees the event with the time at which it is due, when it is published for later, and not again when it is
+    due."""
+
+    async def main() -> None:
+        world, seen, tenants = World(), [], []
+        train = Train("orders")
+
+        @train.on("orders")
+        async def order(payload: int, ctx: Context) -> None:
+            tenants.append(ctx.event.extensions["tenant"])
+
+        @train.publish_middleware
+        async def mark(events: list[Event], call_next: Any) -> None:
+            seen.extend(events)
+            await call_next([replace(event, extensions={"tenant": "acme"}) for event in events])
+
+        async with world.running(train) as c:
+            name = await c.publish(1, after=60)
+            assert [event.id for event in seen] == [name]
+            assert seen[0].time == pytest.approx(world.clock() + 60, abs=0.1)
+            await asyncio.sleep(70)
+        assert tenants == ["acme"]
+        assert len(seen) == 1
+
+    run(main())
+
+
+def test_batches_are_emitted_and_passed_on() -> None:
+    """Events for an inner channel pass an ingress whose handler takes batches, and belong to none of them."""
+
+    async def main() -> None:
+        world, sizes, got = World(), [], []
+        train = Train("orders")
+
+        @train.on("orders", batch=10, within=0.2)
+        async def orders(payloads: list[int], ctx: BatchContext) -> None:
+            sizes.append(len(payloads))
+            for index, payload in enumerate(payloads):
+                await ctx.emit("mail", payload, of=index, after=5)
+
+        @train.on("mail", batch=10, within=0.2)
+        async def mail(payloads: list[int]) -> None:
+            got.extend(payloads)
+
+        async with world.running(train) as c:
+            await c.publish_many(range(10))
+            await asyncio.sleep(4)
+            for n in range(100, 105):
+                await c.publish(n, after=1.1)
+            await asyncio.sleep(20)
+        assert sorted(got) == [*range(10), *range(100, 105)]
+        assert sizes == [10, 5]
+
+    run(main())
+
+
+def test_without_an_event_loop(tmp_path: Path) -> None:
+    """From a blocking connection; and with the test kit, which waits for what is due."""
+    train = Train("orders")
+    with train.connect_blocking(f"sqlite:///{tmp_path}", listeners=()) as c:
+        name = c.publish(1, after=timedelta(hours=1))
+        kept = c.publish(2, at=datetime.now(UTC) + timedelta(hours=2), id="mine")
+        assert kept == "mine"
+        assert c.cancel(name)
+        assert not c.cancel(name)
+        with pytest.raises(UsageError, match="not both"):
+            c.publish(3, at=5, after=5)
+
+
+@pytest.mark.parametrize("how", [run, asyncio.run])
+def test_the_test_kit_waits_for_what_is_due(how: Any) -> None:
+    async def story() -> None:
+        train = Train("orders")
+
+        @train.on("orders")
+        async def order(payload: int, ctx: Context) -> None:
+            await ctx.emit("mail", payload, after=3600)
+
+        @train.on("mail")
+        async def mail(payload: int) -> None: ...
+
+        async with testing.running(train) as t:
+            await t.publish(1, after=3600)
+            await t.idle()
+            assert (t.published(), t.handled()) == ([], [])
+            await t.advance(3601)
+            await t.idle()
+            assert (t.published(), t.handled(), t.handled("mail")) == ([1], [1], [])
+            await t.advance(3601)
+            await t.idle()
+            assert (t.published(), t.handled(), t.emitted("mail"), t.handled("mail")) == ([1], [1], [1], [1])
+
+    how(story())
+
+
+@pytest.mark.parametrize("how", [run, asyncio.run])
+def test_plain_functions_of_schedules(how: Any) -> None:
+    """They run in threads, which the test kit's virtual time allows for; one may return an awaitable."""
+
+    async def story() -> None:
+        train = Train("orders")
+
+        @train.on("orders")
+        async def order(payload: str) -> None: ...
+
+        async def awaited() -> str:
+            return "awaited"
+
+        train.every(60, name="plain")(lambda: "plain")
+        train.every(60, name="wrapped")(lambda: awaited())
+
+        async with testing.running(train) as t:
+            await asyncio.sleep(0.6)  # the first look: a new schedule begins with its next tick
+            await t.advance(60)
+            await until(lambda: sorted(t.handled()) == ["awaited", "plain"])
+
+    how(story())
+
+
+def test_a_driver_that_fails_on_an_event_fails_its_caller_only() -> None:
+    async def main() -> None:
+        world = World()
+        seen = Seen(world)
+        async with world.running(orders(seen)) as c:
+            timetable: Any = world.broker.timetable  # type: ignore[attr-defined]
+            add = timetable.add
+
+            async def picky(train: str, events: Sequence[Event]) -> None:
+                if events[0].data == b"2":
+                    raise TypeError("a defect")
+                await add(train, events)
+
+            timetable.add = picky
+            outcomes = await asyncio.gather(*(c.publish(n, after=5) for n in (1, 2, 3)), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [str, PublishError, str]
+            await asyncio.sleep(10)
+            assert sorted(seen.payloads) == [1, 3]
 
     run(main())

@@ -48,6 +48,7 @@ from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
+from eventwagon.runtime import context as context_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import handling as handling_module
@@ -63,14 +64,16 @@ from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
+from eventwagon.runtime.context import OUT
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
-from eventwagon.runtime.handling import OUT, Dead, Failed, Handled, Snoozed, begin
+from eventwagon.runtime.handling import begin
 from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import WagonRemover
@@ -1013,17 +1016,12 @@ def _removed_before_published() -> Iterator[None]:
 @_mutant("emitted for later and not kept", "I6", LATER)
 def _emitted_and_not_kept() -> Iterator[None]:
     """It is kept when its event was settled: a process that dies in between loses it."""
-    emit = Settler._emit
     kept = later_module.store_emitted
 
-    async def later(runtime: Runtime, events: Sequence[Event]) -> None:
+    async def mutant(runtime: Runtime, events: Sequence[Event]) -> None:
         asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(kept(runtime, events)))
 
-    async def mutant(self: Settler, channel: Channel, events: Sequence[Event]) -> None:
-        with mock.patch.object(settling_module, "store_emitted", later):
-            await emit(self, channel, events)
-
-    with mock.patch.object(Settler, "_emit", mutant):
+    with mock.patch.object(settling_module, "store_emitted", mutant):
         yield
 
 
@@ -1216,7 +1214,7 @@ def _published_late() -> Iterator[None]:
 def _published_under_new_ids() -> Iterator[None]:
     number = count()
     with mock.patch.object(
-        handling_module, "published_id", lambda parent, train, index: f"{parent.id}-{train}-{index}-{next(number)}"
+        context_module, "published_id", lambda parent, train, index: f"{parent.id}-{train}-{index}-{next(number)}"
     ):
         yield
 

@@ -19,7 +19,7 @@ from eventwagon.errors import EventwagonError, Failed, PublishError, Reject, Ret
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
 from eventwagon.runtime.batching import BatchContext
-from eventwagon.runtime.handling import Context
+from eventwagon.runtime.context import Context
 from eventwagon.runtime.middleware import Next
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train

@@ -18,12 +18,14 @@ from ..event import DEAD, Channel, Event, checked, fitting
 from ..payload import encode, type_name
 from ..schedules import Schedule
 from .bulkhead import is_ours
-from .handling import died, smaller
+from .dead_letters import died, smaller
 from .later import for_channel
 from .publish_queue import MOST_BYTES
+from .run_state import RunState
 from .runtime import Runtime, report_failure, why_failed
 from .switcher import Switcher
 from .tasks import to_the_end
+from .threads import Threads
 from .train_state import TrainState
 
 _EVERY = 0.5
@@ -71,6 +73,7 @@ class DueEvents:
         self._defects: dict[str, int] = {}
         """By key: how often the broker's driver has failed on the event."""
         self._failing = False
+        self._threads = Threads()
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -79,6 +82,12 @@ class DueEvents:
 
     async def run(self) -> None:
         """Publish what is due until cancelled. A failure is reported once while it lasts, and nothing is lost by it."""
+        try:
+            await self._run()
+        finally:
+            self._threads.end()
+
+    async def _run(self) -> None:
         while True:
             self._woken.clear()
             pause = _EVERY
@@ -198,14 +207,21 @@ class DueEvents:
         event = None if latest is None else await self._event(schedule, tick)
         await timetable.tick(self._train, series, tick, event)
 
+    async def _returned(self, schedule: Schedule, tick: float) -> object:
+        """What its function returns or raises. A plain function runs in a thread that does not keep the program from
+        ending."""
+        arguments = (datetime.fromtimestamp(tick, UTC),) if schedule.wants_tick else ()
+        if inspect.iscoroutinefunction(schedule.function):
+            return await schedule.function(*arguments)
+        result, error = await self._threads.run(RunState(), schedule.function, *arguments)
+        if error is not None:
+            raise error
+        return await result if inspect.isawaitable(result) else result
+
     async def _event(self, schedule: Schedule, tick: float) -> Event | None:
         """The event of this tick; None if its function returns None."""
-        arguments = (datetime.fromtimestamp(tick, UTC),) if schedule.wants_tick else ()
         async with asyncio.timeout(self._runtime.settings.handler_timeout):
-            if inspect.iscoroutinefunction(schedule.function):
-                payload = await schedule.function(*arguments)
-            else:
-                payload = await asyncio.to_thread(schedule.function, *arguments)
+            payload = await self._returned(schedule, tick)
         if payload is None:
             return None
         handler = self._runtime.handlers.get(schedule.channel)

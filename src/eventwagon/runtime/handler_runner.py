@@ -20,23 +20,15 @@ from .batching import Batched, Result, begin_batch
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
+from .context import Context
 from .forks import forks, leave
-from .handling import (
-    HANDLED,
-    Context,
-    Dead,
-    Failed,
-    Handled,
-    Handler,
-    RunState,
-    Snoozed,
-    Threads,
-    begin,
-    handlers_own,
-    never_retried,
-)
+from .handler import Handler
+from .handling import begin, handlers_own
+from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, never_retried
+from .run_state import RunState
 from .runtime import Runtime, report_failure
 from .settling import Settler
+from .threads import Threads
 from .worker_states import ChannelState, PoolState, WagonState
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -160,7 +152,7 @@ class HandlerRunner:
             settler.die(delivery, "its process ended while it handled this event alone", attempt - 1)
             worker.settler = worker.delivery = None
             return None
-        if circuit.failing:
+        if circuit.failing and not worker.others:
             attempt += circuit.uncounted(event.id)
         worker.attempt, worker.circuit = attempt, circuit
         wagon.busy += 1
@@ -169,7 +161,7 @@ class HandlerRunner:
         if gate.others_first:
             gate.began()
         if source.budget is not None:
-            source.budget.begin()
+            source.budget.begin(1 + len(worker.others))
         worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)
@@ -233,7 +225,7 @@ class HandlerRunner:
         if outcome is HANDLED or isinstance(outcome, Handled):
             source.wagon.handled += 1
             if circuit.opened_at is None:
-                if circuit.failing:
+                if circuit.failing and not worker.others:
                     circuit.succeeded(delivery.event.id, now, ended)
                 else:  # the same, without a call for each event
                     if now > circuit.worked:
@@ -336,6 +328,8 @@ class HandlerRunner:
                 again = circuits.failed(
                     circuit, event_id, delivery.attempt, because=because, after=after, own=own, tells=tells
                 )
+                if len(deliveries) > 1:
+                    circuit.failing.pop(event_id, None)  # nobody knows whether it was this one
                 for each in deliveries:
                     attempt = worker.attempt if each is delivery else each.attempt
                     if again is None:

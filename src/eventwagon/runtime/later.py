@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from ..backoff import Backoff
 from ..contracts.timetable import CHANNEL, Timetable, Waiting, key
+from ..display.text import said
 from ..errors import (
+    EventwagonError,
     PublishError,
     PublishTimeout,
     PublishUncertain,
-    StorageBroken,
     TrainPaused,
     Unavailable,
     UsageError,
@@ -40,36 +41,38 @@ class Later:
         """The timetable. Raises UsageError if there is none."""
         return checked_timetable(self._runtime.timetable, type(self._runtime.broker).__name__)
 
-    async def keep(self, when: When, make: Callable[[float], Event], deadline: float) -> Event | None:
-        """Keep the event that `make` makes for the time at which it is due; durable when it returns. Returns None and
-        keeps nothing if it is due already. `deadline` is on the event loop's clock. Raises UsageError, TrainPaused,
+    async def keep(self, when: When, event: Event, deadline: float) -> bool:
+        """Keep the event until it is due, by the timetable's clock; durable when it returns. Returns False and keeps
+        nothing if it is due already. `deadline` is on the event loop's clock. Raises UsageError, TrainPaused,
         TrainRemoved, PublishTimeout, StorageBroken, EventTooLarge."""
-        timetable, event, trouble = self.timetable, None, "no answer"
-        backoff = Backoff(*_PAUSES)
+        timetable, trouble = self.timetable, "no answer"
+        backoff, kept = Backoff(*_PAUSES), None
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 while True:
                     if (refusal := self._refusal()) is not None:
                         raise refusal
                     try:
-                        if event is None:
+                        if kept is None:
                             now = await timetable.now(self._train)
-                            due = when.due(now)
-                            if due <= now:
-                                return None
-                            event = make(due)
-                        await timetable.add(self._train, [event])
-                        return event
-                    except StorageBroken:
-                        raise
+                            if (due := when.due(now)) <= now:
+                                return False
+                            kept = msgspec.structs.replace(event, time=due)
+                        await timetable.add(self._train, [kept])
+                        return True
                     except (Unavailable, PublishUncertain) as e:
                         trouble = str(e)
+                    except EventwagonError:
+                        raise
+                    except Exception as e:
+                        self._runtime.bulkhead.report("keeping an event for later", e)
+                        raise PublishError(f"train {self._train}: {said(e)}: the event may be kept for later") from e
                     await asyncio.sleep(backoff.next())
         except TimeoutError:
             if not limit.expired():
                 raise
-            kept = "the event may be kept" if event is not None else "no event was kept"
-            raise PublishTimeout(f"train {self._train}: {kept} for later, it is not certain: {trouble}") from None
+            what = "no event was kept for later" if kept is None else "it is not certain that the event is kept"
+            raise PublishTimeout(f"train {self._train}: {what}: {trouble}") from None
 
     def _refusal(self) -> PublishError | None:
         manifest = self._state.snapshot.manifest

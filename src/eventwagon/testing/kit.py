@@ -56,6 +56,9 @@ class UnexpectedDeath(AssertionError):
 class PlannedFailure(Exception):
     """A test wanted this handling to fail: `RunningTrain.fail`."""
 
+    def __init__(self, why: str = "the test wants it") -> None:
+        super().__init__(why)
+
 
 @dataclass(frozen=True)
 class DeadLetter:
@@ -201,8 +204,9 @@ class RunningTrain:
         """Wait until every event is handled or dead, or waits for a later time that its handler or publisher asked for
         (`Snooze`). Retries are waited for; while time is real they come at once.
 
-        `within`: seconds of the loop's time; by default 10, in virtual time an hour. Raises NotIdle with what is left.
-        Raises UnexpectedDeath for events that have died since the last call, unless the test says `dead="keep"`.
+        `within`: seconds of the loop's time; by default 10 s of the real time, or an hour of virtual time. Raises
+        NotIdle with what is left, and UnexpectedDeath for events that have died since the last call, unless the test
+        says `dead="keep"`.
         """
         __tracebackhide__ = True
         patience = _Patience(None if within is None else real("idle: within", within))
@@ -317,8 +321,8 @@ async def running(
     nothing is left behind; a test may run several trains.
 
     It runs in any event loop. In virtual time (`testing.run`, `testing.in_virtual_time`) no pause takes any time, and
-    `advance` moves everything. In the loop of another test framework pauses before retries are skipped while the test
-    waits in `idle`.
+    `advance` moves everything. While time is real (in the loop of another test framework, or with an open socket) only
+    the pauses before retries are skipped, as long as the test waits in `idle`.
 
     `state` replaces what the train's lifespan yields, which is then not entered. `settings` replace the train's own
     in this test; unless given, a test has `attempts=5` if the train sets none, `breaker=None` and `grace=1.0`. With

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..cloudevents import is_batch, parts
 from ..contracts.broker import Delivery
+from ..contracts.timetable import CHANNEL as TO
 from ..drivers.memory.broker import MemoryBroker, MemoryHold, MemoryQueue, MemorySubscription
 from ..event import DEAD, Channel, Event
 
@@ -69,7 +70,7 @@ class RecordingBroker(MemoryBroker):
     def record_stored(self, channel: Channel, events: Sequence[Event]) -> None:
         """These were stored in this channel."""
         if channel.name != DEAD:
-            self.stored += [(channel, event) for event in events]
+            self.stored += [(channel, event) for event in events if not _passes_through(channel, event)]
         elif channel.wagon:  # the train's own gets those of removed wagons, which are known
             for letter in events:
                 self.letters.append(letter)
@@ -83,7 +84,7 @@ class RecordingBroker(MemoryBroker):
             for event in parts(message) if is_batch(message) else (message,):
                 if (channel, event.id) in self._dying:
                     self._dying.remove((channel, event.id))
-                elif channel.name != DEAD:
+                elif channel.name != DEAD and not _passes_through(channel, event):
                     self.handled.append((channel, event))
         self.notify()
 
@@ -116,6 +117,8 @@ class RecordingBroker(MemoryBroker):
                 for each in _unfinished(queue, now):
                     if not (each.due_in > 0 and each.event.id in self.postponed):
                         yield each
+        for train, event in self.timetable.unfinished():
+            yield Unfinished(Channel(train, 0, event.extensions.get(TO, "")), event, False, 0.0)
 
     def hurry(self, seconds: float, *, postponed: bool) -> None:
         """Events that were given back come so much sooner; those that were postponed only if asked for."""
@@ -123,6 +126,11 @@ class RecordingBroker(MemoryBroker):
         for queue in self.queues.values():
             if isinstance(queue, _RecordedQueue):
                 queue.hurry(now, seconds, lambda event: postponed or event.id not in self.postponed)
+
+
+def _passes_through(channel: Channel, event: Event) -> bool:
+    """Whether it is in the ingress only on its way from the timetable to its own channel."""
+    return not channel.name and TO in event.extensions
 
 
 def _unfinished(queue: MemoryQueue, now: float) -> Iterator[Unfinished]:

@@ -72,6 +72,12 @@ class MemoryTimetable:
             kept.add([event])
         return True
 
+    def unfinished(self) -> list[tuple[str, Event]]:
+        """The events of all trains that are due, claimed ones included: for tests that wait for them."""
+        now = self._clock()
+        kept = ((train, entry) for train, of in self._trains.items() for entry in of.entries.values())
+        return [(train, entry.event) for train, entry in kept if entry.event.time <= now]
+
     async def clear(self, train: str) -> int:
         return len(self._trains.pop(train, _NOTHING).entries)
 

@@ -65,7 +65,7 @@ def test_a_handler_stands_for_its_channel() -> None:
     ctx.emit(office.file, Order(3))
     assert ctx.emitted == [("file", Order(3))]
     for no_channel in (ship, Office().file, print):
-        with pytest.raises(UsageError, match="emit to .*: no handler is declared for it in train 'orders'"):
+        with pytest.raises(UsageError, match=r"emit to .*: no handler is declared for it in train 'orders'"):
             Context.fake(train=orders).emit(no_channel, Order(1))
 
 

@@ -336,8 +336,9 @@ class Context:
     ) -> FakeContext:
         """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
 
-        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`. With `train` what is emitted is
-        checked as in a process that runs it; without, any channel takes any payload. Raises UsageError.
+        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`, and `ctx.published` the train's name
+        and the payload of each `publish`. With `train` both are checked as in a process that runs it; without, any
+        channel takes any payload. Raises UsageError.
         """
         from .fake_context import FakeContext
 

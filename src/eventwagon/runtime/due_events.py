@@ -11,6 +11,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
+import msgspec
+
 from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
@@ -20,6 +22,7 @@ from ..schedules import Schedule
 from .bulkhead import is_ours
 from .dead_letters import died, smaller
 from .later import for_channel
+from .middleware import Middleware, publish_through
 from .publish_queue import MOST_BYTES
 from .run_state import RunState
 from .runtime import Runtime, report_failure, why_failed
@@ -60,6 +63,7 @@ class DueEvents:
         timetable: Timetable,
         schedules: Mapping[str, Schedule],
         source: str,
+        around: Sequence[Middleware] = (),
     ) -> None:
         self._runtime = runtime
         self._train = runtime.train
@@ -68,6 +72,8 @@ class DueEvents:
         self._timetable = timetable
         self._schedules = list(schedules.values())
         self._source = source
+        self._around = around
+        """The train's middleware around publishing, the outermost first."""
         self._ticks: dict[str, float] = {}
         """By schedule: its next tick, by the timetable's clock."""
         self._defects: dict[str, int] = {}
@@ -203,8 +209,23 @@ class DueEvents:
         latest = await timetable.latest(self._train, series)
         if latest is not None and latest >= tick:
             return
-        event = None if latest is None else await self._event(schedule, tick)
+        async with asyncio.timeout(self._runtime.settings.handler_timeout):
+            event = None if latest is None else await self._event(schedule, tick)
+            if event is not None and self._around:
+                event = await self._passed(event)
+        if event is not None:
+            event = for_channel(event, schedule.channel)
         await timetable.tick(self._train, series, tick, event)
+
+    async def _passed(self, event: Event) -> Event | None:
+        """The event as the middleware passes it on; None if it does not. The tick stays its time."""
+        found: list[Event] = []
+
+        async def keep(passed_on: Sequence[Event]) -> None:
+            found.extend(passed_on)
+
+        await publish_through(self._around, keep, [event], self._runtime.settings.max_event_bytes)
+        return msgspec.structs.replace(found[0], time=event.time) if found else None
 
     async def _returned(self, schedule: Schedule, tick: float) -> object:
         """What its function returns or raises. A plain function runs in a thread that does not keep the program from
@@ -219,8 +240,7 @@ class DueEvents:
 
     async def _event(self, schedule: Schedule, tick: float) -> Event | None:
         """The event of this tick; None if its function returns None."""
-        async with asyncio.timeout(self._runtime.settings.handler_timeout):
-            payload = await self._returned(schedule, tick)
+        payload = await self._returned(schedule, tick)
         if payload is None:
             return None
         handler = self._runtime.handlers.get(schedule.channel)
@@ -235,7 +255,7 @@ class DueEvents:
             content_type,
         )
         most = self._runtime.settings.max_event_bytes
-        return for_channel(fitting(checked(event, most), most), schedule.channel)
+        return fitting(checked(event, most), most)
 
 
 def _blames_event(error: PublishError) -> bool:

@@ -16,7 +16,7 @@ from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
-from .batching import Batched, Result, begin_batch
+from .batching import Batched, Result, begin_batch, holds_several
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
@@ -307,7 +307,7 @@ class HandlerRunner:
         `tells`: a failure says something about the channel."""
         wagon, circuits, delivery = settler.source.wagon, self._circuits, deliveries[0]
         event_id, handler = delivery.event.id, settler.source.handler
-        if isinstance(outcome, Failed) and len(deliveries) == 1:  # who is to blame in a batch is not known yet
+        if isinstance(outcome, Failed) and not holds_several(deliveries):
             raised = TimeoutError() if worker.expired else outcome.error
             if raised is not None and (why := never_retried(handler, raised)):
                 because = f"{outcome.because} ({why})"

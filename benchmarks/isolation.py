@@ -16,7 +16,7 @@ from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.event import Channel
 from eventwagon.limits import Volume
 from eventwagon.orchestrators.processes.subprocess import Subprocess
-from eventwagon.runtime.handling import Context
+from eventwagon.runtime.context import Context
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Run, in_turn, percentile

@@ -7,7 +7,7 @@ import time
 
 from eventwagon import Train
 from eventwagon.limits import Volume
-from eventwagon.runtime.handling import Context
+from eventwagon.runtime.context import Context
 from eventwagon.workers import Workers
 
 from .kit import Aim, Benchmark, Line, Order, Run, orders

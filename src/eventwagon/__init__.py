@@ -99,7 +99,7 @@ from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .options import Budget
 from .runtime.batching import BatchContext
-from .runtime.handling import Context
+from .runtime.context import Context
 from .runtime.middleware import Next
 from .settings import Settings
 from .train import Train

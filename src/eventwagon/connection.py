@@ -41,7 +41,7 @@ from .policy.edits import Edit, differences, differing, switch_asked, switch_wit
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.due_events import DueEvents
-from .runtime.handling import Handler
+from .runtime.handler import Handler
 from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling

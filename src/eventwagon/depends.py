@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ForwardRef, TypeVar
 
 from .errors import UsageError
 from .payload import name_of
-from .runtime.handling import Context
+from .runtime.context import Context
 
 try:
     from fast_depends import Depends, Provider, inject

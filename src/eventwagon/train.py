@@ -29,7 +29,7 @@ from .runtime.batching import checked_shape
 from .runtime.budget_shares import agreed_budgets
 from .runtime.budgets import ChannelBudget
 from .runtime.bulkhead import Bulkhead
-from .runtime.handling import Handler
+from .runtime.handler import Handler
 from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
@@ -119,6 +119,8 @@ class Train:
         """
         check_middleware(function, "async def log(ctx, call_next)")
         _register(self.around_handling, function)
+        for handler in self.handlers.values():
+            handler.is_plain = False
         return function
 
     def publish_middleware(self, function: _F) -> _F:

@@ -25,7 +25,7 @@ from eventwagon.errors import PublishError, Reject, Unavailable
 from eventwagon.event import new_ids
 from eventwagon.limits import Volume
 from eventwagon.orchestrators.processes.subprocess import Subprocess
-from eventwagon.runtime.handling import Context
+from eventwagon.runtime.context import Context
 from eventwagon.train import Train
 from eventwagon.workers import Workers
 

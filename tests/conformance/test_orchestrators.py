@@ -20,7 +20,8 @@ from eventwagon.orchestrators.processes.records import UnitFiles
 from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.payload import shape
 from eventwagon.runtime.bulkhead import Bulkhead
-from eventwagon.runtime.handling import Context, Handler
+from eventwagon.runtime.context import Context
+from eventwagon.runtime.handler import Handler
 from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.local_workers import LocalWorkers
 from eventwagon.runtime.runtime import Runtime

@@ -25,7 +25,7 @@ from eventwagon.drivers.redis import entries as redis
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import JSON, Channel, checked
 from eventwagon.payload import codec, encode, shape
-from eventwagon.runtime.handling import Handler
+from eventwagon.runtime.handler import Handler
 from eventwagon.testing.virtual_time import run
 from tests.fuzz import examples
 from tests.support import World

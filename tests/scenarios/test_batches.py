@@ -784,6 +784,83 @@ def test_a_batch_that_fails_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     assert "and 49 more of its batch at attempt 1: ValueError: all" in lines[0]
 
 
+# --- budgets and options -------------------------------------------------------------------------
+
+
+def test_concurrency_counts_calls_and_rate_counts_events() -> None:
+    async def main() -> None:
+        world, train = World(), train_of(workers=Workers(each=4))
+        busy, most, begun = 0, 0, list[tuple[float, int]]()
+
+        @train.on("t", batch=10, within=0.1, concurrency=2, rate=50)
+        async def rows(some: list[int]) -> None:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            begun.append((now(), len(some)))
+            await asyncio.sleep(0.3)
+            busy -= 1
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(500))
+            await until(lambda: sum(size for _, size in begun) == 500)
+        assert most == 2
+        assert len(begun) < 60
+        assert 8.5 < begun[-1][0] - begun[0][0] < 11.5
+
+    run(main())
+
+
+def test_a_message_of_several_survives_one_whose_exception_is_never_retried() -> None:
+    async def main() -> None:
+        world, train, done = World(), train_of(), list[int]()
+
+        @train.on("t", batch=3, within=0.1, dead_on=KeyError)
+        async def rows(some: list[Row], ctx: BatchContext) -> None:
+            for index, row in enumerate(some):
+                ctx.emit("done", row.n, of=index)
+            raise Failed({some.index(Row(11)): KeyError("n")})
+
+        @train.on("done")
+        async def collect(n: int) -> None:
+            done.append(n)
+
+        documents = [
+            b'{"specversion":"1.0","id":"%d","type":"Row","source":"/x","data":{"n":%d}}' % (n, n) for n in (10, 11)
+        ]
+        async with world.running(train) as connection:
+            data = b"[" + b",".join(documents) + b"]"
+            await connection.publish(Event(new_ids(1, 1.0)[0], "x", "x", 1.0, data, content_type=BATCH))
+            await until(lambda: world.of(EventDied))
+            await until(lambda: done == [10])
+        assert [(fact.id, fact.attempts) for fact in world.of(EventDied)] == [("11", 1)]
+
+    run(main())
+
+
+def test_exceptions_that_are_never_retried_kill_only_the_event_that_raises_them() -> None:
+    async def main() -> None:
+        world, train, done = World(), train_of(), set[int]()
+
+        @train.on("t", batch=10, within=0.1, dead_on=(KeyError, TimeoutError), timeout=1)
+        async def rows(some: list[int]) -> None:
+            if 1 in some:
+                raise KeyError("whole")
+            if 2 in some:
+                await asyncio.sleep(10)
+            done.update(n for n in some if n != 3)
+            if 3 in some:
+                raise Failed({some.index(3): KeyError("named")})
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(10))
+            await until(lambda: len(done) == 7)
+            await until(lambda: len(world.of(EventDied)) == 3)
+        assert {fact.attempts for fact in world.of(EventDied)} == {2}
+
+    run(main())
+
+
 # --- on SQLite ----------------------------------------------------------------------------------
 
 

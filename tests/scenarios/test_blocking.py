@@ -341,13 +341,13 @@ for raised in (KeyboardInterrupt, SystemExit):
         raise raised
 
     signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:
         c.publish_many(["hang"])
     except raised as e:
         print(e.accepted)
 signal.signal(signal.SIGALRM, lambda number, frame: c.close())
-signal.setitimer(signal.ITIMER_REAL, 0.3)
+signal.setitimer(signal.ITIMER_REAL, 1.0)
 try:
     c.publish('hang')
 except Exception as e:

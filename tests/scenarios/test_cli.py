@@ -446,3 +446,37 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     assert "what the driver declares (not tried: no connection)" in done.stdout
     assert json.loads(cli(tmp_path, "doctor", f"sqlite:///{tmp_path}/file", "--json").stdout)["tried"] is False
     assert done.stderr == "eventwagon: the broker could not be examined: see above\n"
+
+
+def test_piped_tables_are_not_cut(place: Path) -> None:
+    name = "a_train_with_a_name_of_forty-eight_characters_xx"
+    assert len(name) == 48
+    (place / "long.py").write_text(f"from eventwagon import Train\nlong = Train({name!r})\n")
+    assert cli(place, "publish", "long:long", given="7\n").returncode == 0
+    for command in (("status", name), ("list",)):
+        said = cli(place, *command, COLUMNS="").stdout
+        assert "…" not in said
+        assert f"{name}_v1" in said
+        assert "processes" in said or "settled" in said
+
+
+def test_a_wagon_is_named_or_numbered(place: Path) -> None:
+    assert cli(place, "publish", "app:train", given=lines("a@x")).returncode == 0
+    for wagon in ("1", "signups_v1"):
+        said = cli(place, "why", "signups", "--wagon", wagon)
+        assert "signups_v1 opened" in said.stdout, said.stderr
+    for wagon, why in (
+        ("orders_v1", "is a wagon of train 'orders', not of 'signups'"),
+        ("v1", "give a wagon's name, as signups_v7, or its number"),
+        ("0", "give a wagon's name"),
+        ("-1", "give a wagon's name"),
+        ("", "give a wagon's name"),
+        ("signups_v", "give a wagon's name"),
+        ("_v1", "give a wagon's name"),
+        ("1" * 30, "give a wagon's name"),
+        ("\u0661", "give a wagon's name"),
+    ):
+        done = cli(place, "why", "signups", f"--wagon={wagon}")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr
+    assert "is a wagon: name its train, signups" in cli(place, "status", "signups_v1").stderr

@@ -20,7 +20,8 @@ from eventwagon.contracts.facts import EventDied
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import DEATH, EARLIEST, JSON, LATEST, born, checked, child_id, heritage
 from eventwagon.payload import shape
-from eventwagon.runtime.handling import Handler, died
+from eventwagon.runtime.dead_letters import died
+from eventwagon.runtime.handler import Handler
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 

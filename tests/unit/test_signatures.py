@@ -14,7 +14,10 @@ import pytest
 from eventwagon import Context, Event, Train
 from eventwagon.errors import UsageError
 from eventwagon.payload import shape
-from eventwagon.runtime.handling import Dead, Failed, Handled, RunState, Snoozed, Threads, begin
+from eventwagon.runtime.handling import begin
+from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
+from eventwagon.runtime.run_state import RunState
+from eventwagon.runtime.threads import Threads
 
 SEEN: list[object] = []
 

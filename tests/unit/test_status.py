@@ -118,3 +118,13 @@ def test_workers_that_follow_the_traffic_by_default_are_shown_as_such() -> None:
     text = "\n".join(printed(found, 120))
     assert "Workers(each=Elastic(2, 64)) by default" in text
     assert "Workers(total=8)" not in text
+
+
+@pytest.mark.parametrize("width", [57, 60, 70])
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_name(width: int) -> None:
+    lines = printed(view(3, "takes the new events"), width)
+    head = next(line for line in lines if line.startswith("wagon  "))
+    names = [name.strip() for name in head.split("  ") if name.strip()]
+    assert set(names) <= set(COLUMNS)
+    assert {"wagon", "state", "taken", "waiting", "age"} <= set(names)
+    assert sum("signups_v3" in line for line in lines) == 2

@@ -36,6 +36,10 @@ Url = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+_PIPED = 10_000
+"""Columns of a table that no terminal shows: enough for its longest reason."""
+
+
 class Code(IntEnum):
     """The exit code of a command."""
 
@@ -69,6 +73,14 @@ class _Console(Console):
 def out() -> Console:
     """A console on stdout, for results. Created at each call, since `sys.stdout` may have been replaced."""
     return _Console(highlight=False)
+
+
+def tables() -> Console:
+    """The same for tables: what is piped into another program is not wrapped or cut, unless COLUMNS says so."""
+    console = out()
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console.width = _PIPED
+    return console
 
 
 def err() -> Console:

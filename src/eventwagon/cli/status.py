@@ -29,7 +29,7 @@ from ..event import DEAD, Channel, wagon_name
 from ..policy.losses import GONE
 from ..workers import ORCHESTRATED
 from .completion import Anchor
-from .console import DEFAULT_URL, AsJson, Url, beside, breadth, job, json_line, listing, out, span, words
+from .console import DEFAULT_URL, AsJson, Url, beside, breadth, job, json_line, listing, out, span, tables, words
 from .target import reached
 
 _EVERY = 0.5
@@ -131,7 +131,7 @@ async def status(
     [bold]inside[/bold]: not settled in the inner channels. [bold]workers[/bold]: the wagon's own; of shared workers,
     those that had one of its events at the last check-in.
 
-    A figure that the broker does not know is `?`.
+    A figure that the broker does not know is `?`. A narrow terminal leaves columns out.
     """
     async with reached(target, url) as c:
         if not watch:
@@ -153,7 +153,7 @@ def _print(view: View, as_json: bool) -> None:
     if as_json:
         json_line(view)
     else:
-        console = out()
+        console = tables()
         console.print(table(view, console))
 
 
@@ -497,15 +497,15 @@ def _head(view: View) -> Text:
 
 
 _FIGURES = ("waiting", "in flight", "settled", "inside", "workers")
-_LEFT_OUT = ((), ("settled",), ("settled", "inside"))
-"""The columns to leave out, in the order in which they are tried, if the terminal is too narrow."""
+_LEFT_OUT = ("settled", "inside", "workers", "in flight")
+"""The columns that are left out if the terminal is too narrow, in this order."""
 
 
 def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
     """A table of the wagons. The reasons are its last column if they all fit there; otherwise they follow below it."""
     coded = any(w.revision for w in rows)
-    for left_out in _LEFT_OUT:
-        figures = [name for name in _FIGURES if name not in left_out]
+    for least in range(len(_LEFT_OUT) + 1):
+        figures = [name for name in _FIGURES if name not in _LEFT_OUT[:least]]
         columns = ["wagon", *(["revision"] if coded else []), "state", ">taken", *(f">{name}" for name in figures)]
         columns.append(">age")
         cells = [_row(w, coded, figures) for w in rows]

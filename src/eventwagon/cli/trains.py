@@ -10,9 +10,13 @@ from ..contracts.lifecycle import State
 from ..drivers.opening import open_drivers
 from ..errors import EventwagonError, UnknownTrain
 from ..event import wagon_name
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, line, listing, out, words
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, breadth, job, json_line, line, listing, tables, words
 from .status import View, look
 from .target import reached
+
+_COLUMNS = ("train", "active", ">wagons", ">waiting", ">dead", ">processes", "")
+_LEFT_OUT = (">processes", ">wagons", ">dead")
+"""The columns that are left out if the terminal is too narrow, in this order."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,13 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 @job
 async def list_(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the trains at the URL: the active wagon, live wagons, waiting events, dead letters, and processes.
+
+    [bold]active[/bold]: the wagon that takes new events. [bold]wagons[/bold]: those that are live.
+    [bold]waiting[/bold]: events of all ingresses that no process has claimed. [bold]dead[/bold]: dead letters.
+    [bold]processes[/bold]: those that have checked in. [bold]Last[/bold], why the train does not work: paused, being
+    removed, not readable.
+
+    A narrow terminal leaves columns out.
 
     A figure that the broker does not know is `?`. `status` says more of one train.
     """
@@ -68,8 +79,13 @@ def _show(found: Sequence[Listed]) -> None:
         )
         for each in found
     ]
-    console = out()
-    console.print(listing(("train", "active", "wagons", "waiting", "dead", "processes", ""), rows, console.width))
+    console = tables()
+    for least in range(len(_LEFT_OUT) + 1):
+        shown = [i for i, name in enumerate(_COLUMNS) if name not in _LEFT_OUT[:least]]
+        columns, cells = [_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows]
+        if breadth(columns, cells) <= console.width:
+            break
+    console.print(listing(columns, cells, console.width))
 
 
 async def _listed(name: str, url: str) -> Listed:

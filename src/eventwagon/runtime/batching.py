@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..contracts.broker import Delivery
@@ -20,23 +20,14 @@ from ..event import Event
 from ..options import Options
 from ..payload import Shape, one_of
 from ..values import shown
-from .handling import (
-    HANDLED,
-    Context,
-    Dead,
-    Destination,
-    Failed,
-    Handled,
-    Handler,
-    Outcome,
-    RunState,
-    Snoozed,
-    Threads,
-    call,
-    meaning,
-    meant,
-    no_payload,
-)
+from .context import Context, Destination, Place
+from .handler import Handler
+from .handling import call, no_payload
+from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, meaning, meant, never_retried
+from .run_state import RunState
+from .threads import Threads
+
+_P = TypeVar("_P")
 
 
 def checked_shape(shape: Shape, options: Options, where: str) -> Shape:
@@ -76,8 +67,8 @@ class BatchContext:
 
     def emit(
         self,
-        channel: str,
-        payload: object,
+        channel: Place[_P],
+        payload: _P | Event,
         *,
         of: int,
         after: float | timedelta | None = None,
@@ -211,9 +202,15 @@ class _Batch:
         for place, unfit in self._unfit.items():
             found[place] += unfit
         for index, (place, event) in enumerate(zip(self._places, self.events, strict=True)):
-            outcome = meaning(errors[index]) if index in errors else Handled(self.context.emitted_by(index))
+            outcome = self._meant(errors[index]) if index in errors else Handled(self.context.emitted_by(index))
             found[place].append((event, outcome))
         return Batched([(d, self._of_message(d, each)) for d, each in zip(self._deliveries, found, strict=True)])
+
+    def _meant(self, error: BaseException) -> Outcome:
+        outcome = meaning(error)
+        if isinstance(outcome, Failed) and (why := never_retried(self._handler, error)):
+            return Dead(f"{outcome.because} ({why})")
+        return outcome
 
     def _of_message(self, delivery: Delivery, found: Sequence[tuple[Event, Outcome]]) -> Outcome:
         """What came of a message, from the outcomes of its events. If one of several is to come again, all do."""

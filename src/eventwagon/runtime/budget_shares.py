@@ -180,6 +180,8 @@ class BudgetShares:
             await self._check_in(said)
         if any(asked[key] > part.held for key, part in self._parts.items()):
             others = await self._look()
+            if self._time() >= self._until:  # what was left then, others may have taken since
+                return
             for key, part in self._parts.items():
                 self._grant(part, asked[key], others.get(key, {}))
 
@@ -249,6 +251,8 @@ class BudgetShares:
         except BaseException:
             self._doubtful_until = self._time() + self._ttl
             raise
+        if self._time() >= self._until:  # the former lease has ended, and its timer may be late
+            self._lose()
         self._said, self._renew_at = said, began + ttl / 3
         self._until = began + ttl * _LEASE if said else -math.inf
         for part in self._parts.values():
@@ -269,13 +273,9 @@ class BudgetShares:
             raise Unavailable(f"no answer from the registry within member_ttl={self._ttl:g} s") from None
 
     def _lose(self) -> None:
-        """The lease has ended: use nothing until others have been looked for again. Idempotent."""
-        if self._until == -math.inf:
-            return
-        self._until = -math.inf
+        """The lease has ended, or there is none: use nothing until others have been looked for again. Idempotent."""
         for part in self._parts.values():
             part.lose()
-        self._woken.set()
 
 
 def _size(part: Part, others: Mapping[str, BudgetPart]) -> tuple[float, float]:

@@ -102,8 +102,8 @@ class Part:
 
     # --- what the two kinds do ----------------------------------------------------------------
 
-    def begin(self) -> None:
-        """An event begins."""
+    def begin(self, events: int) -> None:
+        """A handling of so many events begins."""
 
     def end(self) -> None:
         """A handling has ended, and everything that it started."""
@@ -147,7 +147,7 @@ class Slots(Part):
     def _has_room(self, now: float) -> bool:
         return self.busy < self.held
 
-    def begin(self) -> None:
+    def begin(self, events: int) -> None:
         self.busy += 1
         self._peak = max(self._peak, self.busy)
 
@@ -210,11 +210,11 @@ class Tokens(Part):
         self._arm()
         return self._tokens >= _WHOLE
 
-    def begin(self) -> None:
+    def begin(self, events: int) -> None:
         now = self._time()
         self._refill(now)
-        self._tokens -= 1.0
-        self._count += 1
+        self._tokens -= events  # a batch may use up more than there is: the next event waits longer
+        self._count += events
         self.used_at = now
         self._arm()
 
@@ -274,10 +274,10 @@ class ChannelBudget:
         """The budgets for which events have waited lately; empty if there are none."""
         return ", ".join(part.name for part in self.parts if part.is_short)
 
-    def begin(self) -> None:
-        """An event begins."""
+    def begin(self, events: int = 1) -> None:
+        """A handling of so many events begins."""
         for part in self.parts:
-            part.begin()
+            part.begin(events)
 
     def end(self) -> None:
         """A handling has ended, and everything that it started."""

@@ -18,12 +18,14 @@ from ..event import DEAD, Channel, Event, checked, fitting
 from ..payload import encode, type_name
 from ..schedules import Schedule
 from .bulkhead import is_ours
-from .handling import RunState, Threads, died, smaller
+from .dead_letters import died, smaller
 from .later import for_channel
 from .publish_queue import MOST_BYTES
+from .run_state import RunState
 from .runtime import Runtime, report_failure, why_failed
 from .switcher import Switcher
 from .tasks import to_the_end
+from .threads import Threads
 from .train_state import TrainState
 
 _EVERY = 0.5

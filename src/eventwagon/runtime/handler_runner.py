@@ -20,23 +20,15 @@ from .batching import Batched, Result, begin_batch
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
+from .context import Context
 from .forks import forks, leave
-from .handling import (
-    HANDLED,
-    Context,
-    Dead,
-    Failed,
-    Handled,
-    Handler,
-    RunState,
-    Snoozed,
-    Threads,
-    begin,
-    handlers_own,
-    never_retried,
-)
+from .handler import Handler
+from .handling import begin, handlers_own
+from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, never_retried
+from .run_state import RunState
 from .runtime import Runtime, report_failure
 from .settling import Settler
+from .threads import Threads
 from .worker_states import ChannelState, PoolState, WagonState
 
 _logger = logging.getLogger("eventwagon.worker")
@@ -169,13 +161,13 @@ class HandlerRunner:
         if gate.others_first:
             gate.began()
         if source.budget is not None:
-            source.budget.begin()
+            source.budget.begin(1 + len(worker.others))
         worker.busy, worker.until = True, now + source.timeout
         if worker.until < self._due:
             self._arm(worker.until)
         handler = source.handler
         context = None
-        if handler.wants_context or handler.around or handler.batch or is_batch(event):
+        if not handler.is_plain or is_batch(event):
             runtime = self._runtime
             context = Context(
                 event,
@@ -246,11 +238,11 @@ class HandlerRunner:
                 settler.tell_deaths(outcome.emitted)
         elif isinstance(outcome, Batched):
             self._finish_batch(worker, settler, outcome, circuit, (now, ended))
+            worker.others = ()
         else:
             self._finish_badly(worker, settler, delivery, outcome, circuit)
-        worker.settler = worker.delivery = None
-        if worker.others:
             worker.others = ()
+        worker.settler = worker.delivery = None
 
     def _finish_batch(
         self, worker: Worker, settler: Settler, batch: Batched, circuit: Circuit, times: tuple[float, float]

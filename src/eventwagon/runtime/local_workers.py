@@ -26,8 +26,8 @@ from .admission import OTHERS_FIRST, Gate
 from .circuits import Circuits
 from .dispatch import Dispatcher
 from .handler_runner import HandlerRunner
-from .handling import Threads
 from .runtime import Runtime
+from .threads import Threads
 from .wagon_consumer import WagonConsumer
 from .worker_pool import WorkerPool
 from .worker_states import PoolState

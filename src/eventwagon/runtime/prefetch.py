@@ -20,6 +20,7 @@ The channel's fetching task takes steps 1 and 2, a worker's task (`WorkerPool`) 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -199,12 +200,11 @@ class Prefetcher:
             return 0
         if source.circuit.opened_at is not None:
             return source.circuit.room
+        handlings = math.inf if source.budget is None else source.budget.ahead
         if self.forming is None:
-            ahead = max(pool.in_need, min(_FETCH_MOST, pool.soon))
-        else:
-            most = self.forming.most
-            ahead = min(max(pool.in_need, pool.soon // most) * most, self._fetch_most)
-        return ahead if source.budget is None else min(ahead, source.budget.ahead)
+            return int(min(handlings, max(pool.in_need, min(_FETCH_MOST, pool.soon))))
+        most = self.forming.most
+        return int(min(min(handlings, max(pool.in_need, pool.soon // most)) * most, self._fetch_most))
 
     @property
     def _fetch_most(self) -> int:

@@ -24,7 +24,8 @@ from ..errors import (
 from ..event import Event
 from ..settings import Settings
 from .bulkhead import Bulkhead, is_ours
-from .handling import Destination, Handler, destination_of
+from .context import Destination, destination_of
+from .handler import Handler
 from .publish_queue import own
 from .runtime import Runtime
 from .switcher import Switcher

@@ -26,7 +26,7 @@ from ..policy.edits import (
 )
 from ..policy.losses import LETTERS_REMOVED, Losses, of_letters
 from .bulkhead import shown
-from .handling import died, smaller
+from .dead_letters import died, smaller
 from .probe import PROBE
 from .publish_queue import fitting
 from .runtime import Runtime

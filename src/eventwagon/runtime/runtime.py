@@ -16,7 +16,8 @@ from ..errors import EventwagonError
 from ..settings import Settings
 from .budgets import ChannelBudget
 from .bulkhead import Bulkhead
-from .handling import Handler, Publisher
+from .context import Publisher
+from .handler import Handler
 from .lifespan import Opening
 
 

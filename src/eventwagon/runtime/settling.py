@@ -16,7 +16,8 @@ from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from ..event import DEAD, Channel, Event, wagon_name
 from .bulkhead import is_ours
 from .circuits import Circuits
-from .handling import LATER, OUT, died, smaller
+from .context import LATER, OUT
+from .dead_letters import died, smaller
 from .later import passed_on, store_emitted
 from .runtime import Runtime, report_failure
 from .tasks import all_of

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from .bulkhead import is_ours, passes
 from .dispatch import Dispatcher
 from .handler_runner import OUTCOMES, HandlerRunner, Worker
-from .handling import HANDLED
+from .outcomes import HANDLED
 from .prefetch import WagonPrefetch
 from .runtime import Runtime
 from .worker_states import PAUSES, ChannelState, PoolState, WagonState

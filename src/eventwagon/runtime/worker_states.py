@@ -13,7 +13,7 @@ from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
 from ..settings import Settings
 from .budgets import ChannelBudget
-from .handling import Handler
+from .handler import Handler
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""

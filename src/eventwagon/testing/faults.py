@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..display.text import plain, said
 from ..errors import Reject, Retry, Snooze
-from ..runtime.handling import Handler
+from ..runtime.handler import Handler
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from ...limits import Limit, Volume, written
 from ...payload import encode
 from ...policy.edits import asked_of
 from ...policy.scheduling import served_first, within
-from ...runtime.handling import Context
+from ...runtime.context import Context
 from ...train import Train
 from ...workers import Workers
 from .machine import Machine, Usage

@@ -14,7 +14,7 @@ from ...contracts.facts import Fact, Switched, WagonDrained, WagonOpened, WagonR
 from ...drivers.opening import open_drivers
 from ...errors import EventwagonError
 from ...limits import parse_limit, slo
-from ...runtime.handling import Context
+from ...runtime.context import Context
 from ...testing.virtual_time import VirtualClock
 from ...testing.virtual_time import run as run_in_virtual_time
 from ...train import Train

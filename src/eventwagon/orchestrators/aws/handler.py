@@ -35,7 +35,7 @@ from ...event import DEAD, Channel, Event, wagon_name
 from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
-from ...runtime.handling import Handler
+from ...runtime.handler import Handler
 from ...runtime.lifespan import Opening, alive
 from ...runtime.local_workers import LocalWorkers
 from ...runtime.runtime import Runtime

@@ -1,0 +1,47 @@
+"""Dead letters: what is kept of an event that no attempt can handle."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..display.text import plain
+from ..event import DEAD, Event
+
+
+def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
+    """The event's dead letter: the event as it was, with the reason, place and time as extension attributes."""
+    why = {
+        "deadbecause": plain(because),
+        "deadchannel": channel,
+        "deadwagon": str(wagon),
+        "deadattempts": str(attempt),
+        "deadat": f"{now:.3f}",
+    }
+    return DEAD, msgspec.structs.replace(event, extensions={**event.extensions, **why})
+
+
+def smaller(letter: Event, *, cut: bool) -> Event | None:
+    """A smaller form of `letter`, which the broker refused; None if there is none.
+
+    A letter is larger than its event, and may have attributes that can't be stored. First it loses everything that the
+    event brought besides its data. Then, if `cut` (the broker refused it for good), it loses the end of its data, more
+    each time; `deadsize` is the original number of bytes.
+    """
+    ours = {name: plain(value, 100) for name, value in letter.extensions.items() if name.startswith("dead")}
+    bare = msgspec.structs.replace(
+        letter,
+        id=plain(letter.id, 200),
+        type=plain(letter.type, 200),
+        source=plain(letter.source, 200),
+        subject=None if letter.subject is None else plain(letter.subject, 200),
+        content_type=plain(letter.content_type, 100),
+        extensions=ours,
+    )
+    if bare != letter:
+        return bare
+    size = len(letter.data)
+    if not size or not cut:
+        return None
+    less = size // 2 if "deadsize" in ours else min(size, 1024)
+    extensions = {"deadsize": str(size), **ours}
+    return msgspec.structs.replace(letter, data=letter.data[: size - less], extensions=extensions)

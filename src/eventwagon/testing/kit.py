@@ -227,8 +227,8 @@ class RunningTrain:
     async def advance(self, seconds: float) -> None:
         """Let time pass. In virtual time everything happens meanwhile that would; of more than two hours only in the
         last one: what was due before comes then. While time is real this returns at once: `clock` is so much later, and
-        events that wait for a later time come so much sooner; limits (`Age`) and timeouts go by the real time. Then
-        call `idle`. Raises UsageError."""
+        events that wait for a later time come so much sooner; limits (`Age`) and timeouts go by the real time, and
+        a schedule's tick comes within a second. Then call `idle`. Raises UsageError."""
         seconds = real("advance: seconds", seconds)
         passes = 0.0 if not _jumps() else _LAST if seconds > 2 * _LAST else seconds
         if passes < seconds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from eventwagon.errors import Unavailable
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
 from eventwagon.runtime.budget_shares import BudgetShares
-from eventwagon.runtime.budgets import Slots, Watcher
+from eventwagon.runtime.budgets import Slots, Tokens, Watcher
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import run
 from tests.support import World, runtime_of, until
@@ -146,6 +147,51 @@ def test_a_slow_rate_is_kept_by_many(rate: str) -> None:
         for n in range(30):
             since = start + n / per_second
             assert meter.count(since, since + 10 / per_second) <= 11
+
+    run(main())
+
+
+def test_batches_keep_to_a_slow_rate_in_all_processes_together() -> None:
+    async def main() -> None:
+        world, sizes = World(), list[int]()
+
+        def batching() -> Train:
+            train = Train("t", limit=Volume(100_000), workers=Workers(each=4), member_ttl=5.0)
+
+            @train.on("t", batch=50, within=0.2, rate="1/s")
+            async def handle(some: list[int]) -> None:
+                sizes.append(len(some))
+
+            return train
+
+        async with AsyncExitStack() as stack:
+            connections = [await stack.enter_async_context(world.running(batching())) for _ in range(3)]
+            await connections[0].publish_many(range(5000))
+            await asyncio.sleep(300)
+            assert 150 <= sum(sizes) <= 300 + 3 * 50, sum(sizes)  # the last batch of each is not made up for yet
+
+    run(main())
+
+
+def test_a_part_that_grows_is_used_at_once() -> None:
+    """After a batch the next event has to wait; if the part has grown meanwhile, only for as long as that needs."""
+
+    async def main() -> None:
+        told: list[float] = []
+        part = Tokens("rate", 100.0)
+        part.watchers.append(
+            Watcher(PoolState(is_shared=False), lambda: True, lambda _: told.append(now()), lambda: None, lambda: None)
+        )
+        part.until = math.inf
+        part.grant(1.0)
+        part.begin(51)
+        part.grant(0.0)
+        assert part.owes
+        part.grant(50.0)
+        await asyncio.sleep(2.0)
+        assert told
+        assert 1.0 <= told[0] < 1.2
+        assert not part.owes
 
     run(main())
 

@@ -118,6 +118,11 @@ class Part:
         """How many events to fetch ahead. At least one, which shows that something waits."""
         return 1
 
+    @property
+    def owes(self) -> bool:
+        """More was used than was there, which is yet to be made up for."""
+        return False
+
     def unit(self, of: float) -> float:
         """What of a budget of that size is not divided any further."""
         return 1.0
@@ -186,7 +191,7 @@ class Tokens(Part):
     def __init__(self, name: str, of: float) -> None:
         super().__init__(name, of)
         self._tokens = 0.0
-        """Events that may begin now."""
+        """Events that may begin now. Less than 0 after a batch that began more than there were."""
         self._at = self._time()
         self._timer: asyncio.TimerHandle | None = None
         self._count = 0
@@ -196,8 +201,11 @@ class Tokens(Part):
     def grant(self, held: float) -> None:
         self._refill(self._time())
         if not held:
-            self._tokens = 0.0
+            self._tokens = min(0.0, self._tokens)  # what a batch has used up stays used up
         super().grant(held)
+        if self._timer is not None:
+            self._timer.cancel()  # it was set for another rate
+            self._timer = None
         self._arm()
 
     def _refill(self, now: float) -> None:
@@ -236,6 +244,11 @@ class Tokens(Part):
     def ahead(self) -> int:
         return 1 + int(self.held * _AHEAD)
 
+    @property
+    def owes(self) -> bool:
+        self._refill(self._time())
+        return self._tokens < 0.0
+
     def unit(self, of: float) -> float:
         return of / parts(of)
 
@@ -246,7 +259,7 @@ class Tokens(Part):
         now = self._time()
         if (passed := now - self._since) >= _MEASURED:
             self._rate, self._count, self._since = self._count / passed, 0, now
-        if self.is_short:
+        if self.is_short or self.owes:
             return self.of
         return min(self.of, max(self._rate, self._count / _MEASURED) * 1.2)
 

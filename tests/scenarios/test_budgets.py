@@ -16,9 +16,12 @@ from rich.console import Console
 
 from eventwagon import Budget, Context, Train, UsageError, Volume, Workers
 from eventwagon.cli.status import look, table
+from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.registry import BudgetPart, Member
+from eventwagon.drivers.memory.broker import MemorySubscription
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
+from eventwagon.event import Channel
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
 from eventwagon.runtime.budget_shares import BudgetShares
@@ -420,6 +423,46 @@ def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
         assert state["began"] == 8
 
     asyncio.run(main())
+
+
+def test_a_suspect_keeps_to_a_budget_that_goes_while_its_claim_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marking waits for the broker. Another process may have the budget by then."""
+    marked, is_gone, wrong, handled = list[float](), False, 0, 0
+    has_room = Slots.has_room.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Slots, "has_room", property(lambda part: not is_gone and has_room(part)))
+    alone = MemorySubscription.alone
+
+    async def marks(self: MemorySubscription, delivery: Delivery) -> bool:
+        nonlocal is_gone
+        is_gone = not marked
+        marked.append(now())
+        return await alone(self, delivery)
+
+    monkeypatch.setattr(MemorySubscription, "alone", marks)
+
+    async def main() -> None:
+        nonlocal is_gone
+        world, train = World(), Train("t", workers=Workers(each=1))
+
+        @train.on("t", concurrency=1)
+        async def handle(_: int) -> None:
+            nonlocal wrong, handled
+            wrong, handled = wrong + is_gone, handled + 1
+
+        async with world.connect(train) as connection:
+            await connection.publish(1)
+        async with world.broker.consume(Channel("t", 1), visibility=0.1) as dying:
+            await dying.receive(1, 1.0)
+        await asyncio.sleep(0.2)
+        async with world.running(train):
+            await until(lambda: marked)
+            await asyncio.sleep(5)
+            is_gone = False
+            await until(lambda: handled)
+        assert (wrong, handled) == (0, 1)
+        assert len(marked) == 2
+
+    run(main())
 
 
 def test_a_channel_at_its_budget_takes_no_workers_from_others() -> None:

@@ -54,6 +54,7 @@ from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
 from .runtime.tasks import InOwnTask, kept_up
 from .runtime.teardown import RemovedTrain, Teardown
+from .runtime.ticking import Ticking
 from .runtime.train_state import TrainState
 from .runtime.wagon_channels import WagonChannels
 from .schedules import Schedule
@@ -573,18 +574,20 @@ class Connection:
                 membership.observing = tasks.create_task(kept_up(observer.run, "observing", self._bulkhead))
                 owned.append(membership.observing)
                 if runtime.timetable is not None:
-                    train = self.train
-                    self._due_events = due_events = DueEvents(
-                        runtime,
-                        self._state,
-                        self._switcher,
-                        runtime.timetable,
-                        train.schedules,
-                        train.source,
-                        train.around_publishing,
-                    )
+                    due_events = self._due_events = DueEvents(runtime, self._state, self._switcher, runtime.timetable)
                     publishing = kept_up(due_events.run, "publishing events that are due", self._bulkhead)
                     owned.append(tasks.create_task(publishing))
+                    if schedules := self.train.schedules:
+                        ticking = Ticking(
+                            runtime,
+                            self._state,
+                            runtime.timetable,
+                            schedules,
+                            self.train.source,
+                            around=self.train.around_publishing,
+                            on_recorded=due_events.wake,
+                        )
+                        owned.append(tasks.create_task(kept_up(ticking.run, "recording ticks", self._bulkhead)))
             for task in owned:
                 task.add_done_callback(held.end)
             self._is_running = True

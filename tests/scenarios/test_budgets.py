@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,13 +16,16 @@ from rich.console import Console
 
 from eventwagon import Budget, Context, Train, UsageError, Volume, Workers
 from eventwagon.cli.status import look, table
+from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.registry import BudgetPart, Member
+from eventwagon.drivers.memory.broker import MemorySubscription
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
+from eventwagon.event import Channel
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
 from eventwagon.runtime.budget_shares import BudgetShares
-from eventwagon.runtime.budgets import Slots, Watcher
+from eventwagon.runtime.budgets import Slots, Tokens, Watcher
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import run
 from tests.support import World, runtime_of, until
@@ -146,6 +150,51 @@ def test_a_slow_rate_is_kept_by_many(rate: str) -> None:
         for n in range(30):
             since = start + n / per_second
             assert meter.count(since, since + 10 / per_second) <= 11
+
+    run(main())
+
+
+def test_batches_keep_to_a_slow_rate_in_all_processes_together() -> None:
+    async def main() -> None:
+        world, sizes = World(), list[int]()
+
+        def batching() -> Train:
+            train = Train("t", limit=Volume(100_000), workers=Workers(each=4), member_ttl=5.0)
+
+            @train.on("t", batch=50, within=0.2, rate="1/s")
+            async def handle(some: list[int]) -> None:
+                sizes.append(len(some))
+
+            return train
+
+        async with AsyncExitStack() as stack:
+            connections = [await stack.enter_async_context(world.running(batching())) for _ in range(3)]
+            await connections[0].publish_many(range(5000))
+            await asyncio.sleep(300)
+            assert 150 <= sum(sizes) <= 300 + 3 * 50, sum(sizes)  # the last batch of each is not made up for yet
+
+    run(main())
+
+
+def test_a_part_that_grows_is_used_at_once() -> None:
+    """After a batch the next event has to wait; if the part has grown meanwhile, only for as long as that needs."""
+
+    async def main() -> None:
+        told: list[float] = []
+        part = Tokens("rate", 100.0)
+        part.watchers.append(
+            Watcher(PoolState(is_shared=False), lambda: True, lambda _: told.append(now()), lambda: None, lambda: None)
+        )
+        part.until = math.inf
+        part.grant(1.0)
+        part.begin(51)
+        part.grant(0.0)
+        assert part.owes
+        part.grant(50.0)
+        await asyncio.sleep(2.0)
+        assert told
+        assert 1.0 <= told[0] < 1.2
+        assert not part.owes
 
     run(main())
 
@@ -374,6 +423,46 @@ def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
         assert state["began"] == 8
 
     asyncio.run(main())
+
+
+def test_a_suspect_keeps_to_a_budget_that_goes_while_its_claim_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marking waits for the broker. Another process may have the budget by then."""
+    marked, is_gone, wrong, handled = list[float](), False, 0, 0
+    has_room = Slots.has_room.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(Slots, "has_room", property(lambda part: not is_gone and has_room(part)))
+    alone = MemorySubscription.alone
+
+    async def marks(self: MemorySubscription, delivery: Delivery) -> bool:
+        nonlocal is_gone
+        is_gone = not marked
+        marked.append(now())
+        return await alone(self, delivery)
+
+    monkeypatch.setattr(MemorySubscription, "alone", marks)
+
+    async def main() -> None:
+        nonlocal is_gone
+        world, train = World(), Train("t", workers=Workers(each=1))
+
+        @train.on("t", concurrency=1)
+        async def handle(_: int) -> None:
+            nonlocal wrong, handled
+            wrong, handled = wrong + is_gone, handled + 1
+
+        async with world.connect(train) as connection:
+            await connection.publish(1)
+        async with world.broker.consume(Channel("t", 1), visibility=0.1) as dying:
+            await dying.receive(1, 1.0)
+        await asyncio.sleep(0.2)
+        async with world.running(train):
+            await until(lambda: marked)
+            await asyncio.sleep(5)
+            is_gone = False
+            await until(lambda: handled)
+        assert (wrong, handled) == (0, 1)
+        assert len(marked) == 2
+
+    run(main())
 
 
 def test_a_channel_at_its_budget_takes_no_workers_from_others() -> None:

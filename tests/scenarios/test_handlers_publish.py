@@ -185,6 +185,36 @@ def test_one_that_the_broker_refuses_for_good_is_a_dead_letter_of_its_own_event(
     run(main())
 
 
+def test_one_that_is_refused_for_good_makes_no_duplicates_of_the_others() -> None:
+    class Picky(MemoryBroker):
+        async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+            if channel.train == "billing" and any(event.data == b"60" for event in events):
+                raise EventRefused("not this one")
+            await super().publish(channel, events)
+            if channel.train == "billing":
+                stored.extend(events)
+
+    stored: list[Event] = []
+
+    async def main() -> None:
+        it = World()
+        it.broker = Picky(clock=it.clock)
+        orders, billing = Train("orders"), Train("billing")
+
+        @orders.on("orders", batch=100)
+        async def ship(some: list[int], ctx: BatchContext) -> None:
+            for i, order in enumerate(some):
+                ctx.publish(order, to=billing, of=i)
+
+        async with it.connect(orders) as c:
+            await c.publish_many(range(100))
+        async with it.running(orders):
+            await until(lambda: len({event.id for event in stored}) == 99)
+        assert len(stored) == 99
+
+    run(main())
+
+
 def test_while_the_other_train_is_paused_it_waits() -> None:
     async def main() -> None:
         it, got = World(), seen()

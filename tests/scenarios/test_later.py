@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -557,6 +558,40 @@ def test_a_schedule_that_fails_holds_up_no_other() -> None:
             assert failures > 2
             await c.publish("on")
             await until(lambda: got[-1] == "on")
+
+    run(main())
+
+
+def test_a_schedule_that_hangs_holds_up_nothing_and_is_called_once() -> None:
+    async def main() -> None:
+        world, got, calls = World(), list[str](), list[str]()
+        train, gate = Train("orders", handler_timeout=30), threading.Event()
+
+        @train.on("orders")
+        async def order(payload: str) -> None:
+            got.append(payload)
+
+        @train.every(60)
+        def hangs() -> str:
+            calls.append("hangs")
+            gate.wait()
+            return "late"
+
+        @train.every(60)
+        async def good() -> str:
+            return "good"
+
+        try:
+            async with world.running(train) as c:
+                await until(lambda: got == ["good"], seconds=61)
+                await c.publish("on", after=1)
+                await asyncio.sleep(1.6)
+                assert got == ["good", "on"]
+                await asyncio.sleep(300)
+                assert calls == ["hangs"]
+                assert got.count("good") == 6
+        finally:
+            gate.set()
 
     run(main())
 

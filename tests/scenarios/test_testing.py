@@ -46,6 +46,32 @@ def shop(**settings: Any) -> Train:
 
 
 @in_any_loop
+def test_what_is_published_to_other_trains_is_shown_and_not_waited_for(run: Run) -> None:
+    billing, unknown, orders = Train("billing"), Train("unknown"), Train("orders")
+
+    @billing.on("billing")
+    async def bill(order: Order) -> None: ...
+
+    @orders.on("orders")
+    async def ship(order: Order, ctx: Context) -> None:
+        ctx.publish(order, to=billing)
+        ctx.publish({"id": order.id}, to=unknown)
+
+    async def story() -> None:
+        async with testing.running(orders) as t:
+            await t.publish(Order(1))
+            await t.idle()
+            assert t.published() == t.handled() == [Order(1)]
+            assert len(t.events()) == 1
+            assert t.published(to=billing) == [Order(1)]
+            assert t.published(to=unknown) == [{"id": 1}]
+            with pytest.raises(UsageError, match="give a Train"):
+                t.published(to="billing")  # type: ignore[arg-type]
+
+    run(story())
+
+
+@in_any_loop
 def test_it_shows_what_happened(run: Run) -> None:
     async def story() -> None:
         async with testing.running(shop()) as t:

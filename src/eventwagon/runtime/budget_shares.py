@@ -186,10 +186,10 @@ class BudgetShares:
                 self._grant(part, asked[key], others.get(key, {}))
 
     def _is_needed(self) -> bool:
-        """Something is used or wanted, or was a short time ago."""
+        """Something is used, owed or wanted, or was a short time ago."""
         now = self._time()
         return any(
-            part.in_use or part.is_short or now - max(part.used_at, part.refused_at) < self._ttl
+            part.in_use or part.owes or part.is_short or now - max(part.used_at, part.refused_at) < self._ttl
             for part in self._parts.values()
         )
 

@@ -115,8 +115,13 @@ class Part:
 
     @property
     def ahead(self) -> int:
-        """For how many handlings to fetch ahead. At least one, which shows that something waits."""
+        """How many events to fetch ahead. At least one, which shows that something waits."""
         return 1
+
+    @property
+    def owes(self) -> bool:
+        """More was used than was there, which is yet to be made up for."""
+        return False
 
     def unit(self, of: float) -> float:
         """What of a budget of that size is not divided any further."""
@@ -181,17 +186,12 @@ class Slots(Part):
 
 
 class Tokens(Part):
-    """Events begun in a second.
-
-    A batch begins when one event may, and takes as many tokens as it has events. Until those that were not there are
-    paid for, nothing begins, and this process keeps the part that pays for them."""
+    """Events begun in a second."""
 
     def __init__(self, name: str, of: float) -> None:
         super().__init__(name, of)
         self._tokens = 0.0
-        """Events that may begin now."""
-        self._paying = 0.0
-        """The rate that pays for the last batch; 0 when all is paid for."""
+        """Events that may begin now. Less than 0 after a batch that began more than there were."""
         self._at = self._time()
         self._timer: asyncio.TimerHandle | None = None
         self._count = 0
@@ -200,24 +200,18 @@ class Tokens(Part):
 
     def grant(self, held: float) -> None:
         self._refill(self._time())
-        if not held and not self._paying:
-            self._tokens = 0.0
+        if not held:
+            self._tokens = min(0.0, self._tokens)  # what a batch has used up stays used up
         super().grant(held)
+        if self._timer is not None:
+            self._timer.cancel()  # it was set for another rate
+            self._timer = None
         self._arm()
 
-    def lose(self) -> None:
-        self._paying = 0.0  # others may use it from now on
-        super().lose()
-
     def _refill(self, now: float) -> None:
-        rate = max(self.held, self._paying)
-        self._tokens = min(burst(rate), self._tokens + (now - self._at) * rate)
+        if self.held:
+            self._tokens = min(burst(self.held), self._tokens + (now - self._at) * self.held)
         self._at = now
-        if self._paying and self._tokens >= 0:
-            self._paying = 0.0
-            if not self.held:
-                self._tokens = 0.0
-            self.on_need()
 
     def _has_room(self, now: float) -> bool:
         self._refill(now)
@@ -227,18 +221,15 @@ class Tokens(Part):
     def begin(self, events: int) -> None:
         now = self._time()
         self._refill(now)
-        self._tokens -= events
+        self._tokens -= events  # a batch may use up more than there is: the next event waits longer
         self._count += events
-        if events > 1 and self._tokens < 0:
-            self._paying = max(self._paying, self.held)
         self.used_at = now
         self._arm()
 
     def _arm(self) -> None:
         """Set the timer for the next event that may begin."""
-        rate = max(self.held, self._paying)
-        if self._timer is None and rate and self._tokens < _WHOLE:
-            pause = max(_TICK, ((1.0 if self.held else 0.0) - self._tokens) / rate)
+        if self._timer is None and self.held and self._tokens < _WHOLE:
+            pause = max(_TICK, (1.0 - self._tokens) / self.held)
             self._timer = asyncio.get_running_loop().call_later(pause, self._due)
 
     def _due(self) -> None:
@@ -250,13 +241,13 @@ class Tokens(Part):
             self._arm()
 
     @property
-    def in_use(self) -> float:
-        self._refill(self._time())
-        return self._paying
-
-    @property
     def ahead(self) -> int:
         return 1 + int(self.held * _AHEAD)
+
+    @property
+    def owes(self) -> bool:
+        self._refill(self._time())
+        return self._tokens < 0.0
 
     def unit(self, of: float) -> float:
         return of / parts(of)
@@ -268,7 +259,7 @@ class Tokens(Part):
         now = self._time()
         if (passed := now - self._since) >= _MEASURED:
             self._rate, self._count, self._since = self._count / passed, 0, now
-        if self.is_short:
+        if self.is_short or self.owes:
             return self.of
         return min(self.of, max(self._rate, self._count / _MEASURED) * 1.2)
 
@@ -288,7 +279,7 @@ class ChannelBudget:
 
     @property
     def ahead(self) -> int:
-        """For how many handlings to fetch ahead at most."""
+        """How many events to fetch ahead at most."""
         return min(part.ahead for part in self.parts)
 
     @property

@@ -1,34 +1,23 @@
-"""Publishes the events of the timetable that are due, and those of the train's schedules. Any number of processes may
-run it at once."""
+"""Publishes the events of the timetable that are due. Any number of processes may run it at once."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 
-import msgspec
-
+from ..contracts.manifest import Manifest
 from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
-from ..event import DEAD, Channel, Event, checked, fitting
-from ..payload import encode, type_name
-from ..schedules import Schedule
+from ..event import DEAD, Channel, Event
 from .bulkhead import is_ours
 from .dead_letters import died, smaller
-from .later import for_channel
-from .middleware import Middleware, publish_through
 from .publish_queue import MOST_BYTES
-from .run_state import RunState
 from .runtime import Runtime, report_failure, why_failed
 from .switcher import Switcher
 from .tasks import to_the_end
-from .threads import Threads
 from .train_state import TrainState
 
 _EVERY = 0.5
@@ -42,10 +31,15 @@ _TO_THE_END = 2.0
 """Seconds that a publish which has begun still has when its process stops; else its events would be published twice."""
 _MOST = 500
 """The most events in one claim."""
-_AGAIN = 5.0
-"""Seconds before a schedule's function that failed is called again."""
 _DEFECTS = 3
 """After this many failures of a driver the event itself counts as the cause."""
+
+
+def publishes(manifest: Manifest) -> bool:
+    """Whether the train accepts events now; while it does not, they wait in the timetable, where they can be
+    cancelled."""
+    paused = manifest.paused is not None and manifest.paused.publishing
+    return manifest.active is not None and manifest.removal is None and not paused and not manifest.refusing
 
 
 class DueEvents:
@@ -61,25 +55,15 @@ class DueEvents:
         state: TrainState,
         switcher: Switcher,
         timetable: Timetable,
-        schedules: Mapping[str, Schedule],
-        source: str,
-        around: Sequence[Middleware] = (),
     ) -> None:
         self._runtime = runtime
         self._train = runtime.train
         self._state = state
         self._switcher = switcher
         self._timetable = timetable
-        self._schedules = list(schedules.values())
-        self._source = source
-        self._around = around
-        """The train's middleware around publishing, the outermost first."""
-        self._ticks: dict[str, float] = {}
-        """By schedule: its next tick, by the timetable's clock."""
         self._defects: dict[str, int] = {}
         """By key: how often the broker's driver has failed on the event."""
         self._failing = False
-        self._threads = Threads()
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -88,12 +72,6 @@ class DueEvents:
 
     async def run(self) -> None:
         """Publish what is due until cancelled. A failure is reported once while it lasts, and nothing is lost by it."""
-        try:
-            await self._run()
-        finally:
-            self._threads.end()
-
-    async def _run(self) -> None:
         while True:
             self._woken.clear()
             pause = _EVERY
@@ -115,24 +93,14 @@ class DueEvents:
 
     async def _look(self) -> float:
         """Publish what is due now. Returns the seconds until something else is."""
-        if not self._publishes:
+        if not publishes(self._state.snapshot.manifest):
             return _EVERY
-        if self._schedules:
-            await self._record_ticks(await self._timetable.now(self._train))
         asked = asyncio.get_running_loop().time()
         due = await self._timetable.claim(self._train, limit=_MOST, most_bytes=MOST_BYTES, lease=_LEASE)
         if due.events:
             await to_the_end(partial(self._publish, due, asked + _TO_PUBLISH), _TO_THE_END)
             return 0.0
-        times = [*self._ticks.values(), *([] if due.next_at is None else [due.next_at])]
-        return max(0.001, min(times, default=math.inf) - due.now)
-
-    @property
-    def _publishes(self) -> bool:
-        """Whether the train accepts events now; while it does not, they wait here, where they can be cancelled."""
-        manifest = self._state.snapshot.manifest
-        paused = manifest.paused is not None and manifest.paused.publishing
-        return manifest.active is not None and manifest.removal is None and not paused and not manifest.refusing
+        return _EVERY if due.next_at is None else max(0.001, due.next_at - due.now)
 
     # --- what is due -----------------------------------------------------------------------------
 
@@ -184,78 +152,6 @@ class DueEvents:
                 if less is None:
                     raise
                 letter = less
-
-    # --- schedules -------------------------------------------------------------------------------
-
-    async def _record_ticks(self, now: float) -> None:
-        """Record the ticks that have come. One that fails is reported, and holds up no other."""
-        for schedule in self._schedules:
-            if now < self._ticks.get(schedule.name, -math.inf):
-                continue
-            try:
-                await self._record(schedule, schedule.ticks.last(now))
-                self._ticks[schedule.name] = schedule.ticks.next(now)
-            except BaseException as e:
-                if is_ours(e):
-                    raise
-                self._ticks[schedule.name] = now + _AGAIN
-                step = f"schedule {schedule.name}"
-                report_failure(self._runtime, step, why_failed(self._runtime, step, e))
-
-    async def _record(self, schedule: Schedule, tick: float) -> None:
-        """Record the tick with its event, unless another process has done so. A new schedule begins with its next
-        tick."""
-        series, timetable = schedule.name, self._timetable
-        latest = await timetable.latest(self._train, series)
-        if latest is not None and latest >= tick:
-            return
-        async with asyncio.timeout(self._runtime.settings.handler_timeout):
-            event = None if latest is None else await self._event(schedule, tick)
-            if event is not None and self._around:
-                event = await self._passed(event)
-        if event is not None:
-            event = for_channel(event, schedule.channel)
-        await timetable.tick(self._train, series, tick, event)
-
-    async def _passed(self, event: Event) -> Event | None:
-        """The event as the middleware passes it on; None if it does not. The tick stays its time."""
-        found: list[Event] = []
-
-        async def keep(passed_on: Sequence[Event]) -> None:
-            found.extend(passed_on)
-
-        await publish_through(self._around, keep, [event], self._runtime.settings.max_event_bytes)
-        return msgspec.structs.replace(found[0], time=event.time) if found else None
-
-    async def _returned(self, schedule: Schedule, tick: float) -> object:
-        """What its function returns or raises. A plain function runs in a thread that does not keep the program from
-        ending."""
-        arguments = (datetime.fromtimestamp(tick, UTC),) if schedule.wants_tick else ()
-        if inspect.iscoroutinefunction(schedule.function):
-            return await schedule.function(*arguments)
-        result, error = await self._threads.run(RunState(), schedule.function, *arguments)
-        if error is not None:
-            raise error
-        return await result if inspect.isawaitable(result) else result
-
-    async def _event(self, schedule: Schedule, tick: float) -> Event | None:
-        """The event of this tick; None if its function returns None."""
-        payload = await self._returned(schedule, tick)
-        if payload is None:
-            return None
-        handler = self._runtime.handlers.get(schedule.channel)
-        data, content_type = handler.encode(payload) if handler else encode(payload)
-        event = Event(
-            schedule.event_id(self._train, tick),
-            type_name(payload),
-            self._source,
-            tick,
-            data,
-            None,
-            content_type,
-        )
-        most = self._runtime.settings.max_event_bytes
-        return fitting(checked(event, most), most)
 
 
 def _blames_event(error: PublishError) -> bool:

@@ -413,6 +413,9 @@ class HandlerRunner:
         elif source.wagon.paused:
             settler.give_back(delivery)
             return False
+        elif source.budget is not None and source.budget.blocked:  # what this process had of it may be gone meanwhile
+            settler.give_back(delivery, _BEFORE_ALONE)
+            return False
         return stands
 
     async def _handle(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:

@@ -320,12 +320,16 @@ class Settler:
     ) -> None:
         """Store these emitted events. Those that the broker refuses for good are found by bisection and recorded in
         `refused`, by the place of the event that emitted them."""
-        step, store = self._way(name, [event for _, event in part])
+        events = [event for _, event in part]
+        step, store = self._way(name, events)
         try:
             await self._insist(step, store)
         except BaseException as e:  # a driver may fail on an event in any way
             if _ends(e):
                 raise
+            part = part[len(part) - len(events) :]  # what was published is stored: not once more
+            if not part:
+                return
             if len(part) > 1:
                 for half in (part[: len(part) // 2], part[len(part) // 2 :]):
                     await self._store(name, half, refused)

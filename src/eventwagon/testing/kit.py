@@ -17,6 +17,7 @@ from ..display.text import count, said
 from ..drivers.memory.registry import MemoryRegistry
 from ..errors import UsageError
 from ..event import Channel, Event
+from ..payload import codec
 from ..runtime.lifespan import Opening
 from ..settings import Settings, make_settings
 from ..settings_given import GivenSettings
@@ -76,6 +77,7 @@ class DeadLetter:
     event: Event = field(repr=False)
 
 
+_plain = codec(Any)[1]
 _OWN_LIFESPAN = object()
 """The default of `state`: what the train's own lifespan opens."""
 
@@ -90,7 +92,7 @@ class RunningTrain:
 
     def __init__(self, train: Train, *, dead: WhenDead) -> None:
         self._faults, self._clock = Faults(), _Clock()
-        self._broker = RecordingBroker(clock=self._clock, patience=math.inf if _is_virtual() else _RECEIVE)
+        self._broker = RecordingBroker(train.name, clock=self._clock, patience=math.inf if _is_virtual() else _RECEIVE)
         train.handlers = watched(train.handlers, self._faults, Threads() if _is_virtual() else None)
         train.opening = _watched_opening(train.opening, self._note_opening)
         self.connection: Connection = train.connect(
@@ -130,9 +132,13 @@ class RunningTrain:
         name = self._name(channel)
         return [self._payload(name, event) for c, event in self._broker.handled if c.name == name]
 
-    def published(self) -> list[Any]:
-        """The payloads that were published to the train, in order."""
-        return [self._payload("", event) for c, event in self._broker.stored if not c.name]
+    def published(self, *, to: Train | None = None) -> list[Any]:
+        """The payloads that were published to the train, in order; with `to`, those that handlers have published to
+        that train (`ctx.publish(payload, to=billing)`), which does not run in this test. Raises UsageError."""
+        if to is not None and not is_a(to, Train):
+            raise UsageError(f"published: to={shown(to)}: give a Train")
+        train = self._train if to is None else to
+        return [_payload(train, "", event) for event in self._stored("", train.name)]
 
     def emitted(self, channel: str) -> list[Any]:
         """The payloads that handlers emitted to a channel and that were stored, in order; failed attempts emit nothing.
@@ -140,13 +146,13 @@ class RunningTrain:
         name = self._name(channel)
         if not name:
             raise UsageError(f"nothing is emitted to {self._train.name!r}, where events are published: see published()")
-        return [self._payload(name, event) for c, event in self._broker.stored if c.name == name]
+        return [self._payload(name, event) for event in self._stored(name, self._train.name)]
 
     def events(self, channel: str | None = None) -> list[Event]:
         """The events themselves that were published or emitted to a channel, in order: ids, subjects, extensions.
         Raises UsageError."""
         name = self._name(channel)
-        return [event for c, event in self._broker.stored if c.name == name]
+        return self._stored(name, self._train.name)
 
     @property
     def dead(self) -> list[DeadLetter]:
@@ -275,12 +281,11 @@ class RunningTrain:
         there = ", ".join([self._train.name, *self._train.channels])
         raise UsageError(f"train {self._train.name!r} has no channel {shown(channel)}; there are: {there}")
 
+    def _stored(self, name: str, train: str) -> list[Event]:
+        return [event for c, event in self._broker.stored if c.name == name and c.train == train]
+
     def _payload(self, name: str, event: Event) -> Any:
-        """As its handler gets it; the bytes, if they can't be decoded."""
-        try:
-            return self._train.handlers[name].decode(event)
-        except Exception:  # noqa: BLE001 - whatever a decoder raises: that is why it died
-            return event.data
+        return _payload(self._train, name, event)
 
     def _letter(self, event: Event) -> DeadLetter:
         why = event.extensions
@@ -356,6 +361,15 @@ class RunTrain(Protocol):
     ) -> AbstractAsyncContextManager[RunningTrain]:
         """See `running`."""
         ...
+
+
+def _payload(train: Train, name: str, event: Event) -> Any:
+    """As its handler gets it, or as plain JSON if there is none; the bytes, if they can't be decoded."""
+    handler = train.handlers.get(name)
+    try:
+        return (_plain if handler is None else handler.decode)(event)
+    except Exception:  # noqa: BLE001 - whatever a decoder raises: that is why it died
+        return event.data
 
 
 class _Clock:

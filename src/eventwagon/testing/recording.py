@@ -27,12 +27,14 @@ class Unfinished(NamedTuple):
 class RecordingBroker(MemoryBroker):
     """A memory broker that records what is stored, handled and dead, in this order.
 
-    It is made in the event loop that uses it. A receive takes at most `patience` seconds: leaving a train waits for
+    It is made in the event loop that uses it, for one train: what handlers publish to others is stored, and nobody
+    handles it. A receive takes at most `patience` seconds: leaving a train waits for
     those under way.
     """
 
-    def __init__(self, *, clock: Callable[[], float], patience: float) -> None:
+    def __init__(self, train: str, *, clock: Callable[[], float], patience: float) -> None:
         super().__init__(clock=clock)
+        self._train = train
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self.stored: list[tuple[Channel, Event]] = []
@@ -107,13 +109,13 @@ class RecordingBroker(MemoryBroker):
         return next(self._unfinished(), None) is None
 
     def unfinished(self) -> list[Unfinished]:
-        """The events that are not settled, without dead letters and those that were postponed."""
+        """The train's events that are not settled, without dead letters and those that were postponed."""
         return list(self._unfinished())
 
     def _unfinished(self) -> Iterator[Unfinished]:
         now = self._loop.time()
         for channel, queue in self.queues.items():
-            if channel.name != DEAD:
+            if channel.name != DEAD and channel.train == self._train:
                 for each in _unfinished(queue, now):
                     if not (each.due_in > 0 and each.event.id in self.postponed):
                         yield each

@@ -86,11 +86,9 @@ class SQLiteTimetable:
 
     async def cancel(self, train: str, keys: Sequence[str]) -> bool:
         def run(turn: Turn) -> bool:
-            cancelled = False
-            for key in keys:
-                sql = "DELETE FROM entry WHERE key=? AND NOT (claimed AND due>?) RETURNING claimed"
-                cancelled = cancelled or any(not claimed for (claimed,) in turn.db.execute(sql, (key, turn.now)))
-            return cancelled
+            sql = "DELETE FROM entry WHERE key=? AND NOT (claimed AND due>?) RETURNING claimed"
+            gone = [claimed for key in keys for (claimed,) in turn.db.execute(sql, (key, turn.now))]
+            return not all(gone)
 
         return await self._files.call(self._path(train), Op(run, absent=lambda: False, writes=True))
 

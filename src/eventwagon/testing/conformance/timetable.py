@@ -180,6 +180,9 @@ async def channels_are_told_apart(t: TimetableTrial) -> None:
     same(await t.timetable.cancel(t.train, [key("one", "mail")]), True, "cancelling that of a channel")
     kept = [(e.id, e.extensions.get(CHANNEL, "")) async for e in t.timetable.entries(t.train)]
     same(sorted(kept), [(" one", ""), ("mail one", ""), ("one", "")], "what is kept")
+    await t.keep("one", 100.0, channel="mail")
+    same(await t.timetable.cancel(t.train, [key("one"), key("one", "mail")]), True, "cancelling both at once")
+    same(sorted(await t.kept()), [" one", "mail one"], "what is kept then")
 
 
 @suite.check()

@@ -577,7 +577,13 @@ class Connection:
                 if runtime.timetable is not None:
                     train = self.train
                     self._due_events = due_events = DueEvents(
-                        runtime, self._state, self._switcher, runtime.timetable, train.schedules, train.source
+                        runtime,
+                        self._state,
+                        self._switcher,
+                        runtime.timetable,
+                        train.schedules,
+                        train.source,
+                        train.around_publishing,
                     )
                     publishing = kept_up(due_events.run, "publishing events that are due", self._bulkhead)
                     owned.append(tasks.create_task(publishing))

@@ -313,8 +313,12 @@ def born(event: Event) -> float:
 def child_id(parent: Event, channel: str, index: int) -> str:
     """The id of the `index`-th event emitted to `channel` while `parent` was handled: the same at each attempt.
 
-    It keeps the time at which the chain began, so that ids of one chain sort together and `born` can read it.
+    It keeps the time at which the chain began, so that ids of one chain sort together and `born` can read it. Below an
+    event that a handler published, or emitted for later, it has no time: that of its parent is its `time`, which is
+    another one at each attempt.
     """
+    if len(parent.id) == 36 and parent.id[14] == "8":
+        return _timeless(f"{parent.id}\0{channel}\0{index}")
     digest = blake2b(f"{parent.id}\0{channel}\0{index}".encode(), digest_size=10).digest()
     began = born(parent)
     return uuid7(int(began * 1000 + 0.5) if 0 <= began <= LATEST else 0, digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,7 +22,8 @@ _LARGEST_BATCH = 10_000
 Errors = tuple[type[Exception], ...]
 
 
-class Budget(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, init=False)
+class Budget:
     """A budget that several channels share, of one train or of several in one registry:
     `payments = Budget("payments-db", concurrency=32)`, then `@train.on("ship", budget=payments)`.
 
@@ -32,23 +34,23 @@ class Budget(msgspec.Struct, frozen=True):
     name: str
     concurrency: int | None = None
     rate: float | None = None
+    """In events per second."""
 
-    def __post_init__(self) -> None:
-        if not is_a(self.name, str) or not _NAME.fullmatch(self.name):
+    def __init__(self, name: str, concurrency: int | None = None, rate: str | float | None = None) -> None:
+        if not is_a(name, str) or not _NAME.fullmatch(name):
             raise UsageError(
-                f"budget name {shown(self.name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
+                f"budget name {shown(name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
                 "'payments-db')"
             )
         try:
-            if self.concurrency is not None:
-                concurrency = whole("concurrency", self.concurrency, most=_MOST)
-                msgspec.structs.force_setattr(self, "concurrency", concurrency)
-            if self.rate is not None:
-                msgspec.structs.force_setattr(self, "rate", per_second("rate", self.rate))
-            if self.concurrency is None and self.rate is None:
+            if concurrency is None and rate is None:
                 raise UsageError("give concurrency= or rate=, or both")
+            concurrency = None if concurrency is None else whole("concurrency", concurrency, most=_MOST)
+            per = None if rate is None else per_second("rate", rate)
         except UsageError as e:
-            raise UsageError(f"Budget({self.name!r}): {e}") from None
+            raise UsageError(f"Budget({name!r}): {e}") from None
+        for field, value in (("name", name), ("concurrency", concurrency), ("rate", per)):
+            object.__setattr__(self, field, value)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Container, Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 from hashlib import blake2b
 from typing import Any, Protocol
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -107,6 +106,8 @@ def _zone(tz: Any) -> tzinfo:
     if issubclass(type(tz), tzinfo):
         found: tzinfo = tz
         return found
+    from zoneinfo import ZoneInfo  # not every program needs it
+
     try:
         return UTC if tz == "UTC" else ZoneInfo(tz)
     except Exception as e:

@@ -14,7 +14,7 @@ from .values import in_seconds, is_a, real, shown
 FARTHEST = 10 * 365.25 * 86_400.0
 """Seconds: an event that is due later than in ten years is a mistake."""
 _PLAUSIBLE = 4_102_444_800.0  # the year 2100
-_NO_SECONDS = 1e11  # in milliseconds that is the year 1973
+_NO_SECONDS = 253_402_300_800.0  # the end of the year 9999: seconds are no more than that
 
 
 class When(msgspec.Struct, frozen=True):

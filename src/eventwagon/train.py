@@ -119,6 +119,8 @@ class Train:
         """
         check_middleware(function, "async def log(ctx, call_next)")
         _register(self.around_handling, function)
+        for handler in self.handlers.values():
+            handler.is_plain = False
         return function
 
     def publish_middleware(self, function: _F) -> _F:

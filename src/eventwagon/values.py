@@ -80,6 +80,8 @@ def real(what: str, value: Any, *, zero: bool = False) -> float:
             number = float(value) + 0.0  # -0.0 is 0.0
         except OverflowError:
             number = math.inf
+        except Exception:  # noqa: BLE001, S110 - a user's number may raise anything: it is none
+            pass
     if number > 1e15:
         raise UsageError(f"{what} must be at most 1e15, not {shown(value)}")
     if not (number >= 1e-9 or (zero and number == 0)):

@@ -212,7 +212,7 @@ def test_a_wagon_that_is_not_ready_says_why(moto_server: MotoServer) -> None:
             await mappings.remove(spec.train, 1, grace=0.0)
             assert await standing(broker, spec) == []
             mappings.function = "absent"
-            with pytest.raises(StorageBroken, match="mapping wagon 1"):
+            with pytest.raises(StorageBroken, match=f"mapping {spec.train}_v1"):
                 await mappings.ensure(spec)
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ PROGRAM = """
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from eventwagon import Context, Elastic, Train, Volume, Wait, Workers, testing
+from eventwagon import BatchContext, Context, Elastic, Train, Volume, Wait, Workers, testing
 
 
 train = Train("t", limit=Wait(2.0) | Volume(100), workers=Workers(each=Elastic(2, 64)), spares="auto", attempts=None)
@@ -36,6 +36,12 @@ async def ship(order: int, ctx: Context) -> None:
     await ctx.emit("mail", order, subject="s")
     ctx.emit("mail")  # refused
     ctx.emit("mail", order, subjct="s")  # refused
+    await ctx.emit(mail, "a text")
+    ctx.emit(mail, order)  # refused
+    ctx.emit(Thing().handle, order)  # refused
+    ctx.emit(rows, b"one of a list", after=5)
+    ctx.emit(rows, order)  # refused
+    ctx.emit(order, order)  # refused
 
 
 @train.on("mail", concurrency="4")  # refused
@@ -44,6 +50,12 @@ def mail(text: str) -> None: ...
 
 @train.on("late", timeout=5, retry_on=OSError)
 def late(text: str, ctx: Context | None = None) -> None: ...
+
+
+@train.on("rows", batch=10)
+async def rows(many: list[bytes], ctx: BatchContext) -> None:
+    ctx.emit(late, "a text", of=0)
+    ctx.emit(late, 7, of=0)  # refused
 
 
 class Thing:

@@ -266,7 +266,7 @@ def test_the_journal_tells_of_lost_events(kafka_server: Server) -> None:
                     await asyncio.sleep(0.05)
             lost = [f for f in facts if isinstance(f, EventsLost)]
             assert [(f.number, f.count, f.total) for f in lost] == [(1, 6, 6)]
-            assert "wagon 1 lost 6 events" in sentence(lost[0])
+            assert f"{train.name}_v1 lost 6 events" in sentence(lost[0])
             (removed,) = (f for f in facts if isinstance(f, WagonRemoved))
             assert (removed.wagon.published, removed.wagon.settled, removed.wagon.lost) == (2, 2, 6)
             assert sorted(handled) == [6, 7]

@@ -141,7 +141,7 @@ def test_nothing_that_a_train_says_or_stores_holds_its_password(server: RedisSer
     )
     said: list[str] = []
     try:
-        until_said(process, "wagon 1 active", said)
+        until_said(process, "canaries_v1 active", said)
         assert "published 3" in cli(place, url, "publish", "canaries", given='"a"\n"b"\n"c"\n')
         until_said(process, "is dead after", said)
         lines = command_lines(process)

@@ -51,6 +51,8 @@ def test_entries_and_keys_of_others(redis_server: Server) -> None:
             ]
             assert all("undecodable" in event.extensions for event in due.events)
             assert (await broker.timetable.waiting("t")).count == 2
+            await broker.timetable.remove("t", due.keys, until=due.until)
+            assert (await broker.timetable.waiting("t")).count == 0
             await client.set("others:{u}:later", "a string")
             for call in (
                 broker.timetable.add("u", [Event("one", "happened", "/t", 5.0, b"1")]),

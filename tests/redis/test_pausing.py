@@ -40,7 +40,7 @@ def test_of_consumers_that_are_not_ours_the_command_says_that_they_go_on(redis_s
             time.sleep(0.1)  # until the observer has said what it has deployed
         paused = cli(place, "pause", "parcels", **world)
         assert paused.returncode == 0, paused.stderr
-        assert "wagon 1 is NOT paused for the orchestrator's 4 workers: a pause does not reach them" in paused.stderr
+        assert "parcels_v1 is NOT paused for the orchestrator's 4 workers: a pause does not reach them" in paused.stderr
 
 
 def test_a_key_of_another_type_among_ours_is_a_clear_error(redis_server: Server, place: Path) -> None:

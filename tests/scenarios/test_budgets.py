@@ -548,7 +548,7 @@ def test_where_programs_differ_the_smallest_counts() -> None:
         (lambda: Budget("Api", rate=1), "budget name 'Api': use 1 to 48"),
         (lambda: Budget("0", rate=1), "budget name"),
         (lambda: Budget(b"api", rate=1), "budget name"),  # type: ignore[arg-type]
-        (lambda: Budget("api", rate="20"), "rate '20': write a number and a unit"),  # type: ignore[arg-type]
+        (lambda: Budget("api", rate="20"), "rate '20': write a number and a unit"),
         (lambda: Budget("api", rate=float("nan")), "must be a number above 0"),
         (lambda: Budget("api", concurrency=True), "must be a whole number"),
         (lambda: Budget("api", concurrency=0), "must be a whole number of at least 1"),

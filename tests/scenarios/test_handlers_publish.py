@@ -16,7 +16,7 @@ from eventwagon import BatchContext, Connection, Context, Event, Reject, StepFai
 from eventwagon.contracts.broker import Depth
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import EventRefused, EventTooLarge, Unavailable, UsageError
-from eventwagon.event import DEAD, Channel, published_id
+from eventwagon.event import DEAD, Channel, child_id, published_id
 from eventwagon.runtime.handling import begin
 from eventwagon.runtime.run_state import RunState
 from eventwagon.runtime.threads import Threads
@@ -122,6 +122,14 @@ def test_each_of_the_chain_is_another_event() -> None:
     ids = {published_id(event, train, n) for train in ("a", "b") for n in range(100)}
     assert len(ids) == 200
     assert all(name[14] == "8" and name[19] in "89ab" and len(name) == 36 for name in ids)
+
+
+def test_what_it_emits_has_the_same_ids_whenever_it_was_published() -> None:
+    parent = Event("1", "t", "/s", 0.0, b"")
+    name = published_id(parent, "t", 0)
+    first, again = (Event(name, "t", "/s", at, b"") for at in (1_750_000_000.0, 1_750_000_060.0))
+    assert child_id(first, "inner", 0) == child_id(again, "inner", 0)
+    assert child_id(first, "inner", 0) != child_id(first, "inner", 1)
 
 
 class Failing(MemoryBroker):

@@ -12,6 +12,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
+
+from eventwagon import Train
 from tests.programs.reminders import reminders
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +102,28 @@ async def nothing_is_lost_by_kills(url: str, handled: Path) -> None:
 
 def test_nothing_is_lost_by_kills(tmp_path: Path) -> None:
     asyncio.run(nothing_is_lost_by_kills(f"sqlite:///{tmp_path}/trains", handled_in(tmp_path)))
+
+
+def test_entries_of_others_are_dead_once(tmp_path: Path) -> None:
+    """What another program wrote into the file can't be read: it goes to the dead letters, once, with its bytes."""
+
+    async def main() -> None:
+        train = Train("others")
+
+        @train.on("others")
+        async def handle(_: int) -> None: ...
+
+        async with train.connect(f"sqlite:///{tmp_path}", listeners=()) as c:
+            await c.publish(1, after=600)
+        db = apsw.Connection(str(tmp_path / "others" / "later.db"))
+        db.execute("INSERT INTO entry (key, time, due, event) VALUES (' one', 5, 5, x'00'), ('two', 6, 6, 'text')")
+        db.close()
+        async with train.connect(f"sqlite:///{tmp_path}", listeners=()) as c, c.running():
+            async with asyncio.timeout(30):
+                while (await c.later()).count > 1:
+                    await asyncio.sleep(0.1)
+                while len(dead := [event.data async for event in c.dead_letters()]) < 2:
+                    await asyncio.sleep(0.1)
+        assert sorted(dead) == [b"\x00", b"text"]
+
+    asyncio.run(main())

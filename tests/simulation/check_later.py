@@ -15,7 +15,7 @@ _SOON = 1.0
 
 def due_events_come(books: Books, *, asked: Mapping[str, float], slack: float | None) -> Iterator[Violation]:
     """An event for later is neither published nor handed out before it is due; with `slack` (seconds that calls take),
-    it is published soon after. `asked`: how many seconds later each was asked for."""
+    it is published soon after, and once. `asked`: how many seconds later each was asked for."""
     due: dict[str, Kept] = {}
     published: set[str] = set()
     for record in books.history:
@@ -35,7 +35,11 @@ def due_events_come(books: Books, *, asked: Mapping[str, float], slack: float | 
                     )
                 late = record.at - max(kept.due, kept.at)
                 is_first = record.key not in published
-                published.add(record.key)
+                if slack is not None and isinstance(record, Stored) and not record.channel.name:
+                    if not is_first:
+                        says = f"{record.key} was published twice, though nobody died"
+                        yield Violation(invariant="later", says=says, key=record.key, moments=(kept.seq, record.seq))
+                    published.add(record.key)
                 if slack is not None and is_first and late > _SOON + slack:
                     yield Violation(
                         invariant="later",

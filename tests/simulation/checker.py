@@ -80,7 +80,7 @@ def evidence(run: Run) -> Evidence:
 def _late_by(run: Run) -> float | None:
     """Seconds that the calls take until what is due is published, where nothing goes wrong and observers run."""
     scenario = run.scenario
-    if not scenario.later or scenario.faults or scenario.by_hand or scenario.steps_back or scenario.torn:
+    if not scenario.later or scenario.faults or scenario.by_hand or scenario.steps_back:
         return None
     if scenario.settings["at_cap"] == "refuse" or run.history.of(Crashed):
         return None

@@ -44,6 +44,13 @@ def children(scenario: Scenario, key: str, after: str | None) -> list[str]:
     return [f"{key}/{after}{i}" for i in range(scenario.fan_out)] if after else []
 
 
+def published(scenario: Scenario, key: str, channel: str) -> list[str]:
+    """The keys of what a handling publishes: at most one, and that is the last of its chain."""
+    if channel or key.endswith("+") or not scenario.again or _share(scenario, key, "again") >= scenario.again:
+        return []
+    return [f"{key}+"]
+
+
 def delay(scenario: Scenario, key: str) -> float | None:
     """For how many seconds the event is kept before it is published; None: it is published at once."""
     if not scenario.later or _share(scenario, key, "later") >= scenario.later:

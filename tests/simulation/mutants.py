@@ -48,6 +48,7 @@ from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
+from eventwagon.runtime import context as context_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import handling as handling_module
@@ -63,6 +64,7 @@ from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
+from eventwagon.runtime.context import OUT
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import begin
@@ -78,6 +80,7 @@ from eventwagon.runtime.removal import WagonRemover
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.settling import Settler
 from eventwagon.runtime.switcher import Switcher
+from eventwagon.runtime.tasks import outcome_of
 from eventwagon.runtime.train_state import TrainState
 from eventwagon.runtime.wagon_channels import WagonChannels
 from eventwagon.runtime.wagon_consumer import WagonConsumer
@@ -120,6 +123,8 @@ BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
 LATER: dict[str, Mutant] = {}
 """Those for scenarios in which some events are for later."""
+AGAIN: dict[str, Mutant] = {}
+"""Those for scenarios in which handlers publish."""
 SURROUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which middleware surrounds the handlers."""
 BOUNDED: dict[str, Mutant] = {}
@@ -1001,7 +1006,7 @@ def _removed_before_published() -> Iterator[None]:
     publish = DueEvents._publish
 
     async def mutant(self: DueEvents, due: Due, deadline: float) -> None:
-        await self._remove(due.events, due)
+        await self._remove(list(zip(due.keys, due.events, strict=True)), due)
         await publish(self, due, deadline)
 
     with mock.patch.object(DueEvents, "_publish", mutant):
@@ -1186,6 +1191,34 @@ def _wrong_argument() -> Iterator[None]:
         yield
 
 
+@_mutant("published by a handler after its event is settled", "I6", AGAIN)
+def _published_late() -> Iterator[None]:
+    """A process that dies in between loses it."""
+    way = Settler._way
+
+    def mutant(self: Settler, name: str, events: list[Event]) -> tuple[str, Callable[[], Awaitable[None]]]:
+        step, store = way(self, name, list(events))
+        if not name.startswith(OUT):
+            return step, store
+
+        async def later() -> None:
+            asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(outcome_of(store)))
+
+        return step, later
+
+    with mock.patch.object(Settler, "_way", mutant):
+        yield
+
+
+@_mutant("published by a handler under a new id each time", "I1", AGAIN)
+def _published_under_new_ids() -> Iterator[None]:
+    number = count()
+    with mock.patch.object(
+        context_module, "published_id", lambda parent, train, index: f"{parent.id}-{train}-{index}-{next(number)}"
+    ):
+        yield
+
+
 ALL: dict[str, Mutant] = {
     **FENCED,
     **UNFENCED,
@@ -1194,6 +1227,7 @@ ALL: dict[str, Mutant] = {
     **HANGING,
     **PAUSED,
     **LATER,
+    **AGAIN,
     **DEFECTS,
     **STEPPING,
     **RENAMING,

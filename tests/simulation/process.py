@@ -41,6 +41,7 @@ from .guests import (
     is_once,
     is_thrown,
     pause,
+    published,
     raised,
     snoozes,
 )
@@ -312,6 +313,8 @@ class Process(Actor):
             emitted = children(self.slot.scenario, payload, after)
             for child in emitted:
                 await ctx.emit(after or "", child, after=emitted_after(self.slot.scenario, child))
+            for more in published(self.slot.scenario, payload, ctx.channel):
+                await ctx.publish(more)
             self._handled(where, ctx.event.id, payload, after, ctx.attempt)
             await self._point()
             return object() if kind == "returns" else None
@@ -349,6 +352,8 @@ class Process(Actor):
                     continue
                 for child in children(self.slot.scenario, key, after):
                     await ctx.emit(after or "", child, of=index, after=emitted_after(self.slot.scenario, child))
+                for more in published(self.slot.scenario, key, ctx.channel):
+                    await ctx.publish(more, of=index)
                 self._handled(where, event_id, key, after, ctx.attempt)
             await self._point()
             if errors:
@@ -399,6 +404,7 @@ class Process(Actor):
 
     def _handled(self, where: Channel, event_id: str, key: str, after: str | None, attempt: int) -> None:
         emitted = tuple((after or "", child) for child in children(self.slot.scenario, key, after))
+        emitted += tuple(("", more) for more in published(self.slot.scenario, key, where.name))
         self.world.record(Handled, channel=where, id=event_id, key=key, children=emitted, attempt=attempt)
 
     async def _misbehave(self, kind: Guest, key: str, emit_rubbish: Callable[[], Awaitable[None]]) -> None:

@@ -282,6 +282,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     comes when the trouble is over."""
     later: float = 0.0
     """The share of events that are published, or emitted, for later."""
+    again: float = 0.0
+    """The share of events whose handler publishes one more, to the active wagon."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -375,6 +377,9 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_renames(scenario, random.Random(f"{seed} renames"), span)
     scenario = _with_batch_handlers(scenario, random.Random(f"{seed} batch handlers"))
     scenario = _with_later(scenario, random.Random(f"{seed} later"))
+    again = random.Random(f"{seed} again")
+    if not scenario.guests and not scenario.later and scenario.renames is None and again.random() < 0.25:
+        scenario = msgspec.structs.replace(scenario, again=again.choice([0.3, 1.0]))
     if random.Random(f"{seed} middleware").random() < 0.1:
         scenario = msgspec.structs.replace(scenario, surrounded=True)
     budget = random.Random(f"{seed} budget")

@@ -81,6 +81,7 @@ def describe(scenario: Scenario) -> str:
         "hostility": s.hostility,
         "deaf": s.deaf,
         "later": s.later,
+        "again": s.again,
     }
     said = ", ".join(f"{k}={v}" for k, v in extras.items() if v)
     lines = [

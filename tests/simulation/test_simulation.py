@@ -19,6 +19,7 @@ from tests.simulation.checker import check
 from tests.simulation.guests import DriversDefect, Unprintable, guest, is_strict, is_thrown, may_die, may_fail, raised
 from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
 from tests.simulation.mutants import (
+    AGAIN,
     ALL,
     BATCHED,
     BOUNDED,
@@ -76,6 +77,8 @@ CAUGHT = {
     "no bulkhead around units": 319,
     "numbers of the lost time used again": 32,
     "passed on to its channel after it is settled": 10,
+    "published by a handler after its event is settled": 8,
+    "published by a handler under a new id each time": 8,
     "ready again without workers": 20,
     "removed from the timetable before it is published": 10,
     "retry with a new id": 8,
@@ -275,6 +278,16 @@ def test_events_for_later_that_are_lost_or_early_are_seen(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("caught", caught_at(name, fits=has_later))
+
+
+def has_handlers_that_publish(scenario: Scenario) -> bool:
+    return bool(scenario.again)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", AGAIN)
+def test_what_handlers_publish_and_is_lost_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_handlers_that_publish))
 
 
 def is_surrounded(scenario: Scenario) -> bool:

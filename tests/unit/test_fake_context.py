@@ -47,6 +47,28 @@ def test_a_handler_is_called_like_any_function(train: Train | None) -> None:
     assert (inner.emitted, inner.channel, inner.wagon, inner.state) == ([("bill", Order(1))], "mail", 3, None)
 
 
+def test_a_handler_stands_for_its_channel() -> None:
+    ctx = Context.fake(train=orders)
+    ctx.emit(bill, Order(1))
+    ctx.emit(bill, Order(2), after=60)
+    assert ctx.emitted == [("bill", Order(1)), ("bill", Order(2))]
+    by_name = Context.fake(ctx.event, train=orders)
+    by_name.emit("bill", Order(1))
+    assert by_name.events[0].id == ctx.events[0].id
+
+    class Office:
+        def file(self, order: Order) -> None: ...
+
+    office, train = Office(), Train("t")
+    train.on("file")(office.file)
+    ctx = Context.fake(train=train, channel="file")
+    ctx.emit(office.file, Order(3))
+    assert ctx.emitted == [("file", Order(3))]
+    for no_channel in (ship, Office().file, print):
+        with pytest.raises(UsageError, match=r"emit to .*: no handler is declared for it in train 'orders'"):
+            Context.fake(train=orders).emit(no_channel, Order(1))
+
+
 def test_the_event_may_be_given() -> None:
     event = Event("7", "order", "/shop", 0.0, b'{"id": 7}', subject="ada", extensions={"tenant": "a"})
     ctx = Context.fake(event)

@@ -23,6 +23,11 @@ class Hostile(datetime):
         return "never"
 
 
+class HostileNumber(float):
+    def __float__(self) -> float:
+        raise RuntimeError("no")
+
+
 @pytest.mark.parametrize(
     ("at", "after", "due"),
     [
@@ -65,6 +70,8 @@ def test_when_it_is_due(at: Any, after: Any, due: float) -> None:
         (None, "5", "must be a number"),
         (None, FARTHEST + 1, "ten years"),
         (None, Decimal(5), "must be a number"),
+        (None, HostileNumber(5), "must be a number"),
+        (HostileNumber(5), None, "must be a number"),
     ],
 )
 def test_what_is_refused(at: Any, after: Any, says: str) -> None:
@@ -77,6 +84,7 @@ def test_far_and_wrong_units() -> None:
     for at, says in (
         (NOW + FARTHEST + 1, "more than ten years ahead$"),
         (5e9, "more than ten years ahead$"),
+        (datetime.max.replace(tzinfo=UTC), "more than ten years ahead$"),
         (NOW * 1e3, "milliseconds$"),
     ):
         asked = when(at, None)

@@ -24,6 +24,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
 
     events: Sequence[Event]
     """Claimed for the caller until `until`, the earliest first."""
+    keys: Sequence[str]
+    """The key under which each of them is kept: for one that can't be read, not that of the event."""
     until: float
     now: float
     next_at: float | None
@@ -128,8 +130,8 @@ def decode(data: bytes, *, kept_as: str) -> Event:
         because = "it is kept under another key"
     except Exception as e:  # noqa: BLE001 - one bad entry must not keep the others
         because = said(e)
-    channel, _, event_id = kept_as.partition(" ")
+    channel, blank, event_id = kept_as.partition(" ")
     stand_in = undecodable(data, (), position=event_id or "unknown", written=0.0, because=because)
-    if channel:
+    if channel and blank:
         stand_in = msgspec.structs.replace(stand_in, extensions={**stand_in.extensions, CHANNEL: channel})
     return stand_in

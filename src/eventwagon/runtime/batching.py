@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..contracts.broker import Delivery
@@ -20,12 +20,14 @@ from ..event import Event
 from ..options import Options
 from ..payload import Shape, one_of
 from ..values import shown
-from .context import Context, Destination
+from .context import Context, Destination, Place
 from .handler import Handler
 from .handling import call, no_payload
 from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, meaning, meant, never_retried
 from .run_state import RunState
 from .threads import Threads
+
+_P = TypeVar("_P")
 
 
 def checked_shape(shape: Shape, options: Options, where: str) -> Shape:
@@ -65,8 +67,8 @@ class BatchContext:
 
     def emit(
         self,
-        channel: str,
-        payload: object,
+        channel: Place[_P],
+        payload: _P | Event,
         *,
         of: int,
         after: float | timedelta | None = None,
@@ -214,6 +216,7 @@ class _Batch:
         """What came of a message, from the outcomes of its events. If one of several is to come again, all do."""
         if not is_batch(delivery.event):
             return found[0][1]
+        found = [(event, self._dead_if_never_retried(outcome)) for event, outcome in found]
         again = [outcome for _, outcome in found if isinstance(outcome, Failed | Snoozed)]
         if again:
             return next((outcome for outcome in again if isinstance(outcome, Failed)), again[0])
@@ -224,6 +227,17 @@ class _Batch:
             elif isinstance(outcome, Handled):
                 emitted += outcome.emitted
         return Handled(emitted)
+
+    def _dead_if_never_retried(self, outcome: Outcome) -> Outcome:
+        error = outcome.error if isinstance(outcome, Failed) else None
+        why = "" if error is None else never_retried(self._handler, error)
+        return Dead(f"{outcome.because} ({why})") if why and isinstance(outcome, Failed) else outcome
+
+
+def holds_several(deliveries: Sequence[Delivery]) -> bool:
+    """Whether several events were handled together, so that it is not known which of them a failure is about."""
+    event = deliveries[0].event
+    return len(deliveries) > 1 or (is_batch(event) and sum(1 for _ in parts(event)) > 1)
 
 
 def begin_batch(

@@ -115,7 +115,7 @@ class Part:
 
     @property
     def ahead(self) -> int:
-        """How many events to fetch ahead. At least one, which shows that something waits."""
+        """For how many handlings to fetch ahead. At least one, which shows that something waits."""
         return 1
 
     def unit(self, of: float) -> float:
@@ -181,12 +181,17 @@ class Slots(Part):
 
 
 class Tokens(Part):
-    """Events begun in a second."""
+    """Events begun in a second.
+
+    A batch begins when one event may, and takes as many tokens as it has events. Until those that were not there are
+    paid for, nothing begins, and this process keeps the part that pays for them."""
 
     def __init__(self, name: str, of: float) -> None:
         super().__init__(name, of)
         self._tokens = 0.0
         """Events that may begin now."""
+        self._paying = 0.0
+        """The rate that pays for the last batch; 0 when all is paid for."""
         self._at = self._time()
         self._timer: asyncio.TimerHandle | None = None
         self._count = 0
@@ -195,15 +200,24 @@ class Tokens(Part):
 
     def grant(self, held: float) -> None:
         self._refill(self._time())
-        if not held:
+        if not held and not self._paying:
             self._tokens = 0.0
         super().grant(held)
         self._arm()
 
+    def lose(self) -> None:
+        self._paying = 0.0  # others may use it from now on
+        super().lose()
+
     def _refill(self, now: float) -> None:
-        if self.held:
-            self._tokens = min(burst(self.held), self._tokens + (now - self._at) * self.held)
+        rate = max(self.held, self._paying)
+        self._tokens = min(burst(rate), self._tokens + (now - self._at) * rate)
         self._at = now
+        if self._paying and self._tokens >= 0:
+            self._paying = 0.0
+            if not self.held:
+                self._tokens = 0.0
+            self.on_need()
 
     def _has_room(self, now: float) -> bool:
         self._refill(now)
@@ -213,15 +227,18 @@ class Tokens(Part):
     def begin(self, events: int) -> None:
         now = self._time()
         self._refill(now)
-        self._tokens -= events  # a batch may use up more than there is: the next event waits longer
+        self._tokens -= events
         self._count += events
+        if events > 1 and self._tokens < 0:
+            self._paying = max(self._paying, self.held)
         self.used_at = now
         self._arm()
 
     def _arm(self) -> None:
         """Set the timer for the next event that may begin."""
-        if self._timer is None and self.held and self._tokens < _WHOLE:
-            pause = max(_TICK, (1.0 - self._tokens) / self.held)
+        rate = max(self.held, self._paying)
+        if self._timer is None and rate and self._tokens < _WHOLE:
+            pause = max(_TICK, ((1.0 if self.held else 0.0) - self._tokens) / rate)
             self._timer = asyncio.get_running_loop().call_later(pause, self._due)
 
     def _due(self) -> None:
@@ -231,6 +248,11 @@ class Tokens(Part):
             self._tell_room(int(self._tokens + 1e-6))
         else:
             self._arm()
+
+    @property
+    def in_use(self) -> float:
+        self._refill(self._time())
+        return self._paying
 
     @property
     def ahead(self) -> int:
@@ -266,7 +288,7 @@ class ChannelBudget:
 
     @property
     def ahead(self) -> int:
-        """How many events to fetch ahead at most."""
+        """For how many handlings to fetch ahead at most."""
         return min(part.ahead for part in self.parts)
 
     @property

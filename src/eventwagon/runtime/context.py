@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -14,12 +14,22 @@ from ..event import Event, check_extensions, check_word, checked, child_id, fitt
 from ..payload import encode, type_name
 from ..settings import Settings
 from ..times import delay
-from ..values import shown
+from ..values import is_a, shown
 from .dead_letters import died
-from .handler import Handler
+from .handler import Handler, handler_of
 
 if TYPE_CHECKING:
     from .fake_context import Declares, FakeContext
+
+_P = TypeVar("_P")
+Place = (
+    str
+    | Callable[[_P], object]
+    | Callable[[_P, Any], object]
+    | Callable[[list[_P]], object]
+    | Callable[[list[_P], Any], object]
+)
+"""An inner channel: its name, or the function that handles its payloads (or lists of them)."""
 
 LATER = "later:"
 """Stands for the train's timetable among the channels that a handler has emitted to; it is no channel's name. Until
@@ -148,8 +158,8 @@ class Context:
 
     def emit(
         self,
-        channel: str,
-        payload: object,
+        channel: Place[_P],
+        payload: _P | Event,
         *,
         event_type: str | None = None,
         subject: str | None = None,
@@ -157,7 +167,8 @@ class Context:
         after: float | timedelta | None = None,
     ) -> Awaitable[None]:
         """Send `payload` on, to an inner channel of this wagon; with `after`, in seconds or as a timedelta, to that of
-        the wagon which is active then (docs/later.md).
+        the wagon which is active then (docs/later.md). `channel` is its name, or its handler: then type checkers know
+        what `payload` must be.
 
         What a handler emits is stored when it has returned, before its event is settled; when it raises, nothing is
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
@@ -169,15 +180,16 @@ class Context:
         attributes that no event may have, a handler that has returned already, and `after` where nothing keeps events
         for later. Raises EventTooLarge.
         """
-        handler = self._handlers.get(channel) if issubclass(type(channel), str) and channel else None
+        handler = self._handlers.get(channel) if is_a(channel, str) else handler_of(self._handlers, channel)
         if self._closed:
             raise self._ended(f"emit to {shown(channel)}", "emit")
-        if handler is None:
+        if handler is None or not handler.channel:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
                 f"{', '.join(sorted(filter(None, self._handlers))) or 'none'} "
                 "(nothing can be emitted to the ingress: `publish` goes there)"
             )
+        channel = handler.channel
         what = f"emit to {channel!r}"
         if after is None:
             event = self._add(what, channel, handler.encode, child_id, payload, event_type, subject, extensions)
@@ -324,8 +336,9 @@ class Context:
     ) -> FakeContext:
         """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
 
-        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`. With `train` what is emitted is
-        checked as in a process that runs it; without, any channel takes any payload. Raises UsageError.
+        Afterwards `ctx.emitted` lists the channel and the payload of each `emit`, and `ctx.published` the train's name
+        and the payload of each `publish`. With `train` both are checked as in a process that runs it; without, any
+        channel takes any payload. Raises UsageError.
         """
         from .fake_context import FakeContext
 

@@ -11,7 +11,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
-from ..contracts.timetable import CHANNEL, Due, Timetable, key_of
+import msgspec
+
+from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
 from ..event import DEAD, Channel, Event, checked, fitting
@@ -20,6 +22,7 @@ from ..schedules import Schedule
 from .bulkhead import is_ours
 from .dead_letters import died, smaller
 from .later import for_channel
+from .middleware import Middleware, publish_through
 from .publish_queue import MOST_BYTES
 from .run_state import RunState
 from .runtime import Runtime, report_failure, why_failed
@@ -60,6 +63,7 @@ class DueEvents:
         timetable: Timetable,
         schedules: Mapping[str, Schedule],
         source: str,
+        around: Sequence[Middleware] = (),
     ) -> None:
         self._runtime = runtime
         self._train = runtime.train
@@ -68,6 +72,8 @@ class DueEvents:
         self._timetable = timetable
         self._schedules = list(schedules.values())
         self._source = source
+        self._around = around
+        """The train's middleware around publishing, the outermost first."""
         self._ticks: dict[str, float] = {}
         """By schedule: its next tick, by the timetable's clock."""
         self._defects: dict[str, int] = {}
@@ -132,11 +138,11 @@ class DueEvents:
 
     async def _publish(self, due: Due, deadline: float) -> None:
         """Publish the claimed events, and forget them. What can't be published now is due again when its claim ends."""
-        left = list(due.events)
+        left = list(zip(due.keys, due.events, strict=True))
         while left and asyncio.get_running_loop().time() < deadline:
             done, error = len(left), None
             try:
-                await self._switcher.publish(left, deadline=deadline)
+                await self._switcher.publish([event for _, event in left], deadline=deadline)
             except PublishError as e:
                 done, error = e.accepted, e
             if done:
@@ -145,17 +151,16 @@ class DueEvents:
                 return
             if not _blames_event(error):
                 raise error
-            if await self._buried(left[done], error):
+            if await self._buried(*left[done], error):
                 await self._remove(left[done : done + 1], due)
             left = left[done + 1 :]
 
-    async def _remove(self, events: Sequence[Event], due: Due) -> None:
-        await self._timetable.remove(self._train, [key_of(event) for event in events], until=due.until)
+    async def _remove(self, done: Sequence[tuple[str, Event]], due: Due) -> None:
+        await self._timetable.remove(self._train, [name for name, _ in done], until=due.until)
 
-    async def _buried(self, event: Event, error: PublishError) -> bool:
+    async def _buried(self, name: str, event: Event, error: PublishError) -> bool:
         """Put an event that can never be published into the train's dead letters. Returns False if the broker's driver
         failed on it, and it is tried again when its claim ends."""
-        name = key_of(event)
         if not isinstance(error, EventRefused):
             failures = self._defects[name] = self._defects.pop(name, 0) + 1
             if failures < _DEFECTS:
@@ -204,8 +209,23 @@ class DueEvents:
         latest = await timetable.latest(self._train, series)
         if latest is not None and latest >= tick:
             return
-        event = None if latest is None else await self._event(schedule, tick)
+        async with asyncio.timeout(self._runtime.settings.handler_timeout):
+            event = None if latest is None else await self._event(schedule, tick)
+            if event is not None and self._around:
+                event = await self._passed(event)
+        if event is not None:
+            event = for_channel(event, schedule.channel)
         await timetable.tick(self._train, series, tick, event)
+
+    async def _passed(self, event: Event) -> Event | None:
+        """The event as the middleware passes it on; None if it does not. The tick stays its time."""
+        found: list[Event] = []
+
+        async def keep(passed_on: Sequence[Event]) -> None:
+            found.extend(passed_on)
+
+        await publish_through(self._around, keep, [event], self._runtime.settings.max_event_bytes)
+        return msgspec.structs.replace(found[0], time=event.time) if found else None
 
     async def _returned(self, schedule: Schedule, tick: float) -> object:
         """What its function returns or raises. A plain function runs in a thread that does not keep the program from
@@ -220,8 +240,7 @@ class DueEvents:
 
     async def _event(self, schedule: Schedule, tick: float) -> Event | None:
         """The event of this tick; None if its function returns None."""
-        async with asyncio.timeout(self._runtime.settings.handler_timeout):
-            payload = await self._returned(schedule, tick)
+        payload = await self._returned(schedule, tick)
         if payload is None:
             return None
         handler = self._runtime.handlers.get(schedule.channel)
@@ -236,7 +255,7 @@ class DueEvents:
             content_type,
         )
         most = self._runtime.settings.max_event_bytes
-        return for_channel(fitting(checked(event, most), most), schedule.channel)
+        return fitting(checked(event, most), most)
 
 
 def _blames_event(error: PublishError) -> bool:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from ..contracts.timetable import CHANNEL
 from ..errors import UsageError
 from ..event import Event, check_channel_name, checked, new_ids
 from ..payload import Shape
 from ..settings import Settings
 from ..values import whole
-from .context import OUT, Context, Destination, destination_of
+from .context import LATER, OUT, Context, Destination, Place, destination_of
 from .handler import Handler
 
 
@@ -62,11 +63,12 @@ class FakeContext(Context):
         self.published: list[tuple[str, Any]] = []
         """The train's name and the payload of each `publish`."""
 
-    def emit(self, channel: str, payload: object, **options: Any) -> Awaitable[None]:
+    def emit(self, channel: Place[Any], payload: object, **options: Any) -> Awaitable[None]:
         """See Context.emit."""
         stored = super().emit(channel, payload, **options)
-        self.events.append(self.emitted[-1][1])
-        self.emitted[-1] = channel, payload
+        place, event = self.emitted[-1]
+        self.events.append(event)
+        self.emitted[-1] = event.extensions[CHANNEL] if place == LATER else place, payload
         return stored
 
     def publish(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 from ..options import NONE, Options
@@ -26,6 +27,7 @@ class Handler:
         "decode",
         "encode",
         "is_async",
+        "is_plain",
         "name",
         "options",
         "wants_context",
@@ -49,6 +51,8 @@ class Handler:
         self.call = function
         self.encode, self.decode = codec(shape.payload)
         self.wants_context = shape.wants_context
+        self.is_plain = not (shape.wants_context or self.batch or around)
+        """It is called with one payload and nothing else, and nothing surrounds it. Written by Train too."""
         self.is_async = shape.is_async
         self._warned = False
 
@@ -63,3 +67,13 @@ class Handler:
                 self.name,
                 type(value).__name__,
             )
+
+
+def handler_of(handlers: Mapping[str, Handler], function: object) -> Handler | None:
+    """The handler that this function is; None if it is none of them."""
+    is_method = type(function) is MethodType  # a new object each time that it is asked for
+    for handler in handlers.values():
+        known = handler.call
+        if known is function or (is_method and type(known) is MethodType and known == function):
+            return handler
+    return None

@@ -16,7 +16,7 @@ from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
-from .batching import Batched, Result, begin_batch
+from .batching import Batched, Result, begin_batch, holds_several
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
@@ -167,7 +167,7 @@ class HandlerRunner:
             self._arm(worker.until)
         handler = source.handler
         context = None
-        if handler.wants_context or handler.around or handler.batch or is_batch(event):
+        if not handler.is_plain or is_batch(event):
             runtime = self._runtime
             context = Context(
                 event,
@@ -238,11 +238,11 @@ class HandlerRunner:
                 settler.tell_deaths(outcome.emitted)
         elif isinstance(outcome, Batched):
             self._finish_batch(worker, settler, outcome, circuit, (now, ended))
+            worker.others = ()
         else:
             self._finish_badly(worker, settler, delivery, outcome, circuit)
-        worker.settler = worker.delivery = None
-        if worker.others:
             worker.others = ()
+        worker.settler = worker.delivery = None
 
     def _finish_batch(
         self, worker: Worker, settler: Settler, batch: Batched, circuit: Circuit, times: tuple[float, float]
@@ -307,7 +307,7 @@ class HandlerRunner:
         `tells`: a failure says something about the channel."""
         wagon, circuits, delivery = settler.source.wagon, self._circuits, deliveries[0]
         event_id, handler = delivery.event.id, settler.source.handler
-        if isinstance(outcome, Failed) and len(deliveries) == 1:  # who is to blame in a batch is not known yet
+        if isinstance(outcome, Failed) and not holds_several(deliveries):
             raised = TimeoutError() if worker.expired else outcome.error
             if raised is not None and (why := never_retried(handler, raised)):
                 because = f"{outcome.because} ({why})"

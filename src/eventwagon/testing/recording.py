@@ -36,7 +36,7 @@ class RecordingBroker(MemoryBroker):
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self.stored: list[tuple[Channel, Event]] = []
-        """Published or emitted."""
+        """Published or emitted; without those that only pass on to an inner channel."""
         self.handled: list[tuple[Channel, Event]] = []
         """Settled, and not dead."""
         self.letters: list[Event] = []

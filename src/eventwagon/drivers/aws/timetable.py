@@ -83,14 +83,16 @@ class DynamoDBTimetable:
         try:
             first = await self._first(train)
             if first is None or first > now:
-                return Due(events=(), until=now, now=now, next_at=first)
+                return Due(events=(), keys=(), until=now, now=now, next_at=first)
             held = math.ceil((now + lease) * 1000)
             free, following = await self._free(train, now, limit, most_bytes)
             taken = await asyncio.gather(*(self._hold(item, now, held) for item in free))
         except TROUBLE as e:
             raise explain(e, f"looking for events of {train} that are due", self._place) from e
-        events = [decode(item["event"]["B"], kept_as=item["key"]["S"]) for item, ours in zip(free, taken) if ours]  # noqa: B905
-        return Due(events=events, until=held / 1000, now=now, next_at=following)
+        ours = [item for item, is_ours in zip(free, taken, strict=True) if is_ours]
+        keys = [item["key"]["S"] for item in ours]
+        events = [decode(item["event"]["B"], kept_as=name) for item, name in zip(ours, keys, strict=True)]
+        return Due(events=events, keys=keys, until=held / 1000, now=now, next_at=following)
 
     async def _first(self, train: str) -> float | None:
         """When the earliest event is due, claimed or not."""

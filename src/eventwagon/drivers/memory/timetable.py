@@ -32,7 +32,8 @@ class MemoryTimetable:
         now = self._clock()
         kept = self._trains.get(train, _NOTHING)
         events = kept.claim(now, now + lease, limit, most_bytes)
-        return Due(events=events, until=now + lease, now=now, next_at=kept.next_at())
+        keys = list(map(key_of, events))
+        return Due(events=events, keys=keys, until=now + lease, now=now, next_at=kept.next_at())
 
     async def remove(self, train: str, keys: Sequence[str], *, until: float) -> None:
         entries = self._of(train).entries

@@ -175,12 +175,13 @@ class RedisTimetable:
         arguments = [min(limit, _MOST), most_bytes, math.ceil(lease * 1000)]
         now, till, next_at, found = await self._client.run(what, _CLAIM, keys, arguments)
         events = [_decoded(name, data) for name, data in zip(found[::2], found[1::2], strict=True)]
-        return Due(events=events, until=till / 1000, now=now / 1000, next_at=_seconds(next_at))
+        keys = [name.decode(errors="surrogateescape") for name in found[::2]]
+        return Due(events=events, keys=keys, until=till / 1000, now=now / 1000, next_at=_seconds(next_at))
 
     async def remove(self, train: str, keys: Sequence[str], *, until: float) -> None:
         what = f"removing published events of {train} from its timetable"
         for start in range(0, len(keys), _MOST):
-            some = keys[start : start + _MOST]
+            some = [name.encode(errors="surrogateescape") for name in keys[start : start + _MOST]]
             await self._client.run(what, _REMOVE, self._keys(train), [round(until * 1000), *some])
 
     async def cancel(self, train: str, keys: Sequence[str]) -> bool:

@@ -69,11 +69,12 @@ class SQLiteTimetable:
             found = _claim(turn, limit, most_bytes, until)
             next_at = turn.db.execute("SELECT min(due) FROM entry").get
             events = [decode(event, kept_as=key) for key, event in found]
-            return Due(events=events, until=until, now=turn.now, next_at=next_at)
+            keys = [key for key, _ in found]
+            return Due(events=events, keys=keys, until=until, now=turn.now, next_at=next_at)
 
         def absent() -> Due:
             now = self._clock()
-            return Due(events=(), until=now, now=now, next_at=None)
+            return Due(events=(), keys=(), until=now, now=now, next_at=None)
 
         return await self._files.call(self._path(train), Op(run, absent=absent))
 

@@ -97,6 +97,7 @@ async def an_event_is_kept_once(t: TimetableTrial) -> None:
     same(await t.kept(), ["one"], "what is kept")
     due = await t.claim()
     same([e.time for e in due.events], [event.time], "its time")
+    same(list(due.keys), [key_of(event)], "its key")
     await t.timetable.add(t.train, [event])
     same(await t.claimed(), [], "what is due while it is claimed")
     await t.timetable.remove(t.train, ["no such key", key_of(event)], until=due.until)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import eventwagon
-from eventwagon import BlockingConnection, Connection, Train, breaker, errors, settings, testing
+from eventwagon import BatchContext, BlockingConnection, Connection, Context, Train, breaker, errors, settings, testing
 from eventwagon.contracts import facts, lifecycle
 from eventwagon.contracts.broker import Capabilities
 from eventwagon.drivers.opening import open_drivers
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from tests.simulation import crash_points as crash_points_module  # noqa: E402 - found once the root is on the path
 
+_OF_CONTEXTS = ("emit", "publish")
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end of (?P=name) -->)", re.DOTALL)
 
 
@@ -183,11 +184,20 @@ def reference(*kinds: type) -> str:
         for name, member in vars(kind).items():
             if name.startswith("_"):
                 continue
-            doc = inspect.getdoc(member)
-            if doc is None:
-                raise SystemExit(f"{kind.__name__}.{name} has no docstring")
-            parts.append(f"### `{_call(kind, name, member)}`\n\n{doc}\n")
+            parts.append(_entry(kind, name, member))
     return "\n".join(parts)
+
+
+def contexts() -> str:
+    """What handlers call on their contexts."""
+    return "\n".join(_entry(kind, name, vars(kind)[name]) for kind in (Context, BatchContext) for name in _OF_CONTEXTS)
+
+
+def _entry(kind: type, name: str, member: object) -> str:
+    doc = inspect.getdoc(member)
+    if doc is None:
+        raise SystemExit(f"{kind.__name__}.{name} has no docstring")
+    return f"### `{_call(kind, name, member)}`\n\n{doc}\n"
 
 
 class _Default(str):
@@ -209,7 +219,7 @@ class _Default(str):
 
 def _call(kind: type, name: str, member: object) -> str:
     """How a member is written where it is used."""
-    of = {BlockingConnection: "blocking"}.get(kind, kind.__name__.lower())
+    of = {BlockingConnection: "blocking", Context: "ctx", BatchContext: "ctx"}.get(kind, kind.__name__.lower())
     if isinstance(member, property):
         return f"{of}.{name}"
     function: Any = inspect.unwrap(cast("Callable[..., Any]", member))
@@ -235,6 +245,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "public-names": names,
     "errors": error_tree,
     "connection": lambda: reference(Train, Connection, BlockingConnection),
+    "contexts": contexts,
     "running-train": lambda: (
         reference(testing.RunningTrain)
         .replace("`runningtrain.", "`train.")

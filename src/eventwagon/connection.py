@@ -57,7 +57,7 @@ from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.ticking import Ticking
 from .runtime.train_state import TrainState
 from .runtime.wagon_channels import WagonChannels
-from .schedules import Schedule
+from .schedules import Schedule, check_channels
 from .settings import Settings
 from .times import When, when
 from .values import check_revision, is_a, real, shown, text, whole
@@ -90,6 +90,14 @@ class Declaration(Protocol):
     def channels(self) -> tuple[str, ...]:
         """The inner channels, in the order of their declaration."""
         ...
+
+
+def check_runnable(train: Declaration, *, observe: bool, work: bool) -> None:
+    """Whether a program with this declaration can observe the train, or work for it. Raises UsageError."""
+    if work and "" not in train.handlers:
+        raise UsageError(f"train {train.name!r} has no handler for its ingress: add @train.on({train.name!r})")
+    if observe:
+        check_channels(train.schedules.values(), train.handlers)
 
 
 class Connection:
@@ -507,15 +515,9 @@ class Connection:
         self._here()
         work = work and self._orchestrator is None
         post = self._post(wagon, workers) if work else None
-        if work and "" not in self.train.handlers:
-            raise UsageError(
-                f"train {self.train.name!r} has no handler for its ingress: add @train.on({self.train.name!r})"
-            )
+        check_runnable(self.train, observe=observe, work=work)
         if observe and self.train.schedules:
             _ = self._later.timetable
-            for schedule in self.train.schedules.values():
-                if schedule.channel and schedule.channel not in self.train.handlers:
-                    raise UsageError(f"schedule {schedule.name}: channel {schedule.channel!r} has no handler")
         if self._runs:
             raise UsageError(f"this connection already runs train {self.train.name!r}; open another one")
         self._runs = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -73,6 +73,13 @@ def make_schedule(when: Any, function: Any, *, tz: Any, name: str | None, channe
         wants_tick=bool(needed),
         channel=channel,
     )
+
+
+def check_channels(schedules: Iterable[Schedule], channels: Container[str]) -> None:
+    """Each schedule's inner channel must be among those with a handler. Raises UsageError."""
+    for schedule in schedules:
+        if schedule.channel and schedule.channel not in channels:
+            raise UsageError(f"schedule {schedule.name}: channel {schedule.channel!r} has no handler")
 
 
 def _ticks(when: Any, tz: Any) -> Ticks:

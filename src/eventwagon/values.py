@@ -102,8 +102,8 @@ def in_seconds(what: str, value: Any, *, zero: bool = False, brief: bool = False
         brief and 100 <= number < 1000 and number % 50 == 0 and number % 60
     ):
         warnings.warn(
-            f"{what} is in seconds, and {number:g} s are {timedelta(seconds=number)}. If milliseconds are meant, "
-            f"write {number / 1000:g}",
+            f"{what.removesuffix(' (seconds)')} is in seconds, and {number:g} s are {timedelta(seconds=number)}. If "
+            f"milliseconds are meant, write {number / 1000:g}",
             stacklevel=_outside(),
         )
     return number

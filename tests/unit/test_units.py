@@ -52,6 +52,7 @@ def test_what_looks_like_milliseconds_is_warned_of_at_the_line_that_says_it(decl
     with pytest.warns(UserWarning, match=r"is in seconds, and .*\. If milliseconds are meant, write ") as found:
         declare()
     assert [warning.filename for warning in found] == [__file__]
+    assert "(seconds)" not in str(found[0].message)
 
 
 @pytest.mark.parametrize("declare", SECONDS)

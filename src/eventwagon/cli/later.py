@@ -67,7 +67,9 @@ async def _cancel(c: Connection, ids: list[str]) -> None:
     if len(late) < len(ids):
         line(f"cancelled {count(len(ids) - len(late), 'event')}")
     if late:
-        raise Ended(Code.FAILED, f"not waiting, or already being published: {', '.join(late)}")
+        raise Ended(
+            Code.FAILED, f"not cancelled, since they don't wait or are being published already: {', '.join(late)}"
+        )
 
 
 def told(waiting: Waiting) -> str:

@@ -106,7 +106,7 @@ class Parser:
         try:
             payload = msgspec.json.decode(text)
         except msgspec.DecodeError as e:
-            raise BadLine(f"not JSON: {e}") from None
+            raise BadLine(f"not JSON: {str(e).removeprefix('JSON is malformed: ')}") from None
         except UnicodeDecodeError as e:
             raise BadLine(f"not UTF-8: {e}") from None
         except RecursionError:
@@ -159,11 +159,11 @@ class Publishing:
             TextColumn("publishing"),
             BarColumn(),
             *((DownloadColumn(), TaskProgressColumn(), TimeRemainingColumn()) if size else ()),
-            TextColumn("{task.fields[events]:,} events"),
+            TextColumn("{task.fields[events]}"),
             console=console,
         )
         with progress if console.is_terminal else nullcontext():
-            task = progress.add_task("", total=size, events=0)
+            task = progress.add_task("", total=size, events=count(0, "event"))
             try:
                 async with blocks(source) as read:
                     rest, number, at = b"", 0, 0
@@ -172,10 +172,10 @@ class Publishing:
                         *whole, rest = (rest + block).split(b"\n")
                         await self._lines([_Line(number + i, text) for i, text in enumerate(whole, start=1)])
                         number += len(whole)
-                        progress.update(task, completed=at, events=self._accepted)
+                        progress.update(task, completed=at, events=count(self._accepted, "event"))
                     if rest.strip():
                         await self._lines([_Line(number + 1, rest)])
-                    progress.update(task, completed=at, events=self._accepted)
+                    progress.update(task, completed=at, events=count(self._accepted, "event"))
             except PublishError as e:
                 raise Ended(Code.FAILED, f"{e}; {self._so_far()}") from e
         self._report()

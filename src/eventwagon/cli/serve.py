@@ -16,6 +16,7 @@ import msgspec
 import typer
 from rich.logging import RichHandler
 
+from ..connection import check_runnable
 from ..contracts.orchestrator import Orchestrator
 from ..display.redaction import shown
 from ..display.text import LogFormatter
@@ -210,6 +211,7 @@ async def _serve(targets: Sequence[str], revision: str, log_level: str | None, h
         raise UsageError(f"--wagon is for one train, not for {', '.join(trains)}")
     prepared: list[tuple[Train, Orchestrator | None]] = []
     for target, train in trains.items():
+        check_runnable(train, observe=how.observe, work=how.work and how.orchestrator is None)  # before any is declared
         if how.grace is not None:
             train.settings = msgspec.structs.replace(train.settings, grace=how.grace)
         settings = msgspec.structs.replace(train.settings, handler_timeout=train.longest_timeout)

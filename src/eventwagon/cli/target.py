@@ -167,5 +167,7 @@ def _train_name(target: str) -> str:
     if not _NAME.fullmatch(target):
         raise UsageError(f"TARGET {target!r} is neither module:attribute nor a train's name")
     if wagon := re.fullmatch(r"(.+)_v\d+", target):
-        raise UsageError(f"TARGET {target!r} is a wagon: name its train, {wagon[1]} (and --wagon, where it is known)")
+        raise UsageError(
+            f"TARGET {target!r} is a wagon: name its train, {wagon[1]} (beside it, some commands take --wagon {target})"
+        )
     return check_train_name(target)

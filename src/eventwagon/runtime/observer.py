@@ -26,7 +26,7 @@ from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
-from ..display.text import said
+from ..display.text import count, said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
 from ..event import DEAD, Channel, wagon_name
 from ..limits import slo
@@ -272,7 +272,7 @@ class Observer:
         refusals += [failing.fact for failing in self._failing.values()]
         new, standing = self._new(refusals)
         if decided.facts or new:
-            self._looks.log_newest(f"a look with {len(decided.facts)} changes and {len(new)} new refusals")
+            self._looks.log_newest(f"a look: {count(len(decided.facts), 'change')}, {count(len(new), 'new refusal')}")
         if new:
             await self._state.note(*new)
         self._refused = standing

@@ -121,7 +121,7 @@ class RunningTrain:
 
     @property
     def clock(self) -> Callable[[], float]:
-        """The train's wall clock: seconds since the epoch. `advance` moves it."""
+        """The train's wall clock: `train.clock()` returns seconds since the epoch. `advance` moves it."""
         return self._clock
 
     # --- what happened ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from eventwagon import Context, Train, Workers
 from eventwagon.drivers.aws import SQSBroker
-from eventwagon.errors import Unavailable
+from eventwagon.errors import EventTooLarge, Unavailable
 from eventwagon.event import Event
 from tests.aws.support import QUICK, Between, clients_of, refused
 from tests.servers.moto import MotoServer
@@ -37,6 +37,18 @@ def test_many_and_large_ones(moto_server: MotoServer) -> None:
                 found += [event.id for event in due.events]
             assert found == [event.id for event in large]
             assert await timetable.clear(train) == 28
+
+    asyncio.run(main())
+
+
+def test_one_that_no_item_can_hold_is_refused_and_not_tried_for_ever(moto_server: MotoServer) -> None:
+    async def main() -> None:
+        train = f"t{token_hex(4)}"
+        async with SQSBroker.from_url(moto_server.url) as broker:
+            timetable, now = broker.timetable, await broker.timetable.now("t")
+            with pytest.raises(EventTooLarge, match="up to 390,000"):
+                await timetable.add(train, [an_event(1, now), an_event(2, now, 420_000)])
+            assert (await timetable.waiting(train)).count == 0
 
     asyncio.run(main())
 

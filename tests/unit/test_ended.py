@@ -12,11 +12,12 @@ import pytest
 from eventwagon import Train, Volume, Workers
 from eventwagon.contracts.facts import ClaimsReturned, Fact, Listener, StepFailed
 from eventwagon.contracts.process import Pod, this_process
-from eventwagon.contracts.registry import Member
+from eventwagon.contracts.registry import BudgetPart, Member
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
+from eventwagon.runtime.budget_shares import SHARED, budget_member
 from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.ended import EndedMembers
 from eventwagon.runtime.runtime import Runtime
@@ -104,6 +105,27 @@ def test_what_fails_is_told_once_and_tried_again_and_the_dead_are_checked_out() 
             assert [member.name for member in await registry.members("t")] == ["box-2", "box-3"]
             (depth,) = await broker.depth([Channel("t", 1)])
             assert (depth.waiting, depth.in_flight) == (3, 0)
+
+    run(main())
+
+
+def test_what_an_ended_process_held_of_budgets_is_free_at_once() -> None:
+    """Of those of its train, and of those that trains share; what others hold stays."""
+    assert HERE is not None
+    gone = msgspec.structs.replace(HERE, pid=2**22 - 1, started=1)
+    scopes, part = ("t", SHARED), BudgetPart(held=1.0, wants=1.0, of=1.0)
+
+    async def main() -> None:
+        clock = VirtualClock()
+        broker, registry = MemoryBroker(clock=clock), MemoryRegistry(clock=clock)
+        async with two_in_hand(broker, registry, clock) as state:
+            await registry.check_in("t", Member(name="box-1", process=gone), ttl=600)
+            for scope in scopes:
+                for name in ("box-1", "box-2"):
+                    await registry.check_in(scope, Member(name=budget_member(name), budgets={"b": part}), ttl=600)
+            await looks(EndedMembers(runtime(broker, clock), state), registry, 1)
+            for scope in scopes:
+                assert [member.name for member in await registry.members(scope)] == [budget_member("box-2")]
 
     run(main())
 

@@ -55,7 +55,7 @@ class Timetable(Protocol):
 
     async def add(self, train: str, events: Sequence[Event]) -> None:
         """Keep these events until they are due; durable when it returns. Idempotent: an event whose key is kept already
-        changes nothing, also if it has another time. After an error some of them may be kept."""
+        changes nothing, also if it has another time. After an error some of them may be kept. Raises EventTooLarge."""
         ...
 
     async def claim(self, train: str, *, limit: int, most_bytes: int, lease: float) -> Due:
@@ -77,7 +77,7 @@ class Timetable(Protocol):
         ...
 
     def entries(self, train: str) -> AsyncIterator[Event]:
-        """All events that are kept, the earliest first; one that is claimed comes where its claim ends."""
+        """All events that are kept, the earliest first; those that are claimed, or were, may come later than that."""
         ...
 
     async def latest(self, train: str, series: str) -> float | None:

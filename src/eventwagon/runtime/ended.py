@@ -15,7 +15,7 @@ from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Witness
 from ..contracts.process import Pod, Process, this_process, why_ended
 from ..contracts.registry import Member
-from .budget_shares import budget_member
+from .budget_shares import SHARED, budget_member
 from .bulkhead import is_ours
 from .runtime import Runtime, report_failure, why_failed
 from .tasks import all_of
@@ -94,8 +94,7 @@ class EndedMembers:
         try:
             async with asyncio.timeout(_WITHIN):
                 count = await self._reclaim(name)
-                for each in (name, budget_member(name)):
-                    await self._state.registry.check_in(self._train, Member(name=each), ttl=0)
+                await self._check_out(name)
                 if count:
                     await self._state.note(ClaimsReturned(train=self._train, owner=name, count=count, because=why))
         except BaseException as e:
@@ -110,6 +109,14 @@ class EndedMembers:
                 del self._given_back[next(iter(self._given_back))]
         finally:
             self._under_way.discard(name)
+
+    async def _check_out(self, name: str) -> None:
+        """Remove its check-ins: that of the process, and what it said that it holds of budgets."""
+        registry, budgets = self._state.registry, budget_member(name)
+        for each in (name, budgets):
+            await registry.check_in(self._train, Member(name=each), ttl=0)
+        if any(member.name == budgets for member in await registry.members(SHARED)):
+            await registry.check_in(SHARED, Member(name=budgets), ttl=0)
 
     def _failed(self, name: str, error: BaseException) -> None:
         """Report the failure, once while its reason stays the same."""

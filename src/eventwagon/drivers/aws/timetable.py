@@ -15,12 +15,13 @@ from hashlib import blake2b
 from typing import Any
 
 from ...contracts.timetable import Due, Waiting, decode, encode, key_of
-from ...errors import Unavailable
+from ...errors import EventTooLarge, Unavailable
 from ...event import Event
 from .clients import TROUBLE, Clients
 from .errors import AWSRefused, explain
 from .place import Place
 from .table import Item, Table, together
+from .wire import MOST_BYTES
 
 _DIGITS = 15  # of a time in milliseconds
 _TRIES = 6
@@ -43,17 +44,23 @@ class DynamoDBTimetable:
         return self._clients.now()
 
     async def add(self, train: str, events: Sequence[Event]) -> None:
+        puts = [self._puts(train, event) for event in events]
         try:
-            await _in_parts(self._transact(self._puts(train, event)) for event in events)
+            await _in_parts(self._transact(each) for each in puts)
         except TROUBLE as e:
             raise explain(e, f"keeping events of {train} for later", self._place) from e
 
     def _puts(self, train: str, event: Event) -> list[Mapping[str, Any]]:
-        name = key_of(event)
+        """Raises EventTooLarge."""
+        name, encoded = key_of(event), encode(event)
+        if len(name) + len(encoded) > MOST_BYTES:
+            raise EventTooLarge(
+                f"event {event.id} has {len(encoded):,} bytes; to be kept for later it may have up to {MOST_BYTES:,}"
+            )
         digest = _digest(name)
         entry = f"{max(0, math.ceil(event.time * 1000)):0{_DIGITS}d}.{digest}"
         known = {**_item(self._pk("later-keys", train), digest), "entry": {"S": entry}}
-        kept = {**_item(self._pk("later", train), entry), "key": {"S": name}, "event": {"B": encode(event)}}
+        kept = {**_item(self._pk("later", train), entry), "key": {"S": name}, "event": {"B": encoded}}
         return [self._put(known, ConditionExpression="attribute_not_exists(pk)"), self._put(kept)]
 
     def _put(self, item: Item, **given: Any) -> Mapping[str, Any]:

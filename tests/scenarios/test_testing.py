@@ -627,6 +627,25 @@ def test_what_handlers_raise_hurts_nobody(run: Run) -> None:
 
 
 @testing.in_virtual_time
+async def test_a_schedule_of_once_a_day_ticks_in_the_first_day() -> None:
+    train = Train("reports")
+
+    @train.every(86_400)
+    def daily() -> str:
+        return "tick"
+
+    @train.on("reports")
+    async def report(text: str) -> None: ...
+
+    async with testing.running(train) as t:
+        began = t.clock()
+        await t.advance(86_400)  # at once, before anybody has looked
+        await t.idle()
+        assert t.handled() == ["tick"]
+        assert t.clock() - began == pytest.approx(86_400, abs=5)
+
+
+@testing.in_virtual_time
 async def test_the_decorator_makes_a_plain_test() -> None:
     before = asyncio.get_running_loop().time()
     await asyncio.sleep(86400)

@@ -38,6 +38,8 @@ _RECEIVE = 0.02
 """Seconds that a receive takes at most in the real time: leaving a train waits for it."""
 _PATIENCE = 10.0
 _PATIENCE_IN_VIRTUAL_TIME = 3600.0
+_FIRST = 1.0
+"""Seconds at the beginning of a long time, in which observers look at least once."""
 _LAST = 3600.0
 """Seconds of a long time that are computed step by step, in some seconds; a day would take minutes."""
 _LOOK = 1.0
@@ -238,6 +240,9 @@ class RunningTrain:
         seconds = real("advance: seconds", seconds)
         passes = 0.0 if not _jumps() else _LAST if seconds > 2 * _LAST else seconds
         if passes < seconds:
+            if passes:  # a schedule begins with the first tick after an observer has seen it
+                await asyncio.sleep(_FIRST)
+                seconds -= _FIRST
             self._clock.offset += seconds - passes
             self._broker.hurry(seconds - passes, postponed=True)
         await asyncio.sleep(passes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import sys
 import time
@@ -170,6 +171,8 @@ class Train:
         Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
         runs again) is replaced.
         """
+        if inspect.isroutine(channel):
+            raise UsageError(f"train {self.name!r}: name the handler's channel: @train.on({self.name!r})")
         name = "" if channel == self.name else check_channel_name(channel)
         names = caller_names(1)
         options = make_options(

@@ -272,3 +272,8 @@ def test_a_handlers_name_shows_no_bound_arguments() -> None:
     with pytest.raises(UsageError, match="wraps") as error:
         Train("t").on("t")(functools.partial(anything, "canary"))
     assert "canary" not in str(error.value)
+
+
+def test_a_decorator_without_a_channel_says_how_to_write_it() -> None:
+    with pytest.raises(UsageError, match=r"name the handler's channel: @train\.on\('orders'\)"):
+        Train("orders").on(plain)  # type: ignore[arg-type]

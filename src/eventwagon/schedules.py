@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from hashlib import blake2b
 from typing import Any, Protocol
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -100,6 +99,8 @@ def _zone(tz: Any) -> tzinfo:
     if issubclass(type(tz), tzinfo):
         found: tzinfo = tz
         return found
+    from zoneinfo import ZoneInfo  # which reads the interpreter's configuration: not at each import of eventwagon
+
     try:
         return UTC if tz == "UTC" else ZoneInfo(tz)
     except Exception as e:

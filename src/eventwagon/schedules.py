@@ -106,7 +106,7 @@ def _zone(tz: Any) -> tzinfo:
     if issubclass(type(tz), tzinfo):
         found: tzinfo = tz
         return found
-    from zoneinfo import ZoneInfo  # not every program needs it
+    from zoneinfo import ZoneInfo  # which reads the interpreter's configuration: not at each import of eventwagon
 
     try:
         return UTC if tz == "UTC" else ZoneInfo(tz)

@@ -125,7 +125,7 @@ class Train:
         return function
 
     def publish_middleware(self, function: _F) -> _F:
-        """Register a function around everything that this program publishes to the train:
+        """Register a function around what this program publishes to the train by its connections:
         `async def trace(events, call_next)`. `await call_next(events)` stores them; see docs/middleware.md.
 
         `events` is a list of what goes to the broker in one call. It may pass on other events with the same ids in the

@@ -14,7 +14,7 @@ drivers (`eventwagon.testing.conformance`).
 The pytest fixture `running_train` is `running`; a test that uses it needs no decorator and no other plugin.
 """
 
-from ..runtime.fake_context import FakeContext
+from ..runtime.context import FakeContext
 from .kit import DeadLetter, NotIdle, PlannedFailure, RunningTrain, RunTrain, UnexpectedDeath, running
 from .patient_loop import in_virtual_time, run
 from .virtual_time import Deadlock

@@ -1,7 +1,8 @@
 """Virtual time for tests of programs, which may use threads and sockets.
 
 The clock jumps to the next timer as in `virtual_time`, except while a thread works for the loop or a socket, a pipe or
-a child process is open: then time passes as it really does.
+a child process is open: then time passes as it really does. So it does while a program keeps the loop busy and lets no
+timer become due: otherwise timeouts would never end it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ Ts = TypeVarTuple("Ts")
 
 _OWN = 1
 """Files that an event loop itself watches: the pipe by which threads wake it."""
+_BUSY = 2.0
+"""Real seconds for which the loop may be busy while the clock stands; beyond them time passes as it really does."""
+_PASS = 0.1
+"""The most that one pass of a busy loop counts, in seconds: a debugger may hold it."""
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -122,11 +127,27 @@ class _PatientSelector(JumpingSelector):
         super().__init__(jump)
         self._passed = passed
         self._has_threads = has_threads
+        self._busy = 0.0
+        """Real seconds of work by which the clock is behind."""
+        self._at = time.monotonic()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if len(self.get_map()) <= _OWN and not self._has_threads():
+            if timeout is not None and timeout <= 0:
+                self._count_work()
+            else:
+                self._busy, self._at = max(0.0, self._busy - (timeout or 0.0)), time.monotonic()
             return super().select(timeout)
         began = time.monotonic()
         ready = selectors.SelectSelector.select(self, timeout)
         self._passed(time.monotonic() - began)
+        self._busy, self._at = 0.0, time.monotonic()
         return ready
+
+    def _count_work(self) -> None:
+        """Something is ready, so the clock does not jump. Let it pass if that has gone on for long."""
+        now = time.monotonic()
+        took, self._at = min(now - self._at, _PASS), now
+        self._busy += took
+        if self._busy > _BUSY:
+            self._passed(took)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -18,6 +18,7 @@ from ..payload import encode, type_name
 from ..schedules import Schedule
 from .bulkhead import is_ours
 from .due_events import publishes
+from .forks import forks, leave
 from .later import for_channel
 from .middleware import Middleware, publish_through
 from .run_state import RunState
@@ -165,7 +166,7 @@ class Ticking:
         ending; while it goes on there, it is not called again."""
         arguments = (datetime.fromtimestamp(tick, UTC),) if schedule.wants_tick else ()
         if inspect.iscoroutinefunction(schedule.function):
-            return await schedule.function(*arguments)
+            return await _unforked(schedule.function(*arguments))
         call = self._calls[schedule.name]
         if call.thread is not None and not call.thread.over:
             raise Unavailable("the last call of its function has not ended yet")
@@ -173,3 +174,17 @@ class Ticking:
         if error is not None:
             raise error
         return await result if inspect.isawaitable(result) else result
+
+
+async def _unforked(call: Awaitable[object]) -> object:
+    """What it returns or raises; in a fork that it has made, the process ends."""
+    before = forks()
+    try:
+        result = await call
+    except BaseException as e:
+        if forks() != before:
+            leave(e)
+        raise
+    if forks() != before:
+        leave(None)
+    return result

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -63,35 +66,35 @@ def test_a_port_at_which_nobody_listens() -> None:
     each_says(asyncio.run(refused(f"kafka://127.0.0.1:{port}")), f"127.0.0.1:{port}", "no server listens there")
 
 
-@asynccontextmanager
-async def listening(answer: bytes) -> AsyncIterator[int]:
+@contextmanager
+def listening(answer: bytes) -> Iterator[int]:
     """Somebody who answers so to whatever comes."""
 
-    writers: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        answered = False
-        with contextlib.suppress(OSError):
-            while await reader.read(4096):
-                if answer and not answered:
-                    answered = True
-                    writer.write(answer)
-                    await writer.drain()
-                    writer.write_eof()  # and read on: closing with bytes unread would reset, and take the answer back
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-        for writer in writers:
-            writer.close()
+    class Answering(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            connection: socket.socket = self.request
+            connection.settimeout(10.0)
+            answered = not answer
             with contextlib.suppress(OSError):
-                await writer.wait_closed()
+                while connection.recv(4096):  # closing with bytes unread would reset, and take the answer back
+                    if not answered:
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+                        answered = True
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_port_of_something_else() -> None:
     async def main() -> None:
-        async with listening(b"HTTP/1.1 400 Bad Request\r\n\r\nno") as port:
+        with listening(b"HTTP/1.1 400 Bad Request\r\n\r\nno") as port:
             each_says(await refused(f"kafka://127.0.0.1:{port}"), "does not speak Kafka", "check the port")
 
     asyncio.run(main())
@@ -99,7 +102,7 @@ def test_a_port_of_something_else() -> None:
 
 def test_somebody_who_never_answers() -> None:
     async def main() -> None:
-        async with listening(b"") as port:
+        with listening(b"") as port:
             each_says(await refused(f"kafka://127.0.0.1:{port}"), f"127.0.0.1:{port}")
 
     asyncio.run(main())

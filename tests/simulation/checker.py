@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from eventwagon.contracts.facts import ChannelsAdded
@@ -25,6 +26,7 @@ from .history import (
     Refused,
     Revised,
     SteppedBack,
+    Stored,
     Tried,
 )
 from .run import Run
@@ -217,11 +219,13 @@ def _strangers(books: Books, case: Evidence) -> Iterator[Violation]:
 
 
 def _put_off(case: Evidence) -> Iterator[Violation]:
-    """An event does not come again before the pause is over that its handler asked for."""
+    """An event does not come again before the pause is over that its handler asked for. A copy of it may: its parent
+    came again, and emitted it again with the same id."""
     put_off: dict[str, PutOff] = {}
+    copies = Counter((record.channel, record.key) for record in case.history if isinstance(record, Stored))
     for record in case.history if case.punctual else ():
         if isinstance(record, Handled | Tried) and (last := put_off.pop(record.id, None)) is not None:
-            if record.at < last.at + last.seconds - 1e-3:
+            if copies[record.channel, record.key] <= 1 and record.at < last.at + last.seconds - 1e-3:
                 says = f"{record.key} came {record.at - last.at:.3f} s after it was put off for {last.seconds:g} s"
                 yield Violation(invariant="pause", says=says, key=record.key, moments=(last.seq, record.seq))
         elif isinstance(record, PutOff):

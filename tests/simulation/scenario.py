@@ -163,6 +163,8 @@ _MAY_HANG = ("publish", "settle", "release", "extend")
 
 _MOST_WORK = 200.0
 """Seconds of work in a run."""
+_MOST_WAITING = 400.0
+"""Seconds that events for later may wait for wagons, where each of them fills one."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -650,6 +652,12 @@ def _bearable(scenario: Scenario) -> Scenario:
         scenario = msgspec.structs.replace(scenario, tail=0.0)
     if handlings * scenario.work * scenario.deeper > _MOST_WORK:
         scenario = msgspec.structs.replace(scenario, work=round(_MOST_WORK / handlings / scenario.deeper, 4))
+    settings = scenario.settings
+    if not scenario.fences and settings["at_cap"] == "refuse":
+        # what is due waits for a wagon, and at the cap each drained one keeps its place for a while
+        turns = handlings * scenario.later / (int(settings["wagons"]) - 1)
+        if turns * float(settings["keep_drained"]) > _MOST_WAITING:
+            scenario = msgspec.structs.replace(scenario, settings={**settings, "at_cap": "fill"})
     return scenario
 
 

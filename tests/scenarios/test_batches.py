@@ -412,6 +412,27 @@ def test_any_exception_may_be_named(error: BaseException) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("options", [{"retry_on": OSError}, {"dead_on": Exception}])
+def test_one_that_asks_for_another_attempt_gets_it_whatever_is_retried(options: dict[str, Any]) -> None:
+    """As in a handler of single events, `Retry` is no error that the options are about."""
+
+    async def main() -> None:
+        world, train, calls = World(), train_of(), list[list[int]]()
+
+        @train.on("t", batch=4, within=0.1, **options)
+        async def rows(some: list[int]) -> None:
+            calls.append(some)
+            if some == [0, 1]:
+                raise Failed({1: Retry(after=0.5)})
+
+        async with world.running(train) as connection:
+            await connection.publish_many(range(2))
+            await until(lambda: len(calls) == 2)
+        assert (calls, world.of(EventDied)) == ([[0, 1], [1]], [])
+
+    run(main())
+
+
 def test_what_can_not_be_decoded_dies_alone_and_indexes_are_those_of_the_list() -> None:
     async def main() -> None:
         world, train, calls = World(), train_of(), list[list[int]]()

@@ -23,7 +23,7 @@ from ..values import shown
 from .context import Context, Destination, Place
 from .handler import Handler
 from .handling import call, no_payload
-from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, meaning, meant, never_retried
+from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, decided, meaning, meant
 from .run_state import RunState
 from .threads import Threads
 
@@ -202,21 +202,14 @@ class _Batch:
         for place, unfit in self._unfit.items():
             found[place] += unfit
         for index, (place, event) in enumerate(zip(self._places, self.events, strict=True)):
-            outcome = self._meant(errors[index]) if index in errors else Handled(self.context.emitted_by(index))
-            found[place].append((event, outcome))
+            outcome = meaning(errors[index]) if index in errors else Handled(self.context.emitted_by(index))
+            found[place].append((event, decided(self._handler, outcome)))
         return Batched([(d, self._of_message(d, each)) for d, each in zip(self._deliveries, found, strict=True)])
-
-    def _meant(self, error: BaseException) -> Outcome:
-        outcome = meaning(error)
-        if isinstance(outcome, Failed) and (why := never_retried(self._handler, error)):
-            return Dead(f"{outcome.because} ({why})")
-        return outcome
 
     def _of_message(self, delivery: Delivery, found: Sequence[tuple[Event, Outcome]]) -> Outcome:
         """What came of a message, from the outcomes of its events. If one of several is to come again, all do."""
         if not is_batch(delivery.event):
             return found[0][1]
-        found = [(event, self._dead_if_never_retried(outcome)) for event, outcome in found]
         again = [outcome for _, outcome in found if isinstance(outcome, Failed | Snoozed)]
         if again:
             return next((outcome for outcome in again if isinstance(outcome, Failed)), again[0])
@@ -227,11 +220,6 @@ class _Batch:
             elif isinstance(outcome, Handled):
                 emitted += outcome.emitted
         return Handled(emitted)
-
-    def _dead_if_never_retried(self, outcome: Outcome) -> Outcome:
-        error = outcome.error if isinstance(outcome, Failed) else None
-        why = "" if error is None else never_retried(self._handler, error)
-        return Dead(f"{outcome.because} ({why})") if why and isinstance(outcome, Failed) else outcome
 
 
 def holds_several(deliveries: Sequence[Delivery]) -> bool:

@@ -24,7 +24,7 @@ from .context import Context
 from .forks import forks, leave
 from .handler import Handler
 from .handling import begin, handlers_own
-from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, never_retried
+from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, decided
 from .run_state import RunState
 from .runtime import Runtime, report_failure
 from .settling import Settler
@@ -308,11 +308,10 @@ class HandlerRunner:
         wagon, circuits, delivery = settler.source.wagon, self._circuits, deliveries[0]
         event_id, handler = delivery.event.id, settler.source.handler
         if isinstance(outcome, Failed) and not holds_several(deliveries):
-            raised = TimeoutError() if worker.expired else outcome.error
-            if raised is not None and (why := never_retried(handler, raised)):
-                because = f"{outcome.because} ({why})"
-                self._log_failure(handler, deliveries, worker.attempt, because, outcome.error, dies=True)
-                outcome = Dead(because)
+            verdict = decided(handler, outcome, expired=worker.expired)
+            if isinstance(verdict, Dead):
+                self._log_failure(handler, deliveries, worker.attempt, verdict.because, outcome.error, dies=True)
+                outcome = verdict
         match outcome:
             case Snoozed(after=after, because=because):
                 circuits.passed(circuit, event_id, gone=False)

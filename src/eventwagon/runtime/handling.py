@@ -17,7 +17,7 @@ from .bulkhead import traceback_of
 from .context import Context
 from .handler import Handler
 from .middleware import through
-from .outcomes import HANDLED, MEANT, Dead, Emitting, Failed, Handled, Outcome, never_retried, outcome_of
+from .outcomes import HANDLED, MEANT, Dead, Emitting, Failed, Handled, Outcome, decided, outcome_of
 from .run_state import RunState
 from .threads import Threads
 
@@ -117,11 +117,9 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
             outcome = await outcome
         if run.because:
             return Failed(run.because)
-        match outcome:
+        match decided(handler, outcome):
             case Handled(emitted=more):
                 emitted += more
-            case Failed(because=because, error=error) if error is not None and (why := never_retried(handler, error)):
-                emitted.append(own.died(f"{because} ({why})"))
             case Dead(because=because):
                 emitted.append(own.died(because))
             case _:

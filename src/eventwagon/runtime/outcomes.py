@@ -93,9 +93,18 @@ def outcome_of(error: BaseException, context: Emitting | None) -> Outcome:
     return Failed(said(error), error)
 
 
-def never_retried(handler: Handler, error: BaseException) -> str:
-    """Why the handler's options exclude a retry after this error, in words; empty if they don't. Never raises, except
+def decided(handler: Handler, outcome: Outcome, *, expired: bool = False) -> Outcome:
+    """The outcome of one event; a death if it failed with an error after which the handler's options exclude a retry.
+    `expired`: it failed since it took longer than it may, which counts as a TimeoutError. Never raises, except
     KeyboardInterrupt."""
+    if not isinstance(outcome, Failed):
+        return outcome
+    error = TimeoutError() if expired else outcome.error
+    why = "" if error is None else _never_retried(handler, error)
+    return Dead(f"{outcome.because} ({why})") if why else outcome
+
+
+def _never_retried(handler: Handler, error: BaseException) -> str:
     options = handler.options
     if not options.dead_on and options.retry_on is None:
         return ""

@@ -19,7 +19,7 @@ from ..errors import Unavailable
 from ..policy.budgets import Claim, due, granted
 from .budgets import ChannelBudget, Part, Slots, Tokens
 from .bulkhead import is_ours
-from .runtime import Runtime, report_failure, why_failed
+from .runtime import Runtime, Steps, report_failure, why_failed
 from .tasks import kept_up
 
 SHARED = "0budgets"
@@ -100,7 +100,7 @@ class BudgetShares:
         self._left: dict[str, int] = {}
         """Units that nobody held at the last look."""
         self._timer: asyncio.TimerHandle | None = None
-        self._is_failing = False
+        self._steps = Steps(runtime)
         self._again = False
         """Something was asked for in vain, or changed: look again soon."""
         for part in parts.values():
@@ -129,28 +129,18 @@ class BudgetShares:
     async def _run(self) -> None:
         while True:
             self._woken.clear()
-            try:
+            with self._steps.going_on(_STEP):
                 await self._round()
-            except BaseException as e:
-                if is_ours(e):
-                    raise
-                why = why_failed(self._runtime, _STEP, e)
-                if not self._is_failing:
-                    report_failure(self._runtime, _STEP, why)
-                self._is_failing, self._again = True, False
-            else:
-                self._is_failing = False
             await self._pause()
 
     async def _pause(self) -> None:
         """Wait until something is to be done: at least a moment, so that many changes cost one look."""
         luck = 0.75 + 0.5 * self._runtime.rng.random()
-        soon = self._ttl * _SOON * luck
-        if self._again:
-            await asyncio.sleep(soon)
-            return
-        if self._is_failing:
+        if self._steps.has_failed(_STEP):
             await asyncio.sleep(self._ttl * _HUNGRY * luck)
+            return
+        if self._again:
+            await asyncio.sleep(self._ttl * _SOON * luck)
             return
         is_idle = not self._said and not self._is_needed()
         hungry = any(part.is_short and part.held < part.of for part in self._parts.values())

@@ -12,10 +12,9 @@ from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
 from ..event import DEAD, Channel, Event
-from .bulkhead import is_ours
 from .dead_letters import died, smaller
 from .publish_queue import MOST_BYTES
-from .runtime import Runtime, report_failure, why_failed
+from .runtime import Runtime, Steps
 from .switcher import Switcher
 from .tasks import to_the_end
 from .train_state import TrainState
@@ -63,7 +62,7 @@ class DueEvents:
         self._timetable = timetable
         self._defects: dict[str, int] = {}
         """By key: how often the broker's driver has failed on the event."""
-        self._failing = False
+        self._steps = Steps(runtime)
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -75,17 +74,8 @@ class DueEvents:
         while True:
             self._woken.clear()
             pause = _EVERY
-            try:
+            with self._steps.going_on("publishing events that are due"):
                 pause = min(_EVERY, await self._look())
-                self._failing = False
-            except BaseException as e:
-                if is_ours(e):
-                    raise
-                step = "publishing events that are due"
-                why = why_failed(self._runtime, step, e)
-                if not self._failing:
-                    report_failure(self._runtime, step, why)
-                self._failing = True
             if pause > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):

@@ -6,8 +6,8 @@ import asyncio
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ from .ended import EndedMembers
 from .in_process import InProcess
 from .lifespan import alive
 from .local_workers import LocalWorkers
-from .runtime import Runtime, report_failure, why_failed
+from .runtime import Runtime, Steps
 from .train_state import TrainState
 
 _logger = logging.getLogger("eventwagon")
@@ -93,7 +93,7 @@ class Membership:
         self._state = state
         self._roles = roles
         self._post = post
-        self._failing: set[str] = set()
+        self._steps = Steps(runtime)
         """Steps that failed the last time."""
         self._ended = EndedMembers(runtime, state)
         self._process = this_process()
@@ -158,7 +158,7 @@ class Membership:
             self._state.on_change.remove(self._heed)
             if self.observing is not None and not self.observing.done():
                 await self._stay()
-            with self._going_on("checking out"):  # it expires by itself
+            with self._steps.going_on("checking out"):  # it expires by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
 
@@ -167,29 +167,14 @@ class Membership:
         one that is gone has left."""
         assert self.observing is not None  # noqa: S101 - for the type checker
         ttl = self._settings.member_ttl
-        with self._going_on("checking in for the last time"):
+        with self._steps.going_on("checking in for the last time"):
             async with asyncio.timeout(ttl):
                 await self._registry.check_in(self._train, Member(name=self._name, roles=("observe",)), ttl=ttl)
         await asyncio.wait([self.observing], timeout=ttl)
 
-    @contextmanager
-    def _going_on(self, step: str) -> Iterator[None]:
-        """The bulkhead of each step: an error ends only that step. It is reported once while it lasts."""
-        try:
-            yield
-        except BaseException as e:
-            if is_ours(e):
-                raise
-            why = why_failed(self._runtime, step, e)
-            if step not in self._failing:
-                report_failure(self._runtime, step, why)
-            self._failing.add(step)
-        else:
-            self._failing.discard(step)
-
     async def _work(self) -> None:
         shared = self._settings.workers.total is not None and self._post is None
-        with self._going_on("giving back what ended processes had"):  # else observers do, or their claims expire
+        with self._steps.going_on("giving back what ended processes had"):  # else observers do, or their claims expire
             async with asyncio.timeout(self._settings.member_ttl):
                 await self._ended.give_back()
         most = self._settings.workers.in_process if self._post is None else None
@@ -263,11 +248,11 @@ class Membership:
             while True:
                 self._woken.clear()
                 if local_workers is not None and local is not None:
-                    with self._going_on("looking after its wagons"):
+                    with self._steps.going_on("looking after its wagons"):
                         await self._attend(local_workers, local, leaving)
-                with self._going_on("a check-in"):
+                with self._steps.going_on("a check-in"):
                     await self._check_in(local)
-                with self._going_on("writing to the journal"):
+                with self._steps.going_on("writing to the journal"):
                     await self._write_news()
                 pause = self._settings.member_ttl / 3
                 if self._state.snapshot.manifest.watch is not None:
@@ -292,7 +277,7 @@ class Membership:
         for wagon in live:
             if wagon.created_at is None:
                 continue
-            with self._going_on(f"attaching to {wagon_name(self._train, wagon.number)}"):
+            with self._steps.going_on(f"attaching to {wagon_name(self._train, wagon.number)}"):
                 await local.ensure(spec_of(manifest, wagon, workers=own.get(wagon.number)))
         units = {w.unit for w in live}
         for unit, found in (await local.deployments(self._train)).items():
@@ -321,7 +306,7 @@ class Membership:
 
     async def _leave(self, local: InProcess, unit: int) -> None:
         try:
-            with self._going_on(f"leaving unit {unit}"):
+            with self._steps.going_on(f"leaving unit {unit}"):
                 await local.remove(self._train, unit, grace=self._settings.grace)
         finally:
             self._leaving.discard(unit)
@@ -336,7 +321,7 @@ class Membership:
         )
         deployed: tuple[Deployment, ...] = ()
         if self._orchestrator is not None:
-            with self._going_on("asking the orchestrator for the check-in"):
+            with self._steps.going_on("asking the orchestrator for the check-in"):
                 deployed = _in_order(await self._orchestrator.deployments(self._train))
         watch, own = manifest.watch, self._settings.workers.total is None or self._post is not None
         saying = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..display.text import said
 from ..errors import EventwagonError
 from ..settings import Settings
 from .budgets import ChannelBudget
-from .bulkhead import Bulkhead
+from .bulkhead import Bulkhead, is_ours
 from .context import Publisher
 from .handler import Handler
 from .lifespan import Opening
@@ -72,3 +73,31 @@ def why_failed(runtime: Runtime, step: str, error: BaseException) -> str:
 def report_failure(runtime: Runtime, step: str, because: str) -> None:
     """Tell the listeners that a step failed; the caller tries it again."""
     runtime.tell(StepFailed(train=runtime.train, step=step, because=because))
+
+
+class Steps:
+    """The bulkheads of steps that one actor repeats: an error ends only its step, and is reported once while it
+    lasts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._failing: set[str] = set()
+
+    @contextmanager
+    def going_on(self, step: str) -> Iterator[None]:
+        """Whatever the step inside raises, the caller goes on, unless it is meant for the caller's task."""
+        try:
+            yield
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            why = why_failed(self._runtime, step, e)
+            if step not in self._failing:
+                report_failure(self._runtime, step, why)
+            self._failing.add(step)
+        else:
+            self._failing.discard(step)
+
+    def has_failed(self, step: str) -> bool:
+        """Whether it failed when it was last taken."""
+        return step in self._failing

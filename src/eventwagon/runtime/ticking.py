@@ -22,7 +22,7 @@ from .forks import forks, leave
 from .later import for_channel
 from .middleware import Middleware, publish_through
 from .run_state import RunState
-from .runtime import Runtime, report_failure, why_failed
+from .runtime import Runtime, Steps, report_failure, why_failed
 from .threads import Threads
 from .train_state import TrainState
 
@@ -63,7 +63,7 @@ class Ticking:
         """Schedules whose tick is being recorded."""
         self._calls = {name: RunState() for name in schedules}
         """By schedule: the latest call of its function, if that is a plain one."""
-        self._failing = False
+        self._steps = Steps(runtime)
         self._threads = Threads()
 
     async def run(self) -> None:
@@ -71,7 +71,9 @@ class Ticking:
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
-                    pause = await self._look(tasks)
+                    pause = _EVERY
+                    with self._steps.going_on("looking for ticks"):
+                        pause = await self._look(tasks)
                     await asyncio.sleep(pause)
         finally:
             self._busy.clear()
@@ -81,18 +83,7 @@ class Ticking:
         """Begin to record the ticks that have come. Returns the seconds until the next look."""
         if not publishes(self._state.snapshot.manifest):
             return _EVERY
-        try:
-            now = await self._timetable.now(self._train)
-        except BaseException as e:
-            if is_ours(e):
-                raise
-            step = "looking for ticks"
-            why = why_failed(self._runtime, step, e)
-            if not self._failing:
-                report_failure(self._runtime, step, why)
-            self._failing = True
-            return _EVERY
-        self._failing = False
+        now = await self._timetable.now(self._train)
         waiting = [schedule for schedule in self._schedules if schedule.name not in self._busy]
         for schedule in waiting:
             if now >= self._ticks.get(schedule.name, -math.inf):

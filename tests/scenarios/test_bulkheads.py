@@ -231,6 +231,7 @@ class Served:
     workers, handled, failed, in_hand, missing, trouble, channels = 1, 0, 0, 0, (), "", ()
     paused, work = False, None
     open: ClassVar[dict[str, str]] = {}
+    at_budget: ClassVar[dict[str, str]] = {}
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error

@@ -44,22 +44,20 @@ def begin(
         raise
     except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
         return no_payload(event, handler, e)
-    if handler.around and context is not None:
+    if not (handler.is_plain and handler.is_async):
         return call(handler, context, run, threads, (payload, context) if handler.wants_context else (payload,))
-    if not handler.is_async:
-        return _in_thread(handler, context, run, threads, (payload,) if context is None else (payload, context))
-    try:
-        work = handler.call(payload) if context is None else handler.call(payload, context)
+    try:  # the same as `call`, which would cost every event of a plain handler a tenth of a microsecond
+        work = handler.call(payload)
     except BaseException as e:  # noqa: BLE001 - what it raises is the outcome
-        return outcome_of(e, context)
-    return _driven(handler, context, run, work)
+        return outcome_of(e, None)
+    return _driven(handler, None, run, work)
 
 
 def call(
-    handler: Handler, context: Emitting, run: RunState, threads: Threads, arguments: tuple[object, ...]
+    handler: Handler, context: Emitting | None, run: RunState, threads: Threads, arguments: tuple[object, ...]
 ) -> Outcome | Awaitable[Outcome]:
-    """Call the handler with these arguments, as `begin` does, inside of the middleware."""
-    if handler.around:
+    """Call the handler with these arguments, inside of the middleware. See `begin`."""
+    if handler.around and context is not None:
         inner = partial(_innermost, handler, run, threads, arguments)
         return _driven(handler, context, run, _surrounded(handler, inner, context))
     if not handler.is_async:
@@ -112,7 +110,7 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
         except asyncio.CancelledError as e:
             run.strayed = True
             return outcome_of(e, own)
-        outcome = begin(handler, event, own if handler.wants_context or handler.around else None, run, threads)
+        outcome = begin(handler, event, None if handler.is_plain else own, run, threads)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
         if run.because:

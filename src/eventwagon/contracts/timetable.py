@@ -111,6 +111,17 @@ def key(event_id: str, channel: str = "") -> str:
     return f"{channel} {event_id}"  # no channel's name has a blank
 
 
+def for_channel(event: Event, channel: str) -> Event:
+    """The event as a timetable keeps it for an inner channel; unchanged for the ingress."""
+    return msgspec.structs.replace(event, extensions={**event.extensions, CHANNEL: channel}) if channel else event
+
+
+def passed_on(event: Event) -> tuple[str, Event]:
+    """The inner channel that an event from a timetable is for, and the event as it is stored there."""
+    extensions = {name: value for name, value in event.extensions.items() if name != CHANNEL}
+    return event.extensions[CHANNEL], msgspec.structs.replace(event, extensions=extensions)
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
 
@@ -132,6 +143,4 @@ def decode(data: bytes, *, kept_as: str) -> Event:
         because = said(e)
     channel, blank, event_id = kept_as.partition(" ")
     stand_in = undecodable(data, (), position=event_id or "unknown", written=0.0, because=because)
-    if channel and blank:
-        stand_in = msgspec.structs.replace(stand_in, extensions={**stand_in.extensions, CHANNEL: channel})
-    return stand_in
+    return for_channel(stand_in, channel if blank else "")

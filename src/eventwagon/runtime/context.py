@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
-from ..contracts.timetable import CHANNEL
+from ..contracts.timetable import CHANNEL, for_channel
 from ..errors import UsageError
 from ..event import (
     Event,
@@ -59,6 +59,14 @@ class Destination(Protocol):
     def settings(self) -> Settings: ...
     @property
     def handlers(self) -> Mapping[str, Handler]: ...
+
+
+class NamedTrain(NamedTuple):
+    """A Destination without a Train."""
+
+    name: str
+    settings: Settings
+    handlers: Mapping[str, Handler]
 
 
 class Publisher(Protocol):
@@ -207,8 +215,7 @@ class Context:
             return _STORED
         due = self._later(after)
         event = self._add(what, channel, handler.encode, later_id, payload, event_type, subject, extensions)
-        more = {**event.extensions, CHANNEL: channel}
-        self.emitted.append((LATER, msgspec.structs.replace(event, time=due, extensions=more)))
+        self.emitted.append((LATER, for_channel(msgspec.structs.replace(event, time=due), channel)))
         return _STORED
 
     def publish(
@@ -429,19 +436,13 @@ class _NoPublisher:
     """Takes what a fake context publishes, which goes nowhere."""
 
     def __init__(self, name: str, train: Destination | None) -> None:
-        self._own = _Named(name, Settings(), {}) if train is None else train
+        self._own = NamedTrain(name, Settings(), {}) if train is None else train
 
     def destination(self, to: Destination | None) -> Destination:
         return self._own if to is None else destination_of(to)
 
     async def publish(self, train: str, events: list[Event]) -> None:
         events.clear()
-
-
-class _Named(NamedTuple):
-    name: str
-    settings: Settings
-    handlers: Mapping[str, Handler]
 
 
 class _AnyChannel(dict[str, Handler]):

@@ -17,7 +17,7 @@ from .publish_queue import MOST_BYTES
 from .runtime import Runtime, Steps
 from .switcher import Switcher
 from .tasks import to_the_end
-from .train_state import TrainState
+from .train_state import TrainState, no_publishing
 
 _EVERY = 0.5
 """Seconds between two looks at the timetable, so that events of other processes are on time. Sooner if something is due
@@ -37,8 +37,7 @@ _DEFECTS = 3
 def publishes(manifest: Manifest) -> bool:
     """Whether the train accepts events now; while it does not, they wait in the timetable, where they can be
     cancelled."""
-    paused = manifest.paused is not None and manifest.paused.publishing
-    return manifest.active is not None and manifest.removal is None and not paused and not manifest.refusing
+    return manifest.active is not None and not manifest.refusing and no_publishing(manifest) is None
 
 
 class DueEvents:

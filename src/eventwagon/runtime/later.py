@@ -8,21 +8,20 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from ..backoff import Backoff
-from ..contracts.timetable import CHANNEL, Timetable, Waiting, key
+from ..contracts.timetable import Timetable, Waiting, key
 from ..display.text import said
 from ..errors import (
     EventwagonError,
     PublishError,
     PublishTimeout,
     PublishUncertain,
-    TrainPaused,
     Unavailable,
     UsageError,
 )
 from ..event import Event
 from ..times import When
 from .runtime import Runtime
-from .train_state import TrainState, train_removed
+from .train_state import TrainState, no_publishing
 
 _PAUSES = (0.05, 1.0)
 """The first and the longest pause in seconds before a call that failed is repeated."""
@@ -50,7 +49,7 @@ class Later:
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 while True:
-                    if (refusal := self._refusal()) is not None:
+                    if (refusal := no_publishing(self._state.snapshot.manifest)) is not None:
                         raise refusal
                     try:
                         if kept is None:
@@ -73,14 +72,6 @@ class Later:
                 raise
             what = "no event was kept for later" if kept is None else "it is not certain that the event is kept"
             raise PublishTimeout(f"train {self._train}: {what}: {trouble}") from None
-
-    def _refusal(self) -> PublishError | None:
-        manifest = self._state.snapshot.manifest
-        if manifest.removal is not None:
-            return train_removed(self._train, manifest.removal)
-        if (pause := manifest.paused) is not None and pause.publishing:
-            return TrainPaused(f"train {self._train} is paused, and so is publishing: {pause.why}")
-        return None
 
     async def cancel(self, event_id: str) -> bool:
         """See Connection.cancel."""
@@ -113,14 +104,3 @@ async def store_emitted(runtime: Runtime, events: Sequence[Event]) -> None:
     timetable = checked_timetable(runtime.timetable, type(runtime.broker).__name__)
     now = await timetable.now(runtime.train)
     await timetable.add(runtime.train, [msgspec.structs.replace(e, time=now + e.time) for e in events])
-
-
-def for_channel(event: Event, channel: str) -> Event:
-    """The event as a timetable keeps it for an inner channel; unchanged for the ingress."""
-    return msgspec.structs.replace(event, extensions={**event.extensions, CHANNEL: channel}) if channel else event
-
-
-def passed_on(event: Event) -> tuple[str, Event]:
-    """The inner channel that an event from the timetable is for, and the event as it is stored there."""
-    extensions = {name: value for name, value in event.extensions.items() if name != CHANNEL}
-    return event.extensions[CHANNEL], msgspec.structs.replace(event, extensions=extensions)

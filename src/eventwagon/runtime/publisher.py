@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import Self
 
 from ..contracts.registry import Registry
@@ -22,22 +21,13 @@ from ..errors import (
     Unavailable,
 )
 from ..event import Event
-from ..settings import Settings
 from .bulkhead import Bulkhead, is_ours
-from .context import Destination, destination_of
-from .handler import Handler
+from .context import Destination, NamedTrain, destination_of
 from .publish_queue import own
 from .runtime import Runtime
 from .switcher import Switcher
 from .train_state import TrainState
 from .wagon_channels import WagonChannels
-
-
-@dataclass(frozen=True)
-class _OwnTrain:
-    name: str
-    settings: Settings
-    handlers: Mapping[str, Handler]
 
 
 class TrainPublisher:
@@ -58,7 +48,7 @@ class TrainPublisher:
         self._registry = registry
         self._switcher = switcher
         self._known: dict[str, Destination] = {
-            runtime.train: _OwnTrain(runtime.train, runtime.settings, runtime.handlers)
+            runtime.train: NamedTrain(runtime.train, runtime.settings, runtime.handlers)
         }
         self._open: dict[str, _Open] = {}
         self._context = copy_context()  # of no event

@@ -11,6 +11,7 @@ from ..backoff import Backoff, pause_after
 from ..breaker import USUAL, Again, Circuit
 from ..contracts.broker import Delivery, Depth
 from ..contracts.facts import EventDied, EventRetried, EventSnoozed
+from ..contracts.timetable import passed_on
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from ..event import DEAD, Channel, Event, wagon_name
@@ -18,7 +19,7 @@ from .bulkhead import is_ours
 from .circuits import Circuits
 from .context import LATER, OUT
 from .dead_letters import died, smaller
-from .later import passed_on, store_emitted
+from .later import store_emitted
 from .runtime import Runtime, report_failure
 from .tasks import all_of
 from .worker_states import PAUSES, ChannelState

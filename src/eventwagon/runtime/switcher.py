@@ -29,7 +29,6 @@ from ..errors import (
     Sealed,
     StorageBroken,
     TrainFull,
-    TrainPaused,
     Unavailable,
 )
 from ..event import Channel, Event, wagon_name
@@ -39,7 +38,7 @@ from .lease import Lease
 from .publish_queue import Batch, PublishCall, PublishQueue, fitting
 from .runtime import Runtime
 from .tasks import kept_up
-from .train_state import TrainState, train_removed
+from .train_state import TrainState, no_publishing
 from .wagon_channels import WagonChannels
 
 _PAUSE_FIRST = 0.01
@@ -291,15 +290,9 @@ class Switcher:
 
     def _refusal(self, manifest: Manifest) -> PublishError | None:
         """The error that publishers get while the train takes no events; None while it does."""
-        pause, removal = manifest.paused, manifest.removal
-        if removal is not None:
-            return train_removed(self._train, removal)
-        if pause is not None and pause.publishing:
-            by = f" by {pause.by}" if pause.by else ""
-            return TrainPaused(f"train {self._train} is paused, and so is publishing{by}: {pause.why}")
-        if manifest.refusing:
+        if (refusal := no_publishing(manifest)) is None and manifest.refusing:
             return TrainFull(f"train {self._train}: {manifest.refusing}")
-        return None
+        return refusal
 
     async def _unready(self) -> str | None:
         """Why this process can't publish at all now; None if it can."""

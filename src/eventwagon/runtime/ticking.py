@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from ..contracts.timetable import Timetable
+from ..contracts.timetable import Timetable, for_channel
 from ..errors import Unavailable
 from ..event import Event, checked, fitting
 from ..payload import encode, type_name
@@ -19,7 +19,6 @@ from ..schedules import Schedule
 from .bulkhead import is_ours
 from .due_events import publishes
 from .forks import forks, leave
-from .later import for_channel
 from .middleware import Middleware, publish_through
 from .run_state import RunState
 from .runtime import Runtime, Steps, report_failure, why_failed

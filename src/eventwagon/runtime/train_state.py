@@ -15,7 +15,7 @@ from ..cloudevents import rfc3339
 from ..contracts.facts import Decision, Entry, Switched, SwitchSeen, sound_entry
 from ..contracts.manifest import Manifest, TrainRemoval, sound
 from ..contracts.registry import Registry, Snapshot
-from ..errors import Conflict, Defect, EventwagonError, TrainRemoved
+from ..errors import Conflict, Defect, EventwagonError, PublishError, TrainPaused, TrainRemoved
 from ..policy.edits import Edit, as_of, kept, stepped_back, went_back
 from .removed_trains import removal_since
 from .runtime import Runtime
@@ -289,6 +289,17 @@ class TrainState:
         await self.registry.append(self._train, self._entries(facts), keep=self._runtime.settings.keep)
         for fact in facts:
             self._tell(fact)
+
+
+def no_publishing(manifest: Manifest) -> PublishError | None:
+    """The error that publishers get while the train is being removed, or is paused with its publishing; else None."""
+    if manifest.removal is not None:
+        return train_removed(manifest.train, manifest.removal)
+    pause = manifest.paused
+    if pause is not None and pause.publishing:
+        by = f" by {pause.by}" if pause.by else ""
+        return TrainPaused(f"train {manifest.train} is paused, and so is publishing{by}: {pause.why}")
+    return None
 
 
 def train_removed(train: str, removal: TrainRemoval) -> TrainRemoved:

@@ -154,6 +154,19 @@ def breadth(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> int
     return sum(max([head, *(cell_len(str(row[i])) for row in rows)]) + 2 for i, head in enumerate(heads))
 
 
+def narrowed(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], left_out: Sequence[str], width: int
+) -> tuple[list[str], list[list[str | Text]]]:
+    """The columns and rows of a `listing` without as many of the columns `left_out`, the first of them first, as it
+    takes to fit into the width; without all of them if nothing helps."""
+    for least in range(len(left_out) + 1):
+        shown = [i for i, name in enumerate(columns) if name not in left_out[:least]]
+        names, cells = [columns[i] for i in shown], [[row[i] for i in shown] for row in rows]
+        if breadth(names, cells) <= width:
+            break
+    return names, cells
+
+
 def listing(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
     """A plain table. Columns whose name begins with `>` are aligned to the right. The last column is truncated to what
     is left of `width` characters."""

@@ -29,7 +29,21 @@ from ..event import DEAD, Channel, wagon_name
 from ..policy.losses import GONE
 from ..workers import ORCHESTRATED
 from .completion import Anchor
-from .console import DEFAULT_URL, AsJson, Url, beside, breadth, job, json_line, listing, out, span, tables, words
+from .console import (
+    DEFAULT_URL,
+    AsJson,
+    Url,
+    beside,
+    breadth,
+    job,
+    json_line,
+    listing,
+    narrowed,
+    out,
+    span,
+    tables,
+    words,
+)
 from .target import reached
 
 _EVERY = 0.5
@@ -496,22 +510,17 @@ def _head(view: View) -> Text:
     return text
 
 
-_FIGURES = ("waiting", "in flight", "settled", "inside", "workers")
-_LEFT_OUT = ("settled", "inside", "workers", "in flight")
+_LEFT_OUT = (">settled", ">inside", ">workers", ">in flight")
 """The columns that are left out if the terminal is too narrow, in this order."""
 
 
 def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
     """A table of the wagons. The reasons are its last column if they all fit there; otherwise they follow below it."""
     coded = any(w.revision for w in rows)
-    for least in range(len(_LEFT_OUT) + 1):
-        figures = [name for name in _FIGURES if name not in _LEFT_OUT[:least]]
-        columns = ["wagon", *(["revision"] if coded else []), "state", ">taken", *(f">{name}" for name in figures)]
-        columns.append(">age")
-        cells = [_row(w, coded, figures) for w in rows]
-        room = width - breadth(columns, cells)
-        if room >= 0:
-            break
+    head = ["wagon", *(["revision"] if coded else []), "state"]
+    head += [">taken", ">waiting", ">in flight", ">settled", ">inside", ">workers", ">age"]
+    columns, cells = narrowed(head, [_row(w, coded) for w in rows], _LEFT_OUT, width)
+    room = width - breadth(columns, cells)
     reasons = [words(w.reason) for w in rows]
     if all(why.cell_len <= room for why in reasons):
         return listing((*columns, "why"), [[*row, why] for row, why in zip(cells, reasons, strict=True)], width)
@@ -519,14 +528,13 @@ def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
     return Group(listing((*columns, ""), [[*row, ""] for row in cells], width), *below)
 
 
-def _row(w: WagonView, coded: bool, figures: Sequence[str]) -> list[str | Text]:
-    known = dict(zip(_FIGURES, (w.waiting, w.in_flight, w.settled, w.inside, w.workers), strict=True))
+def _row(w: WagonView, coded: bool) -> list[str | Text]:
     return [
         w.name,
         *([w.revision] if coded else []),
         words(w.state, COLOURS[State(w.state)] if w.state in set(State) else "dim"),
         _count(w.published) + (f"/{w.limit:,}" if w.limit else ""),
-        *(_count(known[name]) for name in figures),
+        *map(_count, (w.waiting, w.in_flight, w.settled, w.inside, w.workers)),
         span(w.age),
     ]
 

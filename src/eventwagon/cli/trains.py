@@ -10,7 +10,7 @@ from ..contracts.lifecycle import State
 from ..drivers.opening import open_drivers
 from ..errors import EventwagonError, UnknownTrain
 from ..event import wagon_name
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, breadth, job, json_line, line, listing, tables, words
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, line, listing, narrowed, tables, words
 from .status import View, look
 from .target import reached
 
@@ -80,12 +80,7 @@ def _show(found: Sequence[Listed]) -> None:
         for each in found
     ]
     console = tables()
-    for least in range(len(_LEFT_OUT) + 1):
-        shown = [i for i, name in enumerate(_COLUMNS) if name not in _LEFT_OUT[:least]]
-        columns, cells = [_COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows]
-        if breadth(columns, cells) <= console.width:
-            break
-    console.print(listing(columns, cells, console.width))
+    console.print(listing(*narrowed(_COLUMNS, rows, _LEFT_OUT, console.width), console.width))
 
 
 async def _listed(name: str, url: str) -> Listed:

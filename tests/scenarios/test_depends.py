@@ -229,7 +229,10 @@ def test_what_makes_no_sense_is_refused_when_it_is_declared() -> None:
 
     async def stars(order: int, *more: int, pool: Annotated[str, Depends(later)]) -> None: ...
 
-    async def misspelt(order: int, pool: Annotated[Nothing, Depends(later)]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    async def misspelt(
+        order: int,
+        pool: Annotated[Nothing, Depends(later)],  # type: ignore[name-defined]  # noqa: F821
+    ) -> None: ...
 
     for function, said in (
         (plain, "async dependency `later`"),

@@ -61,33 +61,29 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-@pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_copy_that_a_handler_makes_ends_as_it_was_told(kind: str, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
+def ran(kind: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    program = folder / "program.py"
     program.write_text(PROGRAM)
-    said = subprocess.run(
-        [sys.executable, str(program), kind, f"sqlite:///{tmp_path}/trains"],
+    return subprocess.run(
+        [sys.executable, str(program), kind, f"sqlite:///{folder}/trains"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_copy_that_a_handler_makes_ends_as_it_was_told(kind: str, tmp_path: Path) -> None:
+    said = ran(kind, tmp_path)
     assert (said.returncode, said.stdout) == (0, "child 7\ndone [0, 1, 2, 3]\n"), said.stderr[-2000:]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.parametrize(("kind", "code"), [("schedule raises", 7), ("schedule returns", 0)])
 def test_a_copy_that_a_schedules_function_makes_ends(kind: str, code: int, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    said = subprocess.run(
-        [sys.executable, str(program), kind, f"sqlite:///{tmp_path}/trains"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    said = ran(kind, tmp_path)
     assert said.returncode == 0, said.stderr[-2000:]
     assert said.stdout.splitlines()[0] == f"child {code}"
     assert said.stdout.splitlines()[-1] == "done [0, 1, 2, 3]"

@@ -174,7 +174,7 @@ class _Batch:
                 return
             except KeyboardInterrupt:
                 raise
-            except BaseException as e:  # noqa: BLE001 - whatever a decoder raises, the data does not fit, and never will
+            except BaseException as e:  # noqa: BLE001 - as in `begin`
                 unfit = no_payload(event, self._handler, e)
         self._unfit.setdefault(place, []).append((event, unfit))
 

@@ -99,15 +99,15 @@ class Attributes:
     """Calls the functions of one `publish_many` that say the id and the subject of each payload's event. Use it for the
     payloads in their order: its errors say which one they are about."""
 
-    def __init__(self, subject: Callable[[Any], object] | None, id: Callable[[Any], object] | None) -> None:  # noqa: A002
-        for name, function in (("subject", subject), ("id", id)):
+    def __init__(self, subject: Callable[[Any], object] | None, event_id: Callable[[Any], object] | None) -> None:
+        for name, function in (("subject", subject), ("id", event_id)):
             if function is not None and not callable(function):
                 raise UsageError(
                     f"publish_many: {name} must be a function that takes a payload, not {shown(function)}: "
                     f"{name}=lambda order: order.{'customer' if name == 'subject' else 'number'}"
                 )
         self._subject = subject
-        self._id = id
+        self._id = event_id
         self._index = -1
 
     def of(self, payload: object) -> tuple[str | None, str | None]:

@@ -20,12 +20,11 @@ from ...errors import (
     PublishUncertain,
     Sealed,
     StorageBroken,
-    Unavailable,
 )
 from ...event import Channel, Event
 from ...seldom import Seldom, counted_in
 from . import scripts
-from .client import Client, Script
+from .client import Client
 from .entries import event_time, pack, unpack
 from .errors import Lost, NotSent
 from .inspection import inspect
@@ -86,8 +85,6 @@ class RedisBroker:
         once."""
         self._strangers = Strangers(self.server.where)
         self._relisted = Seldom(_RELISTED)
-        self._unconfirmed: dict[object, str] = {}
-        """A stored publish that waits for replicas, and its description."""
         self.batches: dict[tuple[Channel, bytes], _Batch] = {}
         """With `wait`: the batches that were sent and are not confirmed, by their content, oldest first."""
 
@@ -127,13 +124,13 @@ class RedisBroker:
         except Displaced as e:  # not what is in the channel's own place
             raise StorageBroken(str(e)) from None
         arguments = ["" if capacity is None else capacity, channel.name]
-        made = await self._surely(what, scripts.CREATE, self._keys(channel), arguments)
+        made = await self._client.surely(what, scripts.CREATE, self._keys(channel), arguments)
         if made == b"broken":
             raise StorageBroken(self._broken(channel))
 
     async def unbound(self, channel: Channel) -> None:
         with suppress(Displaced):
-            await self._surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
+            await self._client.surely(f"lifting the bound of {channel}", scripts.UNBOUND, self._keys(channel)[1:2])
 
     async def warm(self, channel: Channel) -> None:
         """Nothing to do: all channels use the server's connections, which exist."""
@@ -190,11 +187,9 @@ class RedisBroker:
             raise PublishUncertain(f"{self._client.explain(e, what)}; events may have been stored") from e.__cause__
         answer = answers[0]
         if isinstance(answer, Exception):
-            if "invalid bulk length" in str(answer):
-                raise EventTooLarge(
-                    f"{self.server.where}: {what}: an event is larger than the server's proto-max-bulk-len"
-                )
             error = self._client.explain(answer, what)
+            if isinstance(error, EventTooLarge):
+                raise error
             if isinstance(error, Displaced):
                 raise ChannelGone(str(error))
             raise PublishUncertain(f"{error}; {before} events were stored") if before else error
@@ -213,7 +208,7 @@ class RedisBroker:
             raise Sealed(self._unbounded(channel), accepted=before)
         if status == b"broken":
             raise ChannelGone(self._broken(channel))
-        await self._confirmed(answers, what)
+        await self._client.confirmed(answers, what)
         if status == b"exhausted":
             why = f"{what}: {self._exhausted(channel)}"
             if not channel.name:
@@ -227,47 +222,10 @@ class RedisBroker:
                 accepted=before + count,
             )
 
-    async def _confirmed(self, answers: Answers, what: str) -> None:
-        """Wait, as long as the caller does, until as many replicas as the URL requires have confirmed the write; a
-        repeated publish goes on waiting here. Raises PublishUncertain if the outcome can no longer be known."""
-        call = object()
-        count: object = answers[1] if len(answers) > 1 else self.server.wait
-        try:
-            while not isinstance(count, int) or count < self.server.wait:
-                why = (
-                    f"{self.server.where}: {what}: stored, but {count} of wait={self.server.wait} replicas confirmed "
-                    "it in time"
-                )
-                self._unconfirmed[call] = why
-                try:
-                    count = await self._client.confirm(answers)
-                except (NotSent, Lost) as e:
-                    raise PublishUncertain(f"{why}, and the connection broke") from e
-        finally:
-            self._unconfirmed.pop(call, None)
-
     @property
     def trouble(self) -> str:
         """See Troubled."""
-        return next(iter(self._unconfirmed.values()), "")
-
-    async def _surely(self, what: str, script: Script, keys: list[str], arguments: Sequence[str | int] = ()) -> Any:
-        """Like the client's `run`, and confirmed by replicas if the URL requires that. Safe to repeat."""
-        try:
-            answers = await self._client.send(script, keys, arguments, stores=True)
-        except (NotSent, Lost) as e:
-            raise self._client.explain(e, what) from e.__cause__
-        if isinstance(answers[0], Exception):
-            raise self._client.explain(answers[0], what)
-        try:
-            async with asyncio.timeout(self.server.timeout / 2):
-                await self._confirmed(answers, what)
-        except PublishUncertain as e:
-            raise Unavailable(str(e)) from e
-        except TimeoutError:
-            few = f"fewer than wait={self.server.wait} replicas confirmed it in time"
-            raise Unavailable(f"{self.server.where}: {what}: done, but {few}") from None
-        return answers[0]
+        return self._client.unconfirmed
 
     async def _check(self, largest: int) -> None:
         if self._largest is None:
@@ -287,7 +245,7 @@ class RedisBroker:
 
     async def seal(self, channel: Channel) -> None:
         with suppress(Displaced):
-            await self._surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
+            await self._client.surely(f"sealing {channel}", scripts.SEAL, self._keys(channel)[1:2])
 
     @asynccontextmanager
     async def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> AsyncIterator[Subscription]:

@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.crc import key_slot
 
 from ...background import Background
-from ...errors import StorageBroken
+from ...errors import PublishUncertain, StorageBroken, Unavailable
 from .errors import Lost, NotSent, code, explain
 from .server import Server
 from .wire import Answers, Wire
@@ -69,6 +69,8 @@ class Client:
         self._slots: dict[int, _Node] = {}
         self._background = Background()
         self._turn = 0
+        self._unconfirmed: dict[object, str] = {}
+        """The calls that wait for replicas, and what is to be said of each."""
 
     async def __aenter__(self) -> Self:
         """Connect, and check whether the server is suitable. Raises Unavailable, StorageBroken."""
@@ -140,6 +142,25 @@ class Client:
             raise self.explain(answer, what)
         return answer
 
+    async def surely(self, what: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        """Like `run`, and confirmed by as many replicas as the URL requires. Safe to repeat. Raises Unavailable (also
+        if too few replicas confirm it in time), StorageBroken, EventTooLarge."""
+        try:
+            answers = await self.send(script, keys, arguments, stores=True)
+        except (NotSent, Lost) as e:
+            raise self.explain(e, what) from e.__cause__
+        if isinstance(answers[0], Exception):
+            raise self.explain(answers[0], what)
+        try:
+            async with asyncio.timeout(self.server.timeout / 2):
+                await self.confirmed(answers, what)
+        except PublishUncertain as e:
+            raise Unavailable(str(e)) from e
+        except TimeoutError:
+            few = f"fewer than wait={self.server.wait} replicas confirmed it in time"
+            raise Unavailable(f"{self.server.where}: {what}: done, but {few}") from None
+        return answers[0]
+
     async def pair(
         self, what: str, first: bytes, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> tuple[Any, Any]:
@@ -164,8 +185,8 @@ class Client:
         self, script: Script, keys: Sequence[str], arguments: Iterable[Argument] = (), *, stores: bool = False
     ) -> Answers:
         """The script's answer. With `stores` it uses the wire for publishing, and the number of replicas that have
-        confirmed it follows if the server's `wait` requires some; `confirm` must wait for more if there are fewer. The
-        server's errors are returned. Raises NotSent, Lost."""
+        confirmed it follows if the server's `wait` requires some; `confirmed` must wait for more if there are fewer.
+        The server's errors are returned. Raises NotSent, Lost."""
         rest = (len(keys), *keys, *arguments)
         wire = "stores" if stores else "calls"
         after = []
@@ -180,7 +201,7 @@ class Client:
         """Only for a short time, since it delays every call behind it."""
         return pack("WAIT", self.server.wait, max(1, int(min(_WAIT, self.server.timeout / 10) * 1000)))
 
-    async def confirm(self, answers: Answers) -> int:
+    async def _confirm(self, answers: Answers) -> int:
         """How many replicas have confirmed that call of `send`. The server counts per connection, not per call: if the
         connection is gone, the number can't be known. Raises NotSent, Lost."""
         if answers.wire is None:
@@ -189,6 +210,31 @@ class Client:
         if isinstance(count, int):
             return count
         raise Lost(str(count)) from count
+
+    async def confirmed(self, answers: Answers, what: str) -> None:
+        """Wait, as long as the caller does, until as many replicas as the URL requires have confirmed that call of
+        `send`; a repeated publish goes on waiting here. Raises PublishUncertain if the outcome can no longer be
+        known."""
+        call = object()
+        count: object = answers[1] if len(answers) > 1 else self.server.wait
+        try:
+            while not isinstance(count, int) or count < self.server.wait:
+                why = (
+                    f"{self.server.where}: {what}: stored, but {count} of wait={self.server.wait} replicas confirmed "
+                    "it in time"
+                )
+                self._unconfirmed[call] = why
+                try:
+                    count = await self._confirm(answers)
+                except (NotSent, Lost) as e:
+                    raise PublishUncertain(f"{why}, and the connection broke") from e
+        finally:
+            self._unconfirmed.pop(call, None)
+
+    @property
+    def unconfirmed(self) -> str:
+        """Why one of the calls waits for replicas; empty: none does."""
+        return next(iter(self._unconfirmed.values()), "")
 
     def explain(self, error: BaseException, what: str) -> Exception:
         """The error to raise for a failure of `what`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis import exceptions
 
-from ...errors import BrokerError, ChannelGone, Displaced, StorageBroken, Unavailable
+from ...errors import ChannelGone, Displaced, EventTooLarge, EventwagonError, StorageBroken, Unavailable
 
 
 class NotSent(Exception):
@@ -47,7 +47,7 @@ _CODES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster: bool = False) -> BrokerError:
+def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster: bool = False) -> EventwagonError:
     """The error to raise for `what` (such as "publishing to signups_v1"): where, what was wrong, what to do."""
     if isinstance(error, NotSent | Lost):
         cause = error.__cause__ or error
@@ -67,6 +67,8 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
             f"{at}the user lacks a right ({said}); it needs the commands {RIGHTS}, the keys ~{prefix}:* "
             f"and the channels &{prefix}:*"
         )
+    if "invalid bulk length" in said:
+        return EventTooLarge(f"{at}an event is larger than the server's proto-max-bulk-len")
     if name == "OOM":
         return Unavailable(
             f"{at}the server's memory is full: raise its maxmemory or wait until events are handled ({said})"

@@ -7,17 +7,13 @@ each event is due, the latter by when its claim ends), `later:events` (a hash: e
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
 
 from ...contracts.timetable import Due, Waiting, decode, encode, key_of
-from ...errors import EventTooLarge, Unavailable
 from ...event import Event
 from .client import Argument, Client, Script
-from .errors import Lost, NotSent
 from .scripts import KIND, deletion
 
 _logger = logging.getLogger("eventwagon")
@@ -146,29 +142,7 @@ class RedisTimetable:
     async def add(self, train: str, events: Sequence[Event]) -> None:
         what = f"keeping events of {train} for later"
         for arguments in _parts(events):
-            await self._surely(what, _ADD, train, arguments)
-
-    async def _surely(self, what: str, script: Script, train: str, arguments: Sequence[Argument]) -> Any:
-        """The script's answer, once as many replicas as the URL requires have confirmed it. Safe to repeat."""
-        try:
-            answers = await self._client.send(script, self._keys(train), arguments, stores=True)
-        except (NotSent, Lost) as e:
-            raise self._client.explain(e, what) from e.__cause__
-        if isinstance(answers[0], Exception):
-            if "invalid bulk length" in str(answers[0]):
-                raise EventTooLarge(
-                    f"{self._server.where}: {what}: an event is larger than the server's proto-max-bulk-len"
-                )
-            raise self._client.explain(answers[0], what)
-        count: object = answers[1] if len(answers) > 1 else self._server.wait
-        try:
-            async with asyncio.timeout(self._server.timeout / 2):
-                while not isinstance(count, int) or count < self._server.wait:
-                    count = await self._client.confirm(answers)
-        except (NotSent, Lost, TimeoutError) as e:
-            few = f"fewer than wait={self._server.wait} replicas confirmed it in time"
-            raise Unavailable(f"{self._server.where}: {what}: done, but {few}") from e
-        return answers[0]
+            await self._client.surely(what, _ADD, self._keys(train), arguments)
 
     async def claim(self, train: str, *, limit: int, most_bytes: int, lease: float) -> Due:
         what, keys = f"looking for events of {train} that are due", self._keys(train)
@@ -210,7 +184,8 @@ class RedisTimetable:
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
         kept = () if event is None else _row(event)
-        return bool(await self._surely(f"recording a tick of {series}", _TICK, train, [series, repr(at), *kept]))
+        what, arguments = f"recording a tick of {series}", [series, repr(at), *kept]
+        return bool(await self._client.surely(what, _TICK, self._keys(train), arguments))
 
     async def clear(self, train: str) -> int:
         count, what = (await self.waiting(train)).count, f"deleting the timetable of {train}"

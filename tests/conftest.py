@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from eventwagon.display import redaction
 from tests.fuzz import by_default
 from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
     kafka_cluster,
@@ -26,6 +27,14 @@ from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
 from tests.servers.install import Missing
 
 by_default()
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The redactor remembers what it learns for as long as its process lives: `open`, once a password, would be hidden
+    in the messages of all later tests."""
+    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "_any_known", None)
 
 
 @pytest.hookimpl(wrapper=True)

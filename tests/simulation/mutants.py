@@ -58,6 +58,7 @@ from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
 from eventwagon.runtime import prefetch as prefetch_module
 from eventwagon.runtime import removal as removal_module
+from eventwagon.runtime import runtime as runtime_module
 from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
@@ -690,10 +691,11 @@ def _looks_unchecked() -> Iterator[None]:
         yield
 
 
-@_mutant("no bulkhead around check-ins", "alive", HOSTILE)
-def _check_ins_unchecked() -> Iterator[None]:
+@_mutant("no bulkhead around repeated steps", "alive", HOSTILE)
+def _steps_unchecked() -> Iterator[None]:
+    """Check-ins, ticks, due events, shares of budgets."""
     with (
-        mock.patch.object(member_module, "is_ours", _only_ours),
+        mock.patch.object(runtime_module, "is_ours", _only_ours),
         mock.patch.object(connection_module, "kept_up", _not_kept_up),
     ):
         yield

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,18 @@ def save(document: Path, directory: Path) -> None:
             (directory / block.mark.removeprefix("file: ")).write_text(block.text)
 
 
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a program sets up ends with it."""
+    monkeypatch.setattr(logging.root, "handlers", logging.root.handlers[:])
+    loggers = [logging.getLogger(name) for name in ("", "eventwagon", "eventwagon.worker", "eventwagon.cli")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize("document", having("python"), ids=name)
 def test_python_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the document and in one directory, with the files of the README beside them."""

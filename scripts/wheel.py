@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -34,6 +35,8 @@ NEEDED = (
     "LICENSE",
 )
 """Of the sdist: whoever packages it for a distribution can run the tests from it."""
+REPOSITORY = "https://example.org/founders/eventwagon"
+"""As if it were released from there."""
 
 
 def main() -> int:
@@ -51,13 +54,20 @@ def main() -> int:
 
 
 def built(directory: Path) -> Path:
-    """The wheel, made from the sdist. Checks that the sdist is whole."""
-    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(directory), str(ROOT)], directory)
+    """The wheel, made from the sdist. Checks that the sdist is whole, and that all links on its page lead somewhere."""
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(directory), str(ROOT)]
+    run(build, directory, EVENTWAGON_REPOSITORY=REPOSITORY)
     (sdist,) = directory.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         found = {path.partition("/")[2] for path in archive.getnames()}
+        (about,) = [path for path in archive.getnames() if path.count("/") == 1 and path.endswith("/PKG-INFO")]
+        page = archive.extractfile(about).read().decode()  # type: ignore[union-attr]  # it is a file
     if missing := [path for path in NEEDED if path not in found]:
         raise SystemExit(f"{sdist.name} lacks {', '.join(missing)}")
+    if f"Project-URL: Source, {REPOSITORY}\n" not in page:
+        raise SystemExit(f"{sdist.name} does not say where its source is")
+    if stray := re.findall(r"\]\((?!https?:|mailto:)[^)]+\)", page):
+        raise SystemExit(f"{sdist.name}: links that lead nowhere on a package index: {', '.join(stray)}")
     (wheel,) = directory.glob("*.whl")
     return wheel
 
@@ -90,9 +100,9 @@ def demo(environment: Path, directory: Path) -> None:
         raise SystemExit("the demo reported nothing")
 
 
-def run(command: list[str], directory: Path) -> str:
-    """Its output. Ends this program if it fails."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "EVENTWAGON", "VIRTUAL_ENV"))}
+def run(command: list[str], directory: Path, **more: str) -> str:
+    """Its output, with `more` in its environment. Ends this program if it fails."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "EVENTWAGON", "VIRTUAL_ENV"))} | more
     done = subprocess.run(  # noqa: S603 - our own commands
         command, cwd=directory, env=clean, capture_output=True, text=True, timeout=600, check=False
     )

@@ -319,15 +319,18 @@ HANGING = "from tests.scenarios.test_blocking import hanging\nc = hanging()\n"
 
 
 def test_interrupted_at_the_terminal_it_ends() -> None:
-    code = f"{HANGING}c.publish(1)\nprint('waits', flush=True)\nc.publish('hang')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waits\n"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=15)
+    as_there = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+    code = f"{as_there}{HANGING}c.publish(1)\nprint('waits', flush=True)\nc.publish('hang')"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=15)
+        finally:
+            process.kill()
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode != 0
 

@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any, ParamSpec
 
@@ -125,16 +124,6 @@ def beside(head: Text, text: str) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row(head, words(text))
     return grid
-
-
-def local_time(at: float, *, date: bool = True) -> str:
-    """Format seconds since the epoch as local time, with milliseconds; without the date if `date` is False. Seconds
-    outside the calendar's range are printed as they are."""
-    try:
-        moment = datetime.fromtimestamp(at).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return f"{at:g} s"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}" if date else f"{moment:%H:%M:%S}"
 
 
 def span(seconds: float | None) -> str:

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from ..connection import Connection
 from ..contracts.timetable import CHANNEL, Waiting
-from ..display.text import count
+from ..display.text import count, local_time
 from ..errors import UsageError
 from ..event import Event
 from ..times import When, when
 from ..values import shown
 from .completion import Anchor
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, span
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, span
 from .target import reached
 from .why import data_of, data_shown
 

@@ -22,10 +22,11 @@ from ..contracts.facts import (
 )
 from ..contracts.registry import Registry
 from ..display.text import count as counted
+from ..display.text import local_time
 from ..errors import EventwagonError, UsageError
 from ..event import DEATH, Event, wagon_name
 from .completion import NAMED, Anchor
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again
 from .target import reached, registered, wagon_number
 

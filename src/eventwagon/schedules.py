@@ -39,7 +39,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     stated: str
-    """When, as its program says it."""
+    """When, for people: `*/5 * * * * (Europe/Madrid)`, or `every 300 s`."""
     ticks: Ticks
     function: Callable[..., Any]
     wants_tick: bool
@@ -65,10 +65,11 @@ def make_schedule(when: Any, function: Any, *, tz: Any, name: str | None, channe
     needed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise UsageError(f"every: {name} must take no argument, or one: the time of the tick")
+    ticks, stated = _ticks(when, tz)
     return Schedule(
         name=name,
-        stated=shown(when),
-        ticks=_ticks(when, tz),
+        stated=stated,
+        ticks=ticks,
         function=function,
         wants_tick=bool(needed),
         channel=channel,
@@ -82,9 +83,11 @@ def check_channels(schedules: Iterable[Schedule], channels: Container[str]) -> N
             raise UsageError(f"schedule {schedule.name}: channel {schedule.channel!r} has no handler")
 
 
-def _ticks(when: Any, tz: Any) -> Ticks:
+def _ticks(when: Any, tz: Any) -> tuple[Ticks, str]:
+    """The times, and how to say them."""
     if is_a(when, str):
-        return Cron(str.__str__(when), _zone(tz))
+        expression, zone = str.__str__(when), _zone(tz)
+        return Cron(expression, zone), f"{expression} ({_named(zone)})"
     if tz is not None:
         raise UsageError("every: tz= is for cron expressions; ticks of an interval are counted from 1970 (UTC)")
     if is_a(when, timedelta):
@@ -97,7 +100,7 @@ def _ticks(when: Any, tz: Any) -> Ticks:
         )
     if seconds < _LEAST:
         raise UsageError(f"every: the shortest interval is {_LEAST:g} s, not {shown(when)}")
-    return Interval(seconds)
+    return Interval(seconds), f"every {seconds:.15g} s"
 
 
 def _zone(tz: Any) -> tzinfo:
@@ -115,6 +118,14 @@ def _zone(tz: Any) -> tzinfo:
             f"every: tz={shown(tz)} is no time zone that this system knows (say 'Europe/Madrid'; pip install tzdata if "
             "it has none)"
         ) from e
+
+
+def _named(zone: tzinfo) -> str:
+    """The zone's name; that of its class if it is a user's own, which may raise anything."""
+    try:
+        return str(zone)
+    except Exception:  # noqa: BLE001
+        return class_name(zone)
 
 
 class Interval:

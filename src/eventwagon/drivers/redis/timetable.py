@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from ...contracts.timetable import Due, Waiting, decode, encode, key_of
 from ...event import Event
@@ -181,6 +181,14 @@ class RedisTimetable:
         key = self._keys(train)[3]
         found = await self._client.command(f"looking for the last tick of {series}", key, "HGET", key, series)
         return None if found is None else float(found)
+
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        key = self._keys(train)[3]
+        found = await self._client.command(f"looking for the last ticks of {train}", key, "HGETALL", key)
+        return {
+            name.decode(errors="backslashreplace"): float(tick)
+            for name, tick in zip(found[::2], found[1::2], strict=True)
+        }
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
         kept = () if event is None else _row(event)

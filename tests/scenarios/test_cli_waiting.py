@@ -92,6 +92,22 @@ def test_an_interrupted_switch_says_that_it_stays_requested(place: Path) -> None
     )
 
 
+def read_until(terminal: int, marker: re.Pattern[str] | None, seconds: float = 20.0) -> str:
+    """What a terminal gets until this is shown; None: what is there, or until it is closed."""
+    seen, until = "", time.monotonic() + seconds
+    while not (marker is not None and marker.search(seen)) and time.monotonic() < until:
+        if not select.select([terminal], [], [], 0.5)[0]:
+            if marker is None:
+                break
+            continue
+        try:
+            new = os.read(terminal, 65536)
+        except OSError:  # its other end is closed
+            break
+        seen += new.decode(errors="replace")
+    return seen
+
+
 def test_a_drain_at_a_terminal_says_it_in_place(place: Path) -> None:  # noqa: F811
     with running(place, "run", "app:train"):
         cli(place, "publish", "app:train", given=lines("slow"))
@@ -100,11 +116,49 @@ def test_a_drain_at_a_terminal_says_it_in_place(place: Path) -> None:  # noqa: F
             command("drain", "signups"), cwd=place, env=environment(TERM="xterm"), stderr=theirs, stdout=theirs
         )
         os.close(theirs)
-        seen, until = "", time.monotonic() + 20
-        while not LEFT.search(seen) and time.monotonic() < until:
-            if select.select([ours], [], [], 0.5)[0]:
-                seen += os.read(ours, 65536).decode(errors="replace")
+        seen = read_until(ours, LEFT)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         os.close(ours)
         assert LEFT.search(seen)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_watch_on_a_pipe_ends_quietly(place: Path, options: tuple[str, ...]) -> None:  # noqa: F811
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    process = subprocess.Popen(
+        command("status", "signups", "--watch", *options),
+        cwd=place,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert "signups" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, said) == (0, "")
+
+
+def test_a_watch_at_a_terminal_leaves_the_screen_clean(place: Path) -> None:  # noqa: F811
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("status", "signups", "--watch"), cwd=place, env=environment(TERM="xterm"), stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = read_until(ours, re.compile("signups_v1"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    seen += read_until(ours, None)
+    os.close(ours)
+    shown, _, after = seen.rpartition("\x1b[?1049l")  # back from the other screen
+    assert "signups_v1" in shown
+    assert "\x1b[?25h" in seen  # the cursor is there again
+    assert "interrupted" not in seen
+    assert not re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", after).strip()

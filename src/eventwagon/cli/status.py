@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -151,20 +152,26 @@ async def status(
 
     A figure that the broker does not know is `?`. A narrow terminal leaves columns out.
     """
-    async with reached(target, url) as c:
-        if not watch:
+    if not watch:
+        async with reached(target, url) as c:
             _print(await look(c, url, removed=all_), as_json)
-            return
-        console = out()
-        if as_json or not console.is_terminal:
-            while True:
-                _print(await look(c, url, removed=all_), as_json)
-                await asyncio.sleep(_EVERY)
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                view = await look(c, url, removed=all_)
-                live.update(table(view, console, high=console.height), refresh=True)
-                await asyncio.sleep(_EVERY)
+        return
+    with suppress(asyncio.CancelledError):  # Ctrl-C, which is how it ends
+        async with reached(target, url) as c:
+            await _watch(c, url, as_json, removed=all_)
+
+
+async def _watch(c: Connection, url: str, as_json: bool, *, removed: bool) -> None:
+    console = out()
+    if as_json or not console.is_terminal:
+        while True:
+            _print(await look(c, url, removed=removed), as_json)
+            await asyncio.sleep(_EVERY)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            view = await look(c, url, removed=removed)
+            live.update(table(view, console, high=console.height), refresh=True)
+            await asyncio.sleep(_EVERY)
 
 
 def _print(view: View, as_json: bool) -> None:

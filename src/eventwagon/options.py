@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from .errors import UsageError
+from .other_words import refusal
 from .values import in_seconds, is_a, real, shown, whole
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -122,6 +123,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_options(where: str, **given: Any) -> Options:
     """Options from keywords; `where` begins each error. Raises UsageError."""
+    known = Options.__struct_fields__
+    if unknown := {name: value for name, value in given.items() if name not in known}:
+        raise UsageError(f"{where}: {refusal('option', unknown, known, of_handler=True)}")
     try:
         return Options(**given)
     except UsageError as e:

@@ -11,6 +11,7 @@ from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .options import Options, check_backoff
+from .other_words import refusal
 from .values import in_seconds, real, shown, whole
 from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
@@ -261,10 +262,8 @@ _SHARED = (
 
 
 def make_settings(**given: Any) -> Settings:
-    """Settings from keywords. Raises UsageError for an unknown setting, and names the known ones."""
-    unknown = given.keys() - set(Settings.__struct_fields__)
-    if unknown:
-        raise UsageError(
-            f"unknown setting {', '.join(sorted(unknown))}; there are: {', '.join(sorted(Settings.__struct_fields__))}"
-        )
+    """Settings from keywords. Raises UsageError for an unknown setting, and says what to write instead."""
+    known = Settings.__struct_fields__
+    if unknown := {name: value for name, value in given.items() if name not in known}:
+        raise UsageError(refusal("setting", unknown, known, of_handler=False))
     return Settings(**given)

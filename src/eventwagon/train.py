@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta, tzinfo
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Never, TypeVar, Unpack
 
 from .blocking import BlockingConnection
 from .connection import Connection
@@ -152,6 +152,7 @@ class Train:
         retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
         batch: int | None = None,
         within: float | None = None,
+        **unknown: Never,
     ) -> Callable[[_H], _H]:
         """Register the handler of a channel: the train's own name for the ingress, as in
         `@train.on("user_registrations")`, or the name of an inner channel.
@@ -168,8 +169,8 @@ class Train:
         `dead_on`: exceptions after which the event goes to the dead letters at once. `retry_on`: if given, only these
         are retried. A handling that takes longer than it may counts as a TimeoutError.
 
-        Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
-        runs again) is replaced.
+        Raises UsageError, also for any other keyword, and if the channel has a handler; one of the same name in
+        `__main__` (a notebook's cell that runs again) is replaced.
         """
         if inspect.isroutine(channel):
             raise UsageError(f"train {self.name!r}: name the handler's channel: @train.on({self.name!r})")
@@ -188,6 +189,7 @@ class Train:
             retry_on=retry_on,
             batch=batch,
             within=within,
+            **unknown,
         )
         try:
             self.settings.retries_of(options)

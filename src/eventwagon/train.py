@@ -311,7 +311,8 @@ class Train:
     ) -> AsyncIterator[tuple[Broker, Orchestrator]]:
         """For processes started by an orchestrator: the broker at `url`, and an in-process orchestrator that attaches
         this process's workers to wagons by their `WagonSpec`s. The process does not follow the manifest; each wagon
-        gets the number of workers in its spec. The workers claim events under the name `owner`.
+        gets the number of workers in its spec. The workers claim events under the name `owner`, which
+        no other process should have: if one of them has provably ended, the claims of both are given back.
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """

@@ -94,9 +94,9 @@ def _hint(name: str, value: object, known: list[str], *, of_handler: bool) -> st
 
 def _filled(hint: str, value: object) -> str:
     """The hint with the number that was given, if it is a plain one."""
-    number = value if type(value) in (int, float) else None
+    number = value if (type(value) is int or type(value) is float) and 0 <= value < 1e6 else None
     if hint is _ATTEMPTS:
-        return hint.format(f": attempts={number + 1}" if isinstance(number, int) and 0 <= number < 1000 else "")
+        return hint.format(f": attempts={number + 1}" if isinstance(number, int) else "")
     text = value if type(value) is str and value.isidentifier() else "name"
     if hint is _CHANNEL:
         return hint.format(text)

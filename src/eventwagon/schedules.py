@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .display.text import said
 from .errors import UsageError
 from .event import uuid7
-from .values import class_name, in_seconds, is_a, real, shown
+from .times import FARTHEST
+from .values import class_name, in_seconds, is_a, plain, real, shown
 
 _LEAST = 1.0
 """The shortest time between two ticks, in seconds."""
@@ -56,18 +58,19 @@ def make_schedule(when: Any, function: Any, *, tz: Any, name: str | None, channe
     if not callable(function):
         raise UsageError(f"every: {shown(function)} is no function: write `@train.every(…)` above `def …():`")
     name = getattr(function, "__name__", "") if name is None else name
-    if not is_a(name, str) or not name.isidentifier() or not name.isascii() or len(name) > _NAME_MOST:
+    known = plain(name)
+    if known is None or not known.isidentifier() or not known.isascii() or len(known) > _NAME_MOST:
         raise UsageError(f"every: name={shown(name)}: give the schedule a name of letters, digits and '_'")
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - none can be seen, or a user's object raises what it likes
         parameters = {}.values()
     needed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
-        raise UsageError(f"every: {name} must take no argument, or one: the time of the tick")
+        raise UsageError(f"every: {known} must take no argument, or one: the time of the tick")
     ticks, stated = _ticks(when, tz)
     return Schedule(
-        name=name,
+        name=known,
         stated=stated,
         ticks=ticks,
         function=function,
@@ -98,6 +101,8 @@ def _ticks(when: Any, tz: Any) -> tuple[Ticks, str]:
         raise UsageError(
             f"every: give a cron expression ('*/5 * * * *'), seconds or a timedelta, not a {class_name(when)}"
         )
+    if seconds > FARTHEST:
+        raise UsageError(f"every: {shown(when)} is more than ten years")
     if seconds < _LEAST:
         raise UsageError(f"every: the shortest interval is {_LEAST:g} s, not {shown(when)}")
     return Interval(seconds), f"every {seconds:.15g} s"
@@ -159,6 +164,8 @@ class Cron:
             raise UsageError(f"every: {shown(expression)} is no cron expression: {e}") from None
         except StopIteration:
             raise UsageError(f"every: {shown(expression)} names no day that there will ever be") from None
+        except Exception as e:
+            raise UsageError(f"every: tz={shown(zone)} fails: {said(e)}") from e
 
     def last(self, now: float) -> float:
         """See Ticks. Minus infinity if there is none in the last fifty years."""

@@ -128,7 +128,7 @@ def _zone(tz: Any) -> tzinfo:
 def _named(zone: tzinfo) -> str:
     """The zone's name; that of its class if it is a user's own, which may raise anything."""
     try:
-        return str(zone)
+        return plain(str(zone)) or class_name(zone)
     except Exception:  # noqa: BLE001
         return class_name(zone)
 

@@ -331,14 +331,14 @@ class HandlerRunner:
                     circuit.failing.pop(event_id, None)  # nobody knows whether it was this one
                 if again is None:
                     exc_info = self._deadly(handler, because, error)
-                else:
-                    self._log_failure(handler, deliveries, worker.attempt, because, error)
                 for each in deliveries:
                     attempt = worker.attempt if each is delivery else each.attempt
                     if again is None:
                         settler.die(each, because, attempt, exc_info if each is delivery else None)
                     else:
                         settler.retry(each, because, attempt, again)
+                if again is not None:
+                    self._log_failure(handler, deliveries, worker.attempt, because, error)
 
     def _cancelled_itself(self, worker: Worker, error: BaseException | None) -> bool:
         """Whether the handler has cancelled its own task. One that cancels all tasks ends its process, which then

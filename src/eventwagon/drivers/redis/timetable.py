@@ -185,9 +185,11 @@ class RedisTimetable:
     async def latest_of_all(self, train: str) -> Mapping[str, float]:
         key = self._keys(train)[3]
         found = await self._client.command(f"looking for the last ticks of {train}", key, "HGETALL", key)
+        ticks = zip(found[::2], found[1::2], strict=True)
         return {
-            name.decode(errors="backslashreplace"): float(tick)
-            for name, tick in zip(found[::2], found[1::2], strict=True)
+            name.decode(errors="backslashreplace"): number
+            for name, tick in ticks
+            if (number := _number(tick)) is not None  # another program may have written anything
         }
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
@@ -224,6 +226,14 @@ def _parts(events: Sequence[Event]) -> Iterator[list[Argument]]:
 
 def _decoded(name: bytes, data: bytes) -> Event:
     return decode(data, kept_as=name.decode(errors="replace"))
+
+
+def _number(text: bytes) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _seconds(milliseconds: bytes) -> float | None:

@@ -388,3 +388,31 @@ def test_publish_middleware_runs_in_the_callers_context(url: str) -> None:
         who.set("ada")
         c.publish(1)
     assert seen == ["ada"]
+
+
+LATE = """
+import atexit, threading, time
+from eventwagon import Train
+from eventwagon.errors import Unavailable
+
+c = Train("t").connect_blocking("sqlite:///trains")
+
+def publish():
+    try:
+        c.publish(1)
+    except Unavailable as e:
+        print(e)
+    else:
+        print("published")
+"""
+
+
+@pytest.mark.parametrize(
+    "when",
+    ["atexit.register(publish)", "threading.Thread(target=lambda: (time.sleep(1), publish(), publish())).start()"],
+)
+def test_the_first_call_after_the_main_thread_has_ended_is_told_so(tmp_path: Path, url: str, when: str) -> None:
+    done = python(f"{LATE}\n{when}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the program is ending" in done.stdout
+    assert all("can't be opened any more" in line for line in done.stdout.splitlines())

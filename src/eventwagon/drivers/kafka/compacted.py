@@ -1,0 +1,52 @@
+"""A log that Kafka compacts: of the records under one key only the latest need be left. So records may be missing
+anywhere, which is no loss; the state must be the same without them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .following import FollowedLog, LogClient, LogClock
+from .options import LOGGER
+
+
+class KeyedRule(Protocol):
+    """A state, and what records under keys do to it. Deterministic: no clock, no randomness."""
+
+    def apply(self, offset: int, time: int, key: bytes, value: bytes) -> Any:
+        """Apply the next record: its offset, when the log took it in ms, its key and its value, which is empty for one
+        that forgets the key. Returns the result. Raises nothing, whoever wrote the record."""
+        ...
+
+
+class CompactedLog(FollowedLog):
+    """One compacted log, as far as this process has read it. Attach it before use."""
+
+    def __init__(self, client: LogClient, topic: str, rule: KeyedRule, clock: LogClock) -> None:
+        super().__init__(client, topic, clock)
+        self._rule = rule
+
+    async def attach(self) -> int:
+        self.next = await super().attach()
+        return self.next
+
+    def _lacks_beginning(self, first: int) -> None:
+        LOGGER.warning(
+            "Kafka at %s: the records of topic %s before offset %d were deleted, by retention or by somebody's hand: "
+            "what they kept is lost; see to it that cleanup.policy is compact",
+            self._client.options.servers,
+            self.topic,
+            first,
+        )
+
+    def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
+        if offset >= self.next:
+            self.clock.read(at, now)
+            self._apply(offset, key, value, at)
+
+    def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
+        self.next = offset + 1
+        result = self._rule.apply(offset, at, key, value)
+        if self._mine and (done := self._mine.pop((key, value), None)) is not None and not done.done():
+            done.set_result(result)
+        if self._waiting:
+            self._wake()

@@ -3,9 +3,11 @@ anywhere, which is no loss; the state must be the same without them."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
-from .following import FollowedLog, LogClient, LogClock
+from ...errors import BrokerError
+from .following import FollowedLog, LogClient, LogClock, LogGone, fail
 from .options import LOGGER
 
 
@@ -24,6 +26,10 @@ class CompactedLog(FollowedLog):
     def __init__(self, client: LogClient, topic: str, rule: KeyedRule, clock: LogClock) -> None:
         super().__init__(client, topic, clock)
         self._rule = rule
+        self._sent = 0
+        """Appends that are not acknowledged yet."""
+        self._results: dict[int, Any] = {}
+        """By offset, while there are any: what was applied meanwhile, for it may be one of them."""
 
     async def attach(self) -> int:
         self.next = await super().attach()
@@ -43,10 +49,44 @@ class CompactedLog(FollowedLog):
             self.clock.read(at, now)
             self._apply(offset, key, value, at)
 
+    def append(self, key: bytes, record: bytes | None) -> asyncio.Future[Any]:
+        """Append this record; None says that the key is forgotten. The future has the result once the record is in the
+        log and applied. Cancelling takes nothing back. It raises LogGone or Unavailable; then the record may still be
+        applied."""
+        done: asyncio.Future[Any] = self._loop.create_future()
+        if self._left:
+            done.set_exception(LogGone(f"topic {self.topic} is left"))
+            return done
+        self._mine[done] = done
+        self._sent += 1
+
+        def stored(offset: int) -> None:
+            self._mine.pop(done, None)
+            if offset >= self.next:
+                self._mine[offset] = done
+            elif not done.done():
+                done.set_result(self._results[offset])
+            ended()
+
+        def failed(error: BrokerError) -> None:
+            self._mine.pop(done, None)
+            fail(done, error)
+            ended()
+
+        def ended() -> None:
+            self._sent -= 1
+            if not self._sent:
+                self._results.clear()
+
+        self._send(key, record, stored, failed)
+        return done
+
     def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         self.next = offset + 1
         result = self._rule.apply(offset, at, key, value)
-        if self._mine and (done := self._mine.pop((key, value), None)) is not None and not done.done():
+        if self._sent:
+            self._results[offset] = result
+        if (done := self._mine.pop(offset, None)) is not None and not done.done():
             done.set_result(result)
         if self._waiting:
             self._wake()

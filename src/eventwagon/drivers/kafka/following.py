@@ -8,7 +8,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -95,8 +95,8 @@ class FollowedLog:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._mine: dict[tuple[bytes, bytes], asyncio.Future[Any]] = {}
-        """By key and value: appends whose result is still to come."""
+        self._mine: dict[Any, asyncio.Future[Any]] = {}
+        """Appends whose result is still to come."""
         self._left = False
 
     @property
@@ -115,9 +115,6 @@ class FollowedLog:
     def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         """Apply the next record, and tell its writer if that is this process."""
         raise NotImplementedError
-
-    def _stored(self, offset: int) -> None:
-        """A record of this process was stored at this offset."""
 
     async def attach(self) -> int:
         """Read the log, and follow it from then on. Returns the offset up to which there are records now. Raises
@@ -175,36 +172,27 @@ class FollowedLog:
             if entry in self._waiting:
                 self._waiting.remove(entry)
 
-    def append(self, record: bytes | None, key: bytes | None = None) -> asyncio.Future[Any]:
-        """Append this record, under a new key if none is given. The future has the result once the record is in the log
-        and applied. Cancelling takes nothing back. It raises LogGone or Unavailable; then the record may still be
-        applied. Of two equal ones the first must have ended before the second begins."""
-        done: asyncio.Future[Any] = self._loop.create_future()
-        if self._left:
-            done.set_exception(LogGone(f"topic {self.topic} is left"))
-            return done
-        name = self._client.key() if key is None else key
-        value = record or b""
-        self._mine[name, value] = done
+    def _send(
+        self, key: bytes, record: bytes | None, stored: Callable[[int], None], failed: Callable[[BrokerError], None]
+    ) -> None:
+        """Append this record. Calls `stored` with its offset, after it was applied if it was the next; or `failed`, and
+        then the record may be stored all the same."""
         sent = time.monotonic()
 
         def report(error: KafkaError | None, message: Message | None) -> None:
             if error is not None:
-                self._mine.pop((name, value), None)
-                fail(done, self.trouble(error))
+                failed(self._trouble(error))
                 return
             assert message is not None  # noqa: S101
             offset, at = offset_of(message), message.timestamp()[1]
             self.clock.wrote(at, sent, time.monotonic())
             if offset == self.next and self.is_whole and not self._left:
-                self._apply(offset, name, value, at)
-            self._stored(offset)
+                self._apply(offset, key, record or b"", at)
+            stored(offset)
 
-        self._client.sender.send(self.topic, 0, record, report, key=name)
-        return done
+        self._client.sender.send(self.topic, 0, record, report, key=key)
 
-    def trouble(self, error: KafkaError) -> BrokerError:
-        """The error to raise for a record that was not acknowledged."""
+    def _trouble(self, error: KafkaError) -> BrokerError:
         if absent(error):
             return LogGone(f"topic {self.topic} does not exist")
         return unacknowledged(self._client.admin, self.topic, error)

@@ -9,9 +9,9 @@ The log is compacted, so the state must be the same without what compaction take
   deleted before it.
 - A claim is a record under the key of its event's record. It is granted by the log's time and by what earlier claims
   said. Only the latest claim may be left, and that is enough: records are compacted after an hour (see
-  `admin.COMPACTED`), and no claim lasts as long.
+  `admin.COMPACTED`), and no claim lasts as long. (One that was refused may then count as granted: it ended long ago.)
 - A tick is a record with its event, under a key of its own. Once the event is gone, it is written again without it. It
-  is deleted once a later tick of its series is there.
+  is deleted once a later tick of its series is there. Ticks that were refused are deleted before either.
 
 What has no effect any more is `litter`, until somebody deletes it.
 """
@@ -122,11 +122,13 @@ class Entry:
 class Series:
     """The latest tick of a series, and the key of its record."""
 
-    __slots__ = ("at", "name")
+    __slots__ = ("at", "name", "refused")
 
-    def __init__(self, at: float, name: bytes) -> None:
+    def __init__(self, at: float, name: bytes, refused: list[bytes]) -> None:
         self.at = at
         self.name = name
+        self.refused = refused
+        """The keys of records with ticks that were not later than the one before."""
 
 
 class Later:
@@ -186,6 +188,8 @@ class Later:
             behind.append(one)
             one = one.behind
         for one in (*reversed(behind), entry):
+            if one.tick is not None:  # without it, a refused one of the same time would count
+                yield from ((name, None) for name in self.series[one.tick[0]].refused if name in self.litter)
             yield one.name, self._left_of(one)
             for mark in one.marks:
                 yield mark, None
@@ -271,10 +275,12 @@ class Later:
                 self.litter.pop(name, None)
             else:
                 self.litter[name] = None
+                latest.refused.append(name)
             return False
         if latest is not None and latest.name not in self._named:
             self.litter[latest.name] = None
-        self.series[tick.series] = Series(tick.at, name)
+        refused = [each for each in latest.refused if each in self.litter] if latest is not None else []
+        self.series[tick.series] = Series(tick.at, name, refused)
         if tick.event is not None:
             self._add(name, tick.event, offset, (tick.series, tick.at))
         return True

@@ -20,7 +20,7 @@ import msgspec
 from ...background import Background
 from ...display.text import said
 from ...errors import BrokerError, StorageBroken, Unavailable
-from .following import RECORD, FollowedLog, LogClient, fail
+from .following import RECORD, FollowedLog, LogClient, LogGone, fail
 from .options import LOGGER
 
 _SNAPSHOT = b"s"
@@ -96,12 +96,28 @@ class Log(FollowedLog):
         """The log's time now in ms, estimated; rather too early than too late."""
         return max(self.rule.now, self.clock.now())
 
-    def append(self, record: bytes | None, key: bytes | None = None) -> asyncio.Future[Any]:
-        """Propose this record. See FollowedLog."""
-        if self._held_back is None:
-            return super().append(record, key)
+    def append(self, record: bytes) -> asyncio.Future[Any]:
+        """Propose this record. The future has the result once the record is in the log and applied. Cancelling takes
+        nothing back. It raises LogGone or Unavailable; then the record may still be applied."""
         done: asyncio.Future[Any] = self._loop.create_future()
-        done.set_exception(Unavailable(f"topic {self.topic} lost its beginning, and is being rebuilt: try again"))
+        if self._left:
+            done.set_exception(LogGone(f"topic {self.topic} is left"))
+            return done
+        if self._held_back is not None:
+            done.set_exception(Unavailable(f"topic {self.topic} lost its beginning, and is being rebuilt: try again"))
+            return done
+        key = self._client.key()
+        self._mine[key] = done
+
+        def stored(offset: int) -> None:
+            if offset % self._every == self._every - 1:
+                self._background.start(self._snapshot())
+
+        def failed(error: BrokerError) -> None:
+            self._mine.pop(key, None)
+            fail(done, error)
+
+        self._send(key, record, stored, failed)
         return done
 
     # --- reading ----------------------------------------------------------------------------
@@ -124,9 +140,8 @@ class Log(FollowedLog):
         self.next = offset + 1
         if key[:1] == RECORD:
             result = self.rule.apply(offset, at, value)
-            done = self._mine.pop((key, value), None)
-            self._applied(result, done is not None)
-            if done is not None and not done.done():
+            self._applied(result, key in self._mine)
+            if (done := self._mine.pop(key, None)) is not None and not done.done():
                 done.set_result(result)
         elif key == _REBUILT:
             before, dump = _decode_snapshot(value)
@@ -227,10 +242,6 @@ class Log(FollowedLog):
         self.next = held_back[-1][0] + 1
 
     # --- snapshots --------------------------------------------------------------------------
-
-    def _stored(self, offset: int) -> None:
-        if offset % self._every == self._every - 1:
-            self._background.start(self._snapshot())
 
     async def _snapshot(self) -> None:
         if self._held_back is not None:

@@ -185,9 +185,9 @@ class _Train:
 
     async def _synced(self, followed: _Followed) -> bool:
         """Read the log up to its end as of now. Returns False if it is gone, or another one by now."""
-        place = (self._topic, 0)
+        place, read = (self._topic, 0), followed.log.next
         end = (await self._client.admin.ends([place]))[place]
-        if end is None or end < followed.log.next:
+        if end is None or end < read:
             return False
         try:
             await followed.log.sync(end)
@@ -288,7 +288,7 @@ class _Train:
             async with asyncio.timeout(2 * self._client.options.timeout):
                 while left:
                     some, left = left[:_MOST], left[_MOST:]
-                    appended = [followed.log.append(value, key) for key, value in some]
+                    appended = [followed.log.append(key, value) for key, value in some]
                     for result in await asyncio.gather(*appended, return_exceptions=True):
                         if isinstance(result, BaseException):
                             raise result
@@ -353,11 +353,12 @@ class _Train:
             granted = await self._append(followed, claims)
             ours = [entry for entry, mine in zip(ready, granted, strict=True) if mine]
             found = [(entry.key, data) async for entry, data in self._read(followed, ours)]
+            events = [decode(data, kept_as=key) for key, data in found]
             return Due(
-                events=[decode(data, kept_as=key) for key, data in found],
+                events=events,
                 keys=[key for key, _ in found],
                 until=until / 1000,
-                now=max([now, *(entry.time for entry in ours)]) / 1000,
+                now=max([now / 1000, *(event.time for event in events)]),
                 next_at=_seconds(followed.rule.next_at()),
             )
 

@@ -124,6 +124,9 @@ class _Train:
         self._room = room
         self._clock = LogClock()
         self._turn = asyncio.Lock()
+        self._making = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        """For the time."""
         self._followed: _Followed | None = None
         self._is_there = False
         """The topic exists, and is suitable, as far as this process knows."""
@@ -150,8 +153,12 @@ class _Train:
 
     async def _ensure(self) -> None:
         """Create the topic, unless it exists. Raises Unavailable, and StorageBroken if it loses events."""
-        if self._is_there:
-            return
+        if not self._is_there:
+            async with self._making:
+                if not self._is_there:
+                    await self._make()
+
+    async def _make(self) -> None:
         client = self._client
         if not await client.admin.create(self._topic, 1, {**self._needed, **_SEGMENT}):
             await client.admin.check(self._topic, self._needed)
@@ -317,7 +324,9 @@ class _Train:
     async def now(self) -> float:
         """The topic's time; the topic is created if need be."""
         if self._clock.is_old:
-            await self._send([(CLOCK, None)])
+            async with self._asking:
+                if self._clock.is_old:
+                    await self._send([(CLOCK, None)])
         return self._clock.now() / 1000
 
     async def add(self, events: Sequence[Event]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
     AdminClient,
     AlterConfigOpType,
@@ -141,6 +141,19 @@ class Admin:
         if metadata.error is not None and metadata.error.code() != KafkaError.LEADER_NOT_AVAILABLE:
             raise self.trouble(metadata.error, "DESCRIBE", f"topic {topic}")
         return metadata
+
+    async def identity(self, topic: str) -> str:
+        """What distinguishes the topic from others that had its name before; empty if there is none, or if the server
+        is too old to tell."""
+        asked = TopicCollection([topic])
+        error, future = await self._insist(
+            lambda seconds: self._client.describe_topics(asked, request_timeout=seconds)[topic]
+        )
+        if error is None:
+            return str(future.result().topic_id)
+        if absent(error):
+            return ""
+        raise self.trouble(error, "DESCRIBE", f"topic {topic}")
 
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
         """Create the topic. Returns whether it did not exist before."""

@@ -95,10 +95,7 @@ class KafkaTimetable:
         return await self._of(train).tick(series, at, event)
 
     async def clear(self, train: str) -> int:
-        number = await self._of(train).clear()
-        if (gone := self._trains.pop(train, None)) is not None:
-            await gone.close()
-        return number
+        return await self._of(train).clear()
 
 
 class _Followed:
@@ -112,6 +109,8 @@ class _Followed:
         self.tidy_at = time.monotonic() + _TIDY
         self.look_at = time.monotonic() + _LOOK
         self.trouble = ""
+        self.identity = ""
+        """Of the topic."""
 
 
 class _Train:
@@ -183,12 +182,16 @@ class _Train:
                 self._followed = await self._attached()
             if (followed := self._followed) is None or await self._synced(followed):
                 break
-            self._missed |= {entry.key for entry in followed.rule.entries()}
-            self._leave()
+            self._lose(followed)
         self._is_there = self._is_there and self._followed is not None
         if self._missed:
             self._tell_missed(self._followed)
         return self._followed
+
+    def _lose(self, followed: _Followed) -> None:
+        """The topic is gone, it seems; what waited there is looked for in the one that is there next."""
+        self._missed |= {entry.key for entry in followed.rule.entries()}
+        self._leave()
 
     async def _synced(self, followed: _Followed) -> bool:
         """Read the log up to its end as of now. Returns False if it is gone, or another one by now."""
@@ -197,9 +200,11 @@ class _Train:
         if end is None or end < read:
             return False
         try:
+            if time.monotonic() > followed.look_at:
+                await self._look(followed)
             await followed.log.sync(end)
-        except LogGone as e:
-            raise Unavailable(f"train {self._train}: {e}: try again") from None
+        except LogGone:
+            return False
         followed.read_at = time.time()
         return True
 
@@ -227,19 +232,22 @@ class _Train:
     async def _attach(self) -> _Followed | None:
         followed = _Followed(self._client, self._topic, self._clock, self._room)
         try:
+            followed.identity = await self._client.admin.identity(self._topic)
             await followed.log.attach()
-        except LogGone:
-            return None
-        except BaseException:
+            await self._look(followed)
+            await self._client.admin.describe(self._topic, self._client.sender.producer)
+        except BaseException as e:
             followed.log.leave()
+            if isinstance(e, LogGone):
+                return None
             raise
-        await self._look(followed)
-        await self._client.admin.describe(self._topic, self._client.sender.producer)
         return followed
 
     async def _look(self, followed: _Followed) -> None:
-        """Check whether the topic keeps its records: somebody may have changed its configuration."""
+        """Check whether the topic is still the same, and still keeps its records. Raises LogGone."""
         followed.look_at = time.monotonic() + _LOOK
+        if await self._client.admin.identity(self._topic) != followed.identity:
+            raise LogGone(f"topic {self._topic} was deleted, and made anew by somebody")
         trouble = await self._client.admin.unsuitable(self._topic, self._needed)
         if trouble and trouble != followed.trouble:
             LOGGER.warning("%s", trouble)
@@ -301,7 +309,7 @@ class _Train:
                             raise result
                         results.append(result)
         except LogGone as e:
-            self._leave()
+            self._lose(followed)
             raise Unavailable(f"train {self._train}: {e}: try again") from None
         except (TimeoutError, asyncio.CancelledError) as e:
             self._leave()  # the results that are still to come are not for those who append next
@@ -354,7 +362,7 @@ class _Train:
             if followed is None:
                 now = time.time()
                 return Due(events=(), keys=(), until=now, now=now, next_at=None)
-            await self._keep_up(followed)
+            await self._tidy(followed)
             now = await self._clock_of(followed) if len(followed.rule) else self._clock.now()
             until = now + min(math.ceil(lease * 1000), later.LONGEST)
             ready = followed.rule.ready(now, limit, most_bytes)
@@ -371,13 +379,10 @@ class _Train:
                 next_at=_seconds(followed.rule.next_at()),
             )
 
-    async def _keep_up(self, followed: _Followed) -> None:
-        """What is to be done now and then."""
-        now = time.monotonic()
-        if now > followed.look_at:
-            await self._look(followed)
-        if now > followed.tidy_at:
-            followed.tidy_at = now + _TIDY
+    async def _tidy(self, followed: _Followed) -> None:
+        """Delete litter, now and then."""
+        if time.monotonic() > followed.tidy_at:
+            followed.tidy_at = time.monotonic() + _TIDY
             await self._append(followed, followed.rule.to_tidy(_MOST))
 
     async def remove(self, keys: Sequence[str], until: int) -> None:

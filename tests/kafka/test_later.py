@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -22,13 +22,22 @@ from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.drivers.kafka.timetable import KafkaTimetable
 from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event
+from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.testing.conformance import Check, timetable_checks
 from tests.kafka.support import patiently, topics
-from tests.scenarios.test_later_processes import handled_in, nothing_is_lost_by_kills
+from tests.programs.reminders import reminders
+from tests.scenarios.test_later_processes import handled_in, lines, nothing_is_lost_by_kills
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
 
 CHECKS = timetable_checks(lease=0.5)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """One that soon compacts what may be compacted; a test may kill it, and starts it again."""
+    with KafkaServer(tmp_path_factory.mktemp("kafka"), config={"log.cleaner.backoff.ms": "100"}) as server:
+        yield server
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)
@@ -44,6 +53,27 @@ def test_timetable_of_the_registry(kafka_server: Server) -> None:
 def test_nothing_is_lost_by_kills(kafka_server: Server, tmp_path: Path) -> None:
     url = f"{kafka_server.url}?topic_prefix=kills."
     asyncio.run(nothing_is_lost_by_kills(url, handled_in(tmp_path)))
+
+
+def test_a_process_that_an_orchestrator_started_emits_for_later(
+    kafka_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches nothing but the broker."""
+    url, handled = f"{kafka_server.url}?topic_prefix=started.", handled_in(tmp_path)
+    monkeypatch.setenv("HANDLED", str(handled))
+
+    async def main() -> None:
+        orchestrator = Subprocess("tests.programs.reminders:reminders", url=url, directory=tmp_path / "run", grace=5.0)
+        async with reminders.connect(url, orchestrator=orchestrator, listeners=()) as c, c.running():
+            name = await c.publish("n1", after=0.5)
+            async with asyncio.timeout(60):
+                while len(found := [line for line in lines(handled) if line.payload == "n1"]) < 2:
+                    await asyncio.sleep(0.1)
+        first, again = sorted(found, key=lambda line: line.at)
+        assert (first.channel, first.id, again.channel) == ("-", name, "again")
+        assert again.at - first.at > 1.5
+
+    asyncio.run(main())
 
 
 def test_two_processes_that_claim_get_different_events(kafka_server: Server) -> None:
@@ -71,7 +101,7 @@ def test_two_processes_that_claim_get_different_events(kafka_server: Server) -> 
     asyncio.run(main())
 
 
-def test_compaction_changes_nothing(tmp_path: Path) -> None:
+def test_compaction_changes_nothing(server: KafkaServer) -> None:
     """A reader that starts after the log was compacted knows the same as one that has read everything."""
     train, topic = "t", "t.0later"
 
@@ -113,29 +143,28 @@ def test_compaction_changes_nothing(tmp_path: Path) -> None:
                 assert not await fresh.timetable.cancel(train, [key(once)])  # it was claimed: perhaps it was published
                 assert await fresh.timetable.cancel(train, [key("far0")])
 
-    with KafkaServer(tmp_path, config={"log.cleaner.backoff.ms": "100"}) as server:
-        asyncio.run(main(server.url))
+    asyncio.run(main(server.url))
 
 
-def test_what_is_kept_survives_the_server(own_kafka: KafkaServer) -> None:
+def test_what_is_kept_survives_the_server(server: KafkaServer) -> None:
     async def main() -> None:
-        async with KafkaBroker.from_url(f"{own_kafka.url}?timeout=3") as broker:
-            now = await broker.timetable.now("t")
+        async with KafkaBroker.from_url(f"{server.url}?timeout=3") as broker:
+            now = await broker.timetable.now("u")
             kept = event("one", now - 1.0)
-            await broker.timetable.add("t", [kept])
-            assert (await broker.timetable.waiting("t")).count == 1
-            await asyncio.to_thread(own_kafka.kill)
+            await broker.timetable.add("u", [kept])
+            assert (await broker.timetable.waiting("u")).count == 1
+            await asyncio.to_thread(server.kill)
             calls = (
-                broker.timetable.claim("t", limit=5, most_bytes=1000, lease=5.0),
-                broker.timetable.add("t", [event("two", now)]),
+                broker.timetable.claim("u", limit=5, most_bytes=1000, lease=5.0),
+                broker.timetable.add("u", [event("two", now)]),
             )
             failed = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(each) for each in failed] == [Unavailable] * 2
-            await asyncio.to_thread(own_kafka.start)
+            await asyncio.to_thread(server.start)
             got = list[Event]()
 
             async def claim() -> None:
-                got.extend((await broker.timetable.claim("t", limit=5, most_bytes=1000, lease=5.0)).events)
+                got.extend((await broker.timetable.claim("u", limit=5, most_bytes=1000, lease=5.0)).events)
 
             await patiently(claim)
             assert kept in got

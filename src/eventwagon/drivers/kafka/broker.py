@@ -44,7 +44,7 @@ class KafkaBroker:
     confluent_kafka). `config`: options of librdkafka, such as security.protocol. Raises UsageError.
 
     A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; a process that switches and
-    removes wagons also CREATE, DELETE and ALTER_CONFIGS.
+    removes wagons also CREATE, DELETE and ALTER_CONFIGS; the first one that keeps an event for later also CREATE.
     """
 
     def __init__(

@@ -364,7 +364,7 @@ class _Train:
                 return Due(events=(), keys=(), until=now, now=now, next_at=None)
             await self._tidy(followed)
             now = await self._clock_of(followed) if len(followed.rule) else self._clock.now()
-            until = now + min(math.ceil(lease * 1000), later.LONGEST)
+            until = now + math.ceil(min(lease * 1000, later.LONGEST))
             ready = followed.rule.ready(now, limit, most_bytes)
             claims = ((claim_of(entry.name), later.encode(Until(until, bool(entry.claimed)))) for entry in ready)
             granted = await self._append(followed, claims)
@@ -472,7 +472,8 @@ class _Train:
         """Delete the topic."""
         async with self._turn:
             followed = await self._caught_up()
-            number = len(followed.rule) if followed else 0
+            if followed is None:
+                return 0
             self._leave()
             admin, options = self._client.admin, self._client.options
             await admin.delete(self._topic)
@@ -482,7 +483,7 @@ class _Train:
                 if time.monotonic() > deadline:
                     raise Unavailable(f"Kafka at {options.servers}: topic {self._topic} was deleted and still exists")
                 await asyncio.sleep(0.02)
-            return number
+            return len(followed.rule)
 
 
 def _parts(rows: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -215,6 +216,44 @@ def test_a_topic_that_is_deleted_and_filled_anew(kafka_server: Server, monkeypat
                 await one.timetable.waiting(train)
             assert (await one.timetable.waiting(train)).count == 20
             assert await one.timetable.clear(train) == 20
+
+    asyncio.run(main())
+
+
+def test_calls_that_are_cancelled_at_any_moment(kafka_server: Server) -> None:
+    """What they began may be done; afterwards all readers know the same."""
+    train, rng = f"t{token_hex(5)}", random.Random(3)
+
+    async def main() -> None:
+        async with pair(kafka_server.url) as (one, other):
+            now = await one.timetable.now(train)
+            assert (await other.timetable.waiting(train)).count == 0
+
+            async def call(timetable: KafkaTimetable, n: int) -> None:
+                match n % 5:
+                    case 0:
+                        await timetable.add(train, [event(f"e{n % 50}", now + n)])
+                    case 1:
+                        await timetable.claim(train, limit=5, most_bytes=1000, lease=0.1)
+                    case 2:
+                        await timetable.cancel(train, [key(f"e{n % 50}"), key(f"e{rng.randrange(50)}")])
+                    case 3:
+                        await timetable.tick(train, "s", float(n), event(f"t{n}", now + 60.0))
+                    case _:
+                        await timetable.waiting(train)
+
+            async def some() -> None:
+                for n in range(200):
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(rng.random() * 0.006):
+                            await call(one.timetable, n)
+
+            await asyncio.gather(*(some() for _ in range(3)))
+            async with KafkaBroker.from_url(kafka_server.url) as fresh:
+                known = [await found(broker.timetable, train) for broker in (one, other, fresh)]
+            assert known[0] == known[1] == known[2]
+            assert known[0][0]
+            await one.timetable.clear(train)
 
     asyncio.run(main())
 

@@ -26,6 +26,7 @@ class CompactedLog(FollowedLog):
     def __init__(self, client: LogClient, topic: str, rule: KeyedRule, clock: LogClock) -> None:
         super().__init__(client, topic, clock)
         self._rule = rule
+        self._follows = False
         self._sent = 0
         """Appends that are not acknowledged yet."""
         self._results: dict[int, Any] = {}
@@ -33,6 +34,7 @@ class CompactedLog(FollowedLog):
 
     async def attach(self) -> int:
         self.next = await super().attach()
+        self._follows = True
         return self.next
 
     def _lacks_beginning(self, first: int) -> None:
@@ -45,9 +47,18 @@ class CompactedLog(FollowedLog):
         )
 
     def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
-        if offset >= self.next:
-            self.clock.read(at, now)
-            self._apply(offset, key, value, at)
+        if offset < self.next or self._left:
+            return
+        if (
+            offset > self.next and self._follows
+        ):  # what is missing is too young to be compacted, unless this process slept
+            LOGGER.debug(
+                "topic %s: nothing came between offsets %d and %d: it is read anew", self.topic, self.next, offset
+            )
+            self.leave()
+            return
+        self.clock.read(at, now)
+        self._apply(offset, key, value, at)
 
     def append(self, key: bytes, record: bytes | None) -> asyncio.Future[Any]:
         """Append this record; None says that the key is forgotten. The future has the result once the record is in the

@@ -141,7 +141,9 @@ class FollowedLog:
         return last
 
     def leave(self) -> None:
-        """Stop following it; waiting tasks get LogGone."""
+        """Stop following it; waiting tasks get LogGone. Idempotent."""
+        if self._left:
+            return
         self._left = True
         self._client.tail.leave(self.topic, 0)
         gone = LogGone(f"topic {self.topic} is left")
@@ -156,6 +158,8 @@ class FollowedLog:
         """Wait until everything before `end` is applied. Raises Unavailable, LogGone."""
         if self.next >= end and self.is_whole:
             return
+        if self._left:
+            raise LogGone(f"topic {self.topic} is left")
         waiting: asyncio.Future[None] = self._loop.create_future()
         entry = (end, waiting)
         self._waiting.append(entry)

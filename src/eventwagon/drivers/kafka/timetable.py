@@ -183,6 +183,10 @@ class _Train:
             if (followed := self._followed) is None or await self._synced(followed):
                 break
             self._lose(followed)
+        else:
+            raise Unavailable(
+                f"Kafka at {self._client.options.servers}: topic {self._topic} can't be followed now: try again"
+            )
         self._is_there = self._is_there and self._followed is not None
         if self._missed:
             self._tell_missed(self._followed)
@@ -222,12 +226,15 @@ class _Train:
         if self._attaching is None:
             self._attaching = self._background.start(self._attach())
             self._attaching.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may ask again
-        task = self._attaching
         try:
-            return await asyncio.shield(task)
-        finally:
-            if task.done():
-                self._attaching = None
+            followed = await asyncio.shield(self._attaching)
+        except asyncio.CancelledError:  # the next caller gets it
+            raise
+        except BaseException:
+            self._attaching = None
+            raise
+        self._attaching = None
+        return followed
 
     async def _attach(self) -> _Followed | None:
         followed = _Followed(self._client, self._topic, self._clock, self._room)
@@ -311,10 +318,8 @@ class _Train:
         except LogGone as e:
             self._lose(followed)
             raise Unavailable(f"train {self._train}: {e}: try again") from None
-        except (TimeoutError, asyncio.CancelledError) as e:
-            self._leave()  # the results that are still to come are not for those who append next
-            if isinstance(e, asyncio.CancelledError):
-                raise
+        except TimeoutError:
+            self._leave()
             raise Unavailable(
                 f"Kafka at {self._client.options.servers}: topic {self._topic} could not be read in time; what was "
                 "written may be done: try again"

@@ -140,6 +140,18 @@ def test_nothing_is_left_of_what_is_done() -> None:
     assert log.live.next_at() is None
 
 
+def test_an_event_that_was_held_is_ready_once() -> None:
+    """Its canceller has died; it comes at its time, or when the hold ends."""
+    later = Later(1000)
+    for number, due in ((1, 50), (2, 20)):
+        later.apply(number, 0, name(number), encode(Add(f" {number}", due, b"x")))
+        assert later.apply(10 + number, 5, hold_of(name(number)), encode(Until(40)))
+    assert not later.apply(20, 30, claim_of(name(2)), encode(Until(100)))
+    assert later.ready(39, 10, 1000) == []
+    assert [entry.key for entry in later.ready(50, 10, 1000)] == [" 2", " 1"]
+    assert [entry.key for entry in later.ready(50, 10, 1000)] == [" 2", " 1"]
+
+
 def test_records_of_others() -> None:
     """What another program wrote is due at once, under a key that nobody else has; a later release's is passed over."""
     later = Later(1000)

@@ -303,8 +303,9 @@ class Later:
             return False
         else:
             entry.claimed = until
-        entry.due = max(entry.time, entry.claimed, entry.held)
-        self._await(entry)
+        if (due := max(entry.time, entry.claimed, entry.held)) != entry.due:
+            entry.due = due
+            self._await(entry)
         return True
 
     def _await(self, entry: Entry) -> None:

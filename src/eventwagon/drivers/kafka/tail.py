@@ -61,8 +61,13 @@ class Tail:
 
     def leave(self, topic: str, partition: int) -> None:
         """Stop reading it."""
+
+        def unassign(consumer: Consumer) -> None:
+            self._assigned.pop((topic, partition), None)
+            consumer.incremental_unassign([TopicPartition(topic, partition)])
+
         if self._sinks.pop((topic, partition), None) is not None:
-            self._asked.append(lambda consumer: consumer.incremental_unassign([TopicPartition(topic, partition)]))
+            self._asked.append(unassign)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on from `offset`. Messages that were read before may still be passed on."""

@@ -78,8 +78,9 @@ async def an_event_is_due_at_its_time_and_not_before(t: TimetableTrial) -> None:
     early = msgspec.structs.replace(
         early, data=bytes(range(256)), subject=subject, content_type=BINARY, extensions={"tenant": "ä\n"}
     )
+    await t.timetable.add(t.train, [early])  # the first one may take long: the store makes the timetable
     late = await t.event("late", t.lease)
-    await t.timetable.add(t.train, [late, early])
+    await t.timetable.add(t.train, [late])
     due = await t.claim()
     same(list(due.events), [early], "what is due")
     holds(due.next_at is not None and abs(due.next_at - late.time) < 0.01, f"next at {due.next_at}, not {late.time}")

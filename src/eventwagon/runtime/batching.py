@@ -143,6 +143,22 @@ class Batched(NamedTuple):
 Result = Outcome | Batched
 
 
+def error_of(outcome: Result, *, expired: bool) -> str:
+    """What went wrong with a handling, as a word: the class of what its handler raised, `timeout`, `dead` if no attempt
+    can succeed, `failed` otherwise. Empty if nothing did; of a batch, if one of its events was handled."""
+    match outcome:
+        case Failed() if expired:
+            return "timeout"
+        case Failed(error=error):
+            return "failed" if error is None else type(error).__name__
+        case Dead():
+            return "dead"
+        case Batched(results=results):
+            errors = [error_of(each, expired=expired) for _, each in results]
+            return "" if "" in errors else next(iter(errors), "")
+    return ""
+
+
 class _Batch:
     """The messages that a handler gets in one call, and their payloads. A message may hold several events; it is
     settled as a whole."""

@@ -16,7 +16,7 @@ from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
-from .batching import Batched, Result, begin_batch, holds_several
+from .batching import Batched, Result, begin_batch, error_of, holds_several
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
@@ -104,6 +104,7 @@ class HandlerRunner:
         self._threads = threads
         self._circuits = circuits
         self._on_handled = on_handled
+        self._metering = runtime.metering
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._held: set[asyncio.Task[None]] = set()
         """Workers whose handler still runs in its thread after the attempt was ended."""
@@ -221,6 +222,11 @@ class HandlerRunner:
             self._on_handled(source.channel.name, delivery, took)
         if worker.because:
             outcome = Failed(worker.because)
+        if self._metering is not None:
+            deliveries = (delivery, *worker.others) if worker.others else (delivery,)
+            error = "" if outcome is HANDLED else error_of(outcome, expired=worker.expired)
+            late = wagon.spec.cut_off_at is not None
+            self._metering.handled(source.channel, deliveries, self._runtime.clock() - took, took, error, late)
         circuit = worker.circuit or source.circuit
         if outcome is HANDLED or isinstance(outcome, Handled):
             source.wagon.handled += 1

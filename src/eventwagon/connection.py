@@ -19,7 +19,7 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
-from .contracts.metering import Meter
+from .contracts.metering import Meter, ProcessFigures
 from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
@@ -210,7 +210,18 @@ class Connection:
             async with self._answering():
                 await stack.enter_async_context(self._state)
                 await stack.enter_async_context(self._switcher)
+            if self._runtime.metering is not None:
+                stack.enter_context(self._runtime.metering.joined(self.broker, self.train.revision, self._figures))
             yield
+
+    def _figures(self) -> ProcessFigures:
+        """What this connection does now, for its meter. From any thread."""
+        membership, observer = self._membership if self._is_running else None, self._observer
+        return msgspec.structs.replace(
+            ProcessFigures() if membership is None else membership.figures,
+            publishers_held=self._switcher.held,
+            look_age=None if observer is None else observer.look_age,
+        )
 
     def _here(self) -> asyncio.AbstractEventLoop:
         """The running event loop, which must be the one that this connection belongs to. Raises UsageError,

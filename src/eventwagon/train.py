@@ -348,7 +348,9 @@ class Train:
                 registry = await stack.enter_async_context(drivers.registry)
                 budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
             runtime = dataclasses.replace(runtime, state=state, budgets=budgets, publisher=publisher)
-            _, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            workers, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            if metering is not None:
+                stack.enter_context(metering.joined(broker, self.revision, lambda: workers.figures))
             yield broker, local
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ class _Deaf:
     def handled(self, *told: object) -> None: ...
 
     def heard(self, *told: object) -> None: ...
+
+    def looked(self, *told: object) -> None: ...
+
+    def joined(self, *told: object) -> Callable[[], None]:
+        return lambda: None
 
 
 @pytest.mark.parametrize("check", IN_VIRTUAL_TIME, ids=str)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from eventwagon import Reject, Train, UsageError, Volume, Workers
-from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import Fact
+from eventwagon.contracts.metering import ProcessFigures, TrainFigures
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel, Event
@@ -24,19 +24,32 @@ class Noted:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int, float, str]] = []
-        self.handlings: list[tuple[str, int, float, str, bool]] = []
+        self.handlings: list[tuple[str, float, str, bool]] = []
+        self.waits: list[float] = []
         self.facts: list[Fact] = []
+        self.looks: list[TrainFigures | None] = []
+        self.connections: list[tuple[str, str, str, Callable[[], ProcessFigures]]] = []
 
     def called(self, operation: str, channel: Channel, events: int, seconds: float, error: str) -> None:
         self.calls.append((operation, str(channel), events, seconds, error))
 
     def handled(
-        self, channel: Channel, deliveries: Sequence[Delivery], began_at: float, seconds: float, error: str, late: bool
+        self, channel: Channel, seconds: Sequence[float], waits: Sequence[float], error: str, late: bool
     ) -> None:
-        self.handlings.append((str(channel), len(deliveries), seconds, error, late))
+        self.handlings += [(str(channel), each, error, late) for each in seconds]
+        self.waits += waits
 
     def heard(self, fact: Fact) -> None:
         self.facts.append(fact)
+
+    def joined(
+        self, train: str, system: str, revision: str, figures: Callable[[], ProcessFigures]
+    ) -> Callable[[], None]:
+        self.connections.append((train, system, revision, figures))
+        return lambda: None
+
+    def looked(self, train: str, figures: TrainFigures | None) -> None:
+        self.looks.append(figures)
 
     def events(self, operation: str, channel: str) -> int:
         """How many events such calls moved."""
@@ -54,6 +67,12 @@ class Raising:
 
     def heard(self, *told: object) -> None:
         raise SystemExit(1)
+
+    def joined(self, *told: object) -> Callable[[], None]:
+        raise ValueError("joined")
+
+    def looked(self, *told: object) -> None:
+        raise KeyError("looked")
 
 
 def train_of(**settings: Any) -> Train:
@@ -81,8 +100,8 @@ def test_each_call_and_each_handling_is_told() -> None:
         assert noted.events("publish", "t_v1.dead") == 2
         assert noted.events("receive", "t_v1") == 11  # one of them twice
         assert noted.events("release", "t_v1") == 1
-        assert Counter(error for _, _, _, error, _ in noted.handlings) == {"": 8, "dead": 1, "ValueError": 2}
-        assert {round(seconds, 6) for _, _, seconds, _, _ in noted.handlings} == {0.5}
+        assert Counter(error for _, _, error, _ in noted.handlings) == {"": 8, "dead": 1, "ValueError": 2}
+        assert {round(seconds, 6) for _, seconds, _, _ in noted.handlings} == {0.5}
         assert not any(late for *_, late in noted.handlings)
         assert {"create", "consume", "depth"} <= {operation for operation, *_ in noted.calls}
         assert [fact for fact in world.facts if fact not in noted.facts] == []
@@ -97,7 +116,7 @@ def test_events_of_a_wagon_that_is_cut_off_are_late() -> None:
         async with world.connect(train, meter=noted) as connection, connection.running():
             await connection.publish_many([0] * 8)
             await until(lambda: len(noted.handlings) == 8)
-        late = Counter((channel, late) for channel, _, _, _, late in noted.handlings)
+        late = Counter((channel, late) for channel, _, _, late in noted.handlings)
         assert late["t_v2", False] == 3
         assert late["t_v1", True] >= 3
 
@@ -121,11 +140,11 @@ def test_a_handler_that_takes_too_long_and_one_of_batches() -> None:
         async with world.connect(train, meter=noted) as one, one.running():
             await one.publish(1)
             await until(lambda: bool(noted.handlings))
-        assert [(error, round(s, 3)) for _, _, s, error, _ in noted.handlings] == [("timeout", 0.2)]
+        assert [(error, round(s, 3)) for _, s, error, _ in noted.handlings] == [("timeout", 0.2)]
         noted.handlings.clear()
         async with world.connect(rows, meter=noted) as two, two.running():
             await two.publish_many(range(4))
-            await until(lambda: sum(n for _, n, *_ in noted.handlings) == 4)
+            await until(lambda: len(noted.waits) == 5)
 
     run(main())
 

@@ -104,7 +104,6 @@ class HandlerRunner:
         self._threads = threads
         self._circuits = circuits
         self._on_handled = on_handled
-        self._metering = runtime.metering
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._held: set[asyncio.Task[None]] = set()
         """Workers whose handler still runs in its thread after the attempt was ended."""
@@ -222,11 +221,6 @@ class HandlerRunner:
             self._on_handled(source.channel.name, delivery, took)
         if worker.because:
             outcome = Failed(worker.because)
-        if self._metering is not None:
-            deliveries = (delivery, *worker.others) if worker.others else (delivery,)
-            error = "" if outcome is HANDLED else error_of(outcome, expired=worker.expired)
-            late = wagon.spec.cut_off_at is not None
-            self._metering.handled(source.channel, deliveries, self._runtime.clock() - took, took, error, late)
         circuit = worker.circuit or source.circuit
         if outcome is HANDLED or isinstance(outcome, Handled):
             source.wagon.handled += 1
@@ -239,16 +233,31 @@ class HandlerRunner:
                     circuit.recent.append(ended)
             else:
                 self._circuits.succeeded(circuit, delivery.event.id, now, ended)
+            handlings = source.handlings
+            if handlings is not None:
+                handlings.seconds.append(took)
+                if delivery.attempt == 1:
+                    handlings.began.append(now - delivery.event.time)
             settler.done(delivery, outcome.emitted)
             if outcome.emitted:
                 settler.tell_deaths(outcome.emitted)
         elif isinstance(outcome, Batched):
+            self._measure(worker, source, delivery, outcome, took)
             self._finish_batch(worker, settler, outcome, circuit, (now, ended))
             worker.others = ()
         else:
+            self._measure(worker, source, delivery, outcome, took)
             self._finish_badly(worker, settler, delivery, outcome, circuit)
             worker.others = ()
         worker.settler = worker.delivery = None
+
+    def _measure(self, worker: Worker, source: ChannelState, delivery: Delivery, outcome: Result, took: float) -> None:
+        """Tell the meter of a handling that failed, or of a batch."""
+        if source.handlings is not None:
+            began = self._runtime.clock() - took
+            waits = [began - each.event.time for each in (delivery, *worker.others) if each.attempt == 1]
+            error, late = error_of(outcome, expired=worker.expired), source.wagon.spec.cut_off_at is not None
+            source.handlings.tell_failed(source.channel, took, waits, error, late=late)
 
     def _finish_batch(
         self, worker: Worker, settler: Settler, batch: Batched, circuit: Circuit, times: tuple[float, float]

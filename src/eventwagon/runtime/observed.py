@@ -4,12 +4,12 @@ is measured the same, those of other packages too. Without a meter nothing is wr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 
 from ..contracts.broker import Broker, Capabilities, Delivery, Depth, Subscription, Troubled
 from ..contracts.facts import Fact
-from ..contracts.metering import Meter
+from ..contracts.metering import Meter, ProcessFigures, TrainFigures
 from ..event import Channel, Event
 from .bulkhead import Bulkhead, passes
 
@@ -17,10 +17,12 @@ from .bulkhead import Bulkhead, passes
 class Metering:
     """A meter whose errors are logged and reach nobody. It has the methods of Meter."""
 
-    __slots__ = ("_bulkhead", "_called", "_handled", "_heard")
+    __slots__ = ("_bulkhead", "_called", "_handled", "_heard", "_meter", "_train")
 
     def __init__(self, meter: Meter, train: str) -> None:
+        self._meter = meter
         self._called, self._handled, self._heard = meter.called, meter.handled, meter.heard
+        self._train = train
         self._bulkhead = Bulkhead(train)
 
     @classmethod
@@ -38,11 +40,11 @@ class Metering:
             self._bulkhead.report("the meter", e)
 
     def handled(
-        self, channel: Channel, deliveries: Sequence[Delivery], began_at: float, seconds: float, error: str, late: bool
+        self, channel: Channel, seconds: Sequence[float], waits: Sequence[float], error: str, late: bool
     ) -> None:
         """See Meter."""
         try:
-            self._handled(channel, deliveries, began_at, seconds, error, late)
+            self._handled(channel, seconds, waits, error, late)
         except BaseException as e:
             if passes(e):
                 raise
@@ -56,6 +58,64 @@ class Metering:
             if passes(e):
                 raise
             self._bulkhead.report("the meter", e)
+
+    @contextmanager
+    def joined(self, broker: Broker, revision: str, figures: Callable[[], ProcessFigures]) -> Iterator[None]:
+        """While entered, the meter knows of this connection. See Meter."""
+        left: list[Callable[[], object]] = []
+        self._bulkhead.call(
+            "the meter",
+            lambda: left.append(self._meter.joined(self._train, system_of(unobserved(broker)), revision, figures)),
+        )
+        try:
+            yield
+        finally:
+            for leave in left:
+                self._bulkhead.call("the meter", leave)
+
+    def looked(self, figures: TrainFigures | None) -> None:
+        """See Meter."""
+        self._bulkhead.call("the meter", lambda: self._meter.looked(self._train, figures))
+
+
+class Handlings:
+    """The handlings of one channel that ended well, gathered until a batch of events is settled: telling the meter of
+    each by itself would cost every event."""
+
+    __slots__ = ("_clock", "_metering", "began", "seconds")
+
+    def __init__(self, metering: Metering, clock: Callable[[], float]) -> None:
+        self._metering = metering
+        self._clock = clock
+        self.seconds: list[float] = []
+        """How long each took."""
+        self.began: list[float] = []
+        """When those of new events began by the loop's clock, less the time of the event. A wait once the difference of
+        the clocks is added."""
+
+    def tell(self, channel: Channel, *, late: bool) -> None:
+        """Tell the meter of those that have ended since the last time."""
+        if self.seconds:
+            seconds, self.seconds = self.seconds, []
+            began, self.began = self.began, []
+            ahead = self._clock() - asyncio.get_running_loop().time()
+            waits = [each + ahead for each in began]
+            self._metering.handled(channel, seconds, waits, "", late)
+
+    def tell_failed(self, channel: Channel, seconds: float, waits: Sequence[float], error: str, *, late: bool) -> None:
+        """Tell the meter of one that failed, or of a batch."""
+        self._metering.handled(channel, [seconds], waits, error, late)
+
+
+_SYSTEMS = {"aws": "aws_sqs"}
+
+
+def system_of(broker: Broker) -> str:
+    """The kind of the broker, as OpenTelemetry names systems: that of our own drivers by their folder, that of another
+    package's by the package."""
+    package, *rest = type(broker).__module__.split(".")
+    name = rest[1] if package == "eventwagon" and rest[:1] == ["drivers"] and len(rest) > 1 else package
+    return _SYSTEMS.get(name, name)
 
 
 def observed(broker: Broker, metering: Metering | None) -> Broker:

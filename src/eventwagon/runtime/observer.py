@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -59,6 +60,7 @@ from .bulkhead import is_ours
 from .ended import EndedMembers
 from .looks import Looks
 from .removal import WagonRemover
+from .reporting import Reporter
 from .runtime import Runtime
 from .switcher import Switcher
 from .tasks import to_the_end
@@ -136,6 +138,9 @@ class Observer:
         """When the dead letters were last looked at (the loop's time)."""
         self._remover = WagonRemover(runtime, state, switcher, self._letters)
         self._ended = EndedMembers(runtime, state)
+        self._reporter = None if runtime.metering is None else Reporter(runtime, runtime.metering)
+        self._letters_kept: int | None = None
+        """Dead letters at the last look at them; None: not looked at yet."""
         self._history = History()
         self._meter = Meter()
         self._crashes = Crashes()
@@ -165,6 +170,10 @@ class Observer:
         """The last plan wanted the next wagon."""
         self._at_risk = False
         """The last plan found a promise at risk."""
+        self._began: float | None = None
+        """When it began to look (the loop's time)."""
+        self._time: Callable[[], float] = time.monotonic
+        """The loop's, once it runs."""
         self._looked: float | None = None
         """When the last complete look ended."""
         self._look_failed = ""
@@ -180,6 +189,12 @@ class Observer:
             return ""
         return f"it last looked at the train {ago:.0f} s ago{self._look_failed and ': '}{self._look_failed}"
 
+    @property
+    def look_age(self) -> float | None:
+        """Seconds since the last complete look, or since it began; None: it has not begun."""
+        since = self._began if self._looked is None else self._looked
+        return None if since is None else self._time() - since
+
     def wake(self) -> None:
         """Look now, without waiting for the next turn."""
         self._woken.set()
@@ -187,6 +202,15 @@ class Observer:
     async def run(self) -> None:
         """Look until cancelled. A failure is reported, and the next look tries again. An unexpected exception is logged
         and counted, and ends nothing."""
+        self._time = asyncio.get_running_loop().time
+        self._began = self._time()
+        try:
+            await self._run()
+        finally:
+            if self._reporter is not None:
+                self._reporter.end()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()
@@ -244,6 +268,8 @@ class Observer:
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
+        if self._reporter is not None:
+            self._reporter.look(seen, self._letters_kept, tasks)
         if not unasked:
             self._crashes.look(self._name, deployments, members, {w.unit for w in base.manifest.wagons})
         decided = plan(seen)
@@ -504,6 +530,7 @@ class Observer:
                 d == Depth() and (c.wagon or c in self._letters.held) for c, d in zip(channels, found, strict=True)
             )
             there = await self._broker.channels(self._train) if doubtful else ()
+        self._letters_kept = sum(max(0, (d.published or 0) - (d.settled or 0)) for d in found)
         depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
         self._letters.look(depths, there, told, now=asyncio.get_running_loop().time(), ending=ending)

@@ -272,6 +272,8 @@ class Settler:
     async def _work_off(self, queue: SettleQueue) -> None:
         try:
             while queue.done or queue.back:
+                if (handlings := self.source.handlings) is not None:
+                    handlings.tell(self.source.channel, late=self.source.wagon.spec.cut_off_at is not None)
                 done = queue.take(self._runtime.settings.publish_batch)
                 back, queue.back = queue.back, []
                 try:

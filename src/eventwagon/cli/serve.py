@@ -157,9 +157,7 @@ async def run(
         scraped=Scraped(metrics_port, metrics_host),
         orchestrator="subprocess:" if isolate else orchestrator,
     )
-    await _serve(
-        targets, revision, log_level, Health(health_port, health_host), Scraped(metrics_port, metrics_host), how
-    )
+    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
 @job
@@ -182,9 +180,7 @@ async def observe(
     how = _Options(
         url=url, redeclare=redeclare, scraped=Scraped(metrics_port, metrics_host), work=False, orchestrator=orchestrator
     )
-    await _serve(
-        targets, revision, log_level, Health(health_port, health_host), Scraped(metrics_port, metrics_host), how
-    )
+    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
 @job
@@ -234,9 +230,7 @@ async def work(
         workers=workers,
         grace=grace,
     )
-    await _serve(
-        targets, revision, log_level, Health(health_port, health_host), Scraped(metrics_port, metrics_host), how
-    )
+    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ class PrometheusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The present figures. From any thread."""
-        return (_family(family, self._metrics.since) for family in self._metrics.collect())
+        return (_family(family) for family in self._metrics.collect())
 
 
 def scrape(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:
@@ -52,14 +52,14 @@ def scrape(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:
     return encode(registry), content_type
 
 
-def _family(family: Family, since: float) -> Metric:
+def _family(family: Family) -> Metric:
     instrument = family.instrument
     name, labels = instrument.in_prometheus, [prometheus_name(label) for label in instrument.labels]
     match instrument.kind:
         case "counter":
             counter = CounterMetricFamily(name.removesuffix("_total"), instrument.help, labels=labels)
             for values, value in family.series.items():
-                counter.add_metric(values, _number(value), created=since)
+                counter.add_metric(values, _number(value))
             return counter
         case "gauge":
             gauge = GaugeMetricFamily(name, instrument.help, labels=labels)

@@ -25,7 +25,7 @@ from ..contracts.facts import (
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, InSteps
-from ..contracts.reading import History, Reading, Sample, busy_rate
+from ..contracts.reading import History, Reading, Sample
 from ..contracts.registry import Member
 from ..display.text import count, said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
@@ -53,7 +53,7 @@ from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
-from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses
+from ..policy.seen import ActiveAges, Ages, Seen, checked_in, reading_of, sample_of, since_losses
 from ..policy.sizing import Meter, counts
 from ..values import shown
 from .bulkhead import is_ours
@@ -371,11 +371,8 @@ class Observer:
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
-            ingress = of[0]
-            if ingress.published is not None and ingress.settled is not None:
-                # events of a paused wagon are no backlog: they don't show how fast its workers are
-                waiting = 0 if number in paused else ingress.waiting or 0
-                samples[number] = Sample(steady, ingress.published, ingress.settled, waiting)
+            if (sample := sample_of(of[0], steady, paused=number in paused)) is not None:
+                samples[number] = sample
         self._history.add_all(samples, steady)
         self._history.keep({w.number for w in wagons})
         standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
@@ -386,10 +383,18 @@ class Observer:
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
-        shared_rate = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
+        shared = self._history.of(0) if self._settings.workers.total is not None else None
         return {
             w.number: msgspec.structs.replace(
-                self._reading(w, depths[w.number], now, ages[w.number], crowding, shared_rate),
+                reading_of(
+                    w,
+                    depths[w.number],
+                    self._history.of(w.number),
+                    now=now,
+                    age=ages[w.number],
+                    crowding=crowding,
+                    shared=shared,
+                ),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
@@ -447,36 +452,6 @@ class Observer:
                     raise
                 troubles.append(self._met(f"reading {wagon_name(self._train, number)}", e))
         return found, troubles
-
-    def _reading(
-        self,
-        wagon: Wagon,
-        depths: Sequence[Depth],
-        now: float,
-        age: float,
-        crowding: float,
-        shared_rate: float | None,
-    ) -> Reading:
-        """`shared_rate`: the settle rate of the workers that all wagons share."""
-        shared = self._settings.workers.total is not None
-        ingress = depths[0]
-        samples = self._history.of(wagon.number)
-        return Reading(
-            number=wagon.number,
-            at=now,
-            age=age,
-            published=ingress.published,
-            settled=ingress.settled,
-            waiting=ingress.waiting,
-            in_flight=ingress.in_flight,
-            oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
-            newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
-            settle_rate=shared_rate if shared else busy_rate(samples),
-            inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
-            emitted=sum(depth.published or 0 for depth in depths[1:]),
-            samples=samples,
-            crowding=crowding,
-        )
 
     def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Ages:
         """How long things have been as they are, by this process's own steady clock."""

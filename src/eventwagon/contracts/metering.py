@@ -76,9 +76,9 @@ class Meter(Protocol):
         """A call to the broker has ended: one method of `Broker` or `Subscription`, by its name (`publish`, `receive`,
         `settle` …).
 
-        `channel` is the first one of several. `events`: how many were published, received, settled or released;
-        channels for `depth`. `error` is the class of what it raised; empty: nothing. The seconds of `receive` include
-        the time for which it waited for an event.
+        `channel` is the first one of several. `events`: how many were stored by `publish`, also by one that raised
+        ChannelFull or Sealed, or were received, settled or released; channels for `depth`. `error` is the class of what
+        it raised; empty: nothing. The seconds of `receive` include the time for which it waited for an event.
         """
         ...
 

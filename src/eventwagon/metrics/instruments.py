@@ -103,15 +103,16 @@ SENT = Instrument(
     name="messaging.client.sent.messages",
     kind="counter",
     unit="{message}",
-    help="Events in calls that publish, by programs and handlers, dead letters included.",
-    labels=(SYSTEM, OPERATION, TEMPLATE, ERROR, TRAIN),
+    help="Events that the broker has stored: published, emitted by handlers, and dead letters. Those of calls that "
+    "failed are not counted.",
+    labels=(SYSTEM, OPERATION, TEMPLATE, TRAIN),
 )
 CONSUMED = Instrument(
     name="messaging.client.consumed.messages",
     kind="counter",
     unit="{message}",
     help="Events received, each time that they were.",
-    labels=(SYSTEM, OPERATION, TEMPLATE, ERROR, TRAIN),
+    labels=(SYSTEM, OPERATION, TEMPLATE, TRAIN),
 )
 PROCESS_DURATION = Instrument(
     name="messaging.process.duration",

@@ -141,6 +141,7 @@ class Metrics:
                 yield Family(instrument, series)
 
     def _of_calls(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+        moved: dict[tuple[Instrument, Labels], int] = {}
         for (operation, train, name, error), calls in list(self._calls.items()):
             system, template = self._systems.get(train, ""), template_of(train, name)
             yield (
@@ -149,8 +150,11 @@ class Metrics:
                 calls,
             )
             counter = {"publish": i.SENT, "receive": i.CONSUMED}.get(operation)
-            if counter is not None and (calls.events or operation == "publish"):
-                yield counter, (system, operation, template, error, train), calls.events
+            if counter is not None:
+                key = counter, (system, operation, template, train)
+                moved[key] = moved.get(key, 0) + calls.events
+        for (counter, labels), events in moved.items():
+            yield counter, labels, events
 
     def _of_handlings(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
         for (train, name, error), handlings in list(self._handlings.items()):

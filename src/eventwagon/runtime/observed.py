@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from ..contracts.broker import Broker, Capabilities, Delivery, Depth, Subscription, Troubled
 from ..contracts.facts import Fact
 from ..contracts.metering import Meter, ProcessFigures, TrainFigures
+from ..errors import ChannelFull, Sealed
 from ..event import Channel, Event
 from .bulkhead import Bulkhead, passes
 
@@ -176,8 +177,17 @@ class ObservedBroker:
         return _Call(self._metering, operation, channel, events)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
-        with self._call("publish", channel, len(events)):
+        time = asyncio.get_running_loop().time
+        began, stored, error = time(), 0, ""
+        try:
             await self.inner.publish(channel, events)
+            stored = len(events)
+        except BaseException as e:
+            stored = e.accepted if isinstance(e, ChannelFull | Sealed) else 0
+            error = type(e).__name__
+            raise
+        finally:
+            self._metering.called("publish", channel, stored, time() - began, error)
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         with self._call("create", channel):

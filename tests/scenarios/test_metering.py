@@ -149,6 +149,30 @@ def test_a_handler_that_takes_too_long_and_one_of_batches() -> None:
     run(main())
 
 
+def test_an_error_whose_class_has_no_name() -> None:
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:  # type: ignore[override]
+            raise RuntimeError("no name")
+
+    class Odd(Exception, metaclass=Nameless): ...
+
+    async def main() -> None:
+        world, noted = World(), Noted()
+        train = Train("t", limit=Volume(10_000), workers=Workers(each=1), attempts=1)
+
+        @train.on("t")
+        async def fails(n: int) -> None:
+            raise Odd
+
+        async with world.connect(train, meter=noted) as connection, connection.running():
+            await connection.publish(1)
+            await until(lambda: bool(noted.handlings))
+        assert [error for _, _, error, _ in noted.handlings] == ["Odd"]
+
+    run(main())
+
+
 class Away(MemoryBroker):
     """Can't be reached while it is `away`."""
 

@@ -4,6 +4,7 @@ line."""
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import urllib.error
@@ -21,6 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from eventwagon import Train, UsageError, Volume, Workers
+from eventwagon.cli.scraped import Scraped
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import Channel
 from eventwagon.metrics import INSTRUMENTS, Metrics, serving
@@ -197,8 +199,7 @@ def test_over_otlp_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> N
         asyncio.run(main())
     (resource,) = got[0].resource_metrics
     assert {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"] == "shop"
-    names = {metric.name for scope in resource.scope_metrics for metric in scope.metrics}
-    assert {"messaging.client.sent.messages", "eventwagon.event.wait"} <= names
+    assert {"messaging.client.sent.messages", "eventwagon.event.wait"} <= names(got)
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "0", "inf"])
@@ -236,10 +237,62 @@ def test_a_train_in_a_program_is_scraped() -> None:
     asyncio.run(main())
 
 
-async def started(*arguments: str, cwd: Path) -> asyncio.subprocess.Process:
+async def started(*arguments: str, cwd: Path, **environment: str) -> asyncio.subprocess.Process:
+    variables = {**os.environ, **environment}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "eventwagon", *arguments, cwd=cwd, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "eventwagon", *arguments, cwd=cwd, env=variables, stderr=asyncio.subprocess.PIPE
     )
+
+
+def test_run_sends_to_the_collector_of_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+
+    async def main(port: int, got: list[ExportMetricsServiceRequest]) -> None:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        }
+        runs = await started("run", "app.py:numbers", cwd=tmp_path, **variables)
+        try:
+            async with asyncio.timeout(40):
+                while not {"eventwagon.info", "eventwagon.wagons"} <= names(got):
+                    assert runs.returncode is None
+                    await asyncio.sleep(0.1)
+        finally:
+            runs.terminate()
+            _, said = await runs.communicate()
+        assert runs.returncode == 0, said.decode()
+
+    with collector() as (port, got):
+        asyncio.run(main(port, got))
+
+
+def names(got: list[ExportMetricsServiceRequest]) -> set[str]:
+    """The names of all metrics in these requests."""
+    return {m.name for request in got for r in request.resource_metrics for s in r.scope_metrics for m in s.metrics}
+
+
+@pytest.mark.parametrize(
+    ("variables", "sends"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, True),
+        ({"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, False),
+        ({"OTEL_METRICS_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_METRICS_EXPORTER": "otlp"}, False),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318"}, False),
+    ],
+)
+def test_opentelemetrys_own_variables_turn_it_on(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sends: bool
+) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (Scraped(None, "").meter is not None) == sends
 
 
 async def scraped(port: int, name: str) -> Figures:

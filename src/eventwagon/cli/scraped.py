@@ -1,4 +1,4 @@
-"""`--metrics-port`: the process measures what it does, and answers Prometheus; or it exports to OpenTelemetry."""
+"""`--metrics-port`: the process measures what it does, and answers Prometheus; or it sends to OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from ..errors import UsageError
 from ..metrics import Metrics, serving
 
 _logger = logging.getLogger("eventwagon.cli")
 
-_SWITCHES_ON = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 
 
 class Scraped:
@@ -33,16 +34,31 @@ class Scraped:
                 await stack.enter_async_context(serving(self.meter, self._port, self._host))
                 _logger.info("answers GET /metrics at %s port %d", self._host or "every address,", self._port)
             if self.meter is not None and self._sends:
-                from ..metrics.opentelemetry import exporting
-
-                await stack.enter_async_context(exporting(self.meter))
+                await self._send(self.meter, stack)
             yield
+
+    async def _send(self, metrics: Metrics, stack: AsyncExitStack) -> None:
+        """Send to OpenTelemetry until the stack is left. If only an endpoint is named, it may be meant for the
+        program's own traces: a missing package is then no reason not to run."""
+        try:
+            from ..metrics.opentelemetry import exporting
+
+            await stack.enter_async_context(exporting(metrics))
+        except UsageError as e:
+            if _exporter() == "otlp":
+                raise
+            _logger.warning("no metrics are sent to OpenTelemetry: %s", e)
+        else:
+            _logger.info("sends metrics to OpenTelemetry")
 
 
 def sends_to_opentelemetry() -> bool:
-    """Whether OpenTelemetry's own environment variables ask for metrics: an OTLP endpoint is named, or `otlp` as the
-    exporter of metrics, and neither the SDK nor the exporter is turned off."""
-    exporter = os.environ.get("OTEL_METRICS_EXPORTER", "").strip().lower()
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+    """Whether OpenTelemetry's own environment variables ask for metrics: `otlp` is the exporter of metrics, or an OTLP
+    endpoint is named; and neither the SDK nor the exporter is turned off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or _exporter() not in ("", "otlp"):
         return False
-    return exporter == "otlp" or any(os.environ.get(name) for name in _SWITCHES_ON)
+    return _exporter() == "otlp" or any(os.environ.get(name) for name in _ENDPOINTS)
+
+
+def _exporter() -> str:
+    return os.environ.get("OTEL_METRICS_EXPORTER", "").strip().lower()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from importlib.metadata import version
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple, TypeVar
 
 from ..contracts.facts import Fact
@@ -140,10 +140,14 @@ class Metrics:
             if series:
                 yield Family(instrument, series)
 
+    def _system(self, train: str) -> str:
+        """The broker's kind. A train that only handlers publish to has that of their own train."""
+        return self._systems.get(train) or next(iter(self._systems.values()), "")
+
     def _of_calls(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
         moved: dict[tuple[Instrument, Labels], int] = {}
         for (operation, train, name, error), calls in list(self._calls.items()):
-            system, template = self._systems.get(train, ""), template_of(train, name)
+            system, template = self._system(train), template_of(train, name)
             yield (
                 i.OPERATION_DURATION,
                 (system, operation, _TYPES.get(operation, ""), template, error, train),
@@ -158,7 +162,7 @@ class Metrics:
 
     def _of_handlings(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
         for (train, name, error), handlings in list(self._handlings.items()):
-            labels = self._systems.get(train, ""), "process", template_of(train, name), error, train
+            labels = self._system(train), "process", template_of(train, name), error, train
             yield i.PROCESS_DURATION, labels, handlings
         for (train, late), waits in list(self._waits.items()):
             yield i.EVENT_WAIT, (train, "backlog" if late else "new"), waits
@@ -172,7 +176,7 @@ class Metrics:
     def _of_process(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
         sums: dict[tuple[Instrument, Labels], float] = {}
         for train, system, revision, figures in list(self._connections.values()):
-            yield i.INFO, (train, system, version("eventwagon"), revision), 1
+            yield i.INFO, (train, system, own_version(), revision), 1
             now = figures()
             values: dict[tuple[Instrument, Labels], float] = {
                 (i.WORKERS, (train,)): now.workers,
@@ -194,6 +198,15 @@ class Metrics:
         for figures in list(self._trains.values()):
             if abs(now - figures.at) <= figures.lasts:
                 yield from of_train(figures)
+
+
+@cache
+def own_version() -> str:
+    """The version of eventwagon; `unknown` if it is not installed."""
+    try:
+        return version("eventwagon")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def of_train(figures: TrainFigures) -> Iterator[tuple[Instrument, Labels, float]]:

@@ -84,12 +84,13 @@ async def onlooking(
                 failed("finding the trains", e)
             await asyncio.sleep(every)
 
-    async with drivers.broker, drivers.registry, asyncio.TaskGroup() as tasks:
-        looking = tasks.create_task(again())
+    async with drivers.broker, drivers.registry:
+        looking = asyncio.create_task(again())
         try:
             yield
         finally:
             looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             for each in known.values():
                 each.leave()
 

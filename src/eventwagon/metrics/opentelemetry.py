@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from importlib.metadata import version
+from contextlib import asynccontextmanager, suppress
 
 from ..errors import UsageError
 from ..runtime.bulkhead import Bulkhead
 from ..values import real
 from .instruments import Instrument
-from .measures import Family, Labels, Metrics
+from .measures import Family, Labels, Metrics, own_version
 from .series import Histogram as Series
 
 try:
@@ -44,6 +43,8 @@ except ModuleNotFoundError as e:
 __all__ = ["data_of", "exporting"]
 
 _EVERY = "OTEL_METRIC_EXPORT_INTERVAL"
+_AT_THE_END = 10.0
+"""Seconds for the last export."""
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
@@ -85,14 +86,16 @@ async def exporting(
             await asyncio.sleep(seconds)
             await once()
 
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(again())
-        try:
-            yield
-        finally:
-            running.cancel()
-            await once()
-            await asyncio.to_thread(to.shutdown)
+    running = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AT_THE_END):
+                await once()
+        await asyncio.to_thread(to.shutdown)
 
 
 def _interval() -> float:
@@ -104,7 +107,12 @@ def _interval() -> float:
 
 
 def _otlp() -> MetricExporter:
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    except ModuleNotFoundError as e:
+        raise UsageError(
+            f"OTLP needs a package that is not installed ({e.name}): pip install 'eventwagon[otel]'"
+        ) from None
 
     return OTLPMetricExporter()
 
@@ -115,7 +123,7 @@ def data_of(metrics: Metrics, resource: Resource) -> MetricsData | None:
     found = [_metric(family, start, now) for family in metrics.collect()]
     if not found:
         return None
-    scope = ScopeMetrics(InstrumentationScope("eventwagon", version("eventwagon")), found, "")
+    scope = ScopeMetrics(InstrumentationScope("eventwagon", own_version()), found, "")
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 

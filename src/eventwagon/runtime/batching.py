@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..event import Event
 from ..options import Options
 from ..payload import Shape, one_of
-from ..values import shown
+from ..values import class_name, shown
 from .context import Context, Destination, Place
 from .handler import Handler
 from .handling import call, no_payload
@@ -150,7 +150,7 @@ def error_of(outcome: Result, *, expired: bool) -> str:
         case Failed() if expired:
             return "timeout"
         case Failed(error=error):
-            return "failed" if error is None else type(error).__name__
+            return "failed" if error is None else class_name(error)
         case Dead():
             return "dead"
         case Batched(results=results):

@@ -12,6 +12,7 @@ from ..contracts.facts import Fact
 from ..contracts.metering import Meter, ProcessFigures, TrainFigures
 from ..errors import ChannelFull, Sealed
 from ..event import Channel, Event
+from ..values import class_name
 from .bulkhead import Bulkhead, passes
 
 
@@ -144,9 +145,9 @@ class _Call:
         self._time = time = asyncio.get_running_loop().time
         self._began = time()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _: object, raised: BaseException | None, __: object) -> None:
         seconds = self._time() - self._began
-        error = "" if kind is None else kind.__name__
+        error = "" if raised is None else class_name(raised)
         self._metering.called(self._operation, self._channel, self._events, seconds, error)
 
 
@@ -184,7 +185,7 @@ class ObservedBroker:
             stored = len(events)
         except BaseException as e:
             stored = e.accepted if isinstance(e, ChannelFull | Sealed) else 0
-            error = type(e).__name__
+            error = class_name(e)
             raise
         finally:
             self._metering.called("publish", channel, stored, time() - began, error)
@@ -260,7 +261,7 @@ class _ObservedSubscription:
         except asyncio.CancelledError:
             raise  # its caller leaves: this says nothing about the broker
         except BaseException as e:
-            self._metering.called("receive", self._channel, 0, time() - began, type(e).__name__)
+            self._metering.called("receive", self._channel, 0, time() - began, class_name(e))
             raise
         self._metering.called("receive", self._channel, len(found), time() - began)
         return found

@@ -54,7 +54,7 @@ from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
 from ..policy.seen import ActiveAges, Ages, Seen, checked_in, reading_of, sample_of, since_losses
-from ..policy.sizing import Meter, counts
+from ..policy.sizing import DemandMeter, counts
 from ..values import shown
 from .bulkhead import is_ours
 from .ended import EndedMembers
@@ -142,7 +142,7 @@ class Observer:
         self._letters_kept: int | None = None
         """Dead letters at the last look at them; None: not looked at yet."""
         self._history = History()
-        self._meter = Meter()
+        self._meter = DemandMeter()
         self._crashes = Crashes()
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}

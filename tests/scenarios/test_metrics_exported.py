@@ -83,6 +83,40 @@ def test_a_scrape_in_both_formats() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((object(), 0), "give a Metrics"),
+        ((Metrics(), True), "port must be"),
+        ((Metrics(), -1), "port must be"),
+        ((Metrics(), 65536), "port must be"),
+        ((Metrics(), "9464"), "port must be"),
+        ((Metrics(), float("nan")), "port must be"),
+        ((Metrics(), 0, None), "host=None"),
+        ((Metrics(), 0, "no such host"), "--metrics-host no such host"),
+        ((Metrics(), 0, "\ud800"), "--metrics-host"),
+        ((Metrics(), 0, "a\0b"), "--metrics-host"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: tuple[Any, ...], said: str) -> None:
+    async def main() -> None:
+        async with serving(*arguments):
+            pass
+
+    with pytest.raises(UsageError, match=said):
+        asyncio.run(main())
+
+
+def test_what_is_no_exporter_is_refused() -> None:
+    async def main() -> None:
+        wrong: Any = "otlp"
+        async with exporting(some(), wrong):
+            pass
+
+    with pytest.raises(UsageError, match="is no MetricExporter"):
+        asyncio.run(main())
+
+
 def test_a_scrape_that_fails_is_an_error_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         metrics = some()

@@ -17,7 +17,7 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.metering import Meter, ProcessFigures
 from ..contracts.orchestrator import Deployment
-from ..contracts.reading import History, Sample
+from ..contracts.reading import History, Sample, busy_rate
 from ..contracts.registry import Member
 from ..contracts.timetable import timetable_of
 from ..display.text import said
@@ -167,7 +167,8 @@ class Onlooker:
         self._history.add_all(samples, steady)
         self._history.keep({w.number for w in wagons})
         crowding = len(manifest.wagons) / settings.wagons
-        shared = self._history.of(0) if settings.workers.total is not None else None
+        shared = settings.workers.total is not None
+        shared_rate = busy_rate(self._history.of(0)) if shared else None
         readings = {
             w.number: reading_of(
                 w,
@@ -176,7 +177,7 @@ class Onlooker:
                 now=now,
                 age=ages[w.number],
                 crowding=crowding,
-                shared=shared,
+                settle_rate=shared_rate if shared else busy_rate(self._history.of(w.number)),
             )
             for w in wagons
         }

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from ..errors import UsageError
 from ..runtime.bulkhead import Bulkhead
-from ..values import real
+from ..values import real, shown
 from .instruments import Instrument
 from .measures import Family, Labels, Metrics, own_version
 from .series import Histogram as Series
@@ -65,6 +65,8 @@ async def exporting(
     (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`). The exporter is called in a thread. What it raises is logged and
     ends nothing. Raises UsageError.
     """
+    if exporter is not None and not isinstance(exporter, MetricExporter):
+        raise UsageError(f"exporting: {shown(exporter)} is no MetricExporter of OpenTelemetry's SDK")
     seconds = _interval() if every is None else real("every", every)
     to = exporter or _otlp()
     whose = resource or Resource.create()

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ..answering import Answer, Asked, answering
+from ..errors import UsageError
 from ..runtime.bulkhead import Bulkhead
+from ..values import is_a, shown, whole
 from .measures import Metrics
 
 LOOPBACK = "127.0.0.1"
@@ -20,6 +22,11 @@ async def serving(metrics: Metrics, port: int, host: str = LOOPBACK) -> AsyncIte
     `host` is the address to listen on: by default only this machine can ask; with an empty one all addresses of the
     machine are used. Needs `eventwagon[prometheus]`. Raises UsageError, also if the address or the port can't be used.
     """
+    if not is_a(metrics, Metrics):
+        raise UsageError(f"serving: give a Metrics, not {shown(metrics)}")
+    port = whole("serving: port", port, least=0, most=65535)
+    if not is_a(host, str):
+        raise UsageError(f"serving: host={shown(host)}: give an address, or '' for all of this machine")
     from .prometheus import scrape
 
     bulkhead = Bulkhead("metrics")

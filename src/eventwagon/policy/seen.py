@@ -10,7 +10,7 @@ from ..contracts.broker import Capabilities, Depth, outstanding
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, together
-from ..contracts.reading import Reading, Sample, busy_rate
+from ..contracts.reading import Reading, Sample
 from ..contracts.registry import Member
 from ..event import Channel
 from ..settings import Settings
@@ -111,10 +111,10 @@ def reading_of(
     now: float,
     age: float,
     crowding: float,
-    shared: Sequence[Sample] | None,
+    settle_rate: float | None,
 ) -> Reading:
-    """The reading of a wagon by the depths of its channels, the ingress first, and its samples. `shared`: those of all
-    wagons together if they share their workers, who settle at that rate; None: they don't."""
+    """The reading of a wagon by the depths of its channels, the ingress first, and its samples. `settle_rate`: that of
+    the workers that serve it, see `busy_rate`."""
     ingress = depths[0]
     return Reading(
         number=wagon.number,
@@ -126,7 +126,7 @@ def reading_of(
         in_flight=ingress.in_flight,
         oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
         newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
-        settle_rate=busy_rate(samples if shared is None else shared),
+        settle_rate=settle_rate,
         inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
         emitted=sum(depth.published or 0 for depth in depths[1:]),
         samples=samples,

@@ -25,7 +25,7 @@ from ..contracts.facts import (
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, InSteps
-from ..contracts.reading import History, Reading, Sample
+from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..display.text import count, said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
@@ -383,7 +383,8 @@ class Observer:
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
-        shared = self._history.of(0) if self._settings.workers.total is not None else None
+        shared = self._settings.workers.total is not None
+        shared_rate = busy_rate(self._history.of(0)) if shared else None
         return {
             w.number: msgspec.structs.replace(
                 reading_of(
@@ -393,7 +394,7 @@ class Observer:
                     now=now,
                     age=ages[w.number],
                     crowding=crowding,
-                    shared=shared,
+                    settle_rate=shared_rate if shared else busy_rate(self._history.of(w.number)),
                 ),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),

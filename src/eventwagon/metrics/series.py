@@ -32,13 +32,18 @@ class Histogram:
 
     def add_all(self, values: Sequence[float]) -> None:
         """Count several at once, which costs less. Not idempotent."""
-        self.sum += sum(values)
-        ascending, at = sorted(values), 0
-        if not ascending:
+        if not values:
             return
-        self.low, self.high = min(self.low, ascending[0]), max(self.high, ascending[-1])
-        for place, bound in enumerate(self.bounds):
-            upto = bisect_right(ascending, bound, at)
+        low, high = min(values), max(values)
+        self.sum += sum(values)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        first = bisect_left(self.bounds, low)
+        if first == bisect_left(self.bounds, high):  # as for the many handlings of a fast handler
+            self.counts[first] += len(values)
+            return
+        ascending, at = sorted(values), 0
+        for place in range(first, len(self.bounds)):
+            upto = bisect_right(ascending, self.bounds[place], at)
             self.counts[place] += upto - at
             at = upto
             if at == len(ascending):

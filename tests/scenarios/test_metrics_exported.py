@@ -28,6 +28,7 @@ from eventwagon.event import Channel
 from eventwagon.metrics import INSTRUMENTS, Metrics, serving
 from eventwagon.metrics.opentelemetry import exporting
 from eventwagon.metrics.prometheus import PrometheusCollector
+from eventwagon.policy.edits import spec_of
 from tests.scraped import Figures
 from tests.servers.ports import free_port
 
@@ -267,6 +268,29 @@ def test_a_train_in_a_program_is_scraped() -> None:
                     if found.sum("messaging_process_duration_seconds_count") == 25 and found.all("eventwagon_wagons"):
                         return
                     await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+
+
+def test_a_process_that_an_orchestrator_starts_is_measured() -> None:
+    async def main() -> None:
+        train, metrics, url = Train("t", limit=Volume(10), workers=Workers(each=3)), Metrics(), "memory://started"
+
+        @train.on("t")
+        async def handle(n: int) -> None: ...
+
+        async with train.connect(url, listeners=()) as connection, train.working(url, meter=metrics) as (_, local):
+            await connection.publish_many(range(5))
+            (wagon,) = connection.manifest.wagons
+            await local.ensure(spec_of(connection.manifest, wagon, workers=3))
+            async with asyncio.timeout(20):
+                while Figures.of(metrics).sum("messaging_process_duration_seconds_count") < 5:
+                    await asyncio.sleep(0.01)
+            found = Figures.of(metrics)
+            assert found.one("eventwagon_workers") == 3
+            assert found.one("eventwagon_info", messaging_system="memory") == 1
+            assert not found.all("eventwagon_wagons"), "it observes nothing"
+        assert not Figures.of(metrics).all("eventwagon_workers")
 
     asyncio.run(main())
 

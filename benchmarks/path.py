@@ -11,6 +11,7 @@ import msgspec
 
 from eventwagon import Train
 from eventwagon.connection import Connection
+from eventwagon.contracts.metering import Meter
 from eventwagon.limits import Volume
 from eventwagon.workers import Workers
 
@@ -55,7 +56,7 @@ async def run(how: Run) -> list[Line]:
     ]
 
 
-async def whole(url: str, count: int) -> float:
+async def whole(url: str, count: int, meter: Meter | None = None) -> float:
     """Events/s from the first publish until all are settled, with the observer at work as ever."""
     train = Train("bench", limit=Volume(10**9), workers=Workers(total=8))
     left = count
@@ -69,7 +70,7 @@ async def whole(url: str, count: int) -> float:
             handled.set()
 
     work = orders(count)
-    async with train.connect(url, listeners=()) as connection, connection.running():
+    async with train.connect(url, listeners=(), meter=meter) as connection, connection.running():
         watch = Stopwatch()
         await asyncio.gather(*(connection.publish_many(work[n::_PUBLISHERS]) for n in range(_PUBLISHERS)))
         await handled.wait()

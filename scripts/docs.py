@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import eventwagon
-from eventwagon import BatchContext, BlockingConnection, Connection, Context, Train, breaker, errors, settings, testing
+from eventwagon import (
+    BatchContext,
+    BlockingConnection,
+    Connection,
+    Context,
+    Train,
+    breaker,
+    errors,
+    metrics,
+    settings,
+    testing,
+)
 from eventwagon.contracts import facts, lifecycle
 from eventwagon.contracts.broker import Capabilities
 from eventwagon.drivers.opening import open_drivers
@@ -237,6 +248,37 @@ def _call(kind: type, name: str, member: object) -> str:
     return f"{how}{of}.{name}{words}"
 
 
+def instruments() -> str:
+    """All metrics, by who exports them."""
+    parts = {
+        "By OpenTelemetry's conventions for messaging, from each process": lambda i: i.name.startswith("messaging."),
+        "From each process": lambda i: i.name.startswith("eventwagon.") and i.by == "process",
+        "The whole train, from one observer": lambda i: i.by == "observer",
+    }
+    text = ""
+    for title, belongs in parts.items():
+        rows = [
+            (
+                f"`{each.name}`",
+                f"`{each.in_prometheus}`",
+                each.kind,
+                each.unit.strip("{}"),
+                each.help,
+                ", ".join(f"`{label}`" for label in each.labels if label != metrics.instruments.TRAIN),
+            )
+            for each in metrics.INSTRUMENTS
+            if belongs(each)
+        ]
+        head = ("instrument", "in Prometheus", "kind", "unit", "what", "labels besides `eventwagon.train`")
+        text += f"{title}:\n\n{table(head, rows)}\n"
+    return text.rstrip() + "\n"
+
+
+def metric_labels() -> str:
+    """What the labels of metrics say."""
+    return table(("label", "what it says"), [(f"`{k}`", v) for k, v in metrics.instruments.LABELS.items()])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "crash-points": crash_points,
     "lifecycle-diagram": diagram,
@@ -254,6 +296,8 @@ PARTS: dict[str, Callable[[], str]] = {
     ),
     "brokers": brokers,
     "fences": fences,
+    "instruments": instruments,
+    "metric-labels": metric_labels,
     "redis-declares": declares("Redis, Valkey"),
     "pulsar-declares": declares("Pulsar"),
     "sqs-declares": declares("SQS with DynamoDB"),

@@ -19,6 +19,7 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
+from .contracts.metering import Meter, ProcessFigures
 from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
@@ -47,6 +48,7 @@ from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
 from .runtime.membership import Membership
 from .runtime.middleware import Middleware, publish_through
+from .runtime.observed import Metering, observed
 from .runtime.observer import Observer
 from .runtime.payload_batches import Attributes, batches, check_payloads
 from .runtime.publisher import TrainPublisher
@@ -118,6 +120,7 @@ class Connection:
         listeners: Sequence[Listener],
         clock: Callable[[], float],
         redeclare: bool,
+        meter: Meter | None = None,
     ) -> None:
         bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
         given: object = orchestrator
@@ -140,14 +143,15 @@ class Connection:
         """The event loop that the connection belongs to, while it is open."""
         self._process = os.getpid()
         self._opened: InOwnTask[None] | None = None
+        metering = Metering.of(meter, train.name)
         self._runtime = Runtime(
             train=train.name,
             settings=train.settings.orchestrated(orchestrator.step)
             if isinstance(orchestrator, InSteps)
             else train.settings,
-            broker=broker,
+            broker=observed(broker, metering),
             clock=clock,
-            tell=Telling(train.name, listeners),
+            tell=Telling(train.name, listeners if metering is None else [*listeners, metering.heard]),
             bulkhead=self._bulkhead,
             handlers=train.handlers,
             opening=train.opening,
@@ -155,6 +159,7 @@ class Connection:
             revision=train.revision,
             orchestrator=orchestrator,
             timetable=timetable_of(broker, registry),
+            metering=metering,
         )
         self._state = TrainState(self._runtime, registry)
         self._later = Later(self._runtime, self._state)
@@ -198,14 +203,25 @@ class Connection:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.broker)
+            await stack.enter_async_context(self._runtime.broker)
             await stack.enter_async_context(self.registry)
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
             async with self._answering():
                 await stack.enter_async_context(self._state)
                 await stack.enter_async_context(self._switcher)
+            if self._runtime.metering is not None:
+                stack.enter_context(self._runtime.metering.joined(self.broker, self.train.revision, self._figures))
             yield
+
+    def _figures(self) -> ProcessFigures:
+        """What this connection does now, for its meter. From any thread."""
+        membership, observer = self._membership if self._is_running else None, self._observer
+        return msgspec.structs.replace(
+            ProcessFigures() if membership is None else membership.figures,
+            publishers_held=self._switcher.held,
+            look_age=None if observer is None else observer.look_age,
+        )
 
     def _here(self) -> asyncio.AbstractEventLoop:
         """The running event loop, which must be the one that this connection belongs to. Raises UsageError,

@@ -17,6 +17,7 @@ from .blocking import BlockingConnection
 from .connection import Connection
 from .contracts.broker import Broker
 from .contracts.facts import Listener, log
+from .contracts.metering import Meter
 from .contracts.orchestrator import Orchestrator
 from .contracts.registry import Registry
 from .contracts.timetable import timetable_of
@@ -35,6 +36,7 @@ from .runtime.lifespan import Opening, alive, opening_of
 from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.middleware import Middleware, check_middleware
+from .runtime.observed import Metering, observed
 from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
@@ -265,6 +267,7 @@ class Train:
         listeners: Sequence[Listener] = (log,),
         clock: Callable[[], float] = time.time,
         redeclare: bool = False,
+        meter: Meter | None = None,
     ) -> Connection:
         """Return a connection to the train's broker and registry. Enter it with `async with`.
 
@@ -272,7 +275,8 @@ class Train:
         environment variable `EVENTWAGON_URL` names them. `orchestrator` starts the
         workers of each wagon; without one, working processes attach to wagons by themselves. Each of `listeners` is
         called with every fact. `redeclare`: if another program has declared the train differently, store this program's
-        settings instead. Raises UsageError.
+        settings instead. `meter` measures what the connection does: a `Metrics`, or your own (docs/metrics.md). Raises
+        UsageError.
         """
         if url is None and broker is None and registry is None:
             url = _url_of_environment()
@@ -292,7 +296,9 @@ class Train:
         must_be(Registry, registry, "connect: registry")
         if orchestrator is not None:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
-        return Connection(self, broker, registry, orchestrator, heard, clock, redeclare)
+        if meter is not None:
+            must_be(Meter, meter, "connect: meter")
+        return Connection(self, broker, registry, orchestrator, heard, clock, redeclare, meter)
 
     def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
         """Return a connection that publishes from programs without an event loop (Django, Flask, scripts, Celery).
@@ -313,6 +319,7 @@ class Train:
         owner: str = "",
         listeners: Sequence[Listener] = (log,),
         clock: Callable[[], float] = time.time,
+        meter: Meter | None = None,
     ) -> AsyncIterator[tuple[Broker, Orchestrator]]:
         """For processes started by an orchestrator: the broker at `url`, and an in-process orchestrator that attaches
         this process's workers to wagons by their `WagonSpec`s. The process does not follow the manifest; each wagon
@@ -321,21 +328,24 @@ class Train:
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
-        drivers = open_drivers(url, clock=clock)
+        if meter is not None:
+            must_be(Meter, meter, "working: meter")
+        drivers, metering = open_drivers(url, clock=clock), Metering.of(meter, self.name)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(drivers.broker)
             runtime = Runtime(
                 train=self.name,
                 settings=self.settings,
-                broker=broker,
+                broker=observed(broker, metering),
                 clock=clock,
-                tell=Telling(self.name, listeners),
+                tell=Telling(self.name, listeners if metering is None else [*listeners, metering.heard]),
                 bulkhead=Bulkhead(self.name),
                 handlers=self.handlers,
                 opening=self.opening,
                 name=owner,
                 revision=self.revision,
                 timetable=timetable_of(broker),
+                metering=metering,
             )
             publisher = await stack.enter_async_context(
                 TrainPublisher(runtime, lambda: open_drivers(url, clock=clock).registry)
@@ -346,7 +356,9 @@ class Train:
                 registry = await stack.enter_async_context(drivers.registry)
                 budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
             runtime = dataclasses.replace(runtime, state=state, budgets=budgets, publisher=publisher)
-            _, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            workers, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
+            if metering is not None:
+                stack.enter_context(metering.joined(broker, self.revision, lambda: workers.figures))
             yield broker, local
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from eventwagon.contracts.broker import Broker
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.sqlite import SQLiteBroker
+from eventwagon.runtime.observed import Metering, observed
 from eventwagon.testing.conformance import Check, Undeclared, broker_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
 
@@ -24,6 +26,36 @@ def test_memory(check: Check[Broker], fences: bool) -> None:
         run(check.run(lambda: broker))
     except Undeclared as undeclared:
         pytest.skip(str(undeclared))
+
+
+class _Deaf:
+    """A meter that is told of everything."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def called(self, *told: object) -> None:
+        self.calls += 1
+
+    def handled(self, *told: object) -> None: ...
+
+    def heard(self, *told: object) -> None: ...
+
+    def looked(self, *told: object) -> None: ...
+
+    def joined(self, *told: object) -> Callable[[], None]:
+        return lambda: None
+
+
+@pytest.mark.parametrize("check", IN_VIRTUAL_TIME, ids=str)
+def test_memory_while_it_is_measured(check: Check[Broker]) -> None:
+    meter, broker = _Deaf(), MemoryBroker()
+    measured = observed(broker, Metering(meter, "measured"))
+    try:
+        run(check.run(lambda: measured))
+    except Undeclared as undeclared:
+        pytest.skip(str(undeclared))
+    assert meter.calls
 
 
 @pytest.mark.parametrize("check", broker_checks(), ids=str)

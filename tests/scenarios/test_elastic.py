@@ -13,7 +13,7 @@ from eventwagon.contracts.lifecycle import LIVE
 from eventwagon.lab.scenarios import SCENARIOS
 from eventwagon.lab.strategies.pods import SimulatedPods
 from eventwagon.policy.edits import asked_of
-from eventwagon.policy.sizing import Meter
+from eventwagon.policy.sizing import DemandMeter
 from eventwagon.testing.virtual_time import run
 from tests.elastic import burst
 from tests.support import World, journal, until
@@ -235,7 +235,7 @@ def test_a_defect_in_the_estimates_stops_nothing(monkeypatch: pytest.MonkeyPatch
     def fails(*args: object, **more: object) -> None:
         raise ZeroDivisionError("a defect of ours")
 
-    monkeypatch.setattr(Meter, "look", fails)
+    monkeypatch.setattr(DemandMeter, "look", fails)
 
     async def main() -> None:
         world, done = World(), 0

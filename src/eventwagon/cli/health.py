@@ -8,19 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
+from ..answering import Answer, Asked, answering
 from ..connection import Connection
 from ..display.text import as_line, said
-from ..errors import EventwagonError, UsageError
+from ..errors import EventwagonError
 from ..event import wagon_name
 from ..runtime.bulkhead import is_ours
 from ..runtime.probe import probe
 
 _LOOK = 0.1
 _AGAIN = 0.5
-_PATIENCE = 5.0
-_MOST = 100
-"""The most requests that are answered at a time. Further ones are refused, so that clients can't use up the process's
-file descriptors."""
 _STARTING = "it is starting"
 _logger = logging.getLogger("eventwagon.cli")
 
@@ -42,20 +39,13 @@ class Health:
         self._troubles: dict[str, str] = {"": _STARTING}
         """By train."""
         self._left = False
-        self._asking = 0
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Start listening. Raises UsageError if the host or the port can't be used."""
         if self._port is None:
             return self
-        try:
-            server = await asyncio.start_server(self._answer, self._host or None, self._port)
-        except (OSError, ValueError) as e:
-            at = f"--health-host {self._host} " if self._host else ""
-            why = (e.strerror if isinstance(e, OSError) else None) or e
-            raise UsageError(f"{at}--health-port {self._port}: {why}") from e
-        await self._stack.enter_async_context(server)
+        await self._stack.enter_async_context(answering(self._answer, self._port, self._host, option="health"))
         _logger.info("answers GET /live and /ready at %s port %d", self._host or "every address,", self._port)
         return self
 
@@ -131,32 +121,13 @@ class Health:
                 proven.add(a.number)
         return ""
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._asking += 1
-        try:
-            if self._asking > _MOST:
-                return
-            async with asyncio.timeout(_PATIENCE):
-                request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._response(request))
-                await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever asked has gone, or asks nothing
-        finally:
-            self._asking -= 1
-            writer.close()
-
-    def _response(self, request: bytes) -> bytes:
-        method, _, rest = request.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path not in (b"/live", b"/ready") or method not in (b"GET", b"HEAD"):
+    def _answer(self, asked: Asked) -> Answer:
+        if asked.path not in ("/live", "/ready"):
             status, text = "404 Not Found", "there are /live and /ready"
-        elif path == b"/live":
+        elif asked.path == "/live":
             status, text = "200 OK", "alive"
         elif self.trouble:
             status, text = "503 Service Unavailable", self.trouble
         else:
             status, text = "200 OK", "ready"
-        body = f"{as_line(text)}\n".encode()
-        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        return f"{head}Connection: close\r\n\r\n".encode() + (body if method != b"HEAD" else b"")
+        return Answer(status, f"{as_line(text)}\n".encode())

@@ -23,10 +23,12 @@ from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
 from ..errors import UsageError
 from ..event import wagon_name
+from ..metrics.serving import LOOPBACK
 from ..policy.record import find_looks
 from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
+from .scraped import Scraped
 from .target import load_trains
 
 Target = Annotated[
@@ -97,6 +99,27 @@ HealthHost = Annotated[
         help="With --health-port: the address to listen on. Default: all addresses of this machine.",
     ),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        envvar="EVENTWAGON_METRICS_PORT",
+        min=1,
+        max=65535,
+        metavar="PORT",
+        help="Answer Prometheus at this port: GET /metrics.",
+    ),
+]
+MetricsHost = Annotated[
+    str,
+    typer.Option(
+        "--metrics-host",
+        envvar="EVENTWAGON_METRICS_HOST",
+        metavar="ADDRESS",
+        help="With --metrics-port: the address to listen on; '' or 0.0.0.0: all of this machine, as in a container. "
+        "Default: 127.0.0.1, which only this machine can reach.",
+    ),
+]
 _logger = logging.getLogger("eventwagon.cli")
 
 
@@ -116,6 +139,8 @@ async def run(
     orchestrator: Infrastructure = None,
     health_port: HealthPort = None,
     health_host: HealthHost = "",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
@@ -128,7 +153,12 @@ async def run(
         raise UsageError(
             f"--isolate means --orchestrator subprocess:, so it can't be combined with --orchestrator {orchestrator}"
         )
-    how = _Options(url=url, redeclare=redeclare, orchestrator="subprocess:" if isolate else orchestrator)
+    how = _Options(
+        url=url,
+        redeclare=redeclare,
+        scraped=Scraped(metrics_port, metrics_host),
+        orchestrator="subprocess:" if isolate else orchestrator,
+    )
     await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
@@ -140,6 +170,8 @@ async def observe(
     orchestrator: Infrastructure = None,
     health_port: HealthPort = None,
     health_host: HealthHost = "",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
@@ -147,7 +179,9 @@ async def observe(
 
     Any number of processes may observe a train.
     """
-    how = _Options(url=url, redeclare=redeclare, work=False, orchestrator=orchestrator)
+    how = _Options(
+        url=url, redeclare=redeclare, scraped=Scraped(metrics_port, metrics_host), work=False, orchestrator=orchestrator
+    )
     await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
@@ -180,6 +214,8 @@ async def work(
     ] = None,
     health_port: HealthPort = None,
     health_host: HealthHost = "",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     revision: Revision = "",
     log_level: LogLevel = None,
 ) -> None:
@@ -187,7 +223,15 @@ async def work(
 
     A train's workers are divided between all processes that work.
     """
-    how = _Options(url=url, redeclare=redeclare, observe=False, wagon=wagon, workers=workers, grace=grace)
+    how = _Options(
+        url=url,
+        redeclare=redeclare,
+        scraped=Scraped(metrics_port, metrics_host),
+        observe=False,
+        wagon=wagon,
+        workers=workers,
+        grace=grace,
+    )
     await _serve(targets, revision, log_level, Health(health_port, health_host), how)
 
 
@@ -197,6 +241,7 @@ class _Options:
 
     url: str
     redeclare: bool
+    scraped: Scraped
     observe: bool = True
     work: bool = True
     orchestrator: str | None = None
@@ -221,7 +266,7 @@ async def _serve(targets: Sequence[str], revision: str, log_level: str | None, h
         prepared.append((train, None if how.orchestrator is None else open_orchestrator(how.orchestrator, program)))
     health.expect([train.name for train, _ in prepared])
     with asked_to_end() as asked:
-        async with health:
+        async with health, how.scraped.answering():
             if len(prepared) == 1:  # its errors come without a group around them
                 await _run(*prepared[0], how, health, asked)
             else:
@@ -238,7 +283,7 @@ async def _run(
     observe, work, wagon = how.observe, how.work and infrastructure is None, how.wagon
     does = " and ".join(name for name, on in (("observes", observe), ("works for", work)) if on)
     async with (
-        train.connect(how.url, redeclare=how.redeclare, orchestrator=infrastructure) as c,
+        train.connect(how.url, redeclare=how.redeclare, orchestrator=infrastructure, meter=how.scraped.meter) as c,
         c.running(observe=observe, work=work, wagon=wagon, workers=how.workers),
         health.watching(c, observes=observe, works=work),
         asyncio.TaskGroup() as tasks,

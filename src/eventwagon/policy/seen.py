@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ..contracts.broker import Capabilities
+from ..contracts.broker import Capabilities, Depth, outstanding
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, together
-from ..contracts.reading import Reading
+from ..contracts.reading import Reading, Sample
 from ..contracts.registry import Member
 from ..event import Channel
 from ..settings import Settings
@@ -93,6 +93,45 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Workers are started and stopped in multiples of this."""
     orchestrated: bool = False
     """True: an orchestrator starts and stops the workers. False: they come and go by themselves."""
+
+
+def sample_of(ingress: Depth, at: float, *, paused: bool) -> Sample | None:
+    """The figures of a wagon's ingress for its history; None if they are not known. `at` is in seconds of a steady
+    clock. Events of a paused wagon are no backlog: they don't show how fast its workers are."""
+    if ingress.published is None or ingress.settled is None:
+        return None
+    return Sample(at, ingress.published, ingress.settled, 0 if paused else ingress.waiting or 0)
+
+
+def reading_of(
+    wagon: Wagon,
+    depths: Sequence[Depth],
+    samples: Sequence[Sample],
+    *,
+    now: float,
+    age: float,
+    crowding: float,
+    settle_rate: float | None,
+) -> Reading:
+    """The reading of a wagon by the depths of its channels, the ingress first, and its samples. `settle_rate`: that of
+    the workers that serve it, see `busy_rate`."""
+    ingress = depths[0]
+    return Reading(
+        number=wagon.number,
+        at=now,
+        age=age,
+        published=ingress.published,
+        settled=ingress.settled,
+        waiting=ingress.waiting,
+        in_flight=ingress.in_flight,
+        oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
+        newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
+        settle_rate=settle_rate,
+        inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
+        emitted=sum(depth.published or 0 for depth in depths[1:]),
+        samples=samples,
+        crowding=crowding,
+    )
 
 
 def checked_in(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:

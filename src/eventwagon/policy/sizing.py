@@ -1,6 +1,6 @@
 """Elastic workers: from a look at a train to the number of workers of each wagon. Pure.
 
-`Meter` is an observer's memory: it estimates the demand. `scaled` is a phase of the plan: it stores the result of
+`DemandMeter` is an observer's memory: it estimates the demand. `scaled` is a phase of the plan: it stores the result of
 `size` in the manifest, where observers, orchestrators and self-attaching processes read it.
 """
 
@@ -28,7 +28,7 @@ _SURE = 20
 """After this many settled events, the number of handlings per event is considered known."""
 
 
-class Meter:
+class DemandMeter:
     """Estimates the demand for workers from all looks of one observer. Pure, no clock."""
 
     def __init__(self) -> None:

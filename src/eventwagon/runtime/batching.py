@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..event import Event
 from ..options import Options
 from ..payload import Shape, one_of
-from ..values import shown
+from ..values import class_name, shown
 from .context import Context, Destination, Place
 from .handler import Handler
 from .handling import call, no_payload
@@ -141,6 +141,22 @@ class Batched(NamedTuple):
 
 
 Result = Outcome | Batched
+
+
+def error_of(outcome: Result, *, expired: bool) -> str:
+    """What went wrong with a handling, as a word: the class of what its handler raised, `timeout`, `dead` if no attempt
+    can succeed, `failed` otherwise. Empty if nothing did; of a batch, if one of its events was handled."""
+    match outcome:
+        case Failed() if expired:
+            return "timeout"
+        case Failed(error=error):
+            return "failed" if error is None else class_name(error)
+        case Dead():
+            return "dead"
+        case Batched(results=results):
+            errors = [error_of(each, expired=expired) for _, each in results]
+            return "" if "" in errors else next(iter(errors), "")
+    return ""
 
 
 class _Batch:

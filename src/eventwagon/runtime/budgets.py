@@ -114,6 +114,11 @@ class Part:
         return 0.0
 
     @property
+    def used(self) -> float:
+        """What is used, for people: handlings under way, or events begun in a second lately."""
+        return self.in_use
+
+    @property
     def ahead(self) -> int:
         """How many events to fetch ahead. At least one, which shows that something waits."""
         return 1
@@ -239,6 +244,10 @@ class Tokens(Part):
             self._tell_room(int(self._tokens + 1e-6))
         else:
             self._arm()
+
+    @property
+    def used(self) -> float:
+        return self._rate
 
     @property
     def ahead(self) -> int:

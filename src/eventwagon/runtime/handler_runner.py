@@ -16,7 +16,7 @@ from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
 from .admission import Gate
-from .batching import Batched, Result, begin_batch, holds_several
+from .batching import Batched, Result, begin_batch, error_of, holds_several
 from .budgets import LEASE_LOST, ChannelBudget
 from .bulkhead import ExcInfo, Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
@@ -233,16 +233,31 @@ class HandlerRunner:
                     circuit.recent.append(ended)
             else:
                 self._circuits.succeeded(circuit, delivery.event.id, now, ended)
+            handlings = source.handlings
+            if handlings is not None:
+                handlings.seconds.append(took)
+                if delivery.attempt == 1:
+                    handlings.began.append(now - delivery.event.time)
             settler.done(delivery, outcome.emitted)
             if outcome.emitted:
                 settler.tell_deaths(outcome.emitted)
         elif isinstance(outcome, Batched):
+            self._measure(worker, source, delivery, outcome, took)
             self._finish_batch(worker, settler, outcome, circuit, (now, ended))
             worker.others = ()
         else:
+            self._measure(worker, source, delivery, outcome, took)
             self._finish_badly(worker, settler, delivery, outcome, circuit)
             worker.others = ()
         worker.settler = worker.delivery = None
+
+    def _measure(self, worker: Worker, source: ChannelState, delivery: Delivery, outcome: Result, took: float) -> None:
+        """Tell the meter of a handling that failed, or of a batch."""
+        if source.handlings is not None:
+            began = self._runtime.clock() - took
+            waits = [began - each.event.time for each in (delivery, *worker.others) if each.attempt == 1]
+            error, late = error_of(outcome, expired=worker.expired), source.wagon.spec.cut_off_at is not None
+            source.handlings.tell_failed(source.channel, took, waits, error, late=late)
 
     def _finish_batch(
         self, worker: Worker, settler: Settler, batch: Batched, circuit: Circuit, times: tuple[float, float]

@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..event import Event
 from ..times import When
+from .observed import unobserved
 from .runtime import Runtime
 from .train_state import TrainState, no_publishing
 
@@ -38,7 +39,7 @@ class Later:
     @property
     def timetable(self) -> Timetable:
         """The timetable. Raises UsageError if there is none."""
-        return checked_timetable(self._runtime.timetable, type(self._runtime.broker).__name__)
+        return checked_timetable(self._runtime.timetable, type(unobserved(self._runtime.broker)).__name__)
 
     async def keep(self, when: When, event: Event, deadline: float) -> bool:
         """Keep the event until it is due, by the timetable's clock; durable when it returns. Returns False and keeps
@@ -105,6 +106,6 @@ def checked_timetable(timetable: Timetable | None, broker: str) -> Timetable:
 
 async def store_emitted(runtime: Runtime, events: Sequence[Event]) -> None:
     """Keep what handlers have emitted for later: the `time` of each says how many seconds after now it is due."""
-    timetable = checked_timetable(runtime.timetable, type(runtime.broker).__name__)
+    timetable = checked_timetable(runtime.timetable, type(unobserved(runtime.broker)).__name__)
     now = await timetable.now(runtime.train)
     await timetable.add(runtime.train, [msgspec.structs.replace(e, time=now + e.time) for e in events])

@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from ..breaker import Circuit
+from ..contracts.metering import ProcessFigures
 from ..contracts.orchestrator import WagonSpec
 from .admission import OTHERS_FIRST, Gate
 from .circuits import Circuits
@@ -88,6 +89,17 @@ class LocalWorkers:
     def held(self) -> int:
         """Workers that take nothing because a handler goes on in its thread after its attempt was ended."""
         return self._gate.held
+
+    @property
+    def figures(self) -> ProcessFigures:
+        """What the workers do now. From any thread."""
+        parts = {id(part): part for budget in self._runtime.budgets.values() for part in budget.parts}
+        workers = sum(c.workers for c in list(self._consumers.values()))
+        return ProcessFigures(
+            workers=workers if self._pool is None else self._pool.state.size,
+            busy=self._gate.busy,
+            budgets={part.name: (part.used, part.held) for part in parts.values()},
+        )
 
     def resize(self, shared: int, floors: int) -> None:
         """Set the number of shared workers in this process, and how many of them the floors of draining wagons may

@@ -16,6 +16,7 @@ from ..backoff import Backoff
 from ..contracts.facts import BreakerClosed, BreakerOpened, Entry, Fact, HandlerOverran
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Wagon
+from ..contracts.metering import ProcessFigures
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
 from ..contracts.registry import Member
@@ -122,6 +123,11 @@ class Membership:
         """Why this process is unhealthy: a defect that it found, or its lifespan is not open. Empty if there is
         nothing."""
         return self._bulkhead.trouble or self._closed_because
+
+    @property
+    def figures(self) -> ProcessFigures:
+        """What this process's workers do now. From any thread."""
+        return ProcessFigures() if self._local_workers is None else self._local_workers.figures
 
     def wake(self, _: object = None) -> None:
         """Something changed: look now."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -52,13 +53,14 @@ from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
-from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses
-from ..policy.sizing import Meter, counts
+from ..policy.seen import ActiveAges, Ages, Seen, checked_in, reading_of, sample_of, since_losses
+from ..policy.sizing import DemandMeter, counts
 from ..values import shown
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .looks import Looks
 from .removal import WagonRemover
+from .reporting import Reporter
 from .runtime import Runtime
 from .switcher import Switcher
 from .tasks import to_the_end
@@ -136,8 +138,11 @@ class Observer:
         """When the dead letters were last looked at (the loop's time)."""
         self._remover = WagonRemover(runtime, state, switcher, self._letters)
         self._ended = EndedMembers(runtime, state)
+        self._reporter = None if runtime.metering is None else Reporter(runtime, runtime.metering)
+        self._letters_kept: int | None = None
+        """Dead letters at the last look at them; None: not looked at yet."""
         self._history = History()
-        self._meter = Meter()
+        self._meter = DemandMeter()
         self._crashes = Crashes()
         self._active_ages = ActiveAges()
         self._refused: dict[tuple[object, ...], _Told] = {}
@@ -165,6 +170,10 @@ class Observer:
         """The last plan wanted the next wagon."""
         self._at_risk = False
         """The last plan found a promise at risk."""
+        self._began: float | None = None
+        """When it began to look (the loop's time)."""
+        self._time: Callable[[], float] = time.monotonic
+        """The loop's, once it runs."""
         self._looked: float | None = None
         """When the last complete look ended."""
         self._look_failed = ""
@@ -180,6 +189,12 @@ class Observer:
             return ""
         return f"it last looked at the train {ago:.0f} s ago{self._look_failed and ': '}{self._look_failed}"
 
+    @property
+    def look_age(self) -> float | None:
+        """Seconds since the last complete look, or since it began; None: it has not begun."""
+        since = self._began if self._looked is None else self._looked
+        return None if since is None else self._time() - since
+
     def wake(self) -> None:
         """Look now, without waiting for the next turn."""
         self._woken.set()
@@ -187,6 +202,15 @@ class Observer:
     async def run(self) -> None:
         """Look until cancelled. A failure is reported, and the next look tries again. An unexpected exception is logged
         and counted, and ends nothing."""
+        self._time = asyncio.get_running_loop().time
+        self._began = self._time()
+        try:
+            await self._run()
+        finally:
+            if self._reporter is not None:
+                self._reporter.end()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()
@@ -244,6 +268,8 @@ class Observer:
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
+        if self._reporter is not None:
+            self._reporter.look(seen, self._letters_kept, tasks)
         if not unasked:
             self._crashes.look(self._name, deployments, members, {w.unit for w in base.manifest.wagons})
         decided = plan(seen)
@@ -345,11 +371,8 @@ class Observer:
         samples: dict[int, Sample] = {}
         paused = resting(manifest)
         for number, of in depths.items():
-            ingress = of[0]
-            if ingress.published is not None and ingress.settled is not None:
-                # events of a paused wagon are no backlog: they don't show how fast its workers are
-                waiting = 0 if number in paused else ingress.waiting or 0
-                samples[number] = Sample(steady, ingress.published, ingress.settled, waiting)
+            if (sample := sample_of(of[0], steady, paused=number in paused)) is not None:
+                samples[number] = sample
         self._history.add_all(samples, steady)
         self._history.keep({w.number for w in wagons})
         standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
@@ -360,10 +383,19 @@ class Observer:
         }
         later, _ = await self._depths(hopeful)
         crowding = len(manifest.wagons) / self._settings.wagons
-        shared_rate = busy_rate(self._history.of(0)) if self._settings.workers.total is not None else None
+        shared = self._settings.workers.total is not None
+        shared_rate = busy_rate(self._history.of(0)) if shared else None
         return {
             w.number: msgspec.structs.replace(
-                self._reading(w, depths[w.number], now, ages[w.number], crowding, shared_rate),
+                reading_of(
+                    w,
+                    depths[w.number],
+                    self._history.of(w.number),
+                    now=now,
+                    age=ages[w.number],
+                    crowding=crowding,
+                    settle_rate=shared_rate if shared else busy_rate(self._history.of(w.number)),
+                ),
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),
@@ -422,36 +454,6 @@ class Observer:
                 troubles.append(self._met(f"reading {wagon_name(self._train, number)}", e))
         return found, troubles
 
-    def _reading(
-        self,
-        wagon: Wagon,
-        depths: Sequence[Depth],
-        now: float,
-        age: float,
-        crowding: float,
-        shared_rate: float | None,
-    ) -> Reading:
-        """`shared_rate`: the settle rate of the workers that all wagons share."""
-        shared = self._settings.workers.total is not None
-        ingress = depths[0]
-        samples = self._history.of(wagon.number)
-        return Reading(
-            number=wagon.number,
-            at=now,
-            age=age,
-            published=ingress.published,
-            settled=ingress.settled,
-            waiting=ingress.waiting,
-            in_flight=ingress.in_flight,
-            oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
-            newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
-            settle_rate=shared_rate if shared else busy_rate(samples),
-            inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
-            emitted=sum(depth.published or 0 for depth in depths[1:]),
-            samples=samples,
-            crowding=crowding,
-        )
-
     def _ages(self, manifest: Manifest, readings: Mapping[int, Reading]) -> Ages:
         """How long things have been as they are, by this process's own steady clock."""
         now = asyncio.get_running_loop().time()
@@ -504,6 +506,7 @@ class Observer:
                 d == Depth() and (c.wagon or c in self._letters.held) for c, d in zip(channels, found, strict=True)
             )
             there = await self._broker.channels(self._train) if doubtful else ()
+        self._letters_kept = sum(max(0, (d.published or 0) - (d.settled or 0)) for d in found)
         depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
         self._letters.look(depths, there, told, now=asyncio.get_running_loop().time(), ending=ending)

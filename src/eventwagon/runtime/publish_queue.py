@@ -132,6 +132,11 @@ class PublishQueue:
         self._closed: EventwagonError | None = _NOT_OPEN
         self.wanted = asyncio.Event()
 
+    @property
+    def unanswered(self) -> int:
+        """Calls that have no answer yet."""
+        return len(self._open)
+
     def open(self) -> None:
         """Accept calls from now on, on this event loop."""
         self._closed = None

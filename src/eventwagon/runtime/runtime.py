@@ -20,6 +20,7 @@ from .bulkhead import Bulkhead, is_ours
 from .context import Publisher
 from .handler import Handler
 from .lifespan import Opening
+from .observed import Metering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,9 @@ class Runtime:
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     timetable: Timetable | None = None
     """Keeps events for later; None: neither the broker nor the registry can."""
+    metering: Metering | None = None
+    """Is told of handlings, and of the calls to the `broker`, which is an observed one then; None: nothing is
+    measured."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

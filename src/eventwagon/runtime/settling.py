@@ -237,6 +237,7 @@ class Settler:
     def end(self, why: str) -> None:
         """Settle nothing more: the claims of the remaining events expire. Idempotent."""
         self._ended = True
+        self._measure()
         for _, timer in self._later.values():
             timer.cancel()
         for queue in self._queues():
@@ -270,9 +271,15 @@ class Settler:
                 work.close()
                 self.end("its tasks were cancelled")
 
+    def _measure(self) -> None:
+        """Tell the meter of what was handled since the last time."""
+        if (handlings := self.source.handlings) is not None:
+            handlings.tell(self.source.channel, late=self.source.wagon.spec.cut_off_at is not None)
+
     async def _work_off(self, queue: SettleQueue) -> None:
         try:
             while queue.done or queue.back:
+                self._measure()
                 done = queue.take(self._runtime.settings.publish_batch)
                 back, queue.back = queue.back, []
                 try:

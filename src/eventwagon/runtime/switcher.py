@@ -123,6 +123,11 @@ class Switcher:
                 raise
             self._bulkhead.report("giving up the lease", e)
 
+    @property
+    def held(self) -> int:
+        """Publish calls that wait because the train or the broker takes no events now."""
+        return self._queue.unanswered if self._trouble else 0
+
     async def publish(self, events: Sequence[Event], *, deadline: float) -> None:
         """Send the events to the active wagon; they are stored when it returns. `deadline` is on the event loop's
         clock.

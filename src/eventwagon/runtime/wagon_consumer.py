@@ -15,6 +15,7 @@ from ..policy.scheduling import why_not_served
 from .budgets import LEASE_LOST, Watcher
 from .bulkhead import is_ours
 from .circuits import Circuits
+from .observed import Handlings
 from .prefetch import Prefetcher, WagonPrefetch
 from .runtime import Runtime
 from .settling import Settler
@@ -161,7 +162,8 @@ class WagonConsumer:
         retries = settings.retries_of(handler.options)
         circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
         budget = runtime.budgets.get(channel.name)
-        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget)
+        handlings = None if runtime.metering is None else Handlings(runtime.metering, runtime.clock)
+        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget, handlings)
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )

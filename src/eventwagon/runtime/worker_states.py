@@ -14,6 +14,7 @@ from ..event import Channel
 from ..settings import Settings
 from .budgets import ChannelBudget
 from .handler import Handler
+from .observed import Handlings
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
@@ -128,7 +129,18 @@ class WagonState:
 class ChannelState:
     """One channel of a served wagon, and this process's consumer of it."""
 
-    __slots__ = ("budget", "channel", "circuit", "handler", "retries", "room", "subscription", "timeout", "wagon")
+    __slots__ = (
+        "budget",
+        "channel",
+        "circuit",
+        "handler",
+        "handlings",
+        "retries",
+        "room",
+        "subscription",
+        "timeout",
+        "wagon",
+    )
 
     def __init__(
         self,
@@ -139,9 +151,12 @@ class ChannelState:
         circuit: Circuit,
         settings: Settings,
         budget: ChannelBudget | None = None,
+        handlings: Handlings | None = None,
     ) -> None:
         self.budget = budget
         """What this process may use now of the channel's budgets; None: it has none."""
+        self.handlings = handlings
+        """Handlings for the meter; None: nothing is measured. Written by HandlerRunner and Settler."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler

@@ -10,7 +10,7 @@ from ...contracts.manifest import Manifest, Wagon, changed
 from ...contracts.orchestrator import Deployment
 from ...contracts.reading import History, Reading, Sample, busy_rate
 from ...policy.elastic import size
-from ...policy.sizing import Meter, elastic_wagons
+from ...policy.sizing import DemandMeter, elastic_wagons
 from ...settings import make_settings
 from ...workers import Elastic, Workers
 from ..job import Job
@@ -84,7 +84,7 @@ class FeedForward:
         self._most = max(job.most, least) // job.per_pod
         self._elastic = Elastic(least, max(job.most, 2 * least), promise=job.slo)
         self._settings = make_settings(workers=Workers(each=self._elastic))
-        self._meter = Meter()
+        self._meter = DemandMeter()
         self._history = History()
         wagon = Wagon(number=1, state=State.ACTIVE, opened_at=0.0, active_at=0.0, workers=least)
         self._manifest = Manifest(train="queue", wagons=(wagon,))

@@ -1,0 +1,64 @@
+"""`--metrics-port`: the process measures what it does, and answers Prometheus; or it sends to OpenTelemetry."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from ..errors import UsageError
+from ..metrics import Metrics, serving
+
+_logger = logging.getLogger("eventwagon.cli")
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+
+
+class Scraped:
+    """The metrics of one process of the command line. It measures nothing if nobody is to get the figures."""
+
+    def __init__(self, port: int | None, host: str) -> None:
+        self._port = port
+        self._host = host
+        self._sends = sends_to_opentelemetry()
+        self.meter = Metrics() if port is not None or self._sends else None
+        """What the connections are measured by; None: by nothing."""
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        """While entered, the figures can be had. Raises UsageError if the host or the port can't be used, or a package
+        is missing."""
+        async with AsyncExitStack() as stack:
+            if self.meter is not None and self._port is not None:
+                await stack.enter_async_context(serving(self.meter, self._port, self._host))
+                _logger.info("answers GET /metrics at %s port %d", self._host or "every address,", self._port)
+            if self.meter is not None and self._sends:
+                await self._send(self.meter, stack)
+            yield
+
+    async def _send(self, metrics: Metrics, stack: AsyncExitStack) -> None:
+        """Send to OpenTelemetry until the stack is left. If only an endpoint is named, it may be meant for the
+        program's own traces: a missing package is then no reason not to run."""
+        try:
+            from ..metrics.opentelemetry import exporting
+
+            await stack.enter_async_context(exporting(metrics))
+        except UsageError as e:
+            if _exporter() == "otlp":
+                raise
+            _logger.warning("no metrics are sent to OpenTelemetry: %s", e)
+        else:
+            _logger.info("sends metrics to OpenTelemetry")
+
+
+def sends_to_opentelemetry() -> bool:
+    """Whether OpenTelemetry's own environment variables ask for metrics: `otlp` is the exporter of metrics, or an OTLP
+    endpoint is named; and neither the SDK nor the exporter is turned off."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or _exporter() not in ("", "otlp"):
+        return False
+    return _exporter() == "otlp" or any(os.environ.get(name) for name in _ENDPOINTS)
+
+
+def _exporter() -> str:
+    return os.environ.get("OTEL_METRICS_EXPORTER", "").strip().lower()

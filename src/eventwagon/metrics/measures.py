@@ -1,0 +1,269 @@
+"""Metrics: the meter of one process. It counts in memory; exporters read from it when they are asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple, TypeVar
+
+from ..contracts.facts import Fact
+from ..contracts.metering import ProcessFigures, TrainFigures
+from ..display.text import plain
+from ..event import Channel
+from . import instruments as i
+from .counted import counted
+from .instruments import Instrument, template_of
+from .series import Calls, Histogram
+
+S = TypeVar("S")
+
+_MOST = 1000
+"""The most series of one instrument. Names that a program makes up without end must not fill the memory."""
+_OTHER = "_OTHER"
+"""The label value of everything beyond that, as OpenTelemetry writes it."""
+_LONGEST = 100
+"""Characters of a label value."""
+_TYPES = {
+    "publish": "send",
+    "receive": "receive",
+    "settle": "settle",
+    "release": "settle",
+    "create": "create",
+}
+
+Labels = tuple[str, ...]
+
+
+class Family(NamedTuple):
+    """One instrument with its series: by the values of its labels, in their order."""
+
+    instrument: Instrument
+    series: Mapping[Labels, float | Histogram]
+
+
+class Metrics:
+    """Measures what this process does for its trains, and the whole trains if its observer is the one that reports on
+    them. Give it to `connect(meter=…)`, also to several connections, and export it with
+    `eventwagon.metrics.prometheus` or `eventwagon.metrics.opentelemetry`.
+
+    Its figures are totals since it was made. It belongs to one event loop; exporters may read it from any thread.
+    `clock` gives seconds since the epoch.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self.since = clock()
+        """When it was made, in seconds since the epoch."""
+        self._calls: dict[tuple[str, str, str, str], Calls] = {}
+        """By operation, train, channel and error."""
+        self._handlings: dict[tuple[str, str, str], Histogram] = {}
+        """By train, channel and error."""
+        self._waits: dict[tuple[str, bool], Histogram] = {}
+        """By train, and whether the wagon was cut off."""
+        self._counts: dict[tuple[Instrument, Labels], float] = {}
+        self._times: dict[tuple[Instrument, Labels], Histogram] = {}
+        self._connections: dict[object, tuple[str, str, str, Callable[[], ProcessFigures]]] = {}
+        self._systems: dict[str, str] = {}
+        """By train."""
+        self._trains: dict[str, TrainFigures] = {}
+
+    # --- as a meter ---------------------------------------------------------------------------
+
+    def called(self, operation: str, channel: Channel, events: int, seconds: float, error: str) -> None:
+        """See Meter."""
+        key = operation, channel.train, channel.name, error
+        calls = self._calls.get(key)
+        if calls is None:
+            calls = _limited(self._calls, key, (operation, channel.train, _OTHER, _OTHER), _new_calls)
+        calls.events += events
+        calls.add(seconds)
+
+    def handled(
+        self, channel: Channel, seconds: Sequence[float], waits: Sequence[float], error: str, late: bool
+    ) -> None:
+        """See Meter."""
+        train, name = channel.train, channel.name
+        key = train, name, error
+        handlings = self._handlings.get(key)
+        if handlings is None:
+            handlings = _limited(self._handlings, key, (train, _OTHER, _OTHER), _new_handlings)
+        handlings.add_all(seconds)
+        if not name and waits:
+            waited = self._waits.get((train, late))
+            if waited is None:
+                waited = _limited(self._waits, (train, late), (_OTHER, late), _new_waits)
+            waited.add_all(waits if min(waits) >= 0 else [max(0.0, each) for each in waits])
+
+    def heard(self, fact: Fact) -> None:
+        """See Meter."""
+        for instrument, labels, value in counted(fact):
+            key, rest = (instrument, labels), (instrument, (fact.train, *[_OTHER] * (len(labels) - 1)))
+            if instrument.kind == "histogram":
+                _limited(self._times, key, rest, partial(Histogram, instrument.bounds)).add(value)
+            else:
+                if key not in self._counts and len(self._counts) >= _MOST:
+                    key = rest
+                self._counts[key] = self._counts.get(key, 0.0) + value
+
+    def joined(
+        self, train: str, system: str, revision: str, figures: Callable[[], ProcessFigures]
+    ) -> Callable[[], None]:
+        """See Meter."""
+        key = object()
+        self._systems[train] = system
+        self._connections[key] = train, system, revision, figures
+        return lambda: self._connections.pop(key, None) and None
+
+    def looked(self, train: str, figures: TrainFigures | None) -> None:
+        """See Meter."""
+        if figures is None:
+            self._trains.pop(train, None)
+        else:
+            self._trains[train] = figures
+
+    @property
+    def now(self) -> float:
+        """The present time by its clock, in seconds since the epoch."""
+        return self._clock()
+
+    # --- for exporters ------------------------------------------------------------------------
+
+    def collect(self) -> Iterator[Family]:
+        """The present figures: every instrument that has any, in the order of the list."""
+        found: dict[Instrument, dict[Labels, float | Histogram]] = {each: {} for each in i.INSTRUMENTS}
+        for gather in (self._of_calls, self._of_handlings, self._of_facts, self._of_process, self._of_trains):
+            for instrument, labels, value in gather():
+                found[instrument][tuple(map(_text, labels))] = value
+        for instrument, series in found.items():
+            if series:
+                yield Family(instrument, series)
+
+    def _system(self, train: str) -> str:
+        """The broker's kind. A train that only handlers publish to has that of their own train."""
+        return self._systems.get(train) or next(iter(self._systems.values()), "")
+
+    def _of_calls(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+        moved: dict[tuple[Instrument, Labels], int] = {}
+        for (operation, train, name, error), calls in list(self._calls.items()):
+            system, template = self._system(train), template_of(train, name)
+            yield (
+                i.OPERATION_DURATION,
+                (system, operation, _TYPES.get(operation, ""), template, error, train),
+                calls,
+            )
+            counter = {"publish": i.SENT, "receive": i.CONSUMED}.get(operation)
+            if counter is not None:
+                key = counter, (system, operation, template, train)
+                moved[key] = moved.get(key, 0) + calls.events
+        for (counter, labels), events in moved.items():
+            yield counter, labels, events
+
+    def _of_handlings(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+        for (train, name, error), handlings in list(self._handlings.items()):
+            labels = self._system(train), "process", template_of(train, name), error, train
+            yield i.PROCESS_DURATION, labels, handlings
+        for (train, late), waits in list(self._waits.items()):
+            yield i.EVENT_WAIT, (train, "backlog" if late else "new"), waits
+
+    def _of_facts(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+        for (instrument, labels), count in list(self._counts.items()):
+            yield instrument, labels, count
+        for (instrument, labels), histogram in list(self._times.items()):
+            yield instrument, labels, histogram
+
+    def _of_process(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+        sums: dict[tuple[Instrument, Labels], float] = {}
+        for train, system, revision, figures in list(self._connections.values()):
+            yield i.INFO, (train, system, own_version(), revision), 1
+            now = figures()
+            values: dict[tuple[Instrument, Labels], float] = {
+                (i.WORKERS, (train,)): now.workers,
+                (i.BUSY, (train,)): now.busy,
+                (i.PUBLISHERS_HELD, (train,)): now.publishers_held,
+                **{(i.BUDGET_USED, (train, name)): used for name, (used, _) in now.budgets.items()},
+                **{(i.BUDGET_HELD, (train, name)): held for name, (_, held) in now.budgets.items()},
+            }
+            for key, value in values.items():
+                sums[key] = sums.get(key, 0) + value
+            if now.look_age is not None:
+                age = i.LOOK_AGE, (train,)
+                sums[age] = min(sums.get(age, now.look_age), now.look_age)
+        for (instrument, labels), value in sums.items():
+            yield instrument, labels, value
+
+    def _of_trains(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+        now = self._clock()
+        for figures in list(self._trains.values()):
+            if abs(now - figures.at) <= figures.lasts:
+                yield from of_train(figures)
+
+
+@cache
+def own_version() -> str:
+    """The version of eventwagon; `unknown` if it is not installed."""
+    try:
+        return version("eventwagon")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def of_train(figures: TrainFigures) -> Iterator[tuple[Instrument, Labels, float]]:
+    """The gauges of one train."""
+    train = figures.train
+    for (of, state), count in figures.outstanding.items():
+        yield i.OUTSTANDING, (train, of, state), count
+    for of, seconds in figures.predicted.items():
+        yield i.PREDICTED, (train, of), seconds
+    for of, seconds in figures.oldest.items():
+        yield i.OLDEST, (train, of), seconds
+    for state, count in figures.wagons.items():
+        yield i.WAGONS, (train, state), count
+    for limit, pressure in figures.pressures.items():
+        yield i.PRESSURE, (train, limit), pressure
+    for name, is_open in figures.breakers.items():
+        yield i.BREAKERS_OPEN, (train, template_of(train, name)), is_open
+    for role, count in figures.processes.items():
+        yield i.PROCESSES, (train, role), count
+    single = {
+        i.PROMISE: figures.promise,
+        i.CAP: figures.cap,
+        i.DRAIN_AGE: figures.drain_age,
+        i.DEAD_LETTERS: figures.dead_letters,
+        i.DUE_LATER: figures.later,
+        i.PAUSED: figures.paused,
+        i.REFUSING: figures.refusing,
+    }
+    for instrument, value in single.items():
+        if value is not None:
+            yield instrument, (train,), value
+
+
+def _text(label: str) -> str:
+    """The label's value in a form that every system accepts."""
+    return plain(label, _LONGEST)
+
+
+def _new_calls() -> Calls:
+    return Calls(i.OPERATION_DURATION.bounds)
+
+
+def _new_handlings() -> Histogram:
+    return Histogram(i.PROCESS_DURATION.bounds)
+
+
+def _new_waits() -> Histogram:
+    return Histogram(i.EVENT_WAIT.bounds)
+
+
+K = TypeVar("K")
+
+
+def _limited(known: dict[K, S], key: K, rest: K, make: Callable[[], S]) -> S:
+    """The series of this key, or that of `rest` if there are too many already."""
+    if key not in known:
+        if len(known) >= _MOST:
+            key = rest
+        known.setdefault(key, make())
+    return known[key]

@@ -1,0 +1,117 @@
+"""The figures of a whole train, as meters get them, from one look of an observer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..contracts.lifecycle import State
+from ..contracts.manifest import Manifest, Wagon
+from ..contracts.metering import TrainFigures
+from ..contracts.reading import Reading
+from ..contracts.registry import Member
+from ..limits import All, Any_, Limit, measured, written
+from ..settings import Settings
+from .seen import Seen
+
+LASTS = 10.0
+"""Seconds after which the figures of a look are too old, at the least."""
+_ROLES = ("observe", "work", "serve", "publish")
+_NEW, _BACKLOG = "new", "backlog"
+
+
+def reporter(members: Sequence[Member]) -> str | None:
+    """The name of the one observer that reports on the train: the first by name of those that are alive, so that no sum
+    over processes counts a train twice. None if none has checked in."""
+    return min((m.name for m in members if "observe" in m.roles), default=None)
+
+
+def figures_of(seen: Seen, *, dead_letters: int | None = None, later: int | None = None) -> TrainFigures:
+    """The figures of the train at this look."""
+    settings, manifest, readings = seen.settings, seen.manifest, seen.readings
+    draining = manifest.in_state(State.DRAINING)
+    open_ = {name for d in seen.deployments.values() for name in d.open}
+    return TrainFigures(
+        train=manifest.train,
+        at=seen.now,
+        lasts=max(LASTS, 10 * settings.observe_every),
+        wagons={state.value: len(manifest.in_state(state)) for state in State},
+        cap=settings.wagons,
+        outstanding=dict(_outstanding(manifest, readings)),
+        oldest=dict(_oldest(manifest, readings)),
+        predicted=dict(_predicted(settings, manifest, readings)),
+        promise=settings.promise,
+        pressures=dict(_pressures(settings.limit, _reading(manifest.active, readings))),
+        drain_age=max((seen.now - w.closed_at for w in draining if w.closed_at is not None), default=0.0),
+        breakers={name: name in open_ for name in ("", *manifest.channels)},
+        dead_letters=dead_letters,
+        later=later,
+        paused=manifest.paused is not None or any(w.paused is not None for w in manifest.wagons),
+        refusing=bool(manifest.refusing) or (manifest.paused is not None and manifest.paused.publishing),
+        processes={role: sum(role in m.roles for m in seen.members) for role in _ROLES},
+    )
+
+
+def _reading(wagon: Wagon | None, readings: Mapping[int, Reading]) -> Reading | None:
+    return None if wagon is None else readings.get(wagon.number)
+
+
+def _parts(manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tuple[str, list[Reading | None]]]:
+    """The readings of the active wagon, and of the draining ones; None for one that could not be read."""
+    for of, state in ((_NEW, State.ACTIVE), (_BACKLOG, State.DRAINING)):
+        yield of, [readings.get(w.number) for w in manifest.in_state(state)]
+
+
+def _outstanding(manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tuple[tuple[str, str], int]]:
+    for of, found in _parts(manifest, readings):
+        waiting = _sum([None if r is None else r.waiting for r in found])
+        in_flight = _sum([None if r is None else r.in_flight for r in found])
+        inside = _sum([None if r is None else _sum(list(r.inner.values())) for r in found])
+        for state, count in (("waiting", waiting), ("in_flight", in_flight), ("inside", inside)):
+            if count is not None:
+                yield (of, state), count
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _oldest(manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tuple[str, float]]:
+    for of, found in _parts(manifest, readings):
+        known = [r.oldest_age for r in found if r is not None and r.oldest_age is not None]
+        none_waits = all(r is not None and r.waiting == 0 for r in found)
+        if known or none_waits:
+            yield of, max(known, default=0.0)
+
+
+def _predicted(settings: Settings, manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tuple[str, float]]:
+    active = _reading(manifest.active, readings)
+    if active is not None and (wait := active.wait if active.wait is not None else _to_settle(active)) is not None:
+        yield _NEW, wait
+    waits: list[float] = []
+    for wagon in manifest.in_state(State.DRAINING):
+        reading = readings.get(wagon.number)
+        if reading is None or (wait := _to_settle(reading)) is None:
+            return
+        waits.append(wait)
+    shared = settings.workers.total is not None
+    yield _BACKLOG, sum(waits) if shared else max(waits, default=0.0)
+
+
+def _to_settle(reading: Reading) -> float | None:
+    """Seconds until all its events are settled, at the rate at which that goes now. None: not known."""
+    if reading.outstanding == 0:
+        return 0.0
+    if reading.outstanding is None or not reading.settle_rate:
+        return None
+    return reading.outstanding / reading.settle_rate
+
+
+def _pressures(limit: Limit, reading: Reading | None) -> Iterator[tuple[str, float]]:
+    if isinstance(limit, Any_ | All):
+        yield from _pressures(limit.a, reading)
+        yield from _pressures(limit.b, reading)
+    elif reading is not None:
+        pressure, faults = measured(limit, reading)
+        if not faults:
+            yield written(limit), float(pressure.value)

@@ -60,6 +60,7 @@ from .runtime.wagon_channels import WagonChannels
 from .schedules import Schedule, check_channels
 from .settings import Settings
 from .times import When, when
+from .tracing import switch_traces
 from .values import check_revision, is_a, real, shown, text, whole
 
 _logger = logging.getLogger("eventwagon")
@@ -155,6 +156,7 @@ class Connection:
             revision=train.revision,
             orchestrator=orchestrator,
             timetable=timetable_of(broker, registry),
+            switch_traces=switch_traces(train.around_publishing),
         )
         self._state = TrainState(self._runtime, registry)
         self._later = Later(self._runtime, self._state)

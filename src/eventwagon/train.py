@@ -13,6 +13,7 @@ from datetime import timedelta, tzinfo
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
+from . import tracing
 from .blocking import BlockingConnection
 from .connection import Connection
 from .contracts.broker import Broker
@@ -90,6 +91,7 @@ class Train:
         """What `every` has registered, by name."""
         self._lifespan: object = None
         """The function itself."""
+        tracing.trace_if_wanted(self)
 
     def __repr__(self) -> str:
         handled = ", ".join(name or self.name for name in self.handlers) or "none"
@@ -285,6 +287,7 @@ class Train:
         must_be(Registry, registry, "connect: registry")
         if orchestrator is not None:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
+        tracing.connected(self, broker)
         return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
 
     def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
@@ -314,6 +317,7 @@ class Train:
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """
         drivers = open_drivers(url, clock=clock)
+        tracing.connected(self, drivers.broker)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(drivers.broker)
             runtime = Runtime(

@@ -23,6 +23,7 @@ from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
 from ..errors import UsageError
 from ..event import wagon_name
+from ..tracing.exporting import exporting
 from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
@@ -218,7 +219,8 @@ async def _serve(targets: Sequence[str], revision: str, log_level: str | None, h
         program = Program(target, how.url, settings)
         prepared.append((train, None if how.orchestrator is None else open_orchestrator(how.orchestrator, program)))
     health.expect([train.name for train, _ in prepared])
-    with asked_to_end() as asked:
+    names = sorted(train.name for train, _ in prepared)
+    with exporting(names[0] if len(names) == 1 else "eventwagon"), asked_to_end() as asked:
         async with health:
             if len(prepared) == 1:  # its errors come without a group around them
                 await _run(*prepared[0], how, health, asked)

@@ -84,6 +84,8 @@ class Switched(_Fact, frozen=True):
     because: str
     revision: str = ""
     """The code of the new wagon."""
+    trace: str = ""
+    """The id of the switch's trace, in hexadecimal; empty: it was not traced."""
 
 
 WHILE_PAUSED = "the train is paused: no limit is heeded until it is resumed"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..contracts.broker import Broker
-from ..contracts.facts import Listener, StepFailed
+from ..contracts.facts import Listener, StepFailed, Switched
+from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.timetable import Timetable
 from ..display.text import said
@@ -20,6 +21,10 @@ from .bulkhead import Bulkhead, is_ours
 from .context import Publisher
 from .handler import Handler
 from .lifespan import Opening
+
+SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
+"""Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
+ends the trace; if that is not called, the switch was not made. Neither raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,8 @@ class Runtime:
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     timetable: Timetable | None = None
     """Keeps events for later; None: neither the broker nor the registry can."""
+    switch_traces: SwitchTraces | None = None
+    """None: switches are not traced."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

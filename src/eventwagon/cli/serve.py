@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from ..connection import check_runnable
 from ..contracts.orchestrator import Orchestrator
+from ..display.json_lines import LOG_FORMAT, JsonFormatter, is_in_use
 from ..display.redaction import shown
 from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
@@ -54,6 +55,15 @@ LogLevel = Annotated[
         envvar="EVENTWAGON_LOG_LEVEL",
         metavar="LEVEL",
         help="debug, info, warning or error. Default: the program's own level, or info.",
+    ),
+]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        envvar=LOG_FORMAT,
+        metavar="FORMAT",
+        help="text, or json: one object a line, with the event that is handled and its trace.",
     ),
 ]
 Revision = Annotated[
@@ -117,6 +127,7 @@ async def run(
     health_host: HealthHost = "",
     revision: Revision = "",
     log_level: LogLevel = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Run trains: observe them and handle their events, in this process (with --isolate: in one process per wagon).
 
@@ -128,7 +139,7 @@ async def run(
             f"--isolate means --orchestrator subprocess:, so it can't be combined with --orchestrator {orchestrator}"
         )
     how = _Options(url=url, redeclare=redeclare, orchestrator="subprocess:" if isolate else orchestrator)
-    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
+    await _serve(targets, revision, log_level, log_format, Health(health_port, health_host), how)
 
 
 @job
@@ -141,13 +152,14 @@ async def observe(
     health_host: HealthHost = "",
     revision: Revision = "",
     log_level: LogLevel = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Observe trains without handling their events: open, switch, seal and remove their wagons.
 
     Any number of processes may observe a train.
     """
     how = _Options(url=url, redeclare=redeclare, work=False, orchestrator=orchestrator)
-    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
+    await _serve(targets, revision, log_level, log_format, Health(health_port, health_host), how)
 
 
 @job
@@ -181,13 +193,14 @@ async def work(
     health_host: HealthHost = "",
     revision: Revision = "",
     log_level: LogLevel = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Handle the events of trains in this process, without observing the trains.
 
     A train's workers are divided between all processes that work.
     """
     how = _Options(url=url, redeclare=redeclare, observe=False, wagon=wagon, workers=workers, grace=grace)
-    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
+    await _serve(targets, revision, log_level, log_format, Health(health_port, health_host), how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +217,12 @@ class _Options:
     grace: float | None = None
 
 
-async def _serve(targets: Sequence[str], revision: str, log_level: str | None, health: Health, how: _Options) -> None:
-    level = level_of(log_level)
+async def _serve(
+    targets: Sequence[str], revision: str, log_level: str | None, log_format: str, health: Health, how: _Options
+) -> None:
+    level, as_json = level_of(log_level), is_json(log_format)
     trains = load_trains(targets, revision)
-    set_up_logging(level)
+    set_up_logging(level, as_json=as_json)
     if how.wagon is not None and len(trains) > 1:
         raise UsageError(f"--wagon is for one train, not for {', '.join(trains)}")
     prepared: list[tuple[Train, Orchestrator | None]] = []
@@ -291,17 +306,31 @@ def level_of(text: str | None) -> int | None:
     return number
 
 
-def set_up_logging(level: int | None) -> None:
+def is_json(text: str) -> bool:
+    """Whether the log format with this name, in upper or lower case, is JSON. Raises UsageError."""
+    if text.strip().lower() not in ("", "text", "json"):
+        raise UsageError(f"log format {text!r}: give text or json")
+    return text.strip().lower() == "json"
+
+
+def set_up_logging(level: int | None, *, as_json: bool = False) -> None:
     """Log to stderr, one line per record, at `level` (None: info). If the program, which must be loaded before, has set
-    up logging itself, its handlers stay, and its levels too unless `level` is given."""
+    up logging itself, its handlers stay, and its levels too unless `level` is given. The processes that this one starts
+    log in the same format."""
+    os.environ[LOG_FORMAT] = "json" if as_json else "text"
     logger = logging.getLogger("eventwagon")
     is_set_up = logger.hasHandlers()
     if level is not None or not (is_set_up or logger.level):
         logger.setLevel(logging.INFO if level is None else level)
     if is_set_up:
+        if as_json and not is_in_use():
+            _logger.warning("the program has set up logging itself, without eventwagon.JsonFormatter: that stays")
         return
     handler: logging.Handler
-    if sys.stderr.isatty():
+    if as_json:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+    elif sys.stderr.isatty():
         handler = RichHandler(console=err(), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
         handler.setFormatter(LogFormatter("%(message)s"))
     else:

@@ -24,6 +24,7 @@ from .context import Context
 from .forks import forks, leave
 from .handler import Handler
 from .handling import begin, handlers_own
+from .log_fields import note_handlings
 from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, decided
 from .run_state import RunState
 from .runtime import Runtime, report_failure
@@ -118,6 +119,7 @@ class HandlerRunner:
         self._strays: dict[str, int] = {}
         """By event: how often other tasks have cancelled its handling."""
         self._time = asyncio.get_running_loop().time
+        note_handlings(runtime.handlers.values(), runtime.revision)
 
     def add(self, task: asyncio.Task[None]) -> None:
         """Add a worker: this task takes events from now on."""

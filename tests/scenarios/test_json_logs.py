@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from eventwagon import Context, JsonFormatter, Train, Volume, Workers, tracing
+from eventwagon import Context, Failed, JsonFormatter, Train, Volume, Workers, tracing
 from eventwagon.cli.serve import is_json
 from eventwagon.contracts.facts import EventRetried, Switched, log
 from eventwagon.display.json_lines import passed_on
@@ -128,6 +128,10 @@ def test_the_program_s_own_lines_have_what_is_handled_in_threads_too(
     }
     assert (again["attempt"], again["event"]) == (2, first["event"])
     assert (mail["channel"], mail["level"]) == ("mail", "WARNING")
+    [failed] = lines.of("eventwagon.worker")
+    assert failed.pop("traceback").endswith("ValueError")
+    told = {"time", "level", "logger", "message", "span_id"}
+    assert {k: v for k, v in failed.items() if k not in told} == {k: v for k, v in first.items() if k not in told}
     assert first["trace_id"] == again["trace_id"] == mail["trace_id"]
     assert len({first["span_id"], again["span_id"], mail["span_id"]}) == 3
     assert after.keys() == {"time", "level", "logger", "message"}
@@ -135,16 +139,23 @@ def test_the_program_s_own_lines_have_what_is_handled_in_threads_too(
 
 def test_a_batch_has_the_ids_of_its_events(lines: Lines) -> None:
     async def main() -> None:
-        world, train = World(clock=time.time), Train("t", limit=Volume(100), workers=Workers(each=1))
+        world, train = World(clock=time.time), Train("t", limit=Volume(100), workers=Workers(each=1), backoff=0.01)
 
         @train.on("t", batch=2, within=1.0)
         async def many(ns: list[int]) -> None:
             logging.getLogger("mine").info("batch")
+            if len(ns) == 2:
+                raise ValueError
+            if ns == [2] and len(lines.of("mine")) < 4:
+                raise Failed({0: KeyError("of the second")})
 
         async with world.running(train) as c:
             ids = [await c.publish(1), await c.publish(2)]
-            await until(lambda: lines.of("mine"))
-        assert lines.of("mine")[0]["events"] == ids
+            await until(lambda: len(lines.of("mine")) >= 3 and len(lines.of("eventwagon.worker")) == 2)
+        mine, worker = lines.of("mine"), lines.of("eventwagon.worker")
+        assert mine[0]["events"] == worker[0]["events"] == ids
+        assert [each["event"] for each in worker[1:]] == ids[1:]
+        assert "trace_id" not in mine[0]
 
     asyncio.run(main())
 

@@ -40,10 +40,10 @@ class JsonFormatter(logging.Formatter):
     there is one.
 
     While a handler runs, records of whatever it calls, in its thread too, also have `train`, `wagon`, `channel`,
-    `event`, `attempt`, and `revision` if the program has one; those of a batch have `events`, a list of ids. If a span
-    of OpenTelemetry is current, they have `trace_id` and `span_id`. Records of decisions have `train`, `wagon` and
-    `fact`. Make the formatter before workers start. Secrets are hidden, and control characters written out, as in all
-    of eventwagon's logs."""
+    `event`, `attempt`, and `revision` if the program has one; those of a batch have `events`, a list of ids. So have
+    records about a failure. If a span of OpenTelemetry is current, they have `trace_id` and `span_id`. Records of
+    decisions have `train`, `wagon` and `fact`. Make the formatter before workers start. Secrets are hidden, and control
+    characters written out, as in all of eventwagon's logs."""
 
     def __init__(self) -> None:
         super().__init__()

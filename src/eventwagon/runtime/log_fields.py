@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from ..display.json_lines import handling, is_in_use
-from ..event import wagon_name
+from ..event import Event, wagon_name
 from .batching import BatchContext
 from .context import Context
 from .handler import Handler
 from .middleware import Next
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+"""A `traceparent`: https://www.w3.org/TR/trace-context/"""
 
 
 def note_handlings(handlers: Iterable[Handler], revision: str) -> None:
@@ -26,26 +31,49 @@ def note_handlings(handlers: Iterable[Handler], revision: str) -> None:
             handler.is_plain = False
 
 
+def about(
+    train: str, wagon: int, channel: str, events: Sequence[Event], attempt: int, revision: str
+) -> AbstractContextManager[object]:
+    """While entered, log records have the fields of these events, whose handling has ended, if a JsonFormatter is in
+    use."""
+    if not is_in_use():
+        return nullcontext()
+    fields = _fields(train, wagon, channel, events, attempt, revision, is_batch=len(events) > 1)
+    if len(events) == 1 and (found := _TRACE.fullmatch(events[0].extensions.get("traceparent", ""))):
+        fields["trace_id"] = found[1]
+    return _set(fields)
+
+
 class _Noted:
     def __init__(self, revision: str) -> None:
         self._revision = revision
 
     async def around(self, ctx: Context | BatchContext, call_next: Next) -> None:
         """Middleware: sets the fields while the handler runs."""
-        fields: dict[str, Any] = {
-            "train": ctx.train,
-            "wagon": wagon_name(ctx.train, ctx.wagon),
-            "channel": ctx.channel or ctx.train,
-        }
-        if isinstance(ctx, BatchContext):
-            fields["events"] = [event.id for event in ctx.events]
-        else:
-            fields["event"] = ctx.event.id
-        fields["attempt"] = ctx.attempt
-        if self._revision:
-            fields["revision"] = self._revision
-        token = handling.set(fields)
-        try:
+        is_batch = isinstance(ctx, BatchContext)
+        events = ctx.events if isinstance(ctx, BatchContext) else (ctx.event,)
+        with _set(_fields(ctx.train, ctx.wagon, ctx.channel, events, ctx.attempt, self._revision, is_batch=is_batch)):
             await call_next()
-        finally:
-            handling.reset(token)
+
+
+def _fields(
+    train: str, wagon: int, channel: str, events: Sequence[Event], attempt: int, revision: str, *, is_batch: bool
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {"train": train, "wagon": wagon_name(train, wagon), "channel": channel or train}
+    if is_batch:
+        fields["events"] = [event.id for event in events]
+    else:
+        fields["event"] = events[0].id
+    fields["attempt"] = attempt
+    if revision:
+        fields["revision"] = revision
+    return fields
+
+
+@contextmanager
+def _set(fields: dict[str, Any]) -> Iterator[None]:
+    token = handling.set(fields)
+    try:
+        yield
+    finally:
+        handling.reset(token)

@@ -148,8 +148,7 @@ class Spans:
         if contexts and not isinstance(ctx, BatchContext):
             parent = set_span_in_context(Remote(contexts[0]), parent)
         with self._span("process", SpanKind.CONSUMER, attributes, contexts, parent) as span:
-            own = context_as(span.get_span_context())
-            if own:
+            if own := self._context_of(span):
                 ctx.hand_on(own)
             await call_next()
 
@@ -158,7 +157,7 @@ class Spans:
         context keep it, and the span is linked to it."""
         attributes = self._of_operation("send", self._train.name, events)
         with self._span("send", SpanKind.PRODUCER, attributes, _contexts(events), None) as span:
-            own = context_as(span.get_span_context())
+            own = self._context_of(span)
             await call_next([self._stamped(each, own) for each in events] if own else events)
 
     def switching(self, fact: Switched, wagon: Wagon) -> tuple[Switched, Callable[[], None]]:
@@ -253,6 +252,11 @@ class Spans:
         finally:
             detach(token)
             self._safely(span.end)
+
+    def _context_of(self, span: Span) -> dict[str, str]:
+        found: dict[str, str] = {}
+        self._safely(lambda: found.update(context_as(span.get_span_context())))
+        return found
 
     def _safely(self, step: Callable[[], None]) -> None:
         try:

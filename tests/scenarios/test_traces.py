@@ -303,6 +303,7 @@ def test_a_switch_is_a_trace_and_the_journal_has_its_id(spans: Spans) -> None:
         async with world.running(train) as c:
             for n in range(12):
                 await c.publish(n)
+                await asyncio.sleep(0.2)
             await until(lambda: len(world.of(Switched)) >= 2)
             entries.extend(await journal(c))
 

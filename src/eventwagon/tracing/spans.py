@@ -184,7 +184,7 @@ class Spans:
         def parts() -> None:
             inside, opened = set_span_in_context(root, Ambient()), _ns(wagon.opened_at)
             self._tracer.start_span(f"provision {name}", inside, start_time=opened).end(ready or active)
-            if ready is not None:  # the first wagon need not be
+            if ready is not None and active is not None and ready < active:  # the first wagon is both at once
                 self._tracer.start_span(f"stand ready {name}", inside, start_time=ready).end(active)
 
         def end() -> None:

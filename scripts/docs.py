@@ -224,7 +224,8 @@ def _call(kind: type, name: str, member: object) -> str:
         return f"{of}.{name}"
     function: Any = inspect.unwrap(cast("Callable[..., Any]", member))
     signature = inspect.signature(function)
-    own = [p.replace(annotation=p.empty, default=_Default.of(p)) for p in list(signature.parameters.values())[1:]]
+    given = [p for p in list(signature.parameters.values())[1:] if p.annotation != "Never"]
+    own = [p.replace(annotation=p.empty, default=_Default.of(p)) for p in given]
     words = str(signature.replace(parameters=own, return_annotation=signature.empty))
     how = ""
     if function is not member:

@@ -35,7 +35,8 @@ class BlockingConnection:
 
     A program that forks (gunicorn, Celery) makes it before the fork and uses it after, or makes it after: in a fork of
     the process that has opened it, all calls raise UsageError. So do calls in a thread whose event loop is running,
-    which they would block: use `connect` there. Once it is closed, they raise Unavailable.
+    which they would block: use `connect` there. Once it is closed, they raise Unavailable; where a broker needs
+    threads, so does the first call after the program's main thread has ended.
     """
 
     def __init__(self, train: str, connect: Callable[[], Connection]) -> None:
@@ -195,7 +196,13 @@ class _LoopThread:
         self._calls: set[concurrent.futures.Future[Any]] = set()
         """Those that wait for an answer."""
         self._thread = threading.Thread(target=self._work, name=f"eventwagon-publish-{train}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as e:
+            late = self._too_late(e)
+            if late is e:
+                raise
+            raise late from e
 
     def opened(self, until: float | None) -> Connection:
         """The connection, once it is open. Raises PublishTimeout, and what opening raises."""
@@ -266,6 +273,17 @@ class _LoopThread:
             f"train {self._train}: the connection was closed meanwhile; what was on its way may be stored"
         )
 
+    def _too_late(self, error: BaseException) -> BaseException:
+        """Unavailable, if the error is that Python starts no thread any more; else the error."""
+        if not issubclass(type(error), RuntimeError) or threading.main_thread().is_alive():
+            return error
+        late = Unavailable(
+            f"train {self._train}: the program is ending (its main thread has ended): a blocking connection can't be "
+            "opened any more: open it before, by `with` or a first call"
+        )
+        late.__cause__ = error
+        return late
+
     def _work(self) -> None:
         try:
             asyncio.run(self._main())
@@ -273,7 +291,7 @@ class _LoopThread:
             pass
         except BaseException as e:  # noqa: BLE001 - whoever opens it is told
             if not self._is_open.done():
-                self._is_open.set_exception(e)
+                self._is_open.set_exception(self._too_late(e))
         finally:
             self.ended = True
             for future in (self._is_open, *self._calls):

@@ -497,6 +497,13 @@ class Connection:
         self._here()
         return self._later.entries()
 
+    async def ticks(self) -> Mapping[str, float]:
+        """The latest tick that was recorded of each schedule (`Train.every`), by the schedule's name, in seconds since
+        the epoch: those of other programs too. Raises UsageError if nothing keeps events for later."""
+        self._here()
+        async with self._answering():
+            return await self._later.ticks()
+
     # --- running --------------------------------------------------------------------------
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from hashlib import blake2b
 import msgspec
 
 from .errors import EventTooLarge, UsageError
-from .values import class_name, is_a
+from .values import class_name, is_a, plain, shown
 
 RandomBytes = Callable[[int], bytes]
 
@@ -258,23 +258,25 @@ _WAGON_LIKE = re.compile(r".*_v\d+")
 
 def check_train_name(name: str) -> str:
     """Return `name`, or raise UsageError. Names must be safe as a topic, file name and label on any system."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    text = plain(name)
+    if text is None or not _NAME.fullmatch(text):
         raise UsageError(
-            f"train name {name!r}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
+            f"train name {shown(name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
             "'user_registrations')"
         )
-    if _WAGON_LIKE.fullmatch(name):
-        raise UsageError(f"train name {name!r} ends like a wagon's ('_v' and digits): choose another")
-    return name
+    if _WAGON_LIKE.fullmatch(text):
+        raise UsageError(f"train name {text!r} ends like a wagon's ('_v' and digits): choose another")
+    return text
 
 
 def check_channel_name(name: str) -> str:
     """Return `name`, or raise UsageError. `dead` is taken: it holds a wagon's dead letters."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"channel name {name!r}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter")
-    if name == DEAD:
-        raise UsageError(f"channel name {name!r} is taken: it holds a wagon's dead letters")
-    return name
+    text = plain(name)
+    if text is None or not _NAME.fullmatch(text):
+        raise UsageError(f"channel name {shown(name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter")
+    if text == DEAD:
+        raise UsageError(f"channel name {text!r} is taken: it holds a wagon's dead letters")
+    return text
 
 
 def uuid7(milliseconds: int, random: bytes) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from .errors import UsageError
-from .values import in_seconds, is_a, real, shown, whole
+from .other_words import refusal
+from .values import in_seconds, is_a, items, plain, real, shown, whole
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|min|h)\s*")
@@ -37,7 +38,8 @@ class Budget:
     """In events per second."""
 
     def __init__(self, name: str, concurrency: int | None = None, rate: str | float | None = None) -> None:
-        if not is_a(name, str) or not _NAME.fullmatch(name):
+        known = plain(name)
+        if known is None or not _NAME.fullmatch(known):
             raise UsageError(
                 f"budget name {shown(name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter (say "
                 "'payments-db')"
@@ -48,8 +50,8 @@ class Budget:
             concurrency = None if concurrency is None else whole("concurrency", concurrency, most=_MOST)
             per = None if rate is None else per_second("rate", rate)
         except UsageError as e:
-            raise UsageError(f"Budget({name!r}): {e}") from None
-        for field, value in (("name", name), ("concurrency", concurrency), ("rate", per)):
+            raise UsageError(f"Budget({known!r}): {e}") from None
+        for field, value in (("name", known), ("concurrency", concurrency), ("rate", per)):
             object.__setattr__(self, field, value)
 
 
@@ -122,6 +124,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_options(where: str, **given: Any) -> Options:
     """Options from keywords; `where` begins each error. Raises UsageError."""
+    known = Options.__struct_fields__
+    if unknown := {name: value for name, value in given.items() if name not in known}:
+        raise UsageError(f"{where}: {refusal('option', unknown, known, of_handler=True)}")
     try:
         return Options(**given)
     except UsageError as e:
@@ -130,14 +135,25 @@ def make_options(where: str, **given: Any) -> Options:
 
 def _budgets(value: object) -> tuple[Budget, ...]:
     """The budgets that are meant: one, or a sequence of them."""
-    given = (value,) if is_a(value, Budget) else value
-    if not is_a(given, list, tuple) or not all(is_a(each, Budget) for each in given):
+    given = items("budget", value) if is_a(value, list, tuple) else (value,)
+    if not all(is_a(each, Budget) for each in given):
         raise UsageError(f"budget={shown(value)}: give a Budget, or a list of them: budget=Budget('api', rate='20/s')")
-    budgets: tuple[Budget, ...] = tuple(given)
+    budgets = tuple(_plain_budget(each) for each in given)
     names = [budget.name for budget in budgets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"budget={shown(value)}: {twice[0]!r} is given twice")
     return budgets
+
+
+def _plain_budget(given: Any) -> Budget:
+    """The budget, if need be without what a user's subclass changes. Raises UsageError."""
+    if type(given) is Budget:
+        return given
+    try:
+        name, concurrency, rate = given.name, given.concurrency, given.rate
+    except Exception as e:
+        raise UsageError(f"budget={shown(given)} has no name=, concurrency= and rate= of a Budget") from e
+    return Budget(name, concurrency, rate)
 
 
 def check_budgets(known: Iterable[Budget], given: Iterable[Budget]) -> None:
@@ -167,10 +183,10 @@ def per_second(what: str, value: Any) -> float:
 
 def _errors(what: str, value: object) -> Errors:
     """The exception classes that are meant: one, or a sequence of them."""
-    given = (value,) if inspect.isclass(value) else value
-    if not is_a(given, list, tuple) or not all(inspect.isclass(each) and issubclass(each, Exception) for each in given):
+    given = items(what, value) if is_a(value, list, tuple) else (value,)
+    if not all(inspect.isclass(each) and issubclass(each, Exception) for each in given):
         raise UsageError(f"{what}={shown(value)}: give exception classes: {what}=(ValueError, KeyError)")
-    return tuple(given)
+    return given
 
 
 NONE = Options()

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .display.text import said
 from .errors import UsageError
 from .event import uuid7
-from .values import class_name, in_seconds, is_a, real, shown
+from .times import FARTHEST
+from .values import class_name, in_seconds, is_a, plain, real, shown
 
 _LEAST = 1.0
 """The shortest time between two ticks, in seconds."""
@@ -39,7 +41,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     stated: str
-    """When, as its program says it."""
+    """When, for people: `*/5 * * * * (Europe/Madrid)`, or `every 300 s`."""
     ticks: Ticks
     function: Callable[..., Any]
     wants_tick: bool
@@ -56,19 +58,21 @@ def make_schedule(when: Any, function: Any, *, tz: Any, name: str | None, channe
     if not callable(function):
         raise UsageError(f"every: {shown(function)} is no function: write `@train.every(…)` above `def …():`")
     name = getattr(function, "__name__", "") if name is None else name
-    if not is_a(name, str) or not name.isidentifier() or not name.isascii() or len(name) > _NAME_MOST:
+    known = plain(name)
+    if known is None or not known.isidentifier() or not known.isascii() or len(known) > _NAME_MOST:
         raise UsageError(f"every: name={shown(name)}: give the schedule a name of letters, digits and '_'")
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - none can be seen, or a user's object raises what it likes
         parameters = {}.values()
     needed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
-        raise UsageError(f"every: {name} must take no argument, or one: the time of the tick")
+        raise UsageError(f"every: {known} must take no argument, or one: the time of the tick")
+    ticks, stated = _ticks(when, tz)
     return Schedule(
-        name=name,
-        stated=shown(when),
-        ticks=_ticks(when, tz),
+        name=known,
+        stated=stated,
+        ticks=ticks,
         function=function,
         wants_tick=bool(needed),
         channel=channel,
@@ -82,9 +86,11 @@ def check_channels(schedules: Iterable[Schedule], channels: Container[str]) -> N
             raise UsageError(f"schedule {schedule.name}: channel {schedule.channel!r} has no handler")
 
 
-def _ticks(when: Any, tz: Any) -> Ticks:
+def _ticks(when: Any, tz: Any) -> tuple[Ticks, str]:
+    """The times, and how to say them."""
     if is_a(when, str):
-        return Cron(str.__str__(when), _zone(tz))
+        expression, zone = str.__str__(when), _zone(tz)
+        return Cron(expression, zone), f"{expression} ({_named(zone)})"
     if tz is not None:
         raise UsageError("every: tz= is for cron expressions; ticks of an interval are counted from 1970 (UTC)")
     if is_a(when, timedelta):
@@ -95,9 +101,11 @@ def _ticks(when: Any, tz: Any) -> Ticks:
         raise UsageError(
             f"every: give a cron expression ('*/5 * * * *'), seconds or a timedelta, not a {class_name(when)}"
         )
+    if seconds > FARTHEST:
+        raise UsageError(f"every: {shown(when)} is more than ten years")
     if seconds < _LEAST:
         raise UsageError(f"every: the shortest interval is {_LEAST:g} s, not {shown(when)}")
-    return Interval(seconds)
+    return Interval(seconds), f"every {seconds:.15g} s"
 
 
 def _zone(tz: Any) -> tzinfo:
@@ -115,6 +123,14 @@ def _zone(tz: Any) -> tzinfo:
             f"every: tz={shown(tz)} is no time zone that this system knows (say 'Europe/Madrid'; pip install tzdata if "
             "it has none)"
         ) from e
+
+
+def _named(zone: tzinfo) -> str:
+    """The zone's name; that of its class if it is a user's own, which may raise anything."""
+    try:
+        return plain(str(zone)) or class_name(zone)
+    except Exception:  # noqa: BLE001
+        return class_name(zone)
 
 
 class Interval:
@@ -148,6 +164,8 @@ class Cron:
             raise UsageError(f"every: {shown(expression)} is no cron expression: {e}") from None
         except StopIteration:
             raise UsageError(f"every: {shown(expression)} names no day that there will ever be") from None
+        except Exception as e:
+            raise UsageError(f"every: tz={shown(zone)} fails: {said(e)}") from e
 
     def last(self, now: float) -> float:
         """See Ticks. Minus infinity if there is none in the last fifty years."""

@@ -11,7 +11,8 @@ from .breaker import Breaker, Retries
 from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .options import Options, check_backoff
-from .values import in_seconds, real, shown, whole
+from .other_words import refusal
+from .values import in_seconds, is_a, plain, real, shown, whole
 from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
 AtCap = Literal["fill", "refuse"]
@@ -95,31 +96,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many journal entries are kept; the oldest are deleted."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.limit, Limit) or isinstance(self.limit, type):
+        if not _is_limit(self.limit):
             raise UsageError(f"limit={shown(self.limit)} is not a limit: it has no measure(reading)")
         check_written(self.limit)
         check_stated(self.limit)
-        if not isinstance(self.workers, Workers):
+        if not is_a(self.workers, Workers):
             raise UsageError(f"workers={shown(self.workers)}: give Workers(each=…) or Workers(total=…, floor=…)")
-        if not isinstance(self.at_cap, str) or self.at_cap not in get_args(AtCap):
+        at_cap = plain(self.at_cap)
+        if at_cap not in get_args(AtCap):
             raise UsageError(f"at_cap={shown(self.at_cap)}: give 'fill' or 'refuse'")
+        msgspec.structs.force_setattr(self, "at_cap", at_cap)
+        if plain(self.spares) == "auto":
+            msgspec.structs.force_setattr(self, "spares", "auto")
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if not (value is None and name == "attempts") and not (value == "auto" and name == "spares"):
+            if not (value is None and name == "attempts") and not (name == "spares" and plain(value) == "auto"):
                 msgspec.structs.force_setattr(self, name, whole(name, value, least=least))
         for name in _SECONDS:
             zero, brief = name not in _NEVER_ZERO, name in _BRIEF
             number = in_seconds(f"{name} (seconds)", getattr(self, name), zero=zero, brief=brief)
             msgspec.structs.force_setattr(self, name, number)
-        if self.breaker is not None and not isinstance(self.breaker, Breaker):
+        if self.breaker is not None and not is_a(self.breaker, Breaker):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
         if self.reuse is None and not self.follows_if_orchestrated:
             msgspec.structs.force_setattr(self, "reuse", self.workers.elastic is not None)
-        if not isinstance(self.reuse, bool | None):
-            raise UsageError(f"reuse must be True or False, not {self.reuse!r}")
+        if self.reuse is not None and not is_a(self.reuse, bool):
+            raise UsageError(f"reuse must be True or False, not {shown(self.reuse)}")
         if self.workers.elastic is not None and self.promise is None:
             raise UsageError(
                 f"workers={self.workers!r}: workers that follow the traffic need a promise to new events: give "
@@ -260,11 +265,16 @@ _SHARED = (
 )
 
 
+def _is_limit(value: object) -> bool:
+    try:
+        return isinstance(value, Limit) and not isinstance(value, type)
+    except Exception:  # noqa: BLE001 - a user's class may raise anything where it is asked
+        return False
+
+
 def make_settings(**given: Any) -> Settings:
-    """Settings from keywords. Raises UsageError for an unknown setting, and names the known ones."""
-    unknown = given.keys() - set(Settings.__struct_fields__)
-    if unknown:
-        raise UsageError(
-            f"unknown setting {', '.join(sorted(unknown))}; there are: {', '.join(sorted(Settings.__struct_fields__))}"
-        )
+    """Settings from keywords. Raises UsageError for an unknown setting, and says what to write instead."""
+    known = Settings.__struct_fields__
+    if unknown := {name: value for name, value in given.items() if name not in known}:
+        raise UsageError(refusal("setting", unknown, known, of_handler=False))
     return Settings(**given)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta, tzinfo
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Never, TypeVar, Unpack
 
 from . import tracing
 from .blocking import BlockingConnection
@@ -41,7 +41,7 @@ from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
 from .settings import AtCap, Auto, Settings, make_settings
 from .settings_given import FurtherSettings
-from .values import check_revision, must_be
+from .values import check_revision, is_a, items, must_be, plain
 from .workers import Workers
 
 REVISION = "EVENTWAGON_REVISION"
@@ -78,7 +78,7 @@ class Train:
         given = {"limit": limit, "workers": workers, "spares": spares, "at_cap": at_cap}
         self.settings: Settings = make_settings(**{k: v for k, v in given.items() if v is not None}, **settings)
         self.revision: str = check_revision(os.environ.get(REVISION, "") if revision is None else revision)
-        self.source = f"/eventwagon/{name}" if source is None else check_word("source", source)
+        self.source = f"/eventwagon/{self.name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress has the empty name."""
         self.around_handling: list[Middleware] = []
@@ -154,6 +154,7 @@ class Train:
         retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
         batch: int | None = None,
         within: float | None = None,
+        **unknown: Never,
     ) -> Callable[[_H], _H]:
         """Register the handler of a channel: the train's own name for the ingress, as in
         `@train.on("user_registrations")`, or the name of an inner channel.
@@ -170,13 +171,13 @@ class Train:
         `dead_on`: exceptions after which the event goes to the dead letters at once. `retry_on`: if given, only these
         are retried. A handling that takes longer than it may counts as a TimeoutError.
 
-        Raises UsageError, also if the channel has a handler; one of the same name in `__main__` (a notebook's cell that
-        runs again) is replaced.
+        Raises UsageError, also for any other keyword, and if the channel has a handler; one of the same name in
+        `__main__` (a notebook's cell that runs again) is replaced.
         """
         if inspect.isroutine(channel):
             raise UsageError(f"train {self.name!r}: name the handler's channel: @train.on({self.name!r})")
-        name = "" if channel == self.name else check_channel_name(channel)
-        names = caller_names(1)
+        name = self._inner(channel)
+        channel, names = name or self.name, caller_names(1)
         options = make_options(
             f"handler of {channel!r}",
             concurrency=concurrency,
@@ -190,6 +191,7 @@ class Train:
             retry_on=retry_on,
             batch=batch,
             within=within,
+            **unknown,
         )
         try:
             self.settings.retries_of(options)
@@ -228,7 +230,7 @@ class Train:
         Observers call the function; several may call it for one tick, and one event is kept. Put the work into the
         handler. If no observer runs, missed ticks are not made up for, except the last one. See docs/later.md. Raises
         UsageError, also for a name that is taken."""
-        inner = "" if channel is None or channel == self.name else check_channel_name(channel)
+        inner = "" if channel is None else self._inner(channel)
 
         def register(function: _F) -> _F:
             schedule = make_schedule(when, function, tz=tz, name=name, channel=inner)
@@ -239,6 +241,10 @@ class Train:
             return function
 
         return register
+
+    def _inner(self, channel: str) -> str:
+        """The inner channel's name; empty for the ingress, which has the train's. Raises UsageError."""
+        return "" if plain(channel) == self.name else check_channel_name(channel)
 
     @property
     def longest_timeout(self) -> float:
@@ -274,13 +280,14 @@ class Train:
             url = _url_of_environment()
         if (url is None) == (broker is None or registry is None):
             raise UsageError("connect: give a URL, or a broker and a registry")
-        if url is not None and not isinstance(url, str):
+        given = plain(url)
+        if url is not None and given is None:
             raise UsageError(f"connect: the URL must be a str, say 'sqlite:///var/trains', not a {type(url).__name__}")
-        hear: object = listeners
-        if not isinstance(hear, list | tuple) or not all(map(callable, hear)):
+        heard = items("connect: listeners", listeners) if is_a(listeners, list, tuple) else (None,)
+        if not all(map(callable, heard)):
             raise UsageError("connect: listeners must be a list of functions, each of which takes a fact")
-        if url is not None:
-            made = open_drivers(url, clock=clock)
+        if given is not None:
+            made = open_drivers(given, clock=clock)
             broker, registry = broker or made.broker, registry or made.registry
         assert broker is not None and registry is not None  # noqa: S101, PT018 - for the type checker
         must_be(Broker, broker, "connect: broker")
@@ -288,7 +295,7 @@ class Train:
         if orchestrator is not None:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
         tracing.connected(self, broker)
-        return Connection(self, broker, registry, orchestrator, listeners, clock, redeclare)
+        return Connection(self, broker, registry, orchestrator, heard, clock, redeclare)
 
     def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
         """Return a connection that publishes from programs without an event loop (Django, Flask, scripts, Celery).
@@ -312,7 +319,8 @@ class Train:
     ) -> AsyncIterator[tuple[Broker, Orchestrator]]:
         """For processes started by an orchestrator: the broker at `url`, and an in-process orchestrator that attaches
         this process's workers to wagons by their `WagonSpec`s. The process does not follow the manifest; each wagon
-        gets the number of workers in its spec. The workers claim events under the name `owner`.
+        gets the number of workers in its spec. The workers claim events under the name `owner`, which
+        no other process should have: if one of them has provably ended, the claims of both are given back.
 
         Leaving is graceful, as in `Connection.running`. Raises UsageError, Unavailable, StorageBroken.
         """

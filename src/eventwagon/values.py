@@ -9,7 +9,7 @@ import operator
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeGuard, TypeVar
@@ -32,6 +32,19 @@ def is_a(value: object, *kinds: type[T]) -> TypeGuard[T]:
     """Whether the value is of one of these classes. Unlike isinstance, it does not ask the value, which may lie or
     raise."""
     return issubclass(type(value), kinds)
+
+
+def plain(value: object) -> str | None:
+    """The text as a plain str, whatever its class overrides; None if it is no text."""
+    return str.__str__(value) if is_a(value, str) else None
+
+
+def items(what: str, value: Sequence[T] | set[T]) -> tuple[T, ...]:
+    """What a user's list holds. Raises UsageError if its class raises anything."""
+    try:
+        return tuple(value)
+    except Exception as e:
+        raise UsageError(f"{what}={shown(value)} can't be read as a list") from e
 
 
 def class_name(value: object) -> str:
@@ -61,9 +74,9 @@ def whole(what: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
     if not is_a(value, bool):
         try:
             number = operator.index(value)
-        except TypeError:
-            with suppress(OverflowError, ValueError):  # infinity, NaN
-                if issubclass(type(value), numbers.Real) and value == int(value):
+        except Exception:  # noqa: BLE001 - it is no whole number, or a user's, which may raise anything
+            with suppress(Exception):  # infinity, NaN; a user's number may raise anything
+                if _is_real(value) and value == int(value):
                     number = int(value)
     if number is None or number < least:
         raise UsageError(f"{what} must be a whole number of at least {least}, not {shown(value)}")
@@ -72,10 +85,17 @@ def whole(what: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
     return number
 
 
+def _is_real(value: object) -> bool:
+    try:
+        return issubclass(type(value), numbers.Real)
+    except Exception:  # noqa: BLE001 - a user's class may raise anything where it is asked
+        return False
+
+
 def real(what: str, value: Any, *, zero: bool = False) -> float:
     """`value` as a float above 0, or with `zero` also 0, and at most 1e15. Raises UsageError."""
     number = math.nan
-    if not is_a(value, bool) and issubclass(type(value), numbers.Real):
+    if not is_a(value, bool) and _is_real(value):
         try:
             number = float(value) + 0.0  # -0.0 is 0.0
         except OverflowError:
@@ -123,9 +143,9 @@ def _outside() -> int:
 def text(what: str, value: object, *, most: int = 500) -> str:
     """One line of text for people, cut to `most` characters; line ends and tabs become blanks. Raises UsageError if the
     value is not text, if UTF-8 can't encode it, and for other control characters."""
-    if not is_a(value, str):
+    if (given := plain(value)) is None:
         raise UsageError(f"{what} must be text, not {shown(value)}")
-    line = " ".join(value[: 4 * most].split())[:most]
+    line = " ".join(given[: 4 * most].split())[:most]
     if not line.isascii():
         try:
             line.encode()
@@ -163,8 +183,9 @@ def split_url(url: str) -> SplitResult:
 def check_revision(revision: object) -> str:
     """Return the revision of some code; empty: none. It becomes part of paths, image names and labels. Raises
     UsageError."""
-    if is_a(revision, str) and (not revision or _REVISION.fullmatch(revision)):
-        return revision
+    text = plain(revision)
+    if text is not None and (not text or _REVISION.fullmatch(text)):
+        return text
     raise UsageError(
         f"revision {shown(revision)}: use 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"
     )

@@ -53,6 +53,8 @@ def test_entries_and_keys_of_others(redis_server: Server) -> None:
             assert (await broker.timetable.waiting("t")).count == 2
             await broker.timetable.remove("t", due.keys, until=due.until)
             assert (await broker.timetable.waiting("t")).count == 0
+            await client.hset(f"{base}:series", mapping={b"s": b"5.5", b"\xff": b"7", b"t": b"junk", b"u": b"nan"})
+            assert await broker.timetable.latest_of_all("t") == {"s": 5.5, "\\xff": 7.0}
             await client.set("others:{u}:later", "a string")
             for call in (
                 broker.timetable.add("u", [Event("one", "happened", "/t", 5.0, b"1")]),

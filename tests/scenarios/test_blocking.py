@@ -319,15 +319,18 @@ HANGING = "from tests.scenarios.test_blocking import hanging\nc = hanging()\n"
 
 
 def test_interrupted_at_the_terminal_it_ends() -> None:
-    code = f"{HANGING}c.publish(1)\nprint('waits', flush=True)\nc.publish('hang')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waits\n"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=15)
+    as_there = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+    code = f"{as_there}{HANGING}c.publish(1)\nprint('waits', flush=True)\nc.publish('hang')"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=15)
+        finally:
+            process.kill()
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode != 0
 
@@ -385,3 +388,31 @@ def test_publish_middleware_runs_in_the_callers_context(url: str) -> None:
         who.set("ada")
         c.publish(1)
     assert seen == ["ada"]
+
+
+LATE = """
+import atexit, threading, time
+from eventwagon import Train
+from eventwagon.errors import Unavailable
+
+c = Train("t").connect_blocking("sqlite:///trains")
+
+def publish():
+    try:
+        c.publish(1)
+    except Unavailable as e:
+        print(e)
+    else:
+        print("published")
+"""
+
+
+@pytest.mark.parametrize(
+    "when",
+    ["atexit.register(publish)", "threading.Thread(target=lambda: (time.sleep(1), publish(), publish())).start()"],
+)
+def test_the_first_call_after_the_main_thread_has_ended_is_told_so(tmp_path: Path, url: str, when: str) -> None:
+    done = python(f"{LATE}\n{when}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the program is ending" in done.stdout
+    assert all("can't be opened any more" in line for line in done.stdout.splitlines())

@@ -398,6 +398,30 @@ def test_a_look_that_came_back_after_the_lease_had_ended_grants_nothing() -> Non
     run(main())
 
 
+@pytest.mark.parametrize("names", ["ab", "aa"])
+def test_two_processes_of_one_name_have_one_budget(names: str) -> None:
+    async def main() -> None:
+        world, parts, most = World(), list[Slots](), list[float]()
+        train = Train("t", member_ttl=2.0)
+        async with AsyncExitStack() as stack:
+            for name in names:
+                part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
+                pool.target = 8
+                part.watchers.append(Watcher(pool, lambda: True, *[lambda *_: None] * 3))
+                runtime = runtime_of(train, world.broker, clock=world.clock, name=name)
+                shares = BudgetShares(runtime, world.registry, "t", {"t/concurrency": part})
+                await stack.enter_async_context(shares)
+                parts.append(part)
+            for _ in range(200):
+                await asyncio.sleep(0.05)
+                most.append(sum(part.held for part in parts))
+        assert max(most) == 4
+        assert min(part.of for part in parts) == 4
+        assert not await world.registry.members("t")
+
+    run(main())
+
+
 def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
     async def main() -> None:
         import threading

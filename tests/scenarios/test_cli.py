@@ -102,6 +102,46 @@ def until_handled(place: Path, number: int) -> None:
     raise AssertionError(view)
 
 
+CHAIN = """
+from eventwagon import Context, Event, Reject, Train
+
+train = Train("orders")
+
+@train.on("orders")
+async def ship(order: int, ctx: Context) -> None:
+    await ctx.emit("mail", order)
+
+@train.on("mail")
+async def mail(order: int) -> None:
+    raise Reject("no such address")
+"""
+
+
+def test_a_dead_letter_of_a_chain_shows_where_it_came_from(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(CHAIN)
+    publish = """
+import asyncio
+from app import train
+
+async def main() -> None:
+    async with train.connect() as c, c.running():
+        print(await c.publish(7, subject="order 7"))
+        while not [letter async for letter in c.dead_letters()]:
+            await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", publish], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    published = done.stdout.strip()
+    letter = json.loads(cli(tmp_path, "dead", "orders", "--json").stdout)
+    assert (letter["channel"], letter["subject"]) == ("mail", "order 7")
+    assert letter["began"] == int(published[:8] + published[9:13], 16) / 1000
+    said = cli(tmp_path, "dead", "orders").stdout
+    assert f"{letter['id']}, subject order 7, of a chain that began 20" in said
+
+
 def test_the_whole_life_of_a_train(place: Path) -> None:
     published = cli(place, "publish", "app:train", given=lines("a@x", "poison", "b@x"))
     assert (published.returncode, published.stdout) == (0, "published 3 events to signups\n"), published.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,46 @@ def test_a_wrong_time_is_one_line(place: Path, options: list[str], says: str) ->
     assert says in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert not (place / "trains").exists()
+
+
+SCHEDULED = """
+from eventwagon import Train
+
+train = Train("reports")
+
+@train.on("reports")
+async def make(name: str) -> None: ...
+
+@train.every(1)
+def often() -> str:
+    return "now"
+
+@train.every("0 6 1 1 *", tz="Europe/Madrid", name="yearly")
+def seldom() -> str:
+    return "the year"
+"""
+
+
+def test_schedules_are_shown_with_their_last_and_next_tick(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(SCHEDULED)
+    with running(tmp_path, "run", "app:train"):
+        for _ in range(40):
+            view = json.loads(cli(tmp_path, "status", "app:train", "--json").stdout)
+            often, yearly = view["schedules"]
+            if often["last"] and yearly["last"]:
+                break
+    assert (often["name"], often["when"], often["next"] - often["last"]) == ("often", "every 1 s", 1)
+    assert (yearly["name"], yearly["when"]) == ("yearly", "0 6 1 1 * (Europe/Madrid)")
+    assert yearly["last"] < view["at"] < yearly["next"]
+    time.sleep(6)
+    said = cli(tmp_path, "status", "app:train").stdout
+    assert "schedule often, every 1 s: last tick 20" in said
+    assert "is missing" in said.replace("\n", " ")
+    by_name = json.loads(cli(tmp_path, "status", "reports", "--json").stdout)["schedules"]
+    assert [(each["name"], each["when"], each["next"]) for each in by_name] == [
+        ("often", None, None),
+        ("yearly", None, None),
+    ]
+    assert cli(tmp_path, "later", "app:train").stdout.count("schedule ") == 2
+    assert json.loads(cli(tmp_path, "list", "--json").stdout)["schedules"] == 2
+    assert "schedules" in cli(tmp_path, "list").stdout

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections import Counter
 from itertools import pairwise
+
+import pytest
 
 from eventwagon import Context, Event, Reject, Train, Volume, Workers
 from eventwagon.contracts.facts import EventDied, EventRetried, WagonRemoved
@@ -46,6 +50,47 @@ def test_retries_then_dead_letters_that_outlive_their_wagon() -> None:
         assert all(0 <= p <= 1.0 for p in pauses)
 
     run(main())
+
+
+def test_each_death_is_one_line_with_everything_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", workers=Workers(each=1), attempts=2, backoff=0.0)
+
+        @train.on("t")
+        async def handle(what: str, ctx: Context) -> None:
+            if what == "no":
+                raise Reject("not for us")
+            await ctx.emit("mail", what)
+
+        @train.on("mail")
+        async def mail(what: str) -> None:
+            raise ValueError("what\nelse")
+
+        async with (
+            train.connect(broker=world.broker, registry=world.registry, clock=world.clock) as connection,
+            connection.running(),
+        ):
+            await connection.publish("no", id="1")
+            await connection.publish("yes", id="2")
+            await connection.publish(Event("3", "?", "/elsewhere", 1.0, b"\xff not json"))
+            while len([e async for e in connection.dead_letters()]) < 3:
+                await asyncio.sleep(0.1)
+
+    with caplog.at_level(logging.WARNING, logger="eventwagon"):
+        run(main())
+    levels = [r.levelname for r in caplog.records if r.levelno >= logging.WARNING and "mail failed" not in r.message]
+    assert sorted(levels) == ["ERROR", "ERROR", "WARNING"]
+    deaths = "\n".join(f"{r.levelname} {bool(r.exc_info)} {r.getMessage()}" for r in caplog.records)
+    lists = "; `eventwagon dead t` lists it"
+    mail = r"ERROR True t: mail of t_v1: event \S+ is dead after 2 attempts: ValueError: what; else \(handler \S+mail\)"
+    rejected = (
+        r"WARNING False t: ingress of t_v1: event 1 is dead after 1 attempt: rejected: not for us \(handler \S+\)"
+    )
+    undecoded = (
+        r"ERROR False t: ingress of t_v1: event 3 is dead after 1 attempt: can't be decoded for .* \(handler \S+\)"
+    )
+    assert all(re.search(f"^{death}{lists}$", deaths, re.MULTILINE) for death in (mail, rejected, undecoded)), deaths
 
 
 def test_what_does_not_decode_goes_to_the_dead_letters_with_its_bytes() -> None:

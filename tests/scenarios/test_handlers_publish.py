@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -17,9 +17,11 @@ from eventwagon.contracts.broker import Depth
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import EventRefused, EventTooLarge, Unavailable, UsageError
 from eventwagon.event import DEAD, Channel, child_id, published_id
+from eventwagon.runtime import publisher as publisher_module
 from eventwagon.runtime.handling import begin
 from eventwagon.runtime.run_state import RunState
 from eventwagon.runtime.threads import Threads
+from eventwagon.runtime.train_state import TrainState
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
@@ -503,3 +505,60 @@ def test_a_fake_context_shows_what_was_published() -> None:
             ctx.publish("text", to=bills)
         with pytest.raises(UsageError, match="must be a Train"):
             ctx.publish(1, to="billing")  # type: ignore[arg-type]
+
+
+def test_few_trains_are_followed_however_many_are_published_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used are left, but never one that is being published to."""
+    followed, most = set[str](), list[int]()
+
+    class Followed(TrainState):
+        async def __aenter__(self) -> Self:
+            followed.add(self._runtime.train)
+            most.append(len(followed))
+            return await super().__aenter__()
+
+        async def __aexit__(self, *exc: object) -> None:
+            await super().__aexit__(*exc)
+            followed.discard(self._runtime.train)
+
+    monkeypatch.setattr(publisher_module, "TrainState", Followed)
+    monkeypatch.setattr(publisher_module, "_OPEN_MOST", 3)
+
+    async def main() -> None:
+        it, go_on = World(), asyncio.Event()
+
+        class Slow(MemoryBroker):
+            async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+                if channel.train == "slow":
+                    await go_on.wait()
+                await super().publish(channel, events)
+
+        it.broker = Slow(clock=it.clock)
+        others = [Train(f"other{n}", **FEW) for n in range(10)]  # type: ignore[arg-type]
+        slow = Train("slow", **FEW, publish_timeout=600)  # type: ignore[arg-type]
+        orders = Train("orders", workers=Workers(each=1), publish_timeout=600)
+
+        @orders.on("orders")
+        async def ship(n: int, ctx: Context) -> None:
+            await ctx.publish(n, to=slow if n < 0 else others[n])
+
+        async with it.running(orders) as c:
+            await c.publish(-1)
+            await until(lambda: "slow" in followed)
+            for n in (*range(10), *range(10)):
+                await c.publish(n)
+                await asyncio.sleep(5)
+            assert await taken(it, others) == [2] * 10
+            assert followed == {"slow", "other8", "other9"}
+            go_on.set()
+            await asyncio.sleep(5)
+            assert await taken(it, [slow]) == [1]
+            assert not it.of(StepFailed)
+        assert not followed
+
+    run(main())
+    assert max(most) <= 5  # the one that is published to, and one that is being left
+
+
+async def taken(it: World, trains: Sequence[Train]) -> list[int | None]:
+    return [depth.published for depth in await it.broker.depth([Channel(train.name, 1) for train in trains])]

@@ -623,3 +623,35 @@ def test_one_that_is_registered_while_an_event_is_handled_is_for_the_next() -> N
         assert said == ["first", "handler 1", "late", "first", "handler 2"]
 
     run(main())
+
+
+def test_the_attribute_that_names_a_channel_for_later_may_not_be_added() -> None:
+    """A worker would store the event in that channel instead of handling it."""
+
+    async def main() -> None:
+        world, train, handled = World(), train_of(), list[str]()
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            handled.append(ctx.channel)
+
+        @train.on("mail")
+        async def mail(n: int, ctx: Context) -> None:
+            handled.append(ctx.channel)
+
+        @train.publish_middleware
+        async def redirect(events: list[Event], call_next: Next) -> None:
+            await call_next([msgspec.structs.replace(e, extensions={"laterchannel": "mail"}) for e in events])
+
+        async with world.running(train) as connection:
+            for given in ({}, {"after": 5.0}):
+                with pytest.raises(UsageError, match="laterchannel is taken"):
+                    await connection.publish(1, **given)  # type: ignore[arg-type]
+            with pytest.raises(UsageError, match="laterchannel is taken") as e:
+                await connection.publish_many([1, 2])
+            assert e.value.accepted == 0
+            await asyncio.sleep(10)
+            assert (await connection.later()).count == 0
+        assert handled == []
+
+    run(main())

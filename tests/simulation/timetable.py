@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 
 from eventwagon.contracts.timetable import CHANNEL, Due, Waiting, key_of
@@ -69,6 +69,9 @@ class GatedTimetable:
 
     async def latest(self, train: str, series: str) -> float | None:
         return await self._gate.call("time", partial(self._truth.latest, train, series))
+
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        return await self._gate.call("time", partial(self._truth.latest_of_all, train))
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
         return await self._gate.call("keep", partial(self._truth.tick, train, series, at, event))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime, timedelta, tzinfo
 
 import msgspec
 import pytest
 from rich.console import Console
 
+from eventwagon import Train
+from eventwagon.cli.schedules import ScheduleView, viewed
 from eventwagon.cli.status import View, reason, table
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
@@ -128,3 +131,67 @@ def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_name(width: int) -> No
     assert set(names) <= set(COLUMNS)
     assert {"wagon", "state", "taken", "waiting", "age"} <= set(names)
     assert sum("signups_v3" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_schedule_shows_its_last_tick_and_the_next(width: int) -> None:
+    def report() -> None: ...
+
+    train = Train("signups")
+    train.every("*/5 * * * *", tz="Europe/Madrid")(report)
+    train.every(60, name="hourly", channel="mail")(report)
+    shown = msgspec.structs.replace(view(1), at=1000.0, schedules=viewed(train.schedules, {"report": 300.0}, 1000.0))
+    lines = printed(shown, width)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    said = " ".join(" ".join(lines).split())
+    assert "schedule report, */5 * * * * (Europe/Madrid): last tick 1970-01-01 " in said
+    assert ", 12 min ago; next 1970-01-01 " in said
+    assert ", in 200 s; the tick of 1970-01-01 " in said or ", in 3 min; the tick of 1970-01-01 " in said
+    assert "is missing" in said
+    assert "schedule hourly to mail, every 60 s: no tick is on record; next 1970-01-01 " in said
+
+
+def test_a_schedule_that_is_only_on_record() -> None:
+    (known,) = viewed({}, {"report": 300.0}, 1000.0)
+    assert (known.name, known.when, known.last, known.next, known.missed) == ("report", None, 300.0, None, None)
+    shown = msgspec.structs.replace(view(1), at=1000.0, schedules=[known])
+    assert "name it as module:attribute" in " ".join(printed(shown, 200))
+
+
+def test_many_schedules_leave_room_for_the_wagons() -> None:
+    schedules = [ScheduleView(name=f"s{n}", when=None, last=0.0) for n in range(50)]
+    lines = printed(msgspec.structs.replace(view(2), schedules=schedules), 200, 24)
+    assert "and 44 schedules more" in "".join(lines)
+    assert len(lines) <= 24
+    assert len(printed(msgspec.structs.replace(view(2), schedules=schedules), 200)) > 50
+
+
+def nothing() -> None: ...
+
+
+class Broken(tzinfo):
+    """A zone that works at declaration only."""
+
+    fails = False
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        if self.fails:
+            raise ZeroDivisionError
+        return timedelta(0)
+
+    def dst(self, _: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    def tzname(self, _: datetime | None) -> str:
+        return "broken"
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_a_zone_that_fails_hides_nothing_else() -> None:
+    zone, train = Broken(), Train("signups")
+    train.every("0 * * * *", tz=zone, name="s")(nothing)
+    zone.fails = True
+    (found,) = viewed(train.schedules, {"s": 300.0}, 1000.0)
+    assert (found.when, found.last, found.next) == ("0 * * * * (Broken)", 300.0, None)

@@ -6,7 +6,7 @@ import enum
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -14,11 +14,30 @@ import msgspec
 import pydantic
 import pytest
 
-from eventwagon.display.text import MOST, TRACEBACK_MOST, LogFormatter, said
+from eventwagon.display.text import MOST, TRACEBACK_MOST, LogFormatter, local_time, said
 from eventwagon.errors import UsageError
 from eventwagon.event import JSON, Event
 from eventwagon.payload import codec
 from eventwagon.runtime.bulkhead import Bulkhead, passes, shown
+
+
+@pytest.fixture
+def in_madrid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process's local time is that of Madrid."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Europe/Madrid")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_madrid")
+def test_times_have_their_offset() -> None:
+    assert local_time(1_800_000_000.5) == "2027-01-15 09:00:00.500+01:00"
+    assert local_time(1_784_000_000) == "2026-07-14 05:33:20.000+02:00"
+    assert local_time(1e18) == "1e+18 s"
+    record = logging.makeLogRecord({"msg": "hello", "created": 1_800_000_000.5})
+    assert LogFormatter("%(asctime)s %(message)s").format(record) == "2027-01-15 09:00:00.500+01:00 hello"
 
 
 def test_a_group_says_what_is_in_it() -> None:

@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any, ParamSpec
 
@@ -127,25 +126,17 @@ def beside(head: Text, text: str) -> RenderableType:
     return grid
 
 
-def local_time(at: float, *, date: bool = True) -> str:
-    """Format seconds since the epoch as local time, with milliseconds; without the date if `date` is False. Seconds
-    outside the calendar's range are printed as they are."""
-    try:
-        moment = datetime.fromtimestamp(at).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return f"{at:g} s"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}" if date else f"{moment:%H:%M:%S}"
-
-
 def span(seconds: float | None) -> str:
-    """Format a duration in seconds for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`; None as `-`."""
+    """Format a duration in seconds for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`, `14 days`; None as `-`."""
     if seconds is None:
         return "-"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 def breadth(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> int:

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from ..connection import Connection
 from ..contracts.timetable import CHANNEL, Waiting
-from ..display.text import count
+from ..display.text import count, local_time
 from ..errors import UsageError
 from ..event import Event
 from ..times import When, when
 from ..values import shown
 from .completion import Anchor
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, span
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, span
+from .schedules import schedule_lines, schedules_of
 from .target import reached
 from .why import data_of, data_shown
 
@@ -44,6 +45,9 @@ async def later(
     """List the events of a train that wait for their time (published with --at or --after, or emitted for later), the
     earliest first; with --cancel, cancel some of them.
 
+    The train's schedules follow, each with its last tick on record, and the next if TARGET names the program; as JSON
+    `status --json` has them.
+
     An event whose publishing has begun can't be cancelled any more: then it exits with 1.
     """
     async with reached(target, url) as c:
@@ -58,8 +62,11 @@ async def later(
                 console.print(beside(Text(local_time(event.time)), _described(event)))
             else:
                 line(f"{local_time(event.time)}  {_described(event)}")
-        if not as_json:
-            line(told(waiting))
+        if as_json:
+            return
+        line(told(waiting))
+        for each in schedule_lines(await schedules_of(c, waiting.now), waiting.now):
+            console.print(each) if console.is_terminal else line(each.plain)
 
 
 async def _cancel(c: Connection, ids: list[str]) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..contracts.facts import sentence
 from ..contracts.manifest import Wagon
-from ..display.text import said
+from ..display.text import local_time, said
 from ..errors import UsageError
 from ..event import wagon_name
 from ..limits import Pressure, measured, written
@@ -22,7 +22,7 @@ from ..policy.edits import Task, words
 from ..policy.plan import Plan, plan
 from ..policy.record import decode_look, find_looks, record
 from ..policy.seen import Seen
-from .console import Code, Ended, beside, json_line, line, local_time, out, say, span
+from .console import Code, Ended, beside, json_line, line, out, say, span
 
 _MOST = 10_000
 """The most looks that are replayed from one file: the newest."""

@@ -24,6 +24,7 @@ from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
 from ..errors import UsageError
 from ..event import wagon_name
+from ..policy.record import find_looks
 from ..tracing.exporting import exporting
 from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
@@ -54,7 +55,8 @@ LogLevel = Annotated[
         "--log-level",
         envvar="EVENTWAGON_LOG_LEVEL",
         metavar="LEVEL",
-        help="debug, info, warning or error. Default: the program's own level, or info.",
+        help="Level of eventwagon's own log: debug, info, warning or error; libraries keep theirs, which is warning. "
+        "Default: the program's own level, or info.",
     ),
 ]
 LogFormat = Annotated[
@@ -313,6 +315,16 @@ def is_json(text: str) -> bool:
     return text.strip().lower() == "json"
 
 
+class _TerminalFormatter(LogFormatter):
+    """Leaves out the words of looks at DEBUG, which would fill the screen and can't be copied from it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        text = super().formatMessage(record)
+        for word in find_looks(text) if record.levelno <= logging.DEBUG else ():
+            text = text.replace(word, f"({len(word):,} characters, written only to a file or pipe)")
+        return text
+
+
 def set_up_logging(level: int | None, *, as_json: bool = False) -> None:
     """Log to stderr, one line per record, at `level` (None: info). If the program, which must be loaded before, has set
     up logging itself, its handlers stay, and its levels too unless `level` is given. The processes that this one starts
@@ -332,7 +344,7 @@ def set_up_logging(level: int | None, *, as_json: bool = False) -> None:
         handler.setFormatter(JsonFormatter())
     elif sys.stderr.isatty():
         handler = RichHandler(console=err(), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(LogFormatter("%(message)s"))
+        handler.setFormatter(_TerminalFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(LogFormatter("%(asctime)s %(levelname)-7s %(message)s"))

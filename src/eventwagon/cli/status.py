@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -44,6 +45,7 @@ from .console import (
     tables,
     words,
 )
+from .schedules import ScheduleView, schedule_lines, schedules_of
 from .target import reached
 
 _EVERY = 0.5
@@ -123,6 +125,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Events that wait for their time; None if neither the broker nor the registry can keep any."""
     later_next: float | None = None
     """When the next of them is due."""
+    schedules: list[ScheduleView] = []
+    """Those that the program declares, and those on record."""
     dead_lost: int
     """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
@@ -143,24 +147,31 @@ async def status(
     [bold]taken[/bold]: events published to the ingress, and its exact bound if it has one. [bold]waiting[/bold]:
     claimed by no process. [bold]in flight[/bold]: prefetched, or in a handler. [bold]settled[/bold]: done.
     [bold]inside[/bold]: not settled in the inner channels. [bold]workers[/bold]: the wagon's own; of shared workers,
-    those that had one of its events at the last check-in.
+    those that had one of its events at the last check-in. [bold]schedule[/bold]: its last tick on record, and the
+    next, if TARGET names the program.
 
     A figure that the broker does not know is `?`. A narrow terminal leaves columns out.
     """
-    async with reached(target, url) as c:
-        if not watch:
+    if not watch:
+        async with reached(target, url) as c:
             _print(await look(c, url, removed=all_), as_json)
-            return
-        console = out()
-        if as_json or not console.is_terminal:
-            while True:
-                _print(await look(c, url, removed=all_), as_json)
-                await asyncio.sleep(_EVERY)
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                view = await look(c, url, removed=all_)
-                live.update(table(view, console, high=console.height), refresh=True)
-                await asyncio.sleep(_EVERY)
+        return
+    with suppress(asyncio.CancelledError):  # Ctrl-C, which is how it ends
+        async with reached(target, url) as c:
+            await _watch(c, url, as_json, removed=all_)
+
+
+async def _watch(c: Connection, url: str, as_json: bool, *, removed: bool) -> None:
+    console = out()
+    if as_json or not console.is_terminal:
+        while True:
+            _print(await look(c, url, removed=removed), as_json)
+            await asyncio.sleep(_EVERY)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            view = await look(c, url, removed=removed)
+            live.update(table(view, console, high=console.height), refresh=True)
+            await asyncio.sleep(_EVERY)
 
 
 def _print(view: View, as_json: bool) -> None:
@@ -229,6 +240,7 @@ async def look(c: Connection, url: str, *, removed: bool = False) -> View:
         dead=None if unread else sum(dead),
         later=None if waiting is None else waiting.count,
         later_next=None if waiting is None else waiting.next_at,
+        schedules=[] if waiting is None else await schedules_of(c, waiting.now),
         dead_lost=max(kept.lost, manifest.letters_lost)
         + manifest.letters_gone
         + sum(w.letters_lost for w in manifest.wagons),
@@ -423,14 +435,15 @@ def table(view: View, console: Console, *, high: int | None = None) -> Renderabl
     rows = [*view.removed, *view.wagons]
     keep = len(rows) if high is None else min(len(rows), max(2, high))
     while True:
-        shown = _table(view, rows, keep, console)
+        shown = _table(view, rows, keep, console, None if high is None else max(3, high // 4))
         over = 0 if high is None else len(console.render_lines(shown, pad=False)) - high
         if over <= 0 or keep <= 2:
             return shown
         keep = max(2, keep - max(1, over // 4))
 
 
-def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> RenderableType:
+def _table(view: View, rows: list[WagonView], keep: int, console: Console, schedules: int | None) -> RenderableType:
+    """With `keep` of the wagons, and so many of the schedules (None: all)."""
     left_out = len(rows) - keep
     if left_out > 0:
         rows = rows[: keep // 2] + rows[len(rows) - (keep - keep // 2) :]
@@ -444,6 +457,7 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console) -> Re
     if view.later:
         ahead = "" if view.later_next is None else f", the next in {span(max(0.0, view.later_next - view.at))}"
         parts.append(Text(f"later: {count(view.later, 'event')} waiting{ahead}"))
+    parts += schedule_lines(view.schedules, view.at, schedules)
     if view.removal:
         parts.append(words(f"the train is being removed: {view.removal}", "bold red"))
     if view.paused:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,14 +17,15 @@ from ..contracts.lifecycle import State
 from ..contracts.registry import Member
 from ..display.redaction import shown
 from ..display.text import count
-from ..errors import BrokerError, EventwagonError, UsageError
+from ..errors import BrokerError, UsageError
 from ..event import DEAD, wagon_name
 from ..values import check_revision
 from .completion import Anchor
-from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say, words
+from .console import DEFAULT_URL, Code, Ended, Url, job, line, say
 from .serve import Infrastructure
 from .status import describe_pause
 from .target import reached, reached_if_known, wagon_number
+from .waiting import in_wagons, interruptible, until
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, recorded in the journal.")]
 By = Annotated[
@@ -38,6 +40,8 @@ By = Annotated[
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Seconds to wait until it is done.")
 ]
+
+_WITHDRAW = "`eventwagon switch {} --withdraw` withdraws it"
 
 
 @job
@@ -116,7 +120,11 @@ async def drain(
     by: By = None,
     timeout: Timeout = 300.0,
 ) -> None:
-    """Switch now, then wait until all earlier events are handled and their wagons are removed."""
+    """Switch now, then wait until all earlier events are handled and their wagons are removed.
+
+    Meanwhile it says how many events are left in which wagons. Ctrl-C ends the waiting only: the train goes on
+    draining.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     async with reached(target, url) as c:
@@ -125,19 +133,9 @@ async def drain(
             if c.manifest.pause_of(wagon) is not None:
                 say(f"{wagon_name(c.train.name, wagon.number)} is paused: it drains once it is resumed")
         old, _ = await _switched(c, reason, by, timeout)
-
-        async def left() -> str:
-            wagons = [w for w in c.manifest.wagons if w.number <= old and w.active_at is not None]
-            depths = await c.depths()
-            events = [
-                d.published - d.settled
-                for w in wagons
-                for name, d in depths.get(w.number, {}).items()
-                if name != DEAD and d.published is not None and d.settled is not None
-            ]
-            return f"{count(sum(events), 'event')} in {count(len(wagons), 'wagon')} left"
-
-        await _until(c.wait_drained(old), deadline, "draining", left)
+        watch = f"`eventwagon status {c.train.name} --watch` shows it"
+        goes_on = f"{c.train.name} goes on draining while processes run it; {watch}"
+        await until(c.wait_drained(old), deadline, "draining", partial(in_wagons, c, old), goes_on=goes_on)
         line(f"every wagon up to {wagon_name(c.train.name, old)} is drained and removed")
 
 
@@ -273,7 +271,7 @@ async def stop(
         async def left() -> str:
             return f"{count(len(await c.members()), 'process', 'processes')} left"
 
-        await _until(gone(), deadline, "ending", left)
+        await until(gone(), deadline, "ending", left, goes_on="the processes go on ending")
         line(f"{count(len(before), 'process', 'processes')} ended" if before else "no process was alive")
 
 
@@ -323,8 +321,9 @@ async def _switched(
     await _warn_without(c, "observe", "the switch is requested, and made once one is")
     old = await c.request_switch(reason, revision=revision, watch_errors=watch, by=by)
     try:
-        async with asyncio.timeout(timeout):
-            new = await c.wait_answered()
+        with interruptible(f"the switch stays requested; {_WITHDRAW.format(c.train.name)}"):
+            async with asyncio.timeout(timeout):
+                new = await c.wait_answered()
         if new == old:
             raise Ended(Code.FAILED, await _given_up(c))
         return old, new
@@ -332,7 +331,7 @@ async def _switched(
         raise Ended(
             Code.NOT_IN_TIME,
             f"not switched within {timeout:g} s; the request stays. {await _in_the_way(c)}`eventwagon why "
-            f"{c.train.name}` says more, `eventwagon switch {c.train.name} --withdraw` withdraws it",
+            f"{c.train.name}` says more, {_WITHDRAW.format(c.train.name)}",
         ) from None
 
 
@@ -386,26 +385,3 @@ async def _warn_without(c: Connection, role: str, then: str) -> None:
     elif not any(role in m.roles for m in members):
         who = {"observe": "observer", "work": "worker"}[role]
         say(f"no {who} of train {c.train.name} is alive: {then} (eventwagon run, or {role})")
-
-
-async def _until(done: Awaitable[None], deadline: float, doing: str, left: Callable[[], Awaitable[str]]) -> None:
-    """Wait for `done`, and show on a terminal what is `left`. Raises Ended if `deadline`, in seconds of the loop's
-    clock, passes."""
-    console = err()
-    task = asyncio.ensure_future(done)
-    spinning = console.status(doing) if console.is_terminal else nullcontext()
-    try:
-        with spinning as spinner:
-            while not task.done():
-                now = asyncio.get_running_loop().time()
-                if now >= deadline:
-                    raise Ended(Code.NOT_IN_TIME, f"not done in time: {await left()}")
-                if spinner is not None:
-                    try:
-                        spinner.update(words(f"{doing}: {await left()}"))
-                    except EventwagonError as e:
-                        spinner.update(words(f"{doing}: {e}"))
-                await asyncio.wait([task], timeout=min(0.2, deadline - now))
-        await task
-    finally:
-        task.cancel()

@@ -14,8 +14,8 @@ from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, line
 from .status import View, look
 from .target import reached
 
-_COLUMNS = ("train", "active", ">wagons", ">waiting", ">dead", ">processes", "")
-_LEFT_OUT = (">processes", ">wagons", ">dead")
+_COLUMNS = ("train", "active", ">wagons", ">waiting", ">dead", ">schedules", ">processes", "")
+_LEFT_OUT = (">schedules", ">processes", ">wagons", ">dead")
 """The columns that are left out if the terminal is too narrow, in this order."""
 
 
@@ -30,6 +30,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int | None = None
     """Events that nobody has claimed, in the ingresses of all wagons; null: not known."""
     dead: int | None = None
+    schedules: int = 0
+    """Schedules of which a tick is on record; `status` shows them."""
     processes: int = 0
     """Live processes that have checked in."""
     state: str = ""
@@ -44,8 +46,8 @@ async def list_(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
     [bold]active[/bold]: the wagon that takes new events. [bold]wagons[/bold]: those that are live.
     [bold]waiting[/bold]: events of all ingresses that no process has claimed. [bold]dead[/bold]: dead letters.
-    [bold]processes[/bold]: those that have checked in. [bold]Last[/bold], why the train does not work: paused, being
-    removed, not readable.
+    [bold]schedules[/bold]: those of which a tick is on record, if any train has one. [bold]processes[/bold]: those that
+    have checked in. [bold]Last[/bold], why the train does not work: paused, being removed, not readable.
 
     A narrow terminal leaves columns out.
 
@@ -74,13 +76,17 @@ def _show(found: Sequence[Listed]) -> None:
             str(each.wagons),
             "?" if each.waiting is None else f"{each.waiting:,}",
             "?" if each.dead is None else f"{each.dead:,}",
+            str(each.schedules),
             str(each.processes),
             words(each.state, "yellow"),
         )
         for each in found
     ]
     console = tables()
-    console.print(listing(*narrowed(_COLUMNS, rows, _LEFT_OUT, console.width), console.width))
+    unused = () if any(each.schedules for each in found) else (">schedules",)
+    kept = [i for i, name in enumerate(_COLUMNS) if name not in unused]
+    columns, cells = [_COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    console.print(listing(*narrowed(columns, cells, _LEFT_OUT, console.width), console.width))
 
 
 async def _listed(name: str, url: str) -> Listed:
@@ -104,6 +110,7 @@ def _of(view: View) -> Listed:
         wagons=len(view.wagons),
         waiting=None if None in waiting else sum(n or 0 for n in waiting),
         dead=view.dead,
+        schedules=len(view.schedules),
         processes=len(view.members),
         state=f"being removed: {view.removal}" if view.removal else f"paused {view.paused}" if view.paused else "",
     )

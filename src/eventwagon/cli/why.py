@@ -22,10 +22,11 @@ from ..contracts.facts import (
 )
 from ..contracts.registry import Registry
 from ..display.text import count as counted
+from ..display.text import local_time
 from ..errors import EventwagonError, UsageError
-from ..event import DEATH, Event, wagon_name
+from ..event import DEATH, Event, born, wagon_name
 from .completion import NAMED, Anchor
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, local_time, out, say
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again
 from .target import reached, registered, wagon_number
 
@@ -154,12 +155,22 @@ def _describe(event: Event, train: str) -> tuple[str, ...]:
     """A dead letter for a person: the time, the event, the reason, and the beginning of its data."""
     x = event.extensions
     where = f"{wagon_name(train, x.get('deadwagon', '?'))} {x.get('deadchannel') or 'ingress'}"
+    subject = f", subject {event.subject}" if event.subject is not None else ""
+    began = _began(event)
+    chain = f", of a chain that began {local_time(began)}" if began is not None else ""
     return (
         local_time(_number(x.get("deadat"), event.time)),
-        f"{where}, {_attempts(x)}  {event.id}",
+        f"{where}, {_attempts(x)}  {event.id}{subject}{chain}",
         x.get("deadbecause", ""),
         f"{event.type} {data_shown(event.data)}",
     )
+
+
+def _began(event: Event) -> float | None:
+    """When the event was published from which this one of an inner channel came, by the time in its id; None if it is
+    not of an inner channel, or its id has no time."""
+    has_time = len(event.id) == 36 and event.id[14] == "7"
+    return born(event) if event.extensions.get("deadchannel") and has_time else None
 
 
 def data_shown(data: bytes) -> str:
@@ -181,6 +192,7 @@ def _letter(event: Event) -> dict[str, object]:
         "source": event.source,
         "subject": event.subject,
         "time": event.time,
+        "began": _began(event),
         "content_type": event.content_type,
         "extensions": {name: value for name, value in x.items() if name not in DEATH},
         "because": x.get("deadbecause", ""),

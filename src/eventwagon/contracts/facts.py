@@ -852,8 +852,11 @@ _ALARMING = (
 
 def log(fact: Fact) -> None:
     """A listener that writes each fact as one line to the logger `eventwagon`: a warning if an operator should look.
+    Deaths (EventDied) it leaves out: the worker logs them, with the traceback.
 
     Of a registry that steps back again and again, since its server evicts keys, ten lines a minute are written."""
+    if isinstance(fact, EventDied):
+        return
     left_out = _stepped_back.left_out(fact.train) if isinstance(fact, RegistrySteppedBack) else 0
     if left_out is not None:
         text = counted_in(sentence(fact), left_out)
@@ -873,7 +876,7 @@ def _fields(fact: Fact) -> dict[str, Any]:
 
 def _level(fact: Fact) -> int:
     match fact:
-        case DefectFound() | EventDied():
+        case DefectFound():
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
             return logging.INFO  # a switch in progress, or a spare that is not needed

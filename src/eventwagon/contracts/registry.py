@@ -93,7 +93,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     pod: Pod | None = None
     """The Pod in which it runs, for orchestrators that see Pods end; None if it runs in no Pod."""
     budgets: dict[str, BudgetPart] = {}
-    """What it holds of budgets, in check-ins of its own under its name and `/budgets`."""
+    """What it holds of budgets, in check-ins of its own under names that begin with its name and `/budgets/`."""
 
     @property
     def is_process(self) -> bool:

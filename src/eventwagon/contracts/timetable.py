@@ -6,7 +6,7 @@ An event is due at its `time`. One for an inner channel names that channel in th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -82,6 +82,10 @@ class Timetable(Protocol):
 
     async def latest(self, train: str, series: str) -> float | None:
         """The latest tick of this series that `tick` has recorded; None: none yet."""
+        ...
+
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        """The same for each series of the train that has one, by its name. Creates nothing."""
         ...
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -29,6 +30,15 @@ def escaped(text: str) -> str:
         return text
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def local_time(at: float) -> str:
+    """Seconds since the epoch as local time with its offset from UTC: `2027-01-31 18:00:00.000+01:00`. Seconds outside
+    the calendar's range are printed as they are."""
+    try:
+        return datetime.fromtimestamp(at).astimezone().isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{at:g} s"
 
 
 def count(number: int | None, noun: str, nouns: str = "") -> str:
@@ -138,12 +148,16 @@ def indented(text: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """A record as one line as `as_line` gives it; its traceback follows, indented."""
+    """A record as one line as `as_line` gives it; its traceback follows, indented. Times are as `local_time` gives
+    them."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return local_time(record.created)
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
         if self.usesTime():
-            record.asctime = self.formatTime(record, self.datefmt)
+            record.asctime = self.formatTime(record)
         lines = [as_line(self.formatMessage(record))]
         if record.exc_info:
             lines.append(indented(without_middle(self.formatException(record.exc_info))))

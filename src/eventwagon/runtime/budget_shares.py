@@ -37,13 +37,20 @@ _HUNGRY = 0.1
 _STEADY = 0.2
 """The same for the others: how soon they give up what others are due."""
 _STEP = "sharing budgets"
+_OF_BUDGETS = "/budgets/"
 _MANY = 1e9
 """More units than any budget has."""
 
 
 def budget_member(name: str) -> str:
-    """The name under which a process says what it holds of budgets."""
-    return f"{name}/budgets"
+    """A name under which a process says what it holds of budgets. Another one at each call, so that two processes with
+    the same name (`working(owner=…)`) do not take what both hold for what one of them holds."""
+    return f"{name}{_OF_BUDGETS}{os.urandom(4).hex()}"
+
+
+def holds_for(member: str, name: str) -> bool:
+    """Whether this is a check-in of what that process holds of budgets."""
+    return member.rpartition("/")[0] + "/" == f"{name}{_OF_BUDGETS}"
 
 
 @asynccontextmanager
@@ -85,7 +92,7 @@ class BudgetShares:
         self._registry = registry
         self._scope = scope
         self._parts = parts
-        self._name = budget_member(runtime.name or f"{runtime.train}-{os.getpid()}-{os.urandom(4).hex()}")
+        self._name = budget_member(runtime.name or f"{runtime.train}-{os.getpid()}")
         self._ttl = runtime.settings.member_ttl
         self._time = asyncio.get_running_loop().time
         self._woken = asyncio.Event()

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
+from ..contracts.facts import EventDied, sentence
 from ..display.text import plain
 from ..event import DEAD, Event
+from .bulkhead import ExcInfo, log_safely
+
+REJECTED = "rejected"
+"""The first word of the reason if the handler itself refused the event (`Reject`)."""
+
+_logger = logging.getLogger("eventwagon.worker")
 
 
 def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
@@ -18,6 +27,20 @@ def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now
         "deadat": f"{now:.3f}",
     }
     return DEAD, msgspec.structs.replace(event, extensions={**event.extensions, **why})
+
+
+def log_death(fact: EventDied, handler: str, exc_info: ExcInfo | None) -> None:
+    """Log a death in one line: at ERROR, or at WARNING if the handler rejected the event."""
+    log_safely(
+        _logger,
+        logging.WARNING if fact.because.startswith(REJECTED) else logging.ERROR,
+        "%s: %s (handler %s); `eventwagon dead %s` lists it",
+        fact.train,
+        plain(sentence(fact), 2000),
+        handler,
+        fact.train,
+        exc_info=exc_info,
+    )
 
 
 def smaller(letter: Event, *, cut: bool) -> Event | None:

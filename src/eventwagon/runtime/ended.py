@@ -15,7 +15,7 @@ from ..contracts.lifecycle import LIVE
 from ..contracts.orchestrator import Witness
 from ..contracts.process import Pod, Process, this_process, why_ended
 from ..contracts.registry import Member
-from .budget_shares import SHARED, budget_member
+from .budget_shares import SHARED, holds_for
 from .bulkhead import is_ours
 from .runtime import Runtime, report_failure, why_failed
 from .tasks import all_of
@@ -112,11 +112,12 @@ class EndedMembers:
 
     async def _check_out(self, name: str) -> None:
         """Remove its check-ins: that of the process, and what it said that it holds of budgets."""
-        registry, budgets = self._state.registry, budget_member(name)
-        for each in (name, budgets):
-            await registry.check_in(self._train, Member(name=each), ttl=0)
-        if any(member.name == budgets for member in await registry.members(SHARED)):
-            await registry.check_in(SHARED, Member(name=budgets), ttl=0)
+        registry = self._state.registry
+        await registry.check_in(self._train, Member(name=name), ttl=0)
+        for scope in (self._train, SHARED):
+            for member in await registry.members(scope):
+                if holds_for(member.name, name):
+                    await registry.check_in(scope, Member(name=member.name), ttl=0)
 
     def _failed(self, name: str, error: BaseException) -> None:
         """Report the failure, once while its reason stays the same."""

@@ -18,7 +18,7 @@ from ..policy.demand import FEW
 from .admission import Gate
 from .batching import Batched, Result, begin_batch, holds_several
 from .budgets import LEASE_LOST, ChannelBudget
-from .bulkhead import Seldom, is_ours, kind_of, log_safely, shown
+from .bulkhead import ExcInfo, Seldom, is_ours, kind_of, log_safely, shown
 from .circuits import Circuits
 from .context import Context
 from .forks import forks, leave
@@ -319,11 +319,11 @@ class HandlerRunner:
         `tells`: a failure says something about the channel."""
         wagon, circuits, delivery = settler.source.wagon, self._circuits, deliveries[0]
         event_id, handler = delivery.event.id, settler.source.handler
+        exc_info: ExcInfo | None = None
         if isinstance(outcome, Failed) and not holds_several(deliveries):
             verdict = decided(handler, outcome, expired=worker.expired)
             if isinstance(verdict, Dead):
-                self._log_failure(handler, deliveries, worker.attempt, verdict.because, outcome.error, dies=True)
-                outcome = verdict
+                exc_info, outcome = self._deadly(handler, verdict.because, outcome.error), verdict
         match outcome:
             case Snoozed(after=after, because=because):
                 circuits.passed(circuit, event_id, gone=False)
@@ -332,7 +332,7 @@ class HandlerRunner:
             case Dead(because=because):
                 wagon.failed += 1
                 circuits.passed(circuit, event_id, gone=True)
-                settler.die(delivery, because, worker.attempt)  # a batch does not die as a whole
+                settler.die(delivery, because, worker.attempt, exc_info)  # a batch does not die as a whole
             case Failed(because=because, error=error, after=after):
                 wagon.failed += 1
                 own = self._cancelled_itself(worker, error)
@@ -341,13 +341,16 @@ class HandlerRunner:
                 )
                 if len(deliveries) > 1:
                     circuit.failing.pop(event_id, None)  # nobody knows whether it was this one
+                if again is None:
+                    exc_info = self._deadly(handler, because, error)
                 for each in deliveries:
                     attempt = worker.attempt if each is delivery else each.attempt
                     if again is None:
-                        settler.die(each, because, attempt)
+                        settler.die(each, because, attempt, exc_info if each is delivery else None)
                     else:
                         settler.retry(each, because, attempt, again)
-                self._log_failure(handler, deliveries, worker.attempt, because, error, dies=again is None)
+                if again is not None:
+                    self._log_failure(handler, deliveries, worker.attempt, because, error)
 
     def _cancelled_itself(self, worker: Worker, error: BaseException | None) -> bool:
         """Whether the handler has cancelled its own task. One that cancels all tasks ends its process, which then
@@ -576,30 +579,34 @@ class HandlerRunner:
         attempt: int,
         because: str,
         error: BaseException | None,
-        *,
-        dies: bool,
     ) -> None:
-        """Log the first failure of a kind in a minute at WARNING, and each death at ERROR; with a traceback once a
-        minute for each kind."""
-        kind = (handler.name, dies, because if error is None else kind_of(error))
-        held_back = self._failures.due(kind)
-        if held_back is None and not dies:
+        """Log the first failure of a kind in a minute at WARNING, with its traceback."""
+        held_back = self._failures.due((handler.name, because if error is None else kind_of(error)))
+        if held_back is None:
             return
         more = f" ({held_back} more like it since the last was logged)" if held_back else ""
         log_safely(
             _logger,
-            logging.ERROR if dies else logging.WARNING,
-            "%s: handler %s failed on event %s%s at attempt %d%s: %s%s",
+            logging.WARNING,
+            "%s: handler %s failed on event %s%s at attempt %d: %s%s",
             self._runtime.train,
             handler.name,
             plain(deliveries[0].event.id, 100),
             f" and {len(deliveries) - 1} more of its batch" if len(deliveries) > 1 else "",
             attempt,
-            ", its last" if dies else "",
             because,
             more,
-            exc_info=shown(error, handlers_own(error)) if error is not None and held_back is not None else None,
+            exc_info=_traceback(error),
         )
+
+    def _deadly(self, handler: Handler, because: str, error: BaseException | None) -> ExcInfo | None:
+        """The traceback that is logged with a death: once a minute for each kind."""
+        kind = (handler.name, "dies", because if error is None else kind_of(error))
+        return _traceback(error) if self._failures.due(kind) is not None else None
+
+
+def _traceback(error: BaseException | None) -> ExcInfo | None:
+    return None if error is None else shown(error, handlers_own(error))
 
 
 def _give_back(worker: Worker, settler: Settler, delivery: Delivery, delay: float = 0.0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 
@@ -82,6 +82,10 @@ class Later:
     async def waiting(self) -> Waiting:
         """How many events wait, and when the next is due."""
         return await self.timetable.waiting(self._train)
+
+    async def ticks(self) -> Mapping[str, float]:
+        """The latest tick of each schedule that has one."""
+        return await self.timetable.latest_of_all(self._train)
 
     async def entries(self) -> AsyncIterator[Event]:
         """The events that wait."""

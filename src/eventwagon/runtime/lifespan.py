@@ -26,6 +26,8 @@ def opening_of(function: object) -> Opening:
         inspect.signature(function).bind()
     except TypeError:
         raise UsageError(f"lifespan: {name} must take no arguments") from None
+    except Exception as e:
+        raise UsageError(f"lifespan: {shown(function)} is no function: its arguments can't be known") from e
     if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(type(function).__call__):
         return asynccontextmanager(function)
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

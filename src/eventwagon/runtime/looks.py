@@ -10,7 +10,7 @@ from ..policy.record import encode_look
 from ..policy.seen import Seen
 from .bulkhead import Bulkhead, Seldom, log_safely
 
-_logger = logging.getLogger("eventwagon")
+_logger = logging.getLogger("eventwagon.looks")
 
 _LOOKS_MOST = 20
 _BYTES_MOST = 4_000_000

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from ..contracts.timetable import CHANNEL
 from ..errors import UsageError
 from ..event import Event, checked
 from ..payload import name_of
@@ -124,4 +125,9 @@ def _same(events: Sequence[Event], passed_on: object, most: int) -> list[Event]:
     made = [checked(each, most) for each in passed_on]
     if [each.id for each in made] != [each.id for each in events]:
         raise UsageError("middleware: pass on the same events in the same order; their ids may not change")
+    if any(e.extensions.get(CHANNEL) != o.extensions.get(CHANNEL) for e, o in zip(made, events, strict=True)):
+        raise UsageError(
+            f"middleware: the extension attribute {CHANNEL} is taken: it says for which channel an event waits, so it "
+            "may not be added or changed"
+        )
     return made

@@ -9,6 +9,7 @@ from ..display.text import parts_of, plain, said
 from ..errors import Failed as SomeFailed
 from ..errors import Reject, Retry, Snooze, check_pause
 from ..event import Event
+from .dead_letters import REJECTED
 from .handler import Handler
 
 
@@ -80,7 +81,7 @@ def outcome_of(error: BaseException, context: Emitting | None) -> Outcome:
         match meant(error):
             case Reject() as reject:
                 reason = said(reject).partition(": ")[2]
-                return Dead(f"rejected: {reason}" if reason else "rejected by its handler")
+                return Dead(f"{REJECTED}: {reason}" if reason else f"{REJECTED} by its handler")
             case Snooze() as snooze:
                 return Snoozed(check_pause("Snooze", snooze.after), plain(snooze.because) or "snoozed by its handler")
             case Retry() as retry:

@@ -29,11 +29,14 @@ from .switcher import Switcher
 from .train_state import TrainState
 from .wagon_channels import WagonChannels
 
+_OPEN_MOST = 32
+"""The most trains whose manifests are followed while nothing is published to them."""
+
 
 class TrainPublisher:
     """Publishes to the trains at one URL, for the handlers of one process. Enter it before they run, and leave it, in
     the same task, after they have ended. A train costs nothing before the first event for it; from then on its manifest
-    is followed until the end.
+    is followed until 32 others were published to since.
 
     `registry` makes a context manager of the registry. `switcher`: that of the handlers' own train, if there is one.
     """
@@ -51,6 +54,7 @@ class TrainPublisher:
             runtime.train: NamedTrain(runtime.train, runtime.settings, runtime.handlers)
         }
         self._open: dict[str, _Open] = {}
+        """By name, the least recently used first."""
         self._context = copy_context()  # of no event
         self._stack = AsyncExitStack()
 
@@ -64,9 +68,7 @@ class TrainPublisher:
 
     def _leave(self) -> None:
         for each in self._open.values():
-            each.leave.set()
-            if each.task is not None and not each.switcher.done():
-                each.task.cancel()
+            each.end()
 
     def destination(self, to: Destination | None) -> Destination:
         """See Publisher."""
@@ -78,7 +80,21 @@ class TrainPublisher:
     async def publish(self, train: str, events: list[Event]) -> None:
         """See Publisher. The handlers' own train refuses nothing: what they publish belongs to an event that it has
         accepted, and which would wait for room in a wagon that waits for it."""
-        switcher = await self._switcher_of(train)
+        if train == self._runtime.train and self._switcher is not None:
+            await self._publish(train, self._switcher, events)
+            return
+        it = self._opened(train)
+        it.publishing += 1
+        try:
+            await self._publish(train, await _opening(it), events)
+        except TrainRemoved:
+            it.leave.set()  # the next attempt founds it anew, as any new publisher does
+            raise
+        finally:
+            it.publishing -= 1
+            self._end_idle()
+
+    async def _publish(self, train: str, switcher: Switcher, events: list[Event]) -> None:
         try:
             until = asyncio.get_running_loop().time() + self._runtime.settings.publish_timeout
             await switcher.publish(list(events), deadline=until)
@@ -88,10 +104,6 @@ class TrainPublisher:
             if train != self._runtime.train:
                 raise
             await self._readmit(switcher, events)
-        except TrainRemoved:
-            if train in self._open:
-                self._open[train].leave.set()  # the next attempt founds it anew, as any new publisher does
-            raise
         except (EventwagonError, asyncio.CancelledError) as e:
             del events[: getattr(e, "accepted", 0)]
             raise
@@ -103,19 +115,21 @@ class TrainPublisher:
             raise Unavailable(str(e)) from e
         events.clear()
 
-    async def _switcher_of(self, train: str) -> Switcher:
-        """The train's switcher; opens it first. Raises EventwagonError."""
-        if train == self._runtime.train and self._switcher is not None:
-            return self._switcher
-        it = self._open.get(train)
+    def _opened(self, train: str) -> _Open:
+        """The train, which is opened if it is not; from now on it is the one used last."""
+        it = self._open.pop(train, None)
         if it is None or it.leave.is_set():
-            it = self._open[train] = _Open()
+            it = _Open()
             it.task = self._tasks.create_task(self._hold(train, it), context=self._context.copy())
-        await asyncio.wait([it.switcher])  # which a cancelled waiter must not cancel
-        try:
-            return it.switcher.result()
-        except EventwagonError as e:
-            raise own(e, 0) from e.__cause__
+        self._open[train] = it
+        return it
+
+    def _end_idle(self) -> None:
+        """End the least recently used trains beyond the limit; never one that is being published to."""
+        over = len(self._open) - _OPEN_MOST
+        idle = [name for name, it in self._open.items() if not it.publishing] if over > 0 else []
+        for name in idle[:over]:
+            self._open.pop(name).end()
 
     async def _hold(self, train: str, it: _Open) -> None:
         """Follow the train's manifest until it is left. What opening raises is the waiters'."""
@@ -144,6 +158,8 @@ class TrainPublisher:
                 it.switcher.exception()  # looked at: there may be no waiter any more
         finally:
             it.leave.set()
+            if self._open.get(train) is it:
+                del self._open[train]
 
     def _runtime_of(self, train: str, bulkhead: Bulkhead) -> Runtime:
         mine, to = self._runtime, self._known[train]
@@ -167,3 +183,20 @@ class _Open:
         self.switcher: asyncio.Future[Switcher] = asyncio.get_running_loop().create_future()
         self.leave = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.publishing = 0
+        """How many calls publish to it, or wait until it is open."""
+
+    def end(self) -> None:
+        """Stop following it. Idempotent."""
+        self.leave.set()
+        if self.task is not None and not self.switcher.done():
+            self.task.cancel()
+
+
+async def _opening(it: _Open) -> Switcher:
+    """The train's switcher, once it is open. Raises EventwagonError."""
+    await asyncio.wait([it.switcher])  # which a cancelled waiter must not cancel
+    try:
+        return it.switcher.result()
+    except EventwagonError as e:
+        raise own(e, 0) from e.__cause__

@@ -15,10 +15,10 @@ from ..contracts.timetable import passed_on
 from ..display.text import said
 from ..errors import ChannelGone, EventRefused, EventwagonError, Unavailable
 from ..event import DEAD, Channel, Event, wagon_name
-from .bulkhead import is_ours
+from .bulkhead import ExcInfo, is_ours
 from .circuits import Circuits
 from .context import LATER, OUT
-from .dead_letters import died, smaller
+from .dead_letters import died, log_death, smaller
 from .later import store_emitted
 from .runtime import Runtime, report_failure
 from .tasks import all_of
@@ -120,13 +120,13 @@ class Settler:
         if queue.task is None:
             self._go(queue)
 
-    def die(self, delivery: Delivery, because: str, attempt: int) -> None:
+    def die(self, delivery: Delivery, because: str, attempt: int, exc_info: ExcInfo | None = None) -> None:
         """Put the event among the wagon's dead letters, then settle it. `attempt`: how often it was tried, as far as
-        this process knows."""
+        this process knows. `exc_info`: the handler's error, if the log should have its traceback."""
         channel = self.source.channel
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
-        self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt))
+        self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt), exc_info=exc_info)
 
     def pass_on(self, delivery: Delivery) -> None:
         """The event comes from the timetable, and is for an inner channel of its wagon: store it there, then settle
@@ -188,23 +188,24 @@ class Settler:
             if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
                 waiter.set_result(None)
 
-    def tell_deaths(self, emitted: Emitted, *, uncounted: int = 0) -> None:
-        """Report each dead letter among the emitted events. `uncounted`: how many of the attempts did not count."""
+    def tell_deaths(self, emitted: Emitted, *, uncounted: int = 0, exc_info: ExcInfo | None = None) -> None:
+        """Report and log each dead letter among the emitted events. `uncounted`: how many of the attempts did not
+        count."""
         channel = self.source.channel
         for name, letter in emitted:
             if name == DEAD:
                 why = letter.extensions
-                self._runtime.tell(
-                    EventDied(
-                        train=channel.train,
-                        number=channel.wagon,
-                        channel=channel.name,
-                        id=letter.id,
-                        attempts=int(why["deadattempts"]),
-                        because=why["deadbecause"],
-                        uncounted=uncounted,
-                    )
+                death = EventDied(
+                    train=channel.train,
+                    number=channel.wagon,
+                    channel=channel.name,
+                    id=letter.id,
+                    attempts=int(why["deadattempts"]),
+                    because=why["deadbecause"],
+                    uncounted=uncounted,
                 )
+                log_death(death, self.source.handler.name, exc_info)
+                self._runtime.tell(death)
 
     async def until_settled(self, delivery: Delivery) -> None:
         """Wait until it is settled or given back, but only briefly: others must not wait for a broker that does not

@@ -204,6 +204,15 @@ class DynamoDBTimetable:
             raise explain(e, f"looking for the last tick of {series}", self._place) from e
         return None if item is None else float(item["tick"]["S"])
 
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        try:
+            async for page in self._table.pages(self._pk("later-series", train)):
+                found |= {item["sk"]["S"]: float(item["tick"]["S"]) for item in page}
+        except TROUBLE as e:
+            raise explain(e, f"looking for the last ticks of {train}", self._place) from e
+        return found
+
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
         try:
             item = await self._table.get((self._pk("later-series", train), series))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from heapq import heappop, heappush
 
 import msgspec
@@ -62,6 +62,9 @@ class MemoryTimetable:
 
     async def latest(self, train: str, series: str) -> float | None:
         return self._trains.get(train, _NOTHING).series.get(series)
+
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        return dict(self._trains.get(train, _NOTHING).series)
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
         kept = self._of(train)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from ...contracts.timetable import Due, Waiting, decode, encode, key_of
 from ...event import Event
@@ -182,6 +182,16 @@ class RedisTimetable:
         found = await self._client.command(f"looking for the last tick of {series}", key, "HGET", key, series)
         return None if found is None else float(found)
 
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        key = self._keys(train)[3]
+        found = await self._client.command(f"looking for the last ticks of {train}", key, "HGETALL", key)
+        ticks = zip(found[::2], found[1::2], strict=True)
+        return {
+            name.decode(errors="backslashreplace"): number
+            for name, tick in ticks
+            if (number := _number(tick)) is not None  # another program may have written anything
+        }
+
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
         kept = () if event is None else _row(event)
         what, arguments = f"recording a tick of {series}", [series, repr(at), *kept]
@@ -216,6 +226,14 @@ def _parts(events: Sequence[Event]) -> Iterator[list[Argument]]:
 
 def _decoded(name: bytes, data: bytes) -> Event:
     return decode(data, kept_as=name.decode(errors="replace"))
+
+
+def _number(text: bytes) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _seconds(milliseconds: bytes) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from ...contracts.timetable import Due, Waiting, decode, encode, key_of
 from ...event import Event
@@ -116,6 +116,10 @@ class SQLiteTimetable:
 
     async def latest(self, train: str, series: str) -> float | None:
         op = Op(lambda turn: _latest(turn, series), absent=lambda: None)
+        return await self._files.call(self._path(train), op)
+
+    async def latest_of_all(self, train: str) -> Mapping[str, float]:
+        op = Op(lambda turn: dict(turn.db.execute("SELECT name, latest FROM series").fetchall()), absent=dict)
         return await self._files.call(self._path(train), op)
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:

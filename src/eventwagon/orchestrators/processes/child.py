@@ -172,8 +172,8 @@ def _set_up_logging() -> None:
     if not logging.getLogger("eventwagon").hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter() if is_asked_for() else LogFormatter("%(levelname)-7s %(message)s"))
-        logging.basicConfig(level=logging.INFO, handlers=[handler])
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
+        logging.basicConfig(handlers=[handler])  # other packages' from WARNING on
+        logging.getLogger("eventwagon").setLevel(logging.INFO)
 
 
 def _take_patiently(path: Path) -> int | None:

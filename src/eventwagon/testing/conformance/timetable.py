@@ -216,6 +216,8 @@ async def a_tick_is_recorded_once(t: TimetableTrial) -> None:
     same(await t.timetable.tick(t.train, "s", now + 5.0, None), True, "a tick without an event")
     same(await t.timetable.tick(t.train, "other", now, None), True, "another series")
     same(len(await t.kept()), 1, "how many events are kept in the end")
+    same(dict(await t.timetable.latest_of_all(t.train)), {"s": now + 5.0, "other": now}, "the latest ticks of all")
+    same(dict(await t.timetable.latest_of_all(f"{t.train}x")), {}, "the latest ticks of another train")
 
 
 @suite.check()

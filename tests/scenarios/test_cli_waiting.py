@@ -1,0 +1,164 @@
+"""What commands that wait say meanwhile, and when they are interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from eventwagon.cli.waiting import events_left
+from tests.scenarios.test_cli import cli, command, environment, lines, place, running  # noqa: F401 - a fixture
+
+LEFT = re.compile(r"draining: (\d+) events? left: signups_v1 \d+")
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        ({"t_v1": 1200, "t_v2": 0, "t_v3": 34}, "1,234 events left: t_v1 1,200, t_v3 34"),
+        ({"t_v1": 1}, "1 event left: t_v1 1"),
+        ({"t_v1": 0}, "no event is left; t_v1 is being removed"),
+        ({"t_v1": 0, "t_v2": 0}, "no event is left; t_v1, t_v2 are being removed"),
+        ({"t_v1": None, "t_v2": 5}, "at least 5 events left: t_v1 ?, t_v2 5"),
+        ({f"t_v{n}": 1 for n in range(1, 8)}, "7 events left: t_v1 1, t_v2 1, t_v3 1, t_v4 1, t_v5 1, 2 wagons more"),
+        ({}, "no wagon is left"),
+    ],
+)
+def test_what_is_left(left: dict[str, int | None], says: str) -> None:
+    assert events_left(left) == says
+
+
+def interrupted_when(place: Path, marker: re.Pattern[str], *arguments: str) -> tuple[int, str]:  # noqa: F811
+    """The exit code and stderr of a command that is interrupted once it has said this."""
+    process = subprocess.Popen(
+        command(*arguments), cwd=place, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = ""
+    try:
+        for text in process.stderr:
+            said += text
+            if marker.search(said):
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stderr.read()
+        return process.wait(30), said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_drain_says_what_it_waits_for_and_what_goes_on(place: Path) -> None:  # noqa: F811
+    with running(place, "run", "app:train"):
+        cli(place, "publish", "app:train", given=lines("slow", "slow", "a@x"))
+        code, said = interrupted_when(place, LEFT, "drain", "signups")
+        assert code == 130
+        assert said.splitlines()[-1] == (
+            "eventwagon: interrupted: signups goes on draining while processes run it; "
+            "`eventwagon status signups --watch` shows it"
+        )
+        view = json.loads(cli(place, "status", "signups", "--json").stdout)
+        assert next((wagon["name"], wagon["state"]) for wagon in view["wagons"]) == ("signups_v1", "draining")
+        late = cli(place, "drain", "signups", "--timeout", "5")
+        assert late.returncode == 3
+        assert "not done in time: 2 events left: signups_v1 2" in late.stderr
+        assert "goes on draining" in late.stderr
+
+
+def test_an_interrupted_switch_says_that_it_stays_requested(place: Path) -> None:  # noqa: F811
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    process = subprocess.Popen(
+        command("switch", "signups"), cwd=place, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not json.loads(cli(place, "status", "signups", "--json").stdout)["asked"]:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        "eventwagon: interrupted: the switch stays requested; `eventwagon switch signups --withdraw` withdraws it"
+    )
+
+
+def read_until(terminal: int, marker: re.Pattern[str] | None, seconds: float = 20.0) -> str:
+    """What a terminal gets until this is shown; None: what is there, or until it is closed."""
+    seen, until = "", time.monotonic() + seconds
+    while not (marker is not None and marker.search(seen)) and time.monotonic() < until:
+        if not select.select([terminal], [], [], 0.5)[0]:
+            if marker is None:
+                break
+            continue
+        try:
+            new = os.read(terminal, 65536)
+        except OSError:  # its other end is closed
+            break
+        seen += new.decode(errors="replace")
+    return seen
+
+
+def test_a_drain_at_a_terminal_says_it_in_place(place: Path) -> None:  # noqa: F811
+    with running(place, "run", "app:train"):
+        cli(place, "publish", "app:train", given=lines("slow"))
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            command("drain", "signups"), cwd=place, env=environment(TERM="xterm"), stderr=theirs, stdout=theirs
+        )
+        os.close(theirs)
+        seen = read_until(ours, LEFT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        os.close(ours)
+        assert LEFT.search(seen)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_watch_on_a_pipe_ends_quietly(place: Path, options: tuple[str, ...]) -> None:  # noqa: F811
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    process = subprocess.Popen(
+        command("status", "signups", "--watch", *options),
+        cwd=place,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert "signups" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, said) == (0, "")
+
+
+def test_a_watch_at_a_terminal_leaves_the_screen_clean(place: Path) -> None:  # noqa: F811
+    cli(place, "publish", "app:train", given=lines("a@x"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("status", "signups", "--watch"), cwd=place, env=environment(TERM="xterm"), stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = read_until(ours, re.compile("signups_v1"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    seen += read_until(ours, None)
+    os.close(ours)
+    shown, _, after = seen.rpartition("\x1b[?1049l")  # back from the other screen
+    assert "signups_v1" in shown
+    assert "\x1b[?25h" in seen  # the cursor is there again
+    assert "interrupted" not in seen
+    assert not re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", after).strip()

@@ -22,7 +22,7 @@ _AIM = Aim("ours", most=1.0)
 async def run(how: Run) -> list[Line]:
     lines = []
     with how.scratch() as directory:
-        for name in ("SQLite", "Redis"):
+        for name in ("SQLite", "Redis", "Kafka"):
             async with place(name, directory) as url:
                 if url is not None:
                     lines += await _lines(name, url, how.pick(100_000, 20_000), how.pick(3, 1))

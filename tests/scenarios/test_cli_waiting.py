@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
 import pty
@@ -9,12 +11,16 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from eventwagon.cli import waiting
 from eventwagon.cli.waiting import events_left
+from eventwagon.testing.virtual_time import run
 from tests.scenarios.test_cli import cli, command, environment, lines, place, running  # noqa: F401 - a fixture
 
 LEFT = re.compile(r"draining: (\d+) events? left: signups_v1 \d+")
@@ -71,6 +77,45 @@ def test_a_drain_says_what_it_waits_for_and_what_goes_on(place: Path) -> None:  
         assert late.returncode == 3
         assert "not done in time: 2 events left: signups_v1 2" in late.stderr
         assert "goes on draining" in late.stderr
+
+
+class Talk:
+    """What `until` says, and when, in virtual time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: Callable[[float], str]) -> None:
+        self.said: list[tuple[int, str]] = []
+        self._left = left
+        monkeypatch.setattr(waiting, "say", lambda text: self.said.append((round(self.now), text)))
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time() - self.began
+
+    async def wait(self, seconds: float) -> None:
+        self.began = asyncio.get_running_loop().time()
+
+        async def left() -> str:
+            return self._left(self.now)
+
+        await waiting.until(asyncio.sleep(seconds), self.began + 1000, "draining", left, goes_on="it goes on")
+
+
+def test_on_a_pipe_it_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    talk = Talk(monkeypatch, lambda now: "9 left" if now < 100 else "8 left")
+    run(talk.wait(200))
+    assert talk.said == [
+        (2, "draining: 9 left"),
+        (62, "draining: 9 left"),
+        (100, "draining: 8 left"),
+        (160, "draining: 8 left"),
+    ]
+    falling = Talk(monkeypatch, lambda now: f"{200 - round(now)} left")
+    run(falling.wait(45))
+    assert [at for at, _ in falling.said] == [2, 12, 22, 32, 42]
+    short = Talk(monkeypatch, lambda now: "1 left")
+    run(short.wait(1.5))
+    assert short.said == []
 
 
 def test_an_interrupted_switch_says_that_it_stays_requested(place: Path) -> None:  # noqa: F811

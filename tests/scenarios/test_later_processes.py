@@ -79,7 +79,9 @@ async def nothing_is_lost_by_kills(url: str, handled: Path) -> None:
             async with asyncio.timeout(90):
                 while {(line.channel, line.payload) for line in lines(handled)}.issuperset(wanted) is False:
                     await asyncio.sleep(0.2)
-            assert (await c.later()).count <= 2  # a tick, perhaps
+            async with asyncio.timeout(40):  # one that was killed may have published what it had not removed yet
+                while (await c.later()).count > 2:  # a tick, perhaps
+                    await asyncio.sleep(0.2)
     finally:
         for process in running:
             process.terminate()

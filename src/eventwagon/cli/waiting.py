@@ -16,8 +16,8 @@ from .console import Code, Ended, err, say, words
 
 _EVERY = 0.5
 """Seconds between two looks at what is left."""
-_FIRST, _AGAIN = 2.0, 10.0
-"""Where no terminal shows it: seconds until the first line, and between two lines."""
+_FIRST, _AGAIN, _SAME = 2.0, 10.0, 60.0
+"""Where no terminal shows it: seconds until the first line, between two lines, and between two that say the same."""
 _NAMED = 5
 """The most wagons that are named with what is left in them."""
 
@@ -29,7 +29,7 @@ async def until(
     Ended if `deadline`, in seconds of the loop's clock, passes, or on Ctrl-C."""
     console, loop = err(), asyncio.get_running_loop()
     task = asyncio.ensure_future(done)
-    next_line = loop.time() + _FIRST
+    before, next_line, next_same = "", loop.time() + _FIRST, 0.0
     try:
         with interruptible(goes_on), console.status(doing) if console.is_terminal else nullcontext() as spinner:
             while not task.done():
@@ -43,9 +43,9 @@ async def until(
                         text = f"{doing}: {e}"
                     if spinner is not None:
                         spinner.update(words(text))
-                    elif not task.done():
+                    elif not task.done() and (text != before or now >= next_same):
                         say(text)
-                        next_line = now + _AGAIN
+                        before, next_line, next_same = text, now + _AGAIN, now + _SAME
                 await asyncio.wait([task], timeout=min(_EVERY, deadline - now))
         await task
     finally:
@@ -62,8 +62,11 @@ def interruptible(goes_on: str) -> Iterator[None]:
 
 
 async def in_wagons(c: Connection, old: int) -> str:
-    """How many events are left in each wagon that was active up to `old`."""
-    depths = await c.depths()
+    """How many events are left in each wagon that was active up to `old`, and which circuit breakers hold them up."""
+    depths, members = await c.depths(), await c.members()
+    told = [a for member in members for a in (*member.deployed, *member.attachments) if a.number <= old]
+    opened = sorted({name or "the ingress" for a in told for name in a.open})
+    held_up = f"; the circuit breaker of {', '.join(opened)} is open" if opened else ""
     left: dict[str, int | None] = {}
     for wagon in (w for w in c.manifest.wagons if w.number <= old and w.active_at is not None):
         name = wagon_name(c.train.name, wagon.number)
@@ -74,7 +77,7 @@ async def in_wagons(c: Connection, old: int) -> str:
         known = [d.published - d.settled for d in found if d.published is not None and d.settled is not None]
         paused = " (paused)" if c.manifest.pause_of(wagon) is not None else ""
         left[name + paused] = sum(known) if len(known) == len(found) else None
-    return events_left(left)
+    return events_left(left) + held_up
 
 
 def events_left(left: Mapping[str, int | None]) -> str:

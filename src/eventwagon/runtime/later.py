@@ -97,8 +97,8 @@ def checked_timetable(timetable: Timetable | None, broker: str) -> Timetable:
     """The timetable. Raises UsageError if it is None."""
     if timetable is None:
         raise UsageError(
-            f"{broker} and its registry can't keep events for later: use SQLite, Redis, Valkey or SQS, or keep the "
-            "manifest in one of them (the URL's option registry=redis://…)"
+            f"{broker} and its registry can't keep events for later: use SQLite, Redis, Valkey, Kafka or SQS, or keep "
+            "the manifest in one of them (the URL's option registry=redis://…)"
         )
     return timetable
 

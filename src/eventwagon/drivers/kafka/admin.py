@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
     AdminClient,
     AlterConfigOpType,
@@ -37,13 +37,24 @@ FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": 
 """The options with which only eventwagon deletes records, whatever the cluster's defaults are."""
 LOG_TIME = {"message.timestamp.type": "LogAppendTime"}
 """The log's time is its leader's: the clock of all claims."""
+_HOUR = 3_600_000
+COMPACTED = {
+    **LOG_TIME,
+    "cleanup.policy": "compact",
+    "min.compaction.lag.ms": f">={_HOUR}",  # claims are not compacted while they stand
+    "delete.retention.ms": f">={24 * _HOUR}",  # readers that are late see what was deleted
+}
+"""The options of events for later, instead of those in FOREVER."""
 _HARM = {
     "cleanup.policy": "removes records that are not handled",
     "retention.ms": "removes records by their age",
     "retention.bytes": "removes the oldest records when there are many",
     "message.timestamp.type": "takes its times from its writers' clocks",
+    "min.compaction.lag.ms": "removes claims that others still go by",
+    "delete.retention.ms": "forgets too soon what was deleted",
     "max.message.bytes": "refuses records as large as max_message_bytes allows",
 }
+_KEEPS_ALL = "keeps what is no longer needed, or removes it by its age"
 
 
 def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -55,7 +66,8 @@ def harms(found: Mapping[str, str], needed: Mapping[str, str]) -> list[tuple[str
         least = value.removeprefix(">=")
         if is_value == value or (least != value and int(is_value) >= int(least)):
             continue
-        wrong.append((f"{name}={is_value}", _HARM[name], f"{name}={least}"))
+        harm = _KEEPS_ALL if value == "compact" and is_value == "delete" else _HARM[name]
+        wrong.append((f"{name}={is_value}", harm, f"{name}={least}"))
     return wrong
 
 
@@ -130,9 +142,23 @@ class Admin:
             raise self.trouble(metadata.error, "DESCRIBE", f"topic {topic}")
         return metadata
 
+    async def identity(self, topic: str) -> str:
+        """What distinguishes the topic from others that had its name before; empty if there is none, or if the server
+        is too old to tell."""
+        asked = TopicCollection([topic])
+        error, future = await self._insist(
+            lambda seconds: self._client.describe_topics(asked, request_timeout=seconds)[topic]
+        )
+        if error is None:
+            return str(future.result().topic_id)
+        if absent(error):
+            return ""
+        raise self.trouble(error, "DESCRIBE", f"topic {topic}")
+
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
         """Create the topic. Returns whether it did not exist before."""
-        new = NewTopic(topic, partitions, self.options.replication, config={**FOREVER, **config})
+        right = {name: value.removeprefix(">=") for name, value in {**FOREVER, **config}.items()}
+        new = NewTopic(topic, partitions, self.options.replication, config=right)
         error = await self._done(self._client.create_topics([new], **self._times())[topic])
         if error is None:
             return True

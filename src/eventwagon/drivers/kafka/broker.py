@@ -17,7 +17,7 @@ from ...contracts.broker import Capabilities, Depth, Finding, Subscription
 from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import Channel, Event
 from . import sealing
-from .admin import LOG_TIME, Place, unsuitable
+from .admin import COMPACTED, LOG_TIME, Place, unsuitable
 from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
@@ -25,6 +25,7 @@ from .proposals import Gone, Release, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY, Topic
 from .reader import Spot
 from .subscription import KafkaSubscription
+from .timetable import KafkaTimetable
 from .wagon import KafkaWagon
 from .wagons import Wagons
 from .wire import decode
@@ -38,12 +39,12 @@ class KafkaBroker:
 
     `servers`: host:port,host:port. `partitions` of a new channel: with more than one, events come in no order.
     `replication`: copies of new topics, -1 for the cluster's default. `timeout` in s. `cache`: bytes of events that are
-    read ahead. `topic_prefix`: begins the name of each topic. `oauth_cb`: a plain function that returns tokens for
-    SASL/OAUTHBEARER, called from any thread (see confluent_kafka). `config`: options of librdkafka, such as
-    security.protocol. Raises UsageError.
+    read ahead, and of a train's events for later that are held in memory. `topic_prefix`: begins the name of each
+    topic. `oauth_cb`: a plain function that returns tokens for SASL/OAUTHBEARER, called from any thread (see
+    confluent_kafka). `config`: options of librdkafka, such as security.protocol. Raises UsageError.
 
     A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; a process that switches and
-    removes wagons also CREATE, DELETE and ALTER_CONFIGS.
+    removes wagons also CREATE, DELETE and ALTER_CONFIGS; the first one that keeps an event for later also CREATE.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class KafkaBroker:
             reclaims=True,
             losses=True,
         )
+        self.timetable = KafkaTimetable(lambda: self.wagons.client, self._names, cache)
         self._orphans: dict[str, float] = {}
         self._wagons: Wagons | None = None
 
@@ -107,6 +109,7 @@ class KafkaBroker:
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish sending, for up to 1 s; then end all threads and connections."""
+        await self.timetable.close()
         wagons, self._wagons = self._wagons, None
         if wagons is not None:
             await wagons.close()
@@ -254,6 +257,8 @@ class KafkaBroker:
         """See Inspectable."""
         logs = dict.fromkeys(self._names.claims(channel) for channel in channels)
         topics = [InspectedTopic(log, LOG_TIME) for log in logs]
+        later = dict.fromkeys(self._names.later(channel.train) for channel in channels)
+        topics += [InspectedTopic(topic, COMPACTED) for topic in later]
         for channel in channels:
             topic = self._names.topic(channel)
             found = await self.wagons.admin.configuration(topic)

@@ -125,8 +125,10 @@ def findings_of_topic(
         todo = f"kafka-configs.sh --alter --topic … --add-config {right}"
         yield Finding(severity="costs" if is_size else "loses", what=setting, means=f"it {harm}", todo=todo)
     if is_kept:
-        means = "only eventwagon deletes records"
-        yield Finding(severity="fine", what="retention.ms=-1, retention.bytes=-1, cleanup.policy=delete", means=means)
+        policy = needed.get("cleanup.policy", "delete")
+        means = "only eventwagon deletes records" + (", and Kafka those replaced" if policy == "compact" else "")
+        what = f"retention.ms=-1, retention.bytes=-1, cleanup.policy={policy}"
+        yield Finding(severity="fine", what=what, means=means)
 
 
 def _in_sync(least: str, copies: int) -> Finding:

@@ -1,7 +1,6 @@
 """A topic of one partition that carries a state: all readers apply the same rule to the same records.
 
-Each record is a proposal. Its writer learns the result when it applies its own record: as soon as the record is
-acknowledged if no other record precedes it, otherwise when it reads the record.
+Each record is a proposal, and its writer learns the result (see following.py).
 
 From time to time a writer adds a snapshot of the state before a given offset and removes old records, except as many as
 lie between two snapshots, so that readers that are a little behind lose nothing. A reader that finds the beginning
@@ -13,34 +12,22 @@ are left, in a snapshot that all processes adopt, whatever they know, so that al
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from confluent_kafka import KafkaError, Message
 
 from ...background import Background
 from ...display.text import said
 from ...errors import BrokerError, StorageBroken, Unavailable
-from .admin import Admin
-from .errors import absent
-from .options import LOGGER, Options
-from .reader import Reader
-from .sender import Sender
-from .tail import Tail
+from .following import RECORD, FollowedLog, LogClient, LogGone, fail
+from .options import LOGGER
 
 _SNAPSHOT = b"s"
-_RECORD = b"r"
 _ASKED = b"q"  # from a reader without a state: asks for a snapshot
 _REBUILT = _SNAPSHOT + b"!"  # valid only if no record lies between it and the state: all must have read the same
 _PATIENCE = 1.0  # s to wait for a snapshot, and for an answer
 _MOST = 900_000  # bytes of a snapshot: a larger state is not worth one, and would not fit
-
-
-class LogGone(BrokerError):
-    """The log's topic does not exist (any more)."""
 
 
 class Rule(Protocol):
@@ -63,27 +50,8 @@ class Rule(Protocol):
         ...
 
 
-class LogClient:
-    """What all logs of one driver share. Belongs to the event loop that made it."""
-
-    def __init__(self, options: Options, name: str) -> None:
-        self.options = options
-        self.me = os.urandom(8)
-        """Distinguishes this client's records from all others."""
-        self.admin = Admin(options)
-        causes = self.admin.causes
-        self.sender = Sender(options.producer(linger=0, logger=causes))
-        self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096, logger=causes))
-        self.tail = Tail(options.consumer(wait=50, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
-
-    async def close(self) -> None:
-        """End all of it."""
-        await asyncio.gather(self.sender.close(), self.reader.close(), self.tail.close())
-        await self.admin.close()
-
-
-class Log:
-    """One log, as far as this process has read it. Attach it before use."""
+class Log(FollowedLog):
+    """One log with snapshots, as far as this process has read it. Attach it before use."""
 
     def __init__(
         self,
@@ -94,90 +62,39 @@ class Log:
         every: int,
         applied: Callable[[Any, bool], None] = lambda result, mine: None,
     ) -> None:
-        self.topic = topic
+        super().__init__(client, topic)
         self.rule = rule
-        self.next = 0
-        """The offset of the next record to apply."""
-        self._client = client
         self._every = every
         self._applied = applied
-        self._loop = asyncio.get_running_loop()
-        self._ahead = time.time() * 1000 - time.monotonic() * 1000  # ms by which the log's clock is ahead of monotonic
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._mine: dict[bytes, asyncio.Future[Any]] = {}
-        self._count = 0
         self._held_back: list[tuple[int, bytes, bytes, int]] | None = None  # records that wait for a snapshot
         self._from = 0
         self._whole = asyncio.Event()
         self._whole.set()
         self._background = Background()
-        self._left = False
 
-    async def attach(self) -> None:
-        """Read the log, and follow it from then on. Raises LogGone, Unavailable."""
-        place = (self.topic, 0)
-        if (
-            await self._client.admin.describe(self.topic) is None
-        ):  # by name: the client remembers as absent what it is asked by offset
-            raise LogGone(f"topic {self.topic} does not exist")
-        start, end = await asyncio.gather(self._client.admin.starts([place]), self._client.admin.ends([place]))
-        first, last = start[place], end[place]
-        if first is None or last is None:
-            raise LogGone(f"topic {self.topic} does not exist")
-        if first > 0:
-            self._begin_anew(first)
-        at = first
-        while at < last:
-            some = await self._client.reader.range(self.topic, 0, at, last)
-            if not some:
-                break
-            self._feed(some)
-            at = _offset(some[-1]) + 1
-        self._client.tail.follow(self.topic, 0, at, self._feed)
+    @property
+    def is_whole(self) -> bool:
+        return self._held_back is None
+
+    async def attach(self) -> int:
+        """See FollowedLog. Raises StorageBroken, too."""
+        last = await super().attach()
         if self._held_back is not None:
             try:
                 await self._recover()
             except BaseException:
                 self.leave()
                 raise
+        return last
 
     def leave(self) -> None:
-        """Stop following it; waiting tasks get LogGone."""
-        self._left = True
-        self._client.tail.leave(self.topic, 0)
-        gone = LogGone(f"topic {self.topic} is left")
-        for _, waiting in self._waiting:
-            _fail(waiting, gone)
-        for mine in self._mine.values():
-            _fail(mine, gone)
-        self._waiting.clear()
-        self._mine.clear()
+        super().leave()
         self._background.cancel()
 
     @property
     def now(self) -> int:
         """The log's time now in ms, estimated; rather too early than too late."""
-        return max(self.rule.now, int(time.monotonic() * 1000 + self._ahead))
-
-    async def sync(self, end: int) -> None:
-        """Wait until everything before `end` is applied. Raises Unavailable, LogGone."""
-        if self.next >= end and self._held_back is None:
-            return
-        waiting: asyncio.Future[None] = self._loop.create_future()
-        entry = (end, waiting)
-        self._waiting.append(entry)
-        try:
-            async with asyncio.timeout(self._client.options.timeout):
-                await waiting
-        except TimeoutError:
-            raise Unavailable(
-                f"Kafka at {self._client.options.servers}: topic {self.topic} could not be read up to offset {end} "
-                f"within {self._client.options.timeout:g} s (it stands at {self.next}): try again"
-                f"{self._because(KafkaError(KafkaError._TIMED_OUT))}"
-            ) from None
-        finally:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+        return max(self.rule.now, self.clock.now())
 
     def append(self, record: bytes) -> asyncio.Future[Any]:
         """Propose this record. The future has the result once the record is in the log and applied. Cancelling takes
@@ -189,49 +106,39 @@ class Log:
         if self._held_back is not None:
             done.set_exception(Unavailable(f"topic {self.topic} lost its beginning, and is being rebuilt: try again"))
             return done
-        self._count += 1
-        key = _RECORD + self._client.me + self._count.to_bytes(8, "big")
+        key = self._client.key()
         self._mine[key] = done
-        sent = time.monotonic()
 
-        def report(error: KafkaError | None, message: Message | None) -> None:
-            if error is not None:
-                self._mine.pop(key, None)
-                _fail(done, self._trouble(error))
-                return
-            assert message is not None  # noqa: S101
-            offset, at = _offset(message), message.timestamp()[1]
-            self._set_clock(at, time.monotonic(), sent)
-            if offset == self.next and self._held_back is None and not self._left:
-                self._apply(offset, key, record, at)
+        def stored(offset: int) -> None:
             if offset % self._every == self._every - 1:
                 self._background.start(self._snapshot())
 
-        self._client.sender.send(self.topic, 0, record, report, key=key)
+        def failed(error: BrokerError) -> None:
+            self._mine.pop(key, None)
+            fail(done, error)
+
+        self._send(key, record, stored, failed)
         return done
 
     # --- reading ----------------------------------------------------------------------------
 
-    def _feed(self, messages: Sequence[Message]) -> None:
-        now = time.monotonic()
-        for message in messages:
-            offset = _offset(message)
-            if self._held_back is None and offset < self.next:
-                continue
-            key, value, at = message.key() or b"", message.value() or b"", message.timestamp()[1]
-            if self._held_back is None and offset > self.next:
-                self._begin_anew(offset)
-            if self._held_back is not None:
-                self._hold_back(offset, key, value, at)
-            else:
-                self._set_clock(at, now)
-                self._apply(offset, key, value, at)
-        if self._waiting and self._held_back is None:
-            self._wake()
+    def _lacks_beginning(self, first: int) -> None:
+        self._begin_anew(first)
+
+    def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
+        if self._held_back is None and offset < self.next:
+            return
+        if self._held_back is None and offset > self.next:
+            self._begin_anew(offset)
+        if self._held_back is not None:
+            self._hold_back(offset, key, value, at)
+        else:
+            self.clock.read(at, now)
+            self._apply(offset, key, value, at)
 
     def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         self.next = offset + 1
-        if key[:1] == _RECORD:
+        if key[:1] == RECORD:
             result = self.rule.apply(offset, at, value)
             self._applied(result, key in self._mine)
             if (done := self._mine.pop(key, None)) is not None and not done.done():
@@ -246,16 +153,11 @@ class Log:
         if self._waiting:
             self._wake()
 
-    def _wake(self) -> None:
-        for end, waiting in self._waiting:
-            if end <= self.next and not waiting.done():
-                waiting.set_result(None)
-
     def _begin_anew(self, offset: int) -> None:
         """Records before `offset` were removed: from here on only a snapshot helps."""
         if self._held_back is None and self._mine:
             for mine in self._mine.values():
-                _fail(mine, Unavailable(f"topic {self.topic} was trimmed beyond what was read: try again"))
+                fail(mine, Unavailable(f"topic {self.topic} was trimmed beyond what was read: try again"))
             self._mine.clear()
         if self._held_back is None:
             self._whole.clear()
@@ -280,7 +182,7 @@ class Log:
         while not await self._is_whole():
             held_back = self._held_back or []
             before = held_back[-1][0] + 1 if held_back else self._from
-            known = [(at, value) for _, key, value, at in held_back if key[:1] == _RECORD]
+            known = [(at, value) for _, key, value, at in held_back if key[:1] == RECORD]
             dump = self.rule.rebuild(before, known)
             if dump is None:
                 raise StorageBroken(
@@ -339,11 +241,6 @@ class Log:
                 self._apply(*one)
         self.next = held_back[-1][0] + 1
 
-    def _set_clock(self, at: int, now: float, sent: float | None = None) -> None:
-        self._ahead = max(self._ahead, at - now * 1000)
-        if sent is not None:
-            self._ahead = min(self._ahead, at + 1 - sent * 1000)
-
     # --- snapshots --------------------------------------------------------------------------
 
     async def _snapshot(self) -> None:
@@ -363,32 +260,5 @@ class Log:
     def _follows(self) -> bool:
         return self._client.tail.follows(self.topic, 0)
 
-    def _trouble(self, error: KafkaError) -> BrokerError:
-        if absent(error):
-            return LogGone(f"topic {self.topic} does not exist")
-        found = self._client.admin.trouble(error, "WRITE", f"topic {self.topic}")
-        if isinstance(found, Unavailable):
-            return Unavailable(
-                f"Kafka at {self._client.options.servers}: WRITE on topic {self.topic}: {error.str()} "
-                f"({error.name()}): it may be done all the same; try again{self._because(error)}"
-            )
-        return found
-
-    def _because(self, error: KafkaError) -> str:
-        why = self._client.admin.why(error)
-        return f"; {why}" if why else ""
-
 
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
-
-
-def _offset(message: Message) -> int:
-    offset = message.offset()
-    assert offset is not None  # noqa: S101
-    return offset
-
-
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # the waiting task may have gone: then nobody needs to know

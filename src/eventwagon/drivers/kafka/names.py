@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ...event import Channel
 
 CLAIMS = "0claims"
+LATER = "0later"
 
 
 class Names:
@@ -24,6 +25,10 @@ class Names:
         """The claims log of the wagon that the channel belongs to."""
         base = f"{channel.train}_v{channel.wagon}" if channel.wagon else channel.train
         return f"{self._prefix}{base}.{CLAIMS}"
+
+    def later(self, train: str) -> str:
+        """The topic of the train's events for later."""
+        return f"{self._prefix}{train}.{LATER}"
 
     def channels_in(self, topics: Iterable[str], train: str) -> list[Channel]:
         """The train's channels among all topics."""

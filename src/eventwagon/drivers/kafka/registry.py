@@ -20,14 +20,18 @@ from ...contracts.registry import Changes, Member, Snapshot, decode_members, enc
 from ...errors import BrokenManifest, BrokerError, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
+from .following import LogClient, LogGone
 from .inspection import InspectedTopic, inspect
-from .log import Log, LogClient, LogGone
+from .log import Log
 from .manifests import Manifests, MemberCheckIn, ProposalResult, Replace, encode
+from .names import Names
 from .options import LOGGER, Options
+from .timetable import KafkaTimetable
 
 _EVERY = 500  # records from one snapshot to the next
 _POLL = 0.25  # s between two checks whether a watched train exists now
 _PAGE = 2000  # journal entries in one read
+_CACHE = 32 * 1024 * 1024  # bytes of events for later in memory
 _MANIFEST = ".0manifest"
 _JOURNAL = ".0journal"
 
@@ -64,6 +68,7 @@ class KafkaRegistry:
         ).checked()
         self._prefix = topic_prefix
         self._client: LogClient | None = None
+        self.timetable = KafkaTimetable(lambda: self._have, Names(topic_prefix), _CACHE)
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
 
     @classmethod
@@ -86,6 +91,7 @@ class KafkaRegistry:
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish sending, for up to 1 s; then end all threads and connections."""
+        await self.timetable.close()
         client, self._client = self._client, None
         for task in self._trains.values():
             task.cancel()

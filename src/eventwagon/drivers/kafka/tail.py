@@ -18,6 +18,8 @@ Sink = Callable[[list[Message]], None]
 """Takes the next messages of one partition, in order, in the event loop."""
 End = Callable[[int], None]
 """Called, in the same way, when nothing is left to read before an offset: the log may have left out some at the end."""
+_Group = tuple[tuple[str, int], tuple[Sink, End | None] | None, list[Message] | int]
+"""What was read of one partition, by which follower: messages, or the offset of its end."""
 
 _BATCH = 2000  # messages that are passed on together, and roughly how many bytes
 _BYTES = 1_000_000
@@ -32,6 +34,7 @@ class Tail:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._sinks: dict[tuple[str, int], tuple[Sink, End | None]] = {}
+        self._assigned: dict[tuple[str, int], tuple[Sink, End | None]] = {}  # the same, as far as the thread is
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
         self._closing = False
@@ -41,9 +44,10 @@ class Tail:
 
     def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
         """Read this partition from `offset` on. `end` is called if the consumer's configuration says so."""
-        self._sinks[topic, partition] = sink, end
+        self._sinks[topic, partition] = follower = sink, end
 
         def assign(consumer: Consumer) -> None:
+            self._assigned[topic, partition] = follower
             # without it the consumer learns of a new topic only at its next regular check
             with contextlib.suppress(KafkaException):
                 consumer.list_topics(topic, timeout=2.0)
@@ -57,8 +61,13 @@ class Tail:
 
     def leave(self, topic: str, partition: int) -> None:
         """Stop reading it."""
+
+        def unassign(consumer: Consumer) -> None:
+            self._assigned.pop((topic, partition), None)
+            consumer.incremental_unassign([TopicPartition(topic, partition)])
+
         if self._sinks.pop((topic, partition), None) is not None:
-            self._asked.append(lambda consumer: consumer.incremental_unassign([TopicPartition(topic, partition)]))
+            self._asked.append(unassign)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on from `offset`. Messages that were read before may still be passed on."""
@@ -101,26 +110,28 @@ class Tail:
         size = max(self._size, len(first) if first.error() is None else 0)
         batch = [first, *consumer.consume(max(1, min(_BATCH, _BYTES // size)), 0)]
         self._size = 1 + sum(map(len, batch)) // len(batch)
-        groups: list[tuple[tuple[str, int], list[Message] | int]] = []
+        groups: list[_Group] = []
         for (at, sound), some in groupby(batch, lambda m: (_place(m), m.error() is None)):
+            follower = self._assigned.get(at)
             if sound:
-                groups.append((at, list(some)))
+                groups.append((at, follower, list(some)))
             else:
-                groups += [(at, end) for message in some if (end := _end(message)) is not None]
+                groups += [(at, follower, end) for message in some if (end := _end(message)) is not None]
         if groups:
             self._room.acquire()
             if not self._closing:
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
 
-    def _hand_over(self, groups: list[tuple[tuple[str, int], list[Message] | int]]) -> None:
+    def _hand_over(self, groups: list[_Group]) -> None:
         self._room.release()
-        for at, read in groups:
-            sink, end = self._sinks.get(at, (None, None))
-            if isinstance(read, int):
-                if end:
-                    end(read)
-            elif sink:
+        for at, follower, read in groups:
+            if follower is None or self._sinks.get(at) is not follower:  # left meanwhile, and perhaps followed anew
+                continue
+            sink, end = follower
+            if not isinstance(read, int):
                 sink(read)
+            elif end:
+                end(read)
 
 
 def _place(message: Message) -> tuple[str, int]:

@@ -11,7 +11,8 @@ from ...errors import ChannelGone
 from ...event import Channel
 from .claims import ChannelClaims, Grant, WagonClaims
 from .feed import Feed
-from .log import Log, LogClient, LogGone
+from .following import LogClient, LogGone
+from .log import Log
 from .names import Names
 from .options import LOGGER
 from .proposals import Claim, Gone, Op, Release, Run, Void, encode

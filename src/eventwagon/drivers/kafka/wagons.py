@@ -11,7 +11,7 @@ from ...event import Channel
 from .admin import LOG_TIME, Place
 from .ages import EventTimes
 from .feed import Feed
-from .log import LogClient, LogGone
+from .following import LogClient, LogGone
 from .names import Names
 from .options import LOGGER, Options
 from .publishing import Publisher

@@ -305,7 +305,7 @@ def ran(place: Path, *options: str, program: str = PROGRAM, **variables: str) ->
             stdout=subprocess.DEVNULL,
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while (text := (place / "err").read_text()).count("taken: ") < 2:
             assert time.monotonic() < deadline, text
             time.sleep(0.05)

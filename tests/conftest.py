@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eventwagon.display import redaction
+from eventwagon.display import json_lines, redaction
 from tests.fuzz import by_default
 from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
     kafka_cluster,
@@ -35,6 +35,12 @@ def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     in the messages of all later tests."""
     monkeypatch.setattr(redaction, "_known", {})
     monkeypatch.setattr(redaction, "_any_known", None)
+
+
+@pytest.fixture(autouse=True)
+def _no_formatter_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in which a JsonFormatter was made notes for its logs what it handles."""
+    monkeypatch.setattr(json_lines, "_in_use", False)
 
 
 @pytest.hookimpl(wrapper=True)

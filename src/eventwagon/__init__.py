@@ -64,6 +64,7 @@ from .contracts.facts import (
 )
 from .contracts.reading import Reading
 from .contracts.timetable import Waiting
+from .display.json_lines import JsonFormatter
 from .errors import (
     BrokenManifest,
     BrokerError,
@@ -154,6 +155,7 @@ __all__ = [
     "Failed",
     "FellAsleep",
     "HandlerOverran",
+    "JsonFormatter",
     "Lag",
     "Limit",
     "Listener",

@@ -62,6 +62,7 @@ from .runtime.wagon_channels import WagonChannels
 from .schedules import Schedule, check_channels
 from .settings import Settings
 from .times import When, when
+from .tracing import switch_traces
 from .values import check_revision, is_a, real, shown, text, whole
 
 _logger = logging.getLogger("eventwagon")
@@ -160,6 +161,7 @@ class Connection:
             orchestrator=orchestrator,
             timetable=timetable_of(broker, registry),
             metering=metering,
+            switch_traces=switch_traces(train.around_publishing),
         )
         self._state = TrainState(self._runtime, registry)
         self._later = Later(self._runtime, self._state)

@@ -13,6 +13,7 @@ from datetime import timedelta, tzinfo
 from functools import partial
 from typing import Any, Never, TypeVar, Unpack
 
+from . import tracing
 from .blocking import BlockingConnection
 from .connection import Connection
 from .contracts.broker import Broker
@@ -92,6 +93,7 @@ class Train:
         """What `every` has registered, by name."""
         self._lifespan: object = None
         """The function itself."""
+        tracing.trace_if_wanted(self)
 
     def __repr__(self) -> str:
         handled = ", ".join(name or self.name for name in self.handlers) or "none"
@@ -298,6 +300,7 @@ class Train:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
         if meter is not None:
             must_be(Meter, meter, "connect: meter")
+        tracing.connected(self, broker)
         return Connection(self, broker, registry, orchestrator, heard, clock, redeclare, meter)
 
     def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
@@ -331,6 +334,7 @@ class Train:
         if meter is not None:
             must_be(Meter, meter, "working: meter")
         drivers, metering = open_drivers(url, clock=clock), Metering.of(meter, self.name)
+        tracing.connected(self, drivers.broker)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(drivers.broker)
             runtime = Runtime(

@@ -22,6 +22,7 @@ COMMAND = typer.main.get_command(app)
 COMMANDS = getattr(COMMAND, "commands")  # noqa: B009 - a group's, which its type does not say
 OPTIONS = {o for c in (COMMAND, *COMMANDS.values()) for p in c.params for o in p.opts} | {"--help"}
 VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar} | {*ENVIRONMENT, POD}
+VARIABLES.add("EVENTWAGON_REPOSITORY")  # hatch_build.py's
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

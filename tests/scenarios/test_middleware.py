@@ -193,7 +193,7 @@ def test_what_a_middleware_raises_is_as_if_the_handler_had_raised_it() -> None:
 
         async with world.running(train) as connection:
             await connection.publish_many(range(5))
-            await until(lambda: len(handled) == 3)
+            await until(lambda: len(handled) == 3 and len(world.of(EventDied)) == 2)
         assert sorted(handled) == [0, 2, 4]
         assert {fact.because for fact in world.of(EventDied)} == {"rejected: not you", "rejected: returned"}
         assert [fact.because for fact in world.of(EventRetried)] == ["ValueError: once"]
@@ -592,6 +592,35 @@ def test_errors_of_the_broker_pass_through_with_what_was_accepted() -> None:
                 await connection.publish_many(range(6))
         assert len(seen) == 1
         assert raised.value.accepted == 3  # type: ignore[attr-defined]
+
+    run(main())
+
+
+def test_one_that_is_registered_while_an_event_is_handled_is_for_the_next() -> None:
+    async def main() -> None:
+        world, train, said = World(), train_of(), list[str]()
+
+        async def late(ctx: Context, call_next: Next) -> None:
+            said.append("late")
+            await call_next()
+
+        @train.middleware
+        async def first(ctx: Context, call_next: Next) -> None:
+            said.append("first")
+            if late not in train.around_handling:
+                train.around_handling.insert(0, late)  # as traces and structured logs do
+            await call_next()
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            said.append(f"handler {n}")
+
+        async with world.running(train) as connection:
+            await connection.publish(1)
+            await until(lambda: "handler 1" in said)
+            await connection.publish(2)
+            await until(lambda: "handler 2" in said)
+        assert said == ["first", "handler 1", "late", "first", "handler 2"]
 
     run(main())
 

@@ -23,6 +23,7 @@ from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
 from ..payload import type_name
 from ..times import When
+from ..tracing.exporting import exporting
 from ..train import Train
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
@@ -67,8 +68,9 @@ async def publish(
     source, size = _open(file)
     try:
         # a program's train may be founded by publishing to it; a mere name must be one that exists
-        async with train.connect(url, listeners=()) if train else reached(target, url) as c:
-            await Publishing(c, parse, skip_bad=skip_bad, later=later).run(source, size)
+        with exporting("eventwagon publish"):
+            async with train.connect(url, listeners=()) if train else reached(target, url) as c:
+                await Publishing(c, parse, skip_bad=skip_bad, later=later).run(source, size)
     finally:
         if source:
             os.close(source)

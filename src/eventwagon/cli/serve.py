@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from ..connection import check_runnable
 from ..contracts.orchestrator import Orchestrator
+from ..display.json_lines import LOG_FORMAT, JsonFormatter, is_in_use
 from ..display.redaction import shown
 from ..display.text import LogFormatter
 from ..drivers.opening import Program, open_orchestrator
@@ -25,6 +26,7 @@ from ..errors import UsageError
 from ..event import wagon_name
 from ..metrics.serving import LOOPBACK
 from ..policy.record import find_looks
+from ..tracing.exporting import exporting
 from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
@@ -57,6 +59,15 @@ LogLevel = Annotated[
         metavar="LEVEL",
         help="Level of eventwagon's own log: debug, info, warning or error; libraries keep theirs, which is warning. "
         "Default: the program's own level, or info.",
+    ),
+]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        envvar=LOG_FORMAT,
+        metavar="FORMAT",
+        help="text, or json: one object a line, with the event that is handled and its trace.",
     ),
 ]
 Revision = Annotated[
@@ -143,6 +154,7 @@ async def run(
     metrics_host: MetricsHost = LOOPBACK,
     revision: Revision = "",
     log_level: LogLevel = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Run trains: observe them and handle their events, in this process (with --isolate: in one process per wagon).
 
@@ -159,7 +171,7 @@ async def run(
         scraped=Scraped(metrics_port, metrics_host),
         orchestrator="subprocess:" if isolate else orchestrator,
     )
-    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
+    await _serve(targets, revision, log_level, log_format, Health(health_port, health_host), how)
 
 
 @job
@@ -174,6 +186,7 @@ async def observe(
     metrics_host: MetricsHost = LOOPBACK,
     revision: Revision = "",
     log_level: LogLevel = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Observe trains without handling their events: open, switch, seal and remove their wagons.
 
@@ -182,7 +195,7 @@ async def observe(
     how = _Options(
         url=url, redeclare=redeclare, scraped=Scraped(metrics_port, metrics_host), work=False, orchestrator=orchestrator
     )
-    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
+    await _serve(targets, revision, log_level, log_format, Health(health_port, health_host), how)
 
 
 @job
@@ -218,6 +231,7 @@ async def work(
     metrics_host: MetricsHost = LOOPBACK,
     revision: Revision = "",
     log_level: LogLevel = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Handle the events of trains in this process, without observing the trains.
 
@@ -232,7 +246,7 @@ async def work(
         workers=workers,
         grace=grace,
     )
-    await _serve(targets, revision, log_level, Health(health_port, health_host), how)
+    await _serve(targets, revision, log_level, log_format, Health(health_port, health_host), how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,10 +264,12 @@ class _Options:
     grace: float | None = None
 
 
-async def _serve(targets: Sequence[str], revision: str, log_level: str | None, health: Health, how: _Options) -> None:
-    level = level_of(log_level)
+async def _serve(
+    targets: Sequence[str], revision: str, log_level: str | None, log_format: str, health: Health, how: _Options
+) -> None:
+    level, as_json = level_of(log_level), is_json(log_format)
     trains = load_trains(targets, revision)
-    set_up_logging(level)
+    set_up_logging(level, as_json=as_json)
     if how.wagon is not None and len(trains) > 1:
         raise UsageError(f"--wagon is for one train, not for {', '.join(trains)}")
     prepared: list[tuple[Train, Orchestrator | None]] = []
@@ -265,7 +281,8 @@ async def _serve(targets: Sequence[str], revision: str, log_level: str | None, h
         program = Program(target, how.url, settings)
         prepared.append((train, None if how.orchestrator is None else open_orchestrator(how.orchestrator, program)))
     health.expect([train.name for train, _ in prepared])
-    with asked_to_end() as asked:
+    names = sorted(train.name for train, _ in prepared)
+    with exporting(names[0] if len(names) == 1 else "eventwagon"), asked_to_end() as asked:
         async with health, how.scraped.answering():
             if len(prepared) == 1:  # its errors come without a group around them
                 await _run(*prepared[0], how, health, asked)
@@ -336,6 +353,13 @@ def level_of(text: str | None) -> int | None:
     return number
 
 
+def is_json(text: str) -> bool:
+    """Whether the log format with this name, in upper or lower case, is JSON. Raises UsageError."""
+    if text.strip().lower() not in ("", "text", "json"):
+        raise UsageError(f"log format {text!r}: give text or json")
+    return text.strip().lower() == "json"
+
+
 class _TerminalFormatter(LogFormatter):
     """Leaves out the words of looks at DEBUG, which would fill the screen and can't be copied from it."""
 
@@ -346,17 +370,24 @@ class _TerminalFormatter(LogFormatter):
         return text
 
 
-def set_up_logging(level: int | None) -> None:
+def set_up_logging(level: int | None, *, as_json: bool = False) -> None:
     """Log to stderr, one line per record, at `level` (None: info). If the program, which must be loaded before, has set
-    up logging itself, its handlers stay, and its levels too unless `level` is given."""
+    up logging itself, its handlers stay, and its levels too unless `level` is given. The processes that this one starts
+    log in the same format."""
+    os.environ[LOG_FORMAT] = "json" if as_json else "text"
     logger = logging.getLogger("eventwagon")
     is_set_up = logger.hasHandlers()
     if level is not None or not (is_set_up or logger.level):
         logger.setLevel(logging.INFO if level is None else level)
     if is_set_up:
+        if as_json and not is_in_use():
+            _logger.warning("the program has set up logging itself, without eventwagon.JsonFormatter: that stays")
         return
     handler: logging.Handler
-    if sys.stderr.isatty():
+    if as_json:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+    elif sys.stderr.isatty():
         handler = RichHandler(console=err(), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
         handler.setFormatter(_TerminalFormatter("%(message)s"))
     else:

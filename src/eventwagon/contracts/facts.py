@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from ..display.json_lines import FIELDS
 from ..display.text import as_line
 from ..display.text import count as counted
 from ..event import wagon_name
@@ -84,6 +85,8 @@ class Switched(_Fact, frozen=True):
     because: str
     revision: str = ""
     """The code of the new wagon."""
+    trace: str = ""
+    """The id of the switch's trace, in hexadecimal; empty: it was not traced."""
 
 
 WHILE_PAUSED = "the train is paused: no limit is heeded until it is resumed"
@@ -856,7 +859,19 @@ def log(fact: Fact) -> None:
         return
     left_out = _stepped_back.left_out(fact.train) if isinstance(fact, RegistrySteppedBack) else 0
     if left_out is not None:
-        _logger.log(_level(fact), "%s: %s", fact.train, counted_in(sentence(fact), left_out))
+        text = counted_in(sentence(fact), left_out)
+        _logger.log(_level(fact), "%s: %s", fact.train, text, extra={FIELDS: _fields(fact)})
+
+
+def _fields(fact: Fact) -> dict[str, Any]:
+    """The fact's fields in structured logs."""
+    fields: dict[str, Any] = {"train": fact.train, "fact": type(fact).__name__}
+    number = fact.new if isinstance(fact, Switched | SwitchSeen) else getattr(fact, "number", None)
+    if isinstance(number, int):
+        fields["wagon"] = wagon_name(fact.train, number)
+    if isinstance(fact, EventDied | EventRetried | EventSnoozed):
+        fields |= {"channel": fact.channel or fact.train, "event": fact.id}
+    return fields
 
 
 def _level(fact: Fact) -> int:

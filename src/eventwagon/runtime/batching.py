@@ -119,6 +119,13 @@ class BatchContext:
             self._contexts[index] = self._first.of(self.events[index])
         return self._contexts[index]
 
+    def hand_on(self, extensions: Mapping[str, str]) -> None:
+        """`Context.hand_on` for each of the events."""
+        for index, event in enumerate(self.events):
+            if index not in self._contexts:
+                self._contexts[index] = self._first.of(event)
+            self._contexts[index].hand_on(extensions)
+
     def emitted_by(self, index: int) -> Sequence[tuple[str, Event]]:
         """What was emitted on behalf of the event at this index, each with its channel's name."""
         context = self._contexts.get(index)

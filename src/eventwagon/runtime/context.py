@@ -12,6 +12,7 @@ import msgspec
 from ..contracts.timetable import CHANNEL, for_channel
 from ..errors import UsageError
 from ..event import (
+    MOST_EXTENSIONS,
     Event,
     check_channel_name,
     check_extensions,
@@ -332,6 +333,14 @@ class Context:
             self._keeps_times,
             self._publisher,
         )
+
+    def hand_on(self, extensions: Mapping[str, str]) -> None:
+        """What is emitted and published from now on inherits these extension attributes in place of the event's own; an
+        empty value takes one away. If the event would have too many, nothing changes. For middleware of eventwagon."""
+        source, subject, inherited = heritage(self.event) if self._heritage is None else self._heritage
+        own = {name: value for name, value in {**inherited, **extensions}.items() if value or name not in extensions}
+        if len(own) <= MOST_EXTENSIONS:
+            self._heritage = source, subject, own
 
     def died(self, because: str) -> tuple[str, Event]:
         """The event's dead letter."""

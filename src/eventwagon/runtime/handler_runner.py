@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from ..breaker import DEATHS, Circuit
 from ..cloudevents import is_batch
@@ -24,6 +24,7 @@ from .context import Context
 from .forks import forks, leave
 from .handler import Handler
 from .handling import begin, handlers_own
+from .log_fields import about, note_handlings
 from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, decided
 from .run_state import RunState
 from .runtime import Runtime, report_failure
@@ -118,6 +119,7 @@ class HandlerRunner:
         self._strays: dict[str, int] = {}
         """By event: how often other tasks have cancelled its handling."""
         self._time = asyncio.get_running_loop().time
+        note_handlings(runtime.handlers.values(), runtime.revision)
 
     def add(self, task: asyncio.Task[None]) -> None:
         """Add a worker: this task takes events from now on."""
@@ -277,7 +279,8 @@ class HandlerRunner:
                 settler.tell_deaths(outcome.emitted)
                 continue
             worker.attempt = delivery.attempt + circuit.uncounted(delivery.event.id)
-            self._conclude(worker, settler, (delivery,), outcome, circuit, tells=tells)
+            with self._about(worker, settler, (delivery,)):
+                self._conclude(worker, settler, (delivery,), outcome, circuit, tells=tells)
             tells = tells and not isinstance(outcome, Failed)
 
     def _finish_badly(
@@ -306,7 +309,16 @@ class HandlerRunner:
             circuits.passed(circuit, event_id, gone=False)
             _give_back(worker, settler, delivery, _BEFORE_ANOTHER_THREAD)
             return
-        self._conclude(worker, settler, (delivery, *worker.others), outcome, circuit)
+        with self._about(worker, settler, (delivery, *worker.others)):
+            self._conclude(worker, settler, (delivery, *worker.others), outcome, circuit)
+
+    def _about(
+        self, worker: Worker, settler: Settler, deliveries: Sequence[Delivery]
+    ) -> AbstractContextManager[object]:
+        """While entered, the lines of a structured log say what was handled."""
+        place, runtime = settler.source.channel, self._runtime
+        events = [delivery.event for delivery in deliveries]
+        return about(runtime.train, place.wagon, place.name, events, worker.attempt, runtime.revision)
 
     def _conclude(
         self,

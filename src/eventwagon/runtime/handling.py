@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import CoroutineType, TracebackType
 from typing import Any
 
@@ -21,7 +23,8 @@ from .outcomes import HANDLED, MEANT, Dead, Emitting, Failed, Handled, Outcome, 
 from .run_state import RunState
 from .threads import Threads
 
-_OURS = {__file__, *(function.__code__.co_filename for function in (Context.emit, through, Threads.run))}
+_OURS = tuple(f"{Path(__file__).parents[1] / part}{os.sep}" for part in ("runtime", "tracing"))
+"""The folders of the code that surrounds handlers."""
 
 
 def begin(
@@ -225,6 +228,6 @@ def _returned(handler: Handler, context: Emitting | None, result: object) -> Out
 def handlers_own(error: BaseException) -> TracebackType | None:
     """The error's traceback from the handler on: the frames before that are eventwagon's."""
     place = traceback_of(error)
-    while place is not None and place.tb_frame.f_code.co_filename in _OURS:
+    while place is not None and place.tb_frame.f_code.co_filename.startswith(_OURS):
         place = place.tb_next
     return place

@@ -75,6 +75,8 @@ async def through(
     """Call `inner` inside of the middleware, of which the first is the outermost. Returns what the outermost returns.
     If `takes` names the subject, each passes one on, which may be another; else all get this one, and `inner` none."""
 
+    around = tuple(around)  # more may be registered meanwhile
+
     async def enter(place: int, subject: object) -> Any:
         if place == len(around):
             return await (inner(subject) if takes else inner())

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..contracts.broker import Broker
-from ..contracts.facts import Listener, StepFailed
+from ..contracts.facts import Listener, StepFailed, Switched
+from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.timetable import Timetable
 from ..display.text import said
@@ -21,6 +22,10 @@ from .context import Publisher
 from .handler import Handler
 from .lifespan import Opening
 from .observed import Metering
+
+SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
+"""Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
+ends the trace; if that is not called, the switch was not made. Neither raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,8 @@ class Runtime:
     metering: Metering | None = None
     """Is told of handlings, and of the calls to the `broker`, which is an observed one then; None: nothing is
     measured."""
+    switch_traces: SwitchTraces | None = None
+    """None: switches are not traced."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

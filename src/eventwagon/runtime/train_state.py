@@ -251,7 +251,8 @@ class TrainState:
         """
         if edit.manifest is base.manifest:
             return base
-        manifest, entries = sound(edit.manifest), self._entries(edit.facts)
+        facts, end_traces = self._traced(edit)
+        manifest, entries = sound(edit.manifest), self._entries(facts)
         if manifest.train != self._train:
             raise Defect(f"the manifest of train {manifest.train} was to be stored for train {self._train}")
         switches = any(isinstance(fact, Switched) for fact in edit.facts)
@@ -263,10 +264,27 @@ class TrainState:
         finally:
             self._switching -= switches
             self._tell_switch()
+        for end in end_traces:
+            end()
         self.see(stored)
-        for fact in edit.facts:
+        for fact in facts:
             self._tell(fact)
         return self._snapshot
+
+    def _traced(self, edit: Edit) -> tuple[Sequence[Decision], Sequence[Callable[[], None]]]:
+        """The edit's facts, with the ids of the traces of its switches, and what ends these."""
+        traces = self._runtime.switch_traces
+        if traces is None:
+            return edit.facts, ()
+        facts: list[Decision] = []
+        ends: list[Callable[[], None]] = []
+        for fact in edit.facts:
+            wagon = edit.manifest.wagon(fact.new) if isinstance(fact, Switched) else None
+            if isinstance(fact, Switched) and wagon is not None:
+                fact, end = traces(fact, wagon)
+                ends.append(end)
+            facts.append(fact)
+        return facts, ends
 
     def _entries(self, facts: Sequence[Decision]) -> list[Entry]:
         now = self._runtime.clock()

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from ...contracts.orchestrator import Deployment
+from ...display.json_lines import JsonFormatter, is_asked_for
 from ...display.text import LogFormatter, as_line
 from ...errors import EventwagonError
 from .records import ProcessState, UnitFiles, Want, created, mark, older, stands, take
@@ -170,7 +171,7 @@ def _set_up_logging() -> None:
     """Set up logging, unless the program, which is loaded by now, has done so."""
     if not logging.getLogger("eventwagon").hasHandlers():
         handler = logging.StreamHandler()
-        handler.setFormatter(LogFormatter("%(levelname)-7s %(message)s"))
+        handler.setFormatter(JsonFormatter() if is_asked_for() else LogFormatter("%(levelname)-7s %(message)s"))
         logging.basicConfig(handlers=[handler])  # other packages' from WARNING on
         logging.getLogger("eventwagon").setLevel(logging.INFO)
 

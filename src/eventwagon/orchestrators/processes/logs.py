@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ...display.json_lines import is_asked_for, is_in_use, passed_on
 from ...display.text import as_line
 from .records import older, stands
 
 _LINE = 8192
 """The longest part of a line, in bytes, that is passed on in one piece."""
+_LONGEST = 256 * 1024
+"""The same of a line of JSON, which can't be cut: it may hold a traceback."""
 _FRAMES = 3
 """How many of the innermost frames are shown if a signal ended the interpreter."""
 _KEPT = 16
@@ -27,6 +30,7 @@ class OutputTail:
         self._descriptor = os.open(path, os.O_RDONLY)
         os.lseek(self._descriptor, 0, os.SEEK_END)
         self._partial = b""
+        self._as_json = is_asked_for() or is_in_use()
 
     def drain(self) -> None:
         """Pass on what has been added."""
@@ -49,11 +53,14 @@ class OutputTail:
     def _read(self) -> None:
         while got := os.read(self._descriptor, 65536):
             *lines, self._partial = (self._partial + got).split(b"\n")
-            if len(self._partial) > _LINE:
+            if len(self._partial) > (_LONGEST if self._as_json else _LINE):
                 lines, self._partial = [*lines, self._partial], b""
-            text = "".join(f"{self._name} | {as_line(line.decode(errors='replace'))}\n" for line in lines)
+            text = "".join(f"{self._shown(line.decode(errors='replace'))}\n" for line in lines)
             if text:
                 sys.stderr.write(text)
+
+    def _shown(self, line: str) -> str:
+        return passed_on(line, self._name) if self._as_json else f"{self._name} | {as_line(line)}"
 
 
 def last_lines(path: Path, *, since: int = 0, lines: int = 8, most: int = 1000) -> str:

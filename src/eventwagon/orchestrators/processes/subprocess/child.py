@@ -15,6 +15,7 @@ from ....errors import EventwagonError, UsageError
 from ....loading import load
 from ....runtime.probe import probe
 from ....settings import Settings
+from ....tracing.exporting import exporting
 from .. import MARGIN, SENT_HOME, Follower, follow
 
 URL = "EVENTWAGON_URL"
@@ -37,9 +38,14 @@ def main(arguments: Sequence[str]) -> int:
         train = cast(UnitTrain, load(target, lambda found: hasattr(found, "working"), what="target"))
         if train.name != name:
             raise UsageError(f"{target} is train {train.name!r}, not {name!r}")
-        return _Child(follower, train, os.environ.get(URL, "")).run()
+        return _traced(train.name, _Child(follower, train, os.environ.get(URL, "")))
 
     return follow(name, number, directory, begin)
+
+
+async def _traced(name: str, child: _Child) -> int:
+    with exporting(name, to_flush=MARGIN / 2):
+        return await child.run()
 
 
 class _Child:

@@ -152,6 +152,25 @@ def test_of_two_observers_one_reports_and_the_other_takes_over() -> None:
     run(main())
 
 
+def test_two_observers_of_one_process_share_a_meter() -> None:
+    async def main() -> None:
+        world = World()
+        metrics, train = Metrics(clock=world.clock), train_of()
+        async with (
+            world.connect(train, meter=metrics) as one,
+            world.connect(train, meter=metrics) as two,
+            one.running(),
+            two.running(),
+        ):
+            await asyncio.sleep(20)
+            for _ in range(40):
+                await asyncio.sleep(0.11)
+                assert Figures.of(metrics).all("eventwagon_wagons_cap") == [32]
+            assert Figures.of(metrics).all("eventwagon_workers") == [2]
+
+    run(main())
+
+
 def test_the_first_observer_by_name_reports() -> None:
     members = [Member(name="a", roles=("work",)), Member(name="c", roles=("observe",)), Member(name="b/budgets")]
     assert reporter(members) == "c"

@@ -20,6 +20,8 @@ class Reporter:
         self._runtime = runtime
         self._metering = metering
         self._steps = Steps(runtime)
+        self._reports = False
+        """Its last report stands. Another observer of this process may report on the train, too, to the same meter."""
         self._later: int | None = None
         self._asked = float("-inf")
         """When the timetable was last asked (the loop's time)."""
@@ -33,12 +35,15 @@ class Reporter:
         if self._runtime.timetable is not None and now - self._asked >= _LATER_EVERY:
             self._asked = now
             tasks.create_task(self._count_later())
+        self._reports = True
         with self._steps.going_on("reporting on the train"):
             self._metering.looked(figures_of(seen, dead_letters=dead_letters, later=self._later))
 
     def end(self) -> None:
         """Take back the last report. Idempotent."""
-        self._metering.looked(None)
+        if self._reports:
+            self._reports = False
+            self._metering.looked(None)
 
     async def _count_later(self) -> None:
         """Beside the looks, which must not wait for it."""

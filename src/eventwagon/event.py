@@ -250,6 +250,11 @@ def wagon_name(train: str, number: object) -> str:
     return f"{train}_v{number}"
 
 
+def template_of(train: str, name: str) -> str:
+    """A channel's name in any wagon: `orders_v{wagon}.ship`."""
+    return f"{train}_v{{wagon}}.{name}" if name else f"{train}_v{{wagon}}"
+
+
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")

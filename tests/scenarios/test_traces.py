@@ -130,7 +130,7 @@ def test_a_chain_is_one_trace_through_publish_emit_and_publish_by_a_handler(span
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": "t_v1.mail",
-        "messaging.destination.template": "t",
+        "messaging.destination.template": "t_v{wagon}.mail",
         "messaging.message.id": of(mailed)["messaging.message.id"],
         "eventwagon.wagon": 1,
         "eventwagon.channel": "mail",

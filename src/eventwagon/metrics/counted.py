@@ -30,8 +30,9 @@ from ..contracts.facts import (
     WagonReady,
     WorkersLost,
 )
+from ..event import template_of
 from . import instruments as i
-from .instruments import Instrument, template_of
+from .instruments import Instrument
 
 _CLASS = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,99})(?::|$)")
 """The class of an error at the beginning of its text."""

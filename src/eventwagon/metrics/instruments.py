@@ -82,11 +82,6 @@ def prometheus_name(name: str) -> str:
     return name.replace(".", "_")
 
 
-def template_of(train: str, name: str) -> str:
-    """The channel of any wagon: `orders_v{wagon}.ship`."""
-    return f"{train}_v{{wagon}}.{name}" if name else f"{train}_v{{wagon}}"
-
-
 # --- messaging, by OpenTelemetry's conventions ------------------------------------------------
 
 _MESSAGING = (SYSTEM, OPERATION, OPERATION_TYPE, TEMPLATE, ERROR, TRAIN)

@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeVar
 from ..contracts.facts import Fact
 from ..contracts.metering import ProcessFigures, TrainFigures
 from ..display.text import plain
-from ..event import Channel
+from ..event import Channel, template_of
 from . import instruments as i
 from .counted import counted
-from .instruments import Instrument, template_of
+from .instruments import Instrument
 from .series import Calls, Histogram
 
 S = TypeVar("S")

@@ -34,7 +34,7 @@ from ..contracts.manifest import Wagon
 from ..display.redaction import redacted
 from ..display.text import as_line, said, without_middle
 from ..errors import Failed, Snooze
-from ..event import MOST_EXTENSIONS, Channel, Event
+from ..event import MOST_EXTENSIONS, Channel, Event, template_of
 from ..runtime.batching import BatchContext
 from ..runtime.bulkhead import Seldom, log_safely, shown
 from ..runtime.context import Context
@@ -134,7 +134,7 @@ class Spans:
         train = self._train
         events = ctx.events if isinstance(ctx, BatchContext) else (ctx.event,)
         attributes: dict[str, Any] = {
-            **self._of_operation("process", f"{Channel(train.name, ctx.wagon, ctx.channel)}", events),
+            **self._of_operation("process", f"{Channel(train.name, ctx.wagon, ctx.channel)}", ctx.channel, events),
             "eventwagon.wagon": ctx.wagon,
             "eventwagon.channel": ctx.channel or train.name,
             "eventwagon.attempt": ctx.attempt,
@@ -153,7 +153,7 @@ class Spans:
     async def publishing(self, events: list[Event], call_next: Next) -> None:
         """Middleware: a PRODUCER span around publishing, whose context is written into the events. Those that have a
         context keep it, and the span is linked to it."""
-        attributes = self._of_operation("send", self._train.name, events)
+        attributes = self._of_operation("send", self._train.name, "", events)
         with self._span("send", SpanKind.PRODUCER, attributes, _contexts(events), None) as span:
             own = self._context_of(span)
             await call_next([self._stamped(each, own) for each in events] if own else events)
@@ -203,13 +203,13 @@ class Spans:
         stamped = msgspec.structs.replace(event, extensions={**extensions, **added})
         return stamped if stamped.size <= self._train.settings.max_event_bytes else event
 
-    def _of_operation(self, name: str, destination: str, events: Sequence[Event]) -> dict[str, Any]:
+    def _of_operation(self, name: str, destination: str, channel: str, events: Sequence[Event]) -> dict[str, Any]:
         attributes: dict[str, Any] = {
             "messaging.system": self._system or _UNKNOWN,
             "messaging.operation.name": name,
             "messaging.operation.type": name,
             "messaging.destination.name": destination,
-            "messaging.destination.template": self._train.name,
+            "messaging.destination.template": template_of(self._train.name, channel),
         }
         if len(events) == 1:
             attributes["messaging.message.id"] = events[0].id

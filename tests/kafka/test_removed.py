@@ -375,6 +375,8 @@ def test_a_manifest_topic_that_forgets_is_not_taken(kafka_server: Server) -> Non
         async with KafkaRegistry.from_url(kafka_server.url) as registry:
             with pytest.raises(StorageBroken, match=rf"topic {train}\.0manifest: cleanup\.policy=compact .* set "):
                 await registry.replace(train, Manifest(train=train), expect=0)
+        async with KafkaRegistry.from_url(kafka_server.url) as registry:  # it hides no other train
+            assert train in await registry.trains()
 
     asyncio.run(main())
 

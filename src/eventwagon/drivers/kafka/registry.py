@@ -217,7 +217,7 @@ class KafkaRegistry:
     async def _exists(self, train: str) -> bool:
         try:
             return bool((await self.read(train)).version)
-        except BrokenManifest:  # which hides neither it nor the others
+        except (BrokenManifest, StorageBroken):  # which hides neither it nor the others
             return True
 
     async def _write(self, topic: str, lines: Sequence[bytes], *, patient: bool = False) -> int | None:

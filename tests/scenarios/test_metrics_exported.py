@@ -75,6 +75,8 @@ def test_a_scrape_in_both_formats() -> None:
             assert kind.startswith("application/openmetrics-text")
             parse: Any = openmetrics  # it has no types
             assert {family.name for family in parse(text)} >= {"messaging_client_sent_messages"}
+            _, kind = await asyncio.to_thread(get, port, "/metrics", "application/openmetrics-text; version=new")
+            assert kind.startswith("text/plain")
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 await asyncio.to_thread(get, port, "/")
             with pytest.raises(UsageError, match=f"--metrics-port {port}: "):

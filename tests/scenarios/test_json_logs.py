@@ -249,9 +249,8 @@ class Lies:
     def __init__(self, kind: type) -> None:
         self.kind = kind
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
-        return self.kind
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, "kind" if name == "__class__" else name)
 
 
 class Text(str):

@@ -243,6 +243,59 @@ def test_further_fields_that_are_not_ours_change_nothing() -> None:
     assert written(record("x", eventwagon={"wagon": float("nan"), "fact": Bad()}))["wagon"] == "nan"
 
 
+class Lies:
+    """Says that it is of another class."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, "kind" if name == "__class__" else name)
+
+
+class Text(str):
+    """Text whose methods do as they like."""
+
+    def __str__(self) -> str:
+        raise RuntimeError(SECRET)
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError(SECRET)
+
+    __hash__ = str.__hash__
+
+
+class Says:
+    def __str__(self) -> str:
+        return Text("two\nlines")
+
+
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*map(Lies, (int, float, str, list)), Text("two\nlines"), Says(), 10**5000, ITSELF],
+    ids=["int", "float", "str", "list", "subclass", "its text", "huge", "endless"],
+)
+def test_an_object_that_lies_costs_no_line(value: object) -> None:
+    for made in (
+        record("%s", value),
+        record("x", name=value),
+        record("x", exc_text=value),
+        record("x", stack_info=value),
+        record("x", eventwagon={"wagon": value}),
+        record("x", eventwagon={Says(): 1}),
+    ):
+        assert written(made)["level"] == "WARNING"
+
+
+@pytest.mark.parametrize("created", [float("nan"), 1e300])
+def test_a_time_outside_the_calendar_costs_no_line(created: float) -> None:
+    assert written(record("x", created=created))["time"] == str(created)
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -75,6 +75,8 @@ def test_a_scrape_in_both_formats() -> None:
             assert kind.startswith("application/openmetrics-text")
             parse: Any = openmetrics  # it has no types
             assert {family.name for family in parse(text)} >= {"messaging_client_sent_messages"}
+            _, kind = await asyncio.to_thread(get, port, "/metrics", "application/openmetrics-text; version=new")
+            assert kind.startswith("text/plain")
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 await asyncio.to_thread(get, port, "/")
             with pytest.raises(UsageError, match=f"--metrics-port {port}: "):
@@ -247,6 +249,26 @@ def test_an_interval_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) ->
 
     with pytest.raises(UsageError, match="OTEL_METRIC_EXPORT_INTERVAL"):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_a_variable_that_the_exporter_can_t_use(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_asked_for: bool
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "nobody")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "otlp" if is_asked_for else "")
+
+    async def main() -> None:
+        async with Scraped(None, "").answering():
+            pass
+
+    if is_asked_for:
+        with pytest.raises(UsageError, match="nobody"):
+            asyncio.run(main())
+    else:
+        asyncio.run(main())
+        assert "no metrics are sent to OpenTelemetry: OTLP can't be set up" in caplog.text
 
 
 def test_a_train_in_a_program_is_scraped() -> None:

@@ -163,6 +163,7 @@ sys.meta_path.insert(0, Missing())
         ("", {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon"}, "carrier-pigeon"),
         ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, ""),  # nobody listens
         ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "soon"}, ""),
+        ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "max_queue_size"),
         ("", {"OTEL_EXPORTER_OTLP_ENDPOINT": "no://\x1b[2Jurl"}, ""),
         (
             "",

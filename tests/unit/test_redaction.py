@@ -237,3 +237,10 @@ def test_a_question_mark_in_a_password_must_be_encoded() -> None:
     with pytest.raises(UsageError, match="write %3F") as caught:
         split_url("redis://u:open?ses@h")
     assert "ses@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["%3A%2F%2F", "%3A%2F%2Fa%3A", "password: “"])
+def test_a_long_text_takes_a_time_that_grows_with_its_length(part: str) -> None:
+    began = time.process_time()
+    redacted(part * (150_000 // len(part)))
+    assert time.process_time() - began < 10  # where it grew with the square: a minute

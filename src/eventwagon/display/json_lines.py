@@ -23,6 +23,10 @@ FIELDS = "eventwagon"
 handling: ContextVar[Mapping[str, Any]] = ContextVar("eventwagon_handling", default={})  # noqa: B039 - never changed
 """The fields of the event that is being handled here."""
 _in_use = False
+_DEPTH = 20
+"""Lists in lists; those further inside are written as text."""
+_BITS = 4096
+"""A larger number is written as text; Python itself refuses to print those of 4,300 digits."""
 
 
 def is_in_use() -> bool:
@@ -80,7 +84,7 @@ class JsonFormatter(logging.Formatter):
 def as_json(fields: Mapping[str, Any]) -> str:
     """The fields as JSON on one line of ASCII, without secrets and control characters; a traceback keeps its ends of
     lines, as `\\n`. Never raises."""
-    return json.dumps({as_line(str(name)): _clean(name, value) for name, value in fields.items()})
+    return json.dumps({as_line(_text(name)): _clean(name, value) for name, value in fields.items()})
 
 
 def passed_on(line: str, wagon: str) -> str:
@@ -94,22 +98,32 @@ def passed_on(line: str, wagon: str) -> str:
     return as_json({"time": now, "level": "INFO", "logger": "eventwagon.output", "message": line, "wagon": wagon})
 
 
-def _clean(name: str, value: object) -> object:
-    if value is None or isinstance(value, bool | int):
+def _clean(name: str, value: object, depth: int = 0) -> object:
+    """By the object's real class: its `__class__`, and its methods, may say anything."""
+    kind = type(value)
+    if value is None or kind is bool:
         return value
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
-    if isinstance(value, list | tuple):
-        return [_clean("", each) for each in value]
-    if not isinstance(value, str):
-        return as_line(_text(value))
+    if issubclass(kind, int):
+        number: int = vars(int)["__index__"](value)
+        return number if number.bit_length() <= _BITS else as_line(_text(number))
+    if issubclass(kind, float):
+        real: float = vars(float)["__float__"](value)
+        return real if abs(real) < float("inf") else str(real)
+    if issubclass(kind, list | tuple) and depth < _DEPTH:
+        each = vars(list if issubclass(kind, list) else tuple)["__iter__"](value)
+        return [_clean("", one, depth + 1) for one in each]
+    text = _text(value)
     if name == "traceback":
-        return "\n".join(escaped(line) for line in redacted(without_middle(value)).splitlines())
-    return as_line(value)
+        return "\n".join(escaped(line) for line in redacted(without_middle(text)).splitlines())
+    return as_line(text)
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    try:
+        at = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError, TypeError):  # of a record that the program made by itself
+        return _text(seconds)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -120,10 +134,16 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _text(value: object) -> str:
+    """Always a plain `str`, which does what a `str` does."""
     try:
-        return str(value)
+        return _plainly(value if issubclass(type(value), str) else str(value))
     except Exception as e:  # noqa: BLE001 - a user's object may do anything when it is printed
         return said(e)
+
+
+def _plainly(text: object) -> str:
+    found: str = vars(str)["__str__"](text)
+    return found
 
 
 def _span() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
+from ..display.text import said
 from ..errors import UsageError
 from ..runtime.bulkhead import Bulkhead
 from ..values import real, shown
@@ -116,7 +117,10 @@ def _otlp() -> MetricExporter:
             f"OTLP needs a package that is not installed ({e.name}): pip install 'eventwagon[otel]'"
         ) from None
 
-    return OTLPMetricExporter()
+    try:
+        return OTLPMetricExporter()
+    except Exception as e:  # noqa: BLE001 - whatever is wrong with OpenTelemetry's own variables
+        raise UsageError(f"OTLP can't be set up as the environment says: {said(e)}") from None
 
 
 def data_of(metrics: Metrics, resource: Resource) -> MetricsData | None:

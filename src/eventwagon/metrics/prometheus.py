@@ -45,10 +45,13 @@ class PrometheusCollector(Collector):
 
 def scrape(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:
     """The answer to one scrape and its content type. `accept`: the header of that name, by which Prometheus asks for a
-    format."""
+    format; one that can't be read asks for none."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(PrometheusCollector(metrics))
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except Exception:  # noqa: BLE001 - prometheus_client compares versions that are no numbers
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

@@ -56,9 +56,13 @@ def _provider(service: str) -> TracerProvider | None:
         tell(said(e))
         return None
     made = [exporter for name in exporters() if (exporter := _exporter(name)) is not None]
-    for exporter in made:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
     if not made:
+        return None
+    try:
+        for exporter in made:
+            provider.add_span_processor(BatchSpanProcessor(exporter))
+    except Exception as e:  # noqa: BLE001 - the variables of the processor, OTEL_BSP_…
+        tell(said(e))
         return None
     set_tracer_provider(provider)
     return provider

@@ -3,6 +3,7 @@ same as one that has read everything."""
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -150,6 +151,22 @@ def test_an_event_that_was_held_is_ready_once() -> None:
     assert later.ready(39, 10, 1000) == []
     assert [entry.key for entry in later.ready(50, 10, 1000)] == [" 2", " 1"]
     assert [entry.key for entry in later.ready(50, 10, 1000)] == [" 2", " 1"]
+
+
+def test_what_was_cancelled_takes_no_memory() -> None:
+    """Not until it would have been due, either."""
+    later, far = Later(1_000_000), 10**12
+    tracemalloc.start()
+    try:
+        for n in range(5000):
+            later.apply(2 * n, 0, name(n), encode(Add(f" {n}", far, b"x" * 1000)))
+            later.apply(2 * n + 1, 0, name(n), b"")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1_000_000
+    later.apply(10_000, 0, name(1), encode(Add(" last", far - 1, b"y")))
+    assert later.next_at() == far - 1
 
 
 def test_records_of_others() -> None:

@@ -19,7 +19,7 @@ What has no effect any more is `litter`, until somebody deletes it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import msgspec
 
@@ -30,6 +30,7 @@ LONGEST = 30 * 60 * 1000
 _CLAIM, _HOLD = b"c", b"h"
 CLOCK = b"t"
 """The key of records that only ask for the log's time."""
+_STALE = 1000  # entries of the heap that may be stale besides: those cancelled long before they were due
 _NAMED = 17  # bytes of a key of `following.LogClient.key`
 
 
@@ -264,7 +265,10 @@ class Later:
             self._first[entry.key] = entry.behind
             self.litter.pop(entry.behind.name, None)
             self._await(entry.behind)
-        entry.due = -1  # stale in the heap
+        entry.due, entry.data = -1, None  # stale in the heap
+        if len(self._order) > 2 * len(self._first) + _STALE:
+            self._order = [(each.due, each.offset, each) for each in self._first.values()]
+            heapify(self._order)
         return first is entry and not entry.claimed
 
     def _tick(self, name: bytes, tick: Tick, offset: int) -> bool:

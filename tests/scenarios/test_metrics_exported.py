@@ -193,6 +193,19 @@ class Kept(MetricExporter):
         self.is_shut_down = True
 
 
+def test_an_exporter_that_fails_to_shut_down_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails(Kept):
+        def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+            raise OSError("no way to shut down")
+
+    async def main() -> None:
+        async with exporting(some(), Fails(), every=60):
+            pass
+
+    asyncio.run(main())
+    assert "no way to shut down" in caplog.text
+
+
 def test_opentelemetry_gets_the_same_figures_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
     exporter, metrics = Kept(raises=True), some()
 

@@ -332,6 +332,30 @@ def test_records_of_others(kafka_server: Server) -> None:
     asyncio.run(main())
 
 
+def test_ticks_that_the_client_sends_twice(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are recorded, and keep their events, which can be cancelled."""
+    train, append = f"t{token_hex(5)}", CompactedLog.append
+
+    def twice(log: CompactedLog, name: bytes, record: bytes | None) -> asyncio.Future[Any]:
+        if record is not None:
+            append(log, name, record)
+        return append(log, name, record)
+
+    async def main() -> None:
+        async with pair(kafka_server.url) as (one, other):
+            with monkeypatch.context() as patched:
+                patched.setattr(CompactedLog, "append", twice)
+                assert await one.timetable.tick(train, "s", 1.0, None)
+                assert await one.timetable.tick(train, "s", 2.0, event("t2", 2.0))
+            assert await other.timetable.latest_of_all(train) == {"s": 2.0}
+            assert [(await each.timetable.waiting(train)).count for each in (one, other)] == [1, 1]
+            assert await other.timetable.cancel(train, [key("t2")])
+            assert await one.timetable.latest(train, "s") == 2.0
+            await one.timetable.clear(train)
+
+    asyncio.run(main())
+
+
 def test_a_transaction_of_others_holds_up_nobody_for_good(kafka_server: Server) -> None:
     """Its mark is the last record, which no reader gets: after one call that waits in vain the log is read anew."""
     train = f"t{token_hex(5)}"

@@ -227,7 +227,8 @@ class Later:
         return self._until(key, record, time)
 
     def _add(self, name: bytes, add: Add, offset: int, tick: tuple[str, float] | None = None) -> bool:
-        if name in self._named:  # sent twice
+        if name in self._named:  # sent twice; compaction leaves the second
+            self._named[name].offset = offset
             return False
         entry = self._named[name] = Entry(name, add, offset, tick)
         if entry.size > self._room:
@@ -273,14 +274,17 @@ class Later:
 
     def _tick(self, name: bytes, tick: Tick, offset: int) -> bool:
         latest = self.series.get(tick.series)
+        if latest is not None and latest.name == name and tick.event is not None:  # sent twice
+            self._add(name, tick.event, offset, (tick.series, tick.at))
+            return True
         if latest is not None and (latest.name == name or not tick.at > latest.at):
-            self._gone(name)  # if it is written again, without its event
+            gone = self._gone(name)  # if it is written again, without its event
             if latest.name == name:
                 self.litter.pop(name, None)
             else:
                 self.litter[name] = None
                 latest.refused.append(name)
-            return False
+            return gone
         if latest is not None and latest.name not in self._named:
             self.litter[latest.name] = None
         refused = [each for each in latest.refused if each in self.litter] if latest is not None else []

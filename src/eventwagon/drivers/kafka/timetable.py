@@ -475,6 +475,7 @@ class _Train:
                 self._check(event, value)
             name = self._client.key()
             (recorded,) = await self._append(followed, [(name, value)])
+            recorded = recorded or followed.rule.series[series].name == name  # if the client has sent it twice
             if not recorded:
                 await self._append(followed, [(name, None)])
             return recorded

@@ -50,12 +50,13 @@ async def answering(
                 return
             async with asyncio.timeout(_PATIENCE):
                 writer.write(_response(await reader.readuntil(b"\r\n\r\n"), answer))
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # whoever asked has gone, or asks nothing
         finally:
             busy -= 1
-            writer.close()
+            writer.transport.abort()  # a client that does not read its answer must not keep the connection
 
     try:
         server = await asyncio.start_server(serve, host or None, port)

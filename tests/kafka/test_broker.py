@@ -233,6 +233,29 @@ def test_memory_under_a_slow_handler(kafka_server: Server) -> None:
     asyncio.run(main())
 
 
+def test_a_consumer_that_left_with_a_full_cache_comes_back(kafka_server: Server) -> None:
+    """Its prefetching was paused then; meanwhile another process has handled what stood there."""
+
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url) as (other, channel),
+            KafkaBroker(servers(kafka_server), cache=1) as ours,
+        ):
+            async with ours.consume(channel, visibility=LONG):
+                await other.publish(channel, events(200, size=20_000))
+                (feed,) = (feed for wagon in ours.wagons.live() for feed in wagon.feeds.values())
+                async with asyncio.timeout(20):
+                    while not feed.partitions[0].paused:
+                        await asyncio.sleep(0.05)
+            async with other.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 200))
+            async with ours.consume(channel, visibility=LONG) as consumer:
+                await other.publish(channel, events(3))
+                assert len(await take(consumer, 3, patience=10)) == 3
+
+    asyncio.run(main())
+
+
 def test_an_idle_wagon_writes_nothing(kafka_server: Server) -> None:
     async def main() -> None:
         async with (

@@ -26,6 +26,7 @@ from eventwagon.event import Channel, Event
 from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.testing.conformance import Check, timetable_checks
 from tests.kafka.support import patiently, topics
+from tests.kafka.test_transactions import Transactional
 from tests.programs.reminders import reminders
 from tests.scenarios.test_later_processes import handled_in, lines, nothing_is_lost_by_kills
 from tests.servers.kafka import KafkaServer
@@ -326,6 +327,51 @@ def test_records_of_others(kafka_server: Server) -> None:
             assert [(e.data, "undecodable" in e.extensions) for e in due.events] == [(b"\xc1junk", True)]
             await broker.timetable.remove(train, due.keys, until=due.until)
             assert (await broker.timetable.waiting(train)).count == 0
+            await broker.timetable.clear(train)
+
+    asyncio.run(main())
+
+
+def test_ticks_that_the_client_sends_twice(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are recorded, and keep their events, which can be cancelled."""
+    train, append = f"t{token_hex(5)}", CompactedLog.append
+
+    def twice(log: CompactedLog, name: bytes, record: bytes | None) -> asyncio.Future[Any]:
+        if record is not None:
+            append(log, name, record)
+        return append(log, name, record)
+
+    async def main() -> None:
+        async with pair(kafka_server.url) as (one, other):
+            with monkeypatch.context() as patched:
+                patched.setattr(CompactedLog, "append", twice)
+                assert await one.timetable.tick(train, "s", 1.0, None)
+                assert await one.timetable.tick(train, "s", 2.0, event("t2", 2.0))
+            assert await other.timetable.latest_of_all(train) == {"s": 2.0}
+            assert [(await each.timetable.waiting(train)).count for each in (one, other)] == [1, 1]
+            assert await other.timetable.cancel(train, [key("t2")])
+            assert await one.timetable.latest(train, "s") == 2.0
+            await one.timetable.clear(train)
+
+    asyncio.run(main())
+
+
+def test_a_transaction_of_others_holds_up_nobody_for_good(kafka_server: Server) -> None:
+    """Its mark is the last record, which no reader gets: after one call that waits in vain the log is read anew."""
+    train = f"t{token_hex(5)}"
+
+    async def main() -> None:
+        async with KafkaBroker.from_url(f"{kafka_server.url}?timeout=2") as broker:
+            await broker.timetable.add(train, [event("ours", await broker.timetable.now(train))])
+            assert (await broker.timetable.waiting(train)).count == 1
+            theirs = await asyncio.to_thread(Transactional, kafka_server)
+            await asyncio.to_thread(theirs.begin, f"{train}.0later", b"1", key=b"theirs")
+            await asyncio.to_thread(theirs.commit)
+            for _ in range(2):  # the mark may come a moment after the commit
+                with suppress(Unavailable):
+                    await broker.timetable.waiting(train)
+            due = await broker.timetable.claim(train, limit=5, most_bytes=1000, lease=5.0)
+            assert "ours" in {e.id for e in due.events}
             await broker.timetable.clear(train)
 
     asyncio.run(main())

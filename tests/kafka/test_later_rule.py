@@ -3,6 +3,7 @@ same as one that has read everything."""
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,7 +76,7 @@ def check(fresh: Later, live: Later, now: int) -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["add", "claim", "hold", "remove", "cancel", "tick", "tidy", "compact", "wait"]),
+        st.sampled_from(["add", "claim", "hold", "remove", "cancel", "tick", "again", "tidy", "compact", "wait"]),
         st.integers(0, 2),
         st.integers(0, 40_000),
     ),
@@ -97,6 +98,10 @@ def test_a_fresh_reader_knows_the_same(steps: list[tuple[str, int, int]]) -> Non
             series, at = SERIES[which % 2], float(more // 5000)
             event = Add(f" {series}{at}", log.now, b"t") if series in log.live.series else None
             log.append(name(number), encode(Tick(series, at, event)))
+        elif what == "again":  # the client may send a record twice
+            last = log.messages[-1] if log.messages else None
+            if last is not None and last.value and last.key[:1] == b"r":
+                log.append(last.key, last.value)
         elif what in ("claim", "hold") and (which == 2 or entry is not None):
             key = entry.name if entry else name(10**6)  # of one that is gone, or never was
             until = Until(log.now + more, what == "claim" and entry is not None and entry.claimed > 0)
@@ -150,6 +155,32 @@ def test_an_event_that_was_held_is_ready_once() -> None:
     assert later.ready(39, 10, 1000) == []
     assert [entry.key for entry in later.ready(50, 10, 1000)] == [" 2", " 1"]
     assert [entry.key for entry in later.ready(50, 10, 1000)] == [" 2", " 1"]
+
+
+def test_a_tick_that_is_sent_twice_keeps_its_event() -> None:
+    later, second = Later(1000), encode(Tick("s", 2.0, Add(" t", 5, b"x")))
+    assert later.apply(0, 0, name(1), encode(Tick("s", 1.0)))
+    assert [later.apply(offset, 0, name(2), second) for offset in (1, 2)] == [True, True]
+    (entry,) = later.entries()
+    assert entry.offset == 2
+    assert [later.apply(3, 0, key, value or b"") for key, value in later.to_delete(entry)] == [True]
+    assert len(later) == 0
+
+
+def test_what_was_cancelled_takes_no_memory() -> None:
+    """Not until it would have been due, either."""
+    later, far = Later(1_000_000), 10**12
+    tracemalloc.start()
+    try:
+        for n in range(5000):
+            later.apply(2 * n, 0, name(n), encode(Add(f" {n}", far, b"x" * 1000)))
+            later.apply(2 * n + 1, 0, name(n), b"")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1_000_000
+    later.apply(10_000, 0, name(1), encode(Add(" last", far - 1, b"y")))
+    assert later.next_at() == far - 1
 
 
 def test_records_of_others() -> None:

@@ -30,14 +30,14 @@ class Transactional:
         self.producer = Producer({"bootstrap.servers": bootstrap(server), "transactional.id": name, "log_level": 0})
         self.producer.init_transactions(30)
 
-    def begin(self, topic: str, *values: bytes, source: str = "/others") -> None:
+    def begin(self, topic: str, *values: bytes, source: str = "/others", key: bytes | None = None) -> None:
         self.producer.begin_transaction()
-        self.write(topic, *values, source=source)
+        self.write(topic, *values, source=source, key=key)
 
-    def write(self, topic: str, *values: bytes, source: str = "/others") -> None:
+    def write(self, topic: str, *values: bytes, source: str = "/others", key: bytes | None = None) -> None:
         for n, value in enumerate(values):
             headers = {"ce_specversion": "1.0", "ce_id": f"{token_hex(4)}-{n}", "ce_source": source, "ce_type": "t"}
-            self.producer.produce(topic, value, partition=0, headers=headers)  # type: ignore[arg-type]
+            self.producer.produce(topic, value, key, partition=0, headers=headers)  # type: ignore[arg-type]
         assert self.producer.flush(10) == 0
 
     def commit(self) -> None:

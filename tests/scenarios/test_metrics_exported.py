@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from eventwagon import Train, UsageError, Volume, Workers
+from eventwagon import answering as answering_module
+from eventwagon.answering import Answer
 from eventwagon.cli.scraped import Scraped
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import Channel
@@ -138,6 +142,30 @@ def test_a_scrape_that_fails_is_an_error_and_ends_nothing(caplog: pytest.LogCapt
     assert "no figures" in caplog.text
 
 
+def test_a_client_that_does_not_read_its_answer_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering_module, "_PATIENCE", 0.2)
+    body = b"x" * 20_000_000  # more than the system takes for a client that reads nothing
+
+    def asked_late(port: int) -> int:
+        """How much is still sent to a client that begins to read after a second."""
+        with socket.create_connection(("127.0.0.1", port)) as client, suppress(ConnectionResetError):
+            client.settimeout(10)
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            time.sleep(1)
+            read = 0
+            while some := client.recv(1_000_000):
+                read += len(some)
+            return read
+        return 0
+
+    async def main() -> None:
+        serving = answering_module.answering(lambda _: Answer("200 OK", body), 0, "127.0.0.1", option="metrics")
+        async with serving as port:
+            assert await asyncio.to_thread(asked_late, port) < len(body)
+
+    asyncio.run(main())
+
+
 def test_the_collector_in_a_registry_of_the_programs_own() -> None:
     registry = CollectorRegistry(auto_describe=True)
     registry.register(PrometheusCollector(some()))
@@ -165,6 +193,19 @@ class Kept(MetricExporter):
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
         self.is_shut_down = True
+
+
+def test_an_exporter_that_fails_to_shut_down_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails(Kept):
+        def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+            raise OSError("no way to shut down")
+
+    async def main() -> None:
+        async with exporting(some(), Fails(), every=60):
+            pass
+
+    asyncio.run(main())
+    assert "no way to shut down" in caplog.text
 
 
 def test_opentelemetry_gets_the_same_figures_again_and_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
 from ..display.text import said
@@ -78,11 +78,14 @@ async def exporting(
         if data is not None and to.export(data) is not MetricExportResult.SUCCESS:
             bulkhead.warn("export", "an export to OpenTelemetry failed: its own log says why")
 
-    async def once() -> None:
+    async def safely(step: Callable[[], object], what: str) -> None:
         try:
-            await asyncio.to_thread(export)
+            await asyncio.to_thread(step)
         except Exception as e:  # noqa: BLE001 - an exporter may fail in any way
-            bulkhead.report("an export to OpenTelemetry", e)
+            bulkhead.report(what, e)
+
+    async def once() -> None:
+        await safely(export, "an export to OpenTelemetry")
 
     async def again() -> None:
         while True:
@@ -98,7 +101,7 @@ async def exporting(
         with suppress(TimeoutError):
             async with asyncio.timeout(_AT_THE_END):
                 await once()
-        await asyncio.to_thread(to.shutdown)
+        await safely(to.shutdown, "shutting down the exporter to OpenTelemetry")
 
 
 def _interval() -> float:

@@ -75,6 +75,8 @@ class CompactedLog(FollowedLog):
             self._mine.pop(done, None)
             if offset >= self.next:
                 self._mine[offset] = done
+            elif offset not in self._results:
+                fail(done, LogGone(f"topic {self.topic} went back to offset {offset}: it was made anew, or cut"))
             elif not done.done():
                 done.set_result(self._results[offset])
             ended()

@@ -19,7 +19,7 @@ What has no effect any more is `litter`, until somebody deletes it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import msgspec
 
@@ -30,6 +30,7 @@ LONGEST = 30 * 60 * 1000
 _CLAIM, _HOLD = b"c", b"h"
 CLOCK = b"t"
 """The key of records that only ask for the log's time."""
+_STALE = 1000  # entries of the heap that may be stale besides: those cancelled long before they were due
 _NAMED = 17  # bytes of a key of `following.LogClient.key`
 
 
@@ -226,7 +227,8 @@ class Later:
         return self._until(key, record, time)
 
     def _add(self, name: bytes, add: Add, offset: int, tick: tuple[str, float] | None = None) -> bool:
-        if name in self._named:  # sent twice
+        if name in self._named:  # sent twice; compaction leaves the second
+            self._named[name].offset = offset
             return False
         entry = self._named[name] = Entry(name, add, offset, tick)
         if entry.size > self._room:
@@ -264,19 +266,25 @@ class Later:
             self._first[entry.key] = entry.behind
             self.litter.pop(entry.behind.name, None)
             self._await(entry.behind)
-        entry.due = -1  # stale in the heap
+        entry.due, entry.data = -1, None  # stale in the heap
+        if len(self._order) > 2 * len(self._first) + _STALE:
+            self._order = [(each.due, each.offset, each) for each in self._first.values()]
+            heapify(self._order)
         return first is entry and not entry.claimed
 
     def _tick(self, name: bytes, tick: Tick, offset: int) -> bool:
         latest = self.series.get(tick.series)
+        if latest is not None and latest.name == name and tick.event is not None:  # sent twice
+            self._add(name, tick.event, offset, (tick.series, tick.at))
+            return True
         if latest is not None and (latest.name == name or not tick.at > latest.at):
-            self._gone(name)  # if it is written again, without its event
+            gone = self._gone(name)  # if it is written again, without its event
             if latest.name == name:
                 self.litter.pop(name, None)
             else:
                 self.litter[name] = None
                 latest.refused.append(name)
-            return False
+            return gone
         if latest is not None and latest.name not in self._named:
             self.litter[latest.name] = None
         refused = [each for each in latest.refused if each in self.litter] if latest is not None else []

@@ -52,6 +52,7 @@ class Tail:
             with contextlib.suppress(KafkaException):
                 consumer.list_topics(topic, timeout=2.0)
             consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+            consumer.resume([TopicPartition(topic, partition)])  # a pause outlives its assignment
 
         self._asked.append(assign)
 

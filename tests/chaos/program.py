@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eventwagon.contracts.facts import Fact, WagonOpened, log
+from eventwagon.contracts.lifecycle import LIVE
 from eventwagon.errors import PublishError, Reject, Unavailable
 from eventwagon.event import new_ids
 from eventwagon.limits import Volume
@@ -121,8 +122,10 @@ async def publish(url: str, callers: int = 4) -> None:
                     logging.getLogger("chaos").warning("%s", e)
                     continue
                 accepted.add(f"{event_id} {time.monotonic()}")
+                wagons = len(train.manifest.in_state(*LIVE))
+                pause = 0.05 if wagons < chaos.settings.wagons else 2.0  # a slow machine's workers catch up some time
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.05):
+                    async with asyncio.timeout(pause):
                         await ending.wait()
 
         for number in range(callers):

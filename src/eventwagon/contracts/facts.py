@@ -866,6 +866,7 @@ def log(fact: Fact) -> None:
 def _fields(fact: Fact) -> dict[str, Any]:
     """The fact's fields in structured logs."""
     fields: dict[str, Any] = {"train": fact.train, "fact": type(fact).__name__}
+    number: object
     match fact:
         case Switched() | SwitchSeen():
             number = fact.new

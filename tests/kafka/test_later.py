@@ -425,6 +425,26 @@ def test_a_process_that_slept_reads_anew(kafka_server: Server, monkeypatch: pyte
     asyncio.run(main())
 
 
+def test_a_consumer_that_gets_nothing_more_is_replaced(kafka_server: Server) -> None:
+    """As after an outage in which the topic was deleted and made anew."""
+    train = f"t{token_hex(5)}"
+
+    async def main() -> None:
+        async with pair(f"{kafka_server.url}?timeout=2") as (one, other):
+            now = await one.timetable.now(train)
+            await one.timetable.add(train, [event("one", now + 60.0)])
+            assert (await other.timetable.waiting(train)).count == 1
+            other.timetable._client().tail.pause(f"{train}.0later", 0)  # noqa: SLF001
+            await asyncio.sleep(0.2)
+            await one.timetable.add(train, [event("two", now + 60.0)])
+            with suppress(Unavailable):
+                await other.timetable.waiting(train)
+            assert (await other.timetable.waiting(train)).count == 2
+            await one.timetable.clear(train)
+
+    asyncio.run(main())
+
+
 def event(name: str, due: float, data: bytes = b"1") -> Event:
     return Event(name, "happened", "/tests", due, data)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -749,3 +751,32 @@ def test_a_driver_that_fails_on_an_event_fails_its_caller_only() -> None:
             assert sorted(seen.payloads) == [1, 3]
 
     run(main())
+
+
+def test_rows_of_others_in_the_file_keep_nothing_of_ours(tmp_path: Path) -> None:
+    """SQLite keeps a value of any type in any column."""
+    seen: list[int] = []
+    train = Train("orders")
+
+    @train.on("orders")
+    async def order(payload: int) -> None:
+        seen.append(payload)
+
+    async def main() -> None:
+        async with train.connect(f"sqlite:///{tmp_path}") as c, c.running():
+            await c.publish(1, after=3600)
+            with closing(sqlite3.connect(tmp_path / "orders" / "later.db")) as file:
+                for value in ("text", b"\xff", 2**62, float("inf"), -1e300):
+                    file.execute("INSERT INTO entry VALUES (?, 1, 1, 0, ?)", (value, value))
+                    file.execute("INSERT INTO series VALUES (?, ?)", (value, value))
+                file.execute("INSERT INTO entry VALUES ('never', 'x', 'x', 0, 'x')")
+                file.commit()
+            assert len([event async for event in c.later_events()]) == 7
+            assert all(isinstance(name, str) and isinstance(at, float) for name, at in (await c.ticks()).items())
+            await c.publish(2, after=0.2)
+            async with asyncio.timeout(20):
+                while not seen or (await c.later()).count > 2:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert seen == [2]

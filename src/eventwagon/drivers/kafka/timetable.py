@@ -209,11 +209,7 @@ class _Train:
         try:
             if time.monotonic() > followed.look_at:
                 await self._look(followed)
-            try:
-                await followed.log.sync(end)
-            except Unavailable:  # the last may be the mark of a foreign transaction, which nobody gets to read
-                self._leave()
-                raise
+            await self._read_to(followed, end)
         except LogGone:
             return False
         followed.read_at = time.time()
@@ -227,6 +223,16 @@ class _Train:
                 f"Kafka at {self._client.options.servers}: topic {self._topic} was deleted by somebody while "
                 f"{count(len(lost), 'event')} waited there for their time: they are lost"
             )
+
+    async def _read_to(self, followed: _Followed, end: int) -> None:
+        """Wait for the log's records before `end`. If they don't come, it is read anew at the next call: the last of them
+        may be the mark of a foreign transaction, which nobody gets to read, and a consumer may get nothing more of a
+        topic that was made anew. Raises Unavailable, LogGone."""
+        try:
+            await followed.log.sync(end)
+        except Unavailable:
+            self._leave()
+            raise
 
     async def _attached(self) -> _Followed | None:
         """The log, read up to its end as of now. It goes on being read if the caller is cancelled."""

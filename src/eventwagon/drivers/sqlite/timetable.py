@@ -32,6 +32,7 @@ CREATE TABLE series (
     dead="SELECT NOT EXISTS (SELECT 1 FROM entry) AND NOT EXISTS (SELECT 1 FROM series)",
 )
 _PAGE = 500  # entries in one read
+# SQLite keeps a value of any type in any column, and others may write there: text is greater than any number.
 
 
 class SQLiteTimetable:
@@ -67,8 +68,8 @@ class SQLiteTimetable:
         def run(turn: Turn) -> Due:
             until = turn.now + lease
             found = _claim(turn, limit, most_bytes, until)
-            next_at = turn.db.execute("SELECT min(due) FROM entry").get
-            events = [decode(event, kept_as=key) for key, event in found]
+            next_at = turn.db.execute("SELECT min(due) FROM entry WHERE due <= 9e999").get
+            events = [_event(key, event) for key, event in found]
             keys = [key for key, _ in found]
             return Due(events=events, keys=keys, until=until, now=turn.now, next_at=next_at)
 
@@ -94,7 +95,9 @@ class SQLiteTimetable:
 
     async def waiting(self, train: str) -> Waiting:
         def run(turn: Turn) -> Waiting:
-            count, next_at = turn.db.execute("SELECT count(*), min(due) FROM entry").get
+            count, next_at = turn.db.execute(
+                "SELECT (SELECT count(*) FROM entry), (SELECT min(due) FROM entry WHERE due <= 9e999)"
+            ).get
             return Waiting(count=count, next_at=next_at, now=turn.now)
 
         def absent() -> Waiting:
@@ -106,11 +109,11 @@ class SQLiteTimetable:
         after: tuple[float, str] = float("-inf"), ""
         while page := await self._page(train, after):
             for key, _, event in page:
-                yield decode(event, kept_as=key)
+                yield _event(key, event)
             after = page[-1][1], page[-1][0]
 
     async def _page(self, train: str, after: tuple[float, str]) -> list[tuple[str, float, bytes]]:
-        sql = "SELECT key, due, event FROM entry WHERE (due, key) > (?, ?) ORDER BY due, key LIMIT ?"
+        sql = "SELECT key, due, CAST(event AS BLOB) FROM entry WHERE (due, key) > (?, ?) ORDER BY due, key LIMIT ?"
         op = Op(lambda turn: turn.db.execute(sql, (*after, _PAGE)).fetchall(), absent=list)
         return await self._files.call(self._path(train), op)
 
@@ -119,7 +122,8 @@ class SQLiteTimetable:
         return await self._files.call(self._path(train), op)
 
     async def latest_of_all(self, train: str) -> Mapping[str, float]:
-        op = Op(lambda turn: dict(turn.db.execute("SELECT name, latest FROM series").fetchall()), absent=dict)
+        sql = "SELECT name, latest FROM series WHERE typeof(name)='text' AND typeof(latest) = 'real'"
+        op = Op(lambda turn: dict(turn.db.execute(sql).fetchall()), absent=dict)
         return await self._files.call(self._path(train), op)
 
     async def tick(self, train: str, series: str, at: float, event: Event | None) -> bool:
@@ -156,7 +160,7 @@ def _insert(turn: Turn, rows: Sequence[tuple[str, float, float, bytes]]) -> None
 
 def _claim(turn: Turn, limit: int, most_bytes: int, until: float) -> list[tuple[str, bytes]]:
     """Claim until then; nothing is written if nothing is due."""
-    sql = "SELECT key, event FROM entry WHERE due<=? ORDER BY due LIMIT ?"
+    sql = "SELECT key, CAST(event AS BLOB) FROM entry WHERE due<=? ORDER BY due LIMIT ?"
     found: list[tuple[str, bytes]] = []
     for key, event in turn.db.execute(sql, (turn.now, limit)):
         most_bytes -= len(event)
@@ -169,6 +173,12 @@ def _claim(turn: Turn, limit: int, most_bytes: int, until: float) -> list[tuple[
     return found
 
 
+def _event(key: str | bytes, event: bytes) -> Event:
+    return decode(event, kept_as=key if isinstance(key, str) else key.decode(errors="backslashreplace"))
+
+
 def _latest(turn: Turn, series: str) -> float | None:
-    found: float | None = turn.db.execute("SELECT latest FROM series WHERE name=?", (series,)).get
+    found: float | None = turn.db.execute(
+        "SELECT latest FROM series WHERE name=? AND typeof(latest) = 'real'", (series,)
+    ).get
     return found

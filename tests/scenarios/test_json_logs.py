@@ -18,7 +18,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from eventwagon import Context, Failed, JsonFormatter, Train, Volume, Workers, tracing
 from eventwagon.cli.serve import is_json
-from eventwagon.contracts.facts import EventRetried, Switched, log
+from eventwagon.contracts.facts import EventRetried, Switched, WagonRemoved, log
+from eventwagon.contracts.manifest import Wagon
 from eventwagon.display.json_lines import passed_on
 from eventwagon.tracing import spans
 from tests.scenarios.test_cli import cli, command, environment
@@ -189,11 +190,13 @@ def test_decisions_have_their_wagon(lines: Lines) -> None:
     try:
         log(Switched(train="t", old=1, new=2, pressure=1.0, because="full"))
         log(EventRetried(train="t", number=3, channel="", id="x", attempt=1, pause=1.0, because="away"))
+        log(WagonRemoved(train="t", wagon=Wagon(number=1, opened_at=0.0), dead=0))
     finally:
         logging.getLogger("eventwagon").setLevel(logging.NOTSET)
-    switched, retried = lines.of("eventwagon")
+    switched, retried, removed = lines.of("eventwagon")
     assert (switched["train"], switched["fact"], switched["wagon"]) == ("t", "Switched", "t_v2")
     assert (retried["wagon"], retried["channel"], retried["event"]) == ("t_v3", "t", "x")
+    assert (removed["fact"], removed["wagon"]) == ("WagonRemoved", "t_v1")
 
 
 class Bad:

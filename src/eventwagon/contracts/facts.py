@@ -866,7 +866,14 @@ def log(fact: Fact) -> None:
 def _fields(fact: Fact) -> dict[str, Any]:
     """The fact's fields in structured logs."""
     fields: dict[str, Any] = {"train": fact.train, "fact": type(fact).__name__}
-    number = fact.new if isinstance(fact, Switched | SwitchSeen) else getattr(fact, "number", None)
+    number: object
+    match fact:
+        case Switched() | SwitchSeen():
+            number = fact.new
+        case WagonRemoved():
+            number = fact.wagon.number
+        case _:
+            number = getattr(fact, "number", None)
     if isinstance(number, int):
         fields["wagon"] = wagon_name(fact.train, number)
     if isinstance(fact, EventDied | EventRetried | EventSnoozed):

@@ -227,7 +227,7 @@ def test_budgets_and_events_for_later_and_a_pause() -> None:
             await connection.publish(7, after=3600)
             await asyncio.sleep(20)
             found = Figures.of(metrics)
-            assert found.all("eventwagon_budget_used") == [3.0]
+            assert found.one("eventwagon_budget_used", eventwagon_budget="concurrency=3 of t") == 3.0
             assert found.all("eventwagon_budget_held") == [3.0]
             assert found.one("eventwagon_workers_busy") == 3
             assert found.one("eventwagon_workers") == 8

@@ -45,7 +45,8 @@ LABELS = {
     CAUSE: "`first` (the train was founded), `limit`, `request` (somebody asked), `trouble` (a channel was gone or "
     "took no more).",
     REASON: "One of a fixed list; see the instrument.",
-    BUDGET: "The budget's name.",
+    BUDGET: "What is bounded, with the budget's name: `concurrency=32 payments-db`; of a handler's own options, with "
+    "its channel: `rate=20/s of labels`.",
     VERSION: "The version of eventwagon.",
     REVISION: "The revision of the program's code; empty: it has none.",
     ROLE: "`observe`, `work`, `serve` or `publish`.",
@@ -103,8 +104,8 @@ SENT = Instrument(
     name="messaging.client.sent.messages",
     kind="counter",
     unit="{message}",
-    help="Events that the broker has stored: published, emitted by handlers, and dead letters. Those of calls that "
-    "failed are not counted.",
+    help="Events that the broker has stored: published, emitted by handlers, and dead letters, which are stored again "
+    "when their wagon is removed. Those of calls that failed are not counted.",
     labels=(SYSTEM, OPERATION, TEMPLATE, TRAIN),
 )
 CONSUMED = Instrument(

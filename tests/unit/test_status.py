@@ -73,6 +73,11 @@ def printed(shown: View, width: int, high: int | None = None) -> list[str]:
     return capture.get().splitlines()
 
 
+def test_a_train_that_only_publishers_know_has_no_limit_to_show() -> None:
+    head = printed(msgspec.structs.replace(view(1), declared={}), 80)[0]
+    assert head == "signups  not declared: no program with handlers has run"
+
+
 @pytest.mark.parametrize("width", [80, 100, 140, 200])
 def test_a_reason_is_never_cut_and_the_columns_have_their_names(width: int) -> None:
     lines = printed(view(3), width)

@@ -517,7 +517,11 @@ def _head(view: View) -> Text:
     who = f"{count(alive, 'process', 'processes')} ({roles})" if alive else "no process is alive"
     text = Text(overflow="ellipsis", no_wrap=True)
     workers = f"{ORCHESTRATED!r} by default" if view.elastic_by_default else settings.get("workers", "?")
-    declared = f"  limit {settings.get('limit', '?')}, {workers}"
+    declared = (
+        f"  limit {settings.get('limit', '?')}, {workers}"
+        if settings
+        else "  not declared: no program with handlers has run"
+    )
     text.append(words(view.train, "bold")).append(words(declared)).append("\n")
     dead = "? dead letters" if view.dead is None else count(view.dead, "dead letter")
     text.append(f"{who}, {dead}", style="" if view.dead == 0 else "red")

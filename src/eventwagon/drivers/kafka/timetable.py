@@ -225,8 +225,8 @@ class _Train:
             )
 
     async def _read_to(self, followed: _Followed, end: int) -> None:
-        """Wait for the log's records before `end`. If they don't come, it is read anew at the next call: the last may be
-        the mark of a foreign transaction, which nobody gets to read, and a consumer may get nothing more of a topic
+        """Wait for the log's records before `end`. If they don't come, it is read anew at the next call: the last may
+        be the mark of a foreign transaction, which nobody gets to read, and a consumer may get nothing more of a topic
         that was made anew. Raises Unavailable, LogGone."""
         try:
             await followed.log.sync(end)

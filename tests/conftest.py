@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,8 @@ from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
 from tests.servers.install import Missing
 
 by_default()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in background jobs; the programs that tests start inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

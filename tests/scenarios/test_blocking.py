@@ -319,8 +319,7 @@ HANGING = "from tests.scenarios.test_blocking import hanging\nc = hanging()\n"
 
 
 def test_interrupted_at_the_terminal_it_ends() -> None:
-    as_there = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
-    code = f"{as_there}{HANGING}c.publish(1)\nprint('waits', flush=True)\nc.publish('hang')"
+    code = f"{HANGING}c.publish(1)\nprint('waits', flush=True)\nc.publish('hang')"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -234,6 +234,31 @@ def test_while_the_other_train_is_paused_it_waits() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_who_leaves_gives_back_what_waits_for_a_paused_train(count: int) -> None:
+    """Also what is under way: nobody has to wait until its claim expires."""
+
+    async def main() -> None:
+        it, got = World(), seen()
+        orders, bills = pair(got)
+        async with it.running(bills) as b:
+            await b.pause(publishing=True)
+            await asyncio.sleep(5)
+            async with it.running(orders) as c:
+                await c.publish_many(range(count))
+                await until(lambda: len(got["orders"]) == count)
+                await asyncio.sleep(1)
+            async with it.connect(orders) as c:
+                ingress = (await c.depths())[1][""]
+                assert (ingress.waiting, ingress.in_flight, ingress.settled) == (count, 0, 0)
+            await b.resume()
+            async with it.running(orders):
+                await until(lambda: len(got["billing"]) == count)
+        assert len({event.id for *_, event in got["billing"]}) == count
+
+    run(main())
+
+
 def test_the_own_train_refuses_its_handlers_nothing() -> None:
     """At the cap, all wagons wait for events whose handlers publish: a refusal would last for ever."""
 

@@ -65,7 +65,7 @@ def evidence(run: Run) -> Evidence:
         most_calls=_most_calls(run) if rest.reached else None,
         short=rest.short,
         charged=tuple(_charged(run)) if strict else (),
-        kept=tuple(_kept(run)) if could else (),
+        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and could),
         punctual=not run.scenario.faults and "kills" not in run.scenario.guests,
         touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
         heard_within=None
@@ -94,20 +94,6 @@ def _could_give_back(run: Run) -> bool:
     may: emits wait for it."""
     added = any(isinstance(fact, ChannelsAdded) for revised in run.history.of(Revised) for fact in revised.facts)
     return not run.scenario.faults and not added
-
-
-def _kept(run: Run) -> Iterator[int]:
-    """Where a process ended as it was asked to and kept a claim. That of an event whose handler has published is kept
-    while the train takes no events: what it published may be stored at any moment."""
-    published = {
-        (handled.by, handled.key)
-        for handled in run.history.of(Handled)
-        if any(channel == "" for channel, _ in handled.children)
-    }
-    for ended in run.history.of(Ended):
-        left = [held for held in ended.held if (ended.by, held.partition(" of ")[0]) not in published]
-        if left and not ended.error:
-            yield ended.seq
 
 
 def _charged(run: Run) -> Iterator[int]:

@@ -503,3 +503,47 @@ CUT_OFF_WITH_A_BUDGET = Scenario(
     concurrency=2,
 )
 """Processes that can reach nobody end what they have begun before others take their parts of the budget."""
+
+LEFT_WHILE_ITS_TRAIN_WAS_FULL = Scenario(
+    seed=1161160730459,
+    limit="Volume(7)",
+    workers="each=Elastic(2, 12, promise=0.3)",
+    settings={
+        "spares": 0,
+        "wagons": 8,
+        "at_cap": "fill",
+        "hold": 2.0,
+        "cooldown": 0.0,
+        "attempts": 4,
+        "backoff": 0.2,
+        "observe_every": 0.5,
+        "provision_timeout": 2.0,
+        "provision_attempts": 3,
+        "grace": 0.5,
+        "member_ttl": 2.0,
+        "visibility": 6.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 15.0,
+        "lease": 3.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10_000,
+        "reuse": True,
+        "keep_warm": 3.0,
+    },
+    programs=(
+        Program("p1", ("observe", "publish", "work")),
+        Program("p2", ("observe",)),
+        Program("p3", ("work",), revision="v2"),
+    ),
+    arrivals=tuple(Arrival(at, "p1", 1) for at in (1.239, 1.94, 1.978, 1.991, 2.088, 2.144, 2.214)),
+    by_hand=(ByHand(2.33, "p3", "stop"),),
+    work=0.4,
+    answers=0.3,
+    fences=False,
+    batched=("",),
+    within=0.5,
+    again=0.3,
+)
+"""A process was asked to leave while what one of its handlers had published waited for room: it kept the claim of that
+    event, which nobody got before it expired."""

@@ -79,7 +79,7 @@ from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import WagonRemover
 from eventwagon.runtime.runtime import Runtime
-from eventwagon.runtime.settling import Settler
+from eventwagon.runtime.settling import SettleQueue, Settler
 from eventwagon.runtime.switcher import Switcher
 from eventwagon.runtime.tasks import outcome_of
 from eventwagon.runtime.train_state import TrainState
@@ -207,8 +207,8 @@ def _settle_before_emit() -> Iterator[None]:
     """An event is settled first; what it emitted is stored after that."""
     settle = Settler._settle
 
-    async def mutant(self: Settler, finished: Any) -> None:
-        await settle(self, [(delivery, ()) for delivery, _ in finished])
+    async def mutant(self: Settler, queue: SettleQueue, finished: Any) -> None:
+        await settle(self, queue, [(delivery, ()) for delivery, _ in finished])
         for _, emitted in finished:
             for name, event in emitted:
                 with suppress(EventwagonError):
@@ -224,9 +224,9 @@ def _settle_before_burial() -> Iterator[None]:
     """What can't be handled is settled first, and put among the dead letters after that."""
     settle = Settler._settle
 
-    async def mutant(self: Settler, finished: Any) -> None:
+    async def mutant(self: Settler, queue: SettleQueue, finished: Any) -> None:
         is_dead = {id(delivery): any(name == DEAD for name, _ in emitted) for delivery, emitted in finished}
-        await settle(self, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
+        await settle(self, queue, [(d, () if is_dead[id(d)] else emitted) for d, emitted in finished])
         for delivery, emitted in finished:
             if is_dead[id(delivery)]:
                 with suppress(EventwagonError):
@@ -961,6 +961,20 @@ def _pauses_ignored() -> Iterator[None]:
         return failed(self, *of, because=because, **others)
 
     with mock.patch.object(Circuits, "failed", mutant):
+        yield
+
+
+@_mutant("leaving waits for what can't be stored", "I7", RARE)
+def _left_under_way() -> Iterator[None]:
+    """Who leaves gives back what has not begun to be stored, and no more."""
+    give_back = Settler.give_back_unstored
+
+    def mutant(self: Settler) -> None:
+        for queue in self._emitting.values():
+            queue.called_off = True  # as if that had been done already
+        give_back(self)
+
+    with mock.patch.object(Settler, "give_back_unstored", mutant):
         yield
 
 

@@ -35,6 +35,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT", "a removal forgotten with the registry"),
         ("READY_BY_A_CHECK_IN_OF_LATER", "check-ins say nothing of channels"),
         ("CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE", "ages by the wall clock"),
+        ("LEFT_WHILE_ITS_TRAIN_WAS_FULL", "leaving waits for what can't be stored"),
         ("CUT_OFF_WITH_A_BUDGET", "a budget is used though its lease has ended"),
         ("CUT_OFF_WITH_A_BUDGET", "what is under way when a lease ends goes on"),
     ],

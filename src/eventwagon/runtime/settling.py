@@ -41,7 +41,7 @@ Return = tuple[Delivery, float, bool, bool]
 class SettleQueue:
     """Events that are settled together. While one batch is under way the next one gathers."""
 
-    __slots__ = ("back", "done", "task")
+    __slots__ = ("back", "called_off", "done", "stores", "task")
 
     def __init__(self) -> None:
         self.done: list[tuple[Delivery, Emitted]] = []
@@ -49,6 +49,10 @@ class SettleQueue:
         self.back: list[Return] = []
         """Events to give back."""
         self.task: asyncio.Task[None] | None = None
+        self.stores = False
+        """What the events of the batch under way emitted is being stored."""
+        self.called_off = False
+        """That was cancelled."""
 
     def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
         """The next batch to settle: events that emitted at most `most` events together, but at least one event."""
@@ -228,11 +232,14 @@ class Settler:
 
     def give_back_unstored(self) -> None:
         """There is no time left to store and settle the events that wait for that: give them back, to be handled again.
-        A batch under way goes on."""
+        So are those of a batch under way, unless all that they emitted is stored: then it goes on."""
         for queue in self._queues():
             left, queue.done = queue.done, []
             for delivery, _ in left:
                 self.give_back(delivery, handled=True)
+            if queue.stores and queue.task is not None and not queue.called_off:
+                queue.called_off = True
+                queue.task.cancel("no time is left to store what its events emitted")
 
     def end(self, why: str) -> None:
         """Settle nothing more: the claims of the remaining events expire. Idempotent."""
@@ -286,8 +293,13 @@ class Settler:
                     if back:
                         await self._release(back)
                     if done:
-                        await self._settle(done)
+                        await self._settle(queue, done)
                 except BaseException as e:  # these events' claims expire, the others go on
+                    if queue.called_off and not self._ended and not _cancelled_by_others():
+                        queue.called_off = False
+                        for delivery, _ in done:
+                            self.give_back(delivery, handled=True)
+                        continue
                     if is_ours(e):
                         raise
                     self._runtime.bulkhead.report(f"settling in {self.source.channel}", e)
@@ -298,14 +310,18 @@ class Settler:
 
     # --- handled, or dead ---------------------------------------------------------------------
 
-    async def _settle(self, finished: Sequence[tuple[Delivery, Emitted]]) -> None:
+    async def _settle(self, queue: SettleQueue, finished: Sequence[tuple[Delivery, Emitted]]) -> None:
         emitted: dict[str, list[tuple[int, Event]]] = {}
         for place, (_, events) in enumerate(finished):
             for name, event in events:
                 emitted.setdefault(name, []).append((place, event))
         refused: dict[int, tuple[str, BaseException]] = {}
         if emitted:
-            await all_of([partial(self._store_all, name, some, refused) for name, some in emitted.items()])
+            queue.stores = True
+            try:
+                await all_of([partial(self._store_all, name, some, refused) for name, some in emitted.items()])
+            finally:
+                queue.stores = False
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
             await self._settle_all(kept)
@@ -488,6 +504,12 @@ class Settler:
                 if not backoff.begun:
                     report_failure(self._runtime, step, str(e) or "the broker has not answered in time")
                 await asyncio.sleep(backoff.next())
+
+
+def _cancelled_by_others() -> bool:
+    """Take back one cancellation of this task, which was ours. Whether there is another."""
+    task = asyncio.current_task()
+    return task is None or task.uncancel() > 0
 
 
 def _ends(error: BaseException) -> bool:

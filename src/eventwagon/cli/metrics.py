@@ -18,7 +18,7 @@ from ..metrics.serving import LOOPBACK
 from ..settings import Settings
 from .console import DEFAULT_URL, job
 from .scraped import Scraped
-from .serve import LogLevel, MetricsHost, asked_to_end, level_of, set_up_logging
+from .serve import METRICS_PORT, LogLevel, MetricsHost, asked_to_end, level_of, set_up_logging
 from .target import follower
 
 _logger = logging.getLogger("eventwagon.cli")
@@ -32,17 +32,7 @@ async def metrics(
     train: Annotated[
         list[str] | None, typer.Option("--train", metavar="NAME", help="Only this train; may be given several times.")
     ] = None,
-    metrics_port: Annotated[
-        int,
-        typer.Option(
-            "--metrics-port",
-            envvar="EVENTWAGON_METRICS_PORT",
-            min=1,
-            max=65535,
-            metavar="PORT",
-            help="Answer Prometheus at this port: GET /metrics.",
-        ),
-    ] = 9464,
+    metrics_port: Annotated[int, METRICS_PORT] = 9464,
     metrics_host: MetricsHost = LOOPBACK,
     every: Annotated[
         float, typer.Option("--every", min=0.1, max=3600.0, metavar="SECONDS", help="Seconds between two looks.")

@@ -110,17 +110,15 @@ HealthHost = Annotated[
         help="With --health-port: the address to listen on. Default: all addresses of this machine.",
     ),
 ]
-MetricsPort = Annotated[
-    int | None,
-    typer.Option(
-        "--metrics-port",
-        envvar="EVENTWAGON_METRICS_PORT",
-        min=1,
-        max=65535,
-        metavar="PORT",
-        help="Answer Prometheus at this port: GET /metrics.",
-    ),
-]
+METRICS_PORT = typer.Option(
+    "--metrics-port",
+    envvar="EVENTWAGON_METRICS_PORT",
+    min=1,
+    max=65535,
+    metavar="PORT",
+    help="Answer Prometheus at this port: GET /metrics.",
+)
+MetricsPort = Annotated[int | None, METRICS_PORT]
 MetricsHost = Annotated[
     str,
     typer.Option(

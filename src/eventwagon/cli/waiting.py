@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 from ..connection import Connection
+from ..contracts.broker import outstanding
 from ..contracts.lifecycle import State
 from ..display.text import count
 from ..errors import EventwagonError
@@ -74,9 +75,8 @@ async def in_wagons(c: Connection, old: int) -> str:
             left[name] = 0
             continue
         found = [d for channel, d in depths.get(wagon.number, {}).items() if channel != DEAD]
-        known = [d.published - d.settled for d in found if d.published is not None and d.settled is not None]
         paused = " (paused)" if c.manifest.pause_of(wagon) is not None else ""
-        left[name + paused] = sum(known) if len(known) == len(found) else None
+        left[name + paused] = outstanding(found)
     return events_left(left) + held_up
 
 

@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from ..errors import UsageError
 from ..metrics import Metrics, serving
+from ..tracing.wanted import exporters
 
 _logger = logging.getLogger("eventwagon.cli")
-
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 
 
 class Scraped:
@@ -45,7 +44,7 @@ class Scraped:
 
             await stack.enter_async_context(exporting(metrics))
         except UsageError as e:
-            if _exporter() == "otlp":
+            if os.environ.get("OTEL_METRICS_EXPORTER", "").strip():
                 raise
             _logger.warning("no metrics are sent to OpenTelemetry: %s", e)
         else:
@@ -55,10 +54,4 @@ class Scraped:
 def sends_to_opentelemetry() -> bool:
     """Whether OpenTelemetry's own environment variables ask for metrics: `otlp` is the exporter of metrics, or an OTLP
     endpoint is named; and neither the SDK nor the exporter is turned off."""
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or _exporter() not in ("", "otlp"):
-        return False
-    return _exporter() == "otlp" or any(os.environ.get(name) for name in _ENDPOINTS)
-
-
-def _exporter() -> str:
-    return os.environ.get("OTEL_METRICS_EXPORTER", "").strip().lower()
+    return exporters(of="METRICS") == ["otlp"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from ..contracts.facts import Fact
 from ..contracts.metering import ProcessFigures, TrainFigures
 from ..display.text import plain
 from ..event import Channel, template_of
+from ..runtime.observed import own_version
 from . import instruments as i
 from .counted import counted
 from .instruments import Instrument
@@ -198,15 +198,6 @@ class Metrics:
         for figures in list(self._trains.values()):
             if abs(now - figures.at) <= figures.lasts:
                 yield from of_train(figures)
-
-
-@cache
-def own_version() -> str:
-    """The version of eventwagon; `unknown` if it is not installed."""
-    try:
-        return version("eventwagon")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def of_train(figures: TrainFigures) -> Iterator[tuple[Instrument, Labels, float]]:

@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager, suppress
 from ..display.text import said
 from ..errors import UsageError
 from ..runtime.bulkhead import Bulkhead
+from ..runtime.observed import own_version
 from ..values import real, shown
 from .instruments import Instrument
-from .measures import Family, Labels, Metrics, own_version
+from .measures import Family, Labels, Metrics
 from .series import Histogram as Series
 
 try:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from ..contracts.broker import Broker, Capabilities, Delivery, Depth, Subscription, Troubled
 from ..contracts.facts import Fact
@@ -118,6 +120,15 @@ def system_of(broker: Broker) -> str:
     package, *rest = type(broker).__module__.split(".")
     name = rest[1] if package == "eventwagon" and rest[:1] == ["drivers"] and len(rest) > 1 else package
     return _SYSTEMS.get(name, name)
+
+
+@cache
+def own_version() -> str:
+    """The version of eventwagon; `unknown` if it is not installed."""
+    try:
+        return version("eventwagon")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def observed(broker: Broker, metering: Metering | None) -> Broker:

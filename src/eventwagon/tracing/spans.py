@@ -7,7 +7,6 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -40,7 +39,7 @@ from ..runtime.bulkhead import Seldom, log_safely, shown
 from ..runtime.context import Context
 from ..runtime.handling import handlers_own
 from ..runtime.middleware import Middleware, Next
-from ..runtime.observed import system_of
+from ..runtime.observed import own_version, system_of
 from ..runtime.outcomes import meant
 from .wanted import Traced
 
@@ -119,7 +118,7 @@ class Spans:
 
     def __init__(self, train: Traced) -> None:
         self._train = train
-        self._tracer = get_tracer("eventwagon", _version())
+        self._tracer = get_tracer("eventwagon", own_version())
         self._failures = Seldom()
         self._system = ""
 
@@ -289,10 +288,3 @@ def _fail(span: Span, error: BaseException) -> None:
         lines = "".join(traceback.format_exception(*shown(error, handlers_own(error))))
         event["exception.stacktrace"] = without_middle(redacted(lines))
     span.add_event("exception", event)
-
-
-def _version() -> str | None:
-    try:
-        return version("eventwagon")
-    except PackageNotFoundError:
-        return None

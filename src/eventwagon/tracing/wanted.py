@@ -1,4 +1,4 @@
-"""Whether traces are wanted, by the environment variables of OpenTelemetry."""
+"""Whether traces, or metrics, are wanted, by the environment variables of OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from ..runtime.middleware import Middleware
 from ..settings import Settings
 
 _logger = logging.getLogger("eventwagon")
-_EXPORTERS = "OTEL_TRACES_EXPORTER"
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 INSTALL = "pip install 'eventwagon[otel]'"
 _told: set[str] = set()
 """What was told already: each once in a process."""
@@ -34,16 +32,17 @@ class Traced(Protocol):
 def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment asks for traces: `OTEL_TRACES_EXPORTER` names an exporter other than `none`, or it is not
     set and an OTLP endpoint is; and `OTEL_SDK_DISABLED` is not `true`."""
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
     return bool(exporters(environment))
 
 
-def exporters(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The names of the exporters that the environment asks for."""
-    given = environment.get(_EXPORTERS, "").strip()
+def exporters(environment: Mapping[str, str] = os.environ, *, of: str = "TRACES") -> list[str]:
+    """The names of the exporters that the environment asks for; `of` may be `METRICS`."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
+    given = environment.get(f"OTEL_{of}_EXPORTER", "").strip()
     if not given:
-        return ["otlp"] if any(environment.get(each, "").strip() for each in _ENDPOINTS) else []
+        endpoints = f"OTEL_EXPORTER_OTLP_{of}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+        return ["otlp"] if any(environment.get(each, "").strip() for each in endpoints) else []
     return [name for each in given.split(",") if (name := each.strip().lower()) not in ("", "none")]
 
 

@@ -17,7 +17,7 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.metering import Meter, ProcessFigures
 from ..contracts.orchestrator import Deployment
-from ..contracts.reading import History, Sample, busy_rate
+from ..contracts.reading import History
 from ..contracts.registry import Member
 from ..contracts.timetable import timetable_of
 from ..display.text import said
@@ -25,7 +25,7 @@ from ..errors import EventwagonError
 from ..event import DEAD, Channel
 from ..policy.figures import figures_of
 from ..policy.pausing import resting
-from ..policy.seen import ActiveAges, Seen, checked_in, reading_of, sample_of
+from ..policy.seen import ActiveAges, Seen, checked_in, take_readings
 from ..runtime.bulkhead import Bulkhead, is_ours
 from ..runtime.observed import system_of
 from ..settings import Settings
@@ -162,25 +162,17 @@ class Onlooker:
     ) -> Seen:
         now, steady = time.time(), asyncio.get_running_loop().time()
         ages, paused = self._active_ages.look(manifest, now=now, steady=steady), resting(manifest)
-        taken = {number: sample_of(of[0], steady, paused=number in paused) for number, of in depths.items()}
-        samples: dict[int, Sample] = {number: sample for number, sample in taken.items() if sample is not None}
-        self._history.add_all(samples, steady)
-        self._history.keep({w.number for w in wagons})
-        crowding = len(manifest.wagons) / settings.wagons
-        shared = settings.workers.total is not None
-        shared_rate = busy_rate(self._history.of(0)) if shared else None
-        readings = {
-            w.number: reading_of(
-                w,
-                depths[w.number],
-                self._history.of(w.number),
-                now=now,
-                age=ages[w.number],
-                crowding=crowding,
-                settle_rate=shared_rate if shared else busy_rate(self._history.of(w.number)),
-            )
-            for w in wagons
-        }
+        readings = take_readings(
+            wagons,
+            depths,
+            self._history,
+            settings=settings,
+            manifest=manifest,
+            ages=ages,
+            paused=paused,
+            now=now,
+            steady=steady,
+        )
         return Seen(
             now=now,
             settings=settings,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -10,7 +10,7 @@ from ..contracts.broker import Capabilities, Depth, outstanding
 from ..contracts.lifecycle import LIVE
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, together
-from ..contracts.reading import Reading, Sample
+from ..contracts.reading import History, Reading, Sample, busy_rate
 from ..contracts.registry import Member
 from ..event import Channel
 from ..settings import Settings
@@ -95,7 +95,43 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """True: an orchestrator starts and stops the workers. False: they come and go by themselves."""
 
 
-def sample_of(ingress: Depth, at: float, *, paused: bool) -> Sample | None:
+def take_readings(
+    wagons: Sequence[Wagon],
+    depths: Mapping[int, Sequence[Depth]],
+    history: History,
+    *,
+    settings: Settings,
+    manifest: Manifest,
+    ages: Mapping[int, float],
+    paused: Collection[int],
+    now: float,
+    steady: float,
+) -> dict[int, Reading]:
+    """The readings of those of the wagons whose depths are known, the ingress first, by number. Their samples are added
+    to the history, and those of other wagons forgotten. `now` is the wall clock's time, `steady` that of a steady
+    clock."""
+    taken = {number: _sample_of(of[0], steady, paused=number in paused) for number, of in depths.items()}
+    history.add_all({number: sample for number, sample in taken.items() if sample is not None}, steady)
+    history.keep({w.number for w in wagons})
+    crowding = len(manifest.wagons) / settings.wagons
+    shared = settings.workers.total is not None
+    shared_rate = busy_rate(history.of(0)) if shared else None
+    return {
+        w.number: _reading_of(
+            w,
+            depths[w.number],
+            history.of(w.number),
+            now=now,
+            age=ages[w.number],
+            crowding=crowding,
+            settle_rate=shared_rate if shared else busy_rate(history.of(w.number)),
+        )
+        for w in wagons
+        if w.number in depths
+    }
+
+
+def _sample_of(ingress: Depth, at: float, *, paused: bool) -> Sample | None:
     """The figures of a wagon's ingress for its history; None if they are not known. `at` is in seconds of a steady
     clock. Events of a paused wagon are no backlog: they don't show how fast its workers are."""
     if ingress.published is None or ingress.settled is None:
@@ -103,7 +139,7 @@ def sample_of(ingress: Depth, at: float, *, paused: bool) -> Sample | None:
     return Sample(at, ingress.published, ingress.settled, 0 if paused else ingress.waiting or 0)
 
 
-def reading_of(
+def _reading_of(
     wagon: Wagon,
     depths: Sequence[Depth],
     samples: Sequence[Sample],

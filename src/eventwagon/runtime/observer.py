@@ -25,7 +25,7 @@ from ..contracts.facts import (
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, InSteps
-from ..contracts.reading import History, Reading, Sample, busy_rate
+from ..contracts.reading import History, Reading
 from ..contracts.registry import Member
 from ..display.text import count, said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
@@ -53,7 +53,7 @@ from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
-from ..policy.seen import ActiveAges, Ages, Seen, checked_in, reading_of, sample_of, since_losses
+from ..policy.seen import ActiveAges, Ages, Seen, checked_in, since_losses, take_readings
 from ..policy.sizing import DemandMeter, counts
 from ..values import shown
 from .bulkhead import is_ours
@@ -368,13 +368,17 @@ class Observer:
         if self._broker.capabilities.losses:  # its account outlives it: no inner channel can be created again
             irreplaceable = {c: "" for c in missing if c.name}
         missing -= irreplaceable.keys()
-        samples: dict[int, Sample] = {}
-        paused = resting(manifest)
-        for number, of in depths.items():
-            if (sample := sample_of(of[0], steady, paused=number in paused)) is not None:
-                samples[number] = sample
-        self._history.add_all(samples, steady)
-        self._history.keep({w.number for w in wagons})
+        readings = take_readings(
+            wagons,
+            depths,
+            self._history,
+            settings=self._settings,
+            manifest=manifest,
+            ages=ages,
+            paused=resting(manifest),
+            now=now,
+            steady=steady,
+        )
         standing = {n: [d for c, d in zip(channels[n], of, strict=True) if c not in gone] for n, of in depths.items()}
         hopeful = {
             w.number: [c for c in channels[w.number] if c not in gone]
@@ -382,20 +386,9 @@ class Observer:
             if w.sealed_at is not None and w.number in depths and outstanding(standing[w.number]) == 0
         }
         later, _ = await self._depths(hopeful)
-        crowding = len(manifest.wagons) / self._settings.wagons
-        shared = self._settings.workers.total is not None
-        shared_rate = busy_rate(self._history.of(0)) if shared else None
         return {
             w.number: msgspec.structs.replace(
-                reading_of(
-                    w,
-                    depths[w.number],
-                    self._history.of(w.number),
-                    now=now,
-                    age=ages[w.number],
-                    crowding=crowding,
-                    settle_rate=shared_rate if shared else busy_rate(self._history.of(w.number)),
-                ),
+                readings[w.number],
                 outstanding_in_all=outstanding(standing[w.number]),
                 empty=w.number in later and proven_empty(standing[w.number], later[w.number]),
                 missing=tuple(c.name for c in channels[w.number] if c in missing),

@@ -112,11 +112,13 @@ def _read(handled: Path, dead: str, start: float, killed: float, end: float) -> 
 
 
 def check(figures: Figures) -> None:
-    """Neither was exceeded, and all did their part. How much of it they use depends on the machine too: on two idle
-    cores 0.98 of the concurrency and 0.985 of the rate in every window."""
+    """The concurrency was never exceeded, the rate was within a tenth, and all did their part. A machine with more to do
+    than its cores can carry may use less of either."""
     print(figures)
     assert figures.most <= CONCURRENCY
     assert figures.fastest <= 1.1 * RATE
-    assert figures.mean >= 0.5 * CONCURRENCY
-    assert figures.fewest >= 0.5 * RATE
     assert len(figures.shares) == 4
+    if os.getloadavg()[0] <= 3 * (os.cpu_count() or 1):
+        assert figures.mean >= 0.8 * CONCURRENCY
+        assert figures.fewest >= 0.9 * RATE
+        assert all(count >= 30 for count in figures.shares.values())

@@ -112,8 +112,8 @@ def _read(handled: Path, dead: str, start: float, killed: float, end: float) -> 
 
 
 def check(figures: Figures) -> None:
-    """The concurrency was never exceeded, the rate was within a tenth, and all did their part. A machine with more to do
-    than its cores can carry may use less of either."""
+    """The concurrency was never exceeded, the rate was within a tenth, and all did their part. A machine that has more
+    to do than its cores can carry may use less of either."""
     print(figures)
     assert figures.most <= CONCURRENCY
     assert figures.fastest <= 1.1 * RATE

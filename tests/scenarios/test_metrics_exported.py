@@ -158,9 +158,11 @@ def test_a_client_that_does_not_read_its_answer_keeps_no_connection(monkeypatch:
             return read
         return 0
 
+    async def answer(_: object) -> Answer:
+        return Answer("200 OK", body)
+
     async def main() -> None:
-        serving = answering_module.answering(lambda _: Answer("200 OK", body), 0, "127.0.0.1", option="metrics")
-        async with serving as port:
+        async with answering_module.answering(answer, 0, "127.0.0.1", option="metrics") as port:
             assert await asyncio.to_thread(asked_late, port) < len(body)
 
     asyncio.run(main())

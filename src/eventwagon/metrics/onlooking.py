@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -53,6 +53,8 @@ async def onlooking(
 
     async def look() -> None:
         names = set(await drivers.registry.trains())
+        if missing := sorted(set(trains) - names):
+            bulkhead.warn("missing", f"there is no train {', '.join(missing)}; {_there_are(names)}")
         names &= set(trains) or names
         for name in known.keys() - names:
             known.pop(name).leave()
@@ -93,6 +95,10 @@ async def onlooking(
             await asyncio.gather(looking, return_exceptions=True)
             for each in known.values():
                 each.leave()
+
+
+def _there_are(names: Set[str]) -> str:
+    return f"there are {', '.join(sorted(names)[:10])}" if names else "none has run there yet"
 
 
 class Onlooker:

@@ -12,7 +12,9 @@ from .contracts.facts import (
     ChannelThreatened,
     ChannelUnserved,
     ClaimsReturned,
+    DeadLettersDropped,
     DeadLettersLost,
+    DeadLettersRetried,
     Declared,
     DefectFound,
     DeliveryPaused,
@@ -71,6 +73,7 @@ from .errors import (
     ChannelFull,
     ChannelGone,
     Conflict,
+    DeadLettersChanged,
     DeclarationDiffers,
     Defect,
     Displaced,
@@ -99,9 +102,11 @@ from .errors import (
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .options import Budget
+from .policy.letters import DeadFilter, DeadGroup, DeadLetter, DeadPreview
 from .runtime.batching import BatchContext
 from .runtime.context import Context
 from .runtime.middleware import Next
+from .runtime.retrying import DeadDone, DeadLetters
 from .settings import Settings
 from .train import Train
 from .workers import Elastic, Workers
@@ -127,7 +132,16 @@ __all__ = [
     "Conflict",
     "Connection",
     "Context",
+    "DeadDone",
+    "DeadFilter",
+    "DeadGroup",
+    "DeadLetter",
+    "DeadLetters",
+    "DeadLettersChanged",
+    "DeadLettersDropped",
     "DeadLettersLost",
+    "DeadLettersRetried",
+    "DeadPreview",
     "DeclarationDiffers",
     "Declared",
     "Defect",

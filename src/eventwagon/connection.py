@@ -52,6 +52,7 @@ from .runtime.observed import Metering, observed
 from .runtime.observer import Observer
 from .runtime.payload_batches import Attributes, batches, check_payloads
 from .runtime.publisher import TrainPublisher
+from .runtime.retrying import DeadLetters
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
 from .runtime.tasks import InOwnTask, kept_up
@@ -167,6 +168,8 @@ class Connection:
         self._later = Later(self._runtime, self._state)
         self._channels = WagonChannels(self._runtime, self._state)
         self._switcher = Switcher(self._runtime, self._state)
+        self.dead = DeadLetters(self._runtime, self._state, self._switcher, here=self._here, asked=_asked)
+        """The train's dead letters: list, preview, retry, drop. See docs/dead-letters.md."""
         self._founded = False
         self._runs = False
         self._is_running = False
@@ -909,6 +912,11 @@ def _reason(why: str) -> str:
     if not why.strip():
         raise UsageError("give the reason in a few words, or leave it out")
     return redacted(why)
+
+
+def _asked(why: str, by: str | None) -> tuple[str, str]:
+    """The reason and who asks. Raises UsageError."""
+    return _reason(why), _asker(by)
 
 
 def _asker(by: str | None) -> str:

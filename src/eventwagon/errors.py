@@ -143,6 +143,13 @@ class RemovalRefused(EventwagonError):
     """The train can't be removed: events or dead letters are left, or processes are alive. The message says which."""
 
 
+# --- dead letters -------------------------------------------------------------------------
+
+
+class DeadLettersChanged(EventwagonError):
+    """The dead letters that were counted are not those that are there now. Nothing was done: look again."""
+
+
 # --- bugs ---------------------------------------------------------------------------------
 
 

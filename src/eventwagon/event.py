@@ -54,8 +54,9 @@ MOST_EXTENSIONS = 500
 _LONGEST_WORDS = 5 * LONGEST_WORD
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
 """The times that RFC 3339 can express in UTC (years 1 to 9999), less a day at either end for zones and rounding."""
-DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize"))
-"""The extension attributes that a dead letter has in addition to those of the event."""
+DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize", "deadretries"))
+"""The extension attributes that a dead letter has in addition to those of the event. An event that was retried keeps
+two of them: `deadretries` says how often, `deadattempts` how many attempts it had before."""
 
 _EXTENSION = re.compile("[a-z0-9]{1,64}")
 _CORE = frozenset(

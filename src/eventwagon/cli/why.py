@@ -16,7 +16,8 @@ from ..display.text import local_time
 from ..errors import EventwagonError, UsageError
 from ..event import Event, wagon_name
 from ..views.journal import concerns
-from ..views.letters import began, figure, letter_of
+from ..policy.letters import figure
+from ..views.letters import began, letter_of
 from .completion import NAMED, Anchor
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again

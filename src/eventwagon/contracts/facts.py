@@ -227,6 +227,26 @@ class DeadLettersLost(_Fact, frozen=True):
     because: str = ""
 
 
+class DeadLettersRetried(_Fact, frozen=True):
+    """Somebody has dead letters published again, with the same ids. `count`: how many are to be."""
+
+    count: int
+    which: str
+    """The filter that chose them."""
+    because: str = ""
+    by: str = ""
+
+
+class DeadLettersDropped(_Fact, frozen=True):
+    """Somebody has dead letters deleted. `count`: how many are to be."""
+
+    count: int
+    which: str
+    """The filter that chose them."""
+    because: str = ""
+    by: str = ""
+
+
 class ChannelThreatened(_Fact, frozen=True):
     """The broker's server loses events of this channel, or may do so: by a setting, or because something was
     removed."""
@@ -516,6 +536,8 @@ Decision = (
     | DrainGivenUp
     | EventsLost
     | DeadLettersLost
+    | DeadLettersRetried
+    | DeadLettersDropped
     | ChannelThreatened
     | EventsRescued
     | StepFailed
@@ -707,6 +729,10 @@ def _sentence(fact: Fact) -> str:
             more = f" ({total:,} in all)" if total > count else ""
             whose = name(n) if n else "removed wagons"
             return f"{counted(count, 'dead letter')} of {whose} disappeared from the broker{more}: {why}"
+        case DeadLettersRetried(count=count, which=which, because=why, by=by):
+            return f"{counted(count, 'dead letter')} ({which}) to be published again{_who(by)}: {why}"
+        case DeadLettersDropped(count=count, which=which, because=why, by=by):
+            return f"{counted(count, 'dead letter')} ({which}) to be deleted{_who(by)}: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):

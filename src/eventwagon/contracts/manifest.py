@@ -90,6 +90,9 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     letters_lost: int = 0
     """Its dead letters that disappeared from the broker, as far as reported. Older code drops this field; then they are
     reported twice."""
+    letters_taken: int = 0
+    """Its dead letters that somebody had retried or dropped. Older code drops this field; then they are reported as
+    lost."""
     paused: Pause | None = None
     """The pause of this wagon alone; the train may be paused too."""
     remover: str = ""
@@ -165,6 +168,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Dead letters of removed wagons that disappeared from the broker, as far as reported."""
     letters_gone: int = 0
     """Dead letters that disappeared before their wagon was removed or forgotten, as far as reported."""
+    letters_taken: int = 0
+    """Dead letters of removed wagons that somebody had retried or dropped."""
     stepped_back_at: float | None = None
     """When a step back was last found."""
     stepped_back_to: int = 0

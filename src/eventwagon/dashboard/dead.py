@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -12,6 +11,7 @@ import msgspec
 
 from ..display.text import plain
 from ..event import Event
+from ..policy.letters import kind_of
 from ..views.letters import data_of, letter_of
 from .watching import TrainWatch
 
@@ -25,11 +25,6 @@ _PATIENCE = 30.0
 """Seconds for reading them."""
 _SHOWN = 8192
 """Bytes of a letter's data that are shown."""
-_CHANGING = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
-    re.IGNORECASE,
-)
-"""Ids, addresses and numbers: what differs between two errors of one kind."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -137,7 +132,7 @@ class Letters:
 def key_of(event: Event) -> tuple[str, str, str]:
     """The key of the event's group, its channel, and its reason without what differs."""
     channel = event.extensions.get("deadchannel", "")
-    because = _CHANGING.sub("#", plain(event.extensions.get("deadbecause", ""), 300))
+    because = kind_of(event.extensions.get("deadbecause", ""))
     digest = hashlib.sha256(f"{channel}\0{because}".encode(errors="replace")).hexdigest()
     return digest[:16], channel, because
 

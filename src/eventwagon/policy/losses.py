@@ -137,10 +137,13 @@ class Losses:
         return lost
 
 
-def of_letters(depth: Depth, *, exact: bool) -> Depth:
-    """The depth of a dead-letter channel. Nobody settles dead letters, so one that looks settled was removed if the
-    broker counts exactly, and is otherwise still there."""
+def of_letters(depth: Depth, *, exact: bool, taken: int = 0) -> Depth:
+    """The depth of a dead-letter channel, of which `taken` letters were settled by order. More that look settled were
+    removed by somebody else if the broker counts exactly, and are otherwise still there."""
     if depth.published is None or depth.settled is None:
         return depth
-    removed = depth.settled if exact else 0
-    return msgspec.structs.replace(depth, published=depth.published - removed, settled=0, lost=depth.lost + removed)
+    settled = min(depth.settled, taken)
+    removed = depth.settled - settled if exact else 0
+    return msgspec.structs.replace(
+        depth, published=depth.published - removed, settled=settled, lost=depth.lost + removed
+    )

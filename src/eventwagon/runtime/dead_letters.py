@@ -22,7 +22,10 @@ _logger = logging.getLogger("eventwagon.worker")
 
 
 def died(event: Event, channel: str, wagon: int, because: str, attempt: int, now: float) -> tuple[str, Event]:
-    """The event's dead letter: the event as it was, with the reason, place and time as extension attributes."""
+    """The event's dead letter: the event as it was, with the reason, place and time as extension attributes. The
+    attempts of one that was retried after an earlier death go on from there."""
+    if (before := event.extensions.get("deadattempts", "")) and "deadretries" in event.extensions:
+        attempt += int(before) if before.isascii() and before.isdigit() and len(before) < 10 else 0
     why = {
         "deadbecause": plain(because),
         "deadchannel": channel,

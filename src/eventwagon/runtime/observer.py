@@ -500,7 +500,14 @@ class Observer:
             )
             there = await self._broker.channels(self._train) if doubtful else ()
         self._letters_kept = sum(max(0, (d.published or 0) - (d.settled or 0)) for d in found)
-        depths = {c: of_letters(d, exact=self._counts_exactly) for c, d in zip(channels, found, strict=True)}
+        took = {0: manifest.letters_taken, **{w.number: w.letters_taken for w in wagons}}
+        if any((d.settled or 0) > took[c.wagon] for c, d in zip(channels, found, strict=True)):
+            manifest = (await self._state.refresh()).manifest  # has somebody had some retried or dropped since?
+            took = {0: manifest.letters_taken} | {w.number: w.letters_taken for w in manifest.wagons}
+        depths = {
+            c: of_letters(d, exact=self._counts_exactly, taken=took.get(c.wagon, 0))
+            for c, d in zip(channels, found, strict=True)
+        }
         told = {0: manifest.letters_lost, **{w.number: w.letters_lost for w in wagons}}
         self._letters.look(depths, there, told, now=asyncio.get_running_loop().time(), ending=ending)
         self._letterless = {

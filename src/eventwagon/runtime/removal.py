@@ -166,9 +166,11 @@ class WagonRemover:
             return None
         return moved
 
-    async def _tell_lost_letters(self, wagon: Wagon, depth: Depth, found: int | None) -> None:
+    async def _tell_lost_letters(self, before: Wagon, depth: Depth, found: int | None) -> None:
         """Compare what is known of the wagon's dead letters with those that were found. `depth`: of their channel,
-        before they were moved; `found` is None if that is gone."""
+        before they were moved; `found` is None if that is gone. Letters that somebody had retried or dropped meanwhile
+        are not lost."""
+        wagon = (await self._state.refresh()).manifest.wagon(before.number) or before
         exact = self._broker.capabilities.totals and not self._broker.capabilities.losses
         channel = Channel(self._train, wagon.number, DEAD)
         if found is None:  # it vanished, or an earlier attempt has moved them and deleted it
@@ -176,7 +178,11 @@ class WagonRemover:
                 found = max(wagon.letters_kept, len(self._moved.get(channel, ())))
         elif not exact:
             found = None
-        total = self._letters.end(channel, of_letters(depth, exact=exact), found, wagon.letters_lost)
+        if found is not None:
+            found += max(0, wagon.letters_taken - before.letters_taken)
+        total = self._letters.end(
+            channel, of_letters(depth, exact=exact, taken=wagon.letters_taken), found, wagon.letters_lost
+        )
         why = self._letters.why(wagon.number, LETTERS_REMOVED)
         if total > wagon.letters_lost:
             await self._state.apply(lambda m: letters_lost(m, {wagon.number: total}, {wagon.number: why}))

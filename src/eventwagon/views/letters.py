@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from ..event import DEATH, Event, born
+from ..policy.letters import figure
 
 
 def letter_of(event: Event) -> dict[str, object]:
@@ -25,6 +24,7 @@ def letter_of(event: Event) -> dict[str, object]:
         "channel": x.get("deadchannel", ""),
         "wagon": int(figure(x.get("deadwagon"), 0)),
         "attempts": int(figure(x.get("deadattempts"), 0)),
+        "retries": int(figure(x.get("deadretries"), 0)),
         "at": figure(x.get("deadat"), 0.0),
         "data": data_of(event.data),
     }
@@ -44,12 +44,3 @@ def data_of(data: bytes) -> object:
         return msgspec.Raw(msgspec.json.format(data, indent=-1))
     except (ValueError, RecursionError):
         return data
-
-
-def figure(text: str | None, otherwise: float) -> float:
-    """`text` as a number, or `otherwise`: another program may have written the dead letter, with anything in it."""
-    try:
-        found = float(text or "")
-    except ValueError:
-        return otherwise
-    return found if math.isfinite(found) else otherwise

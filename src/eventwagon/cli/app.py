@@ -18,7 +18,23 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
-from . import dashboard, demo, doctor, lab, later, metrics, plan, publish, serve, status, steer, trains, undeploy, why
+from . import (
+    dashboard,
+    dead,
+    demo,
+    doctor,
+    lab,
+    later,
+    metrics,
+    plan,
+    publish,
+    serve,
+    status,
+    steer,
+    trains,
+    undeploy,
+    why,
+)
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
@@ -152,7 +168,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (later.later, "Use", "eventwagon later user_registrations --cancel 01977430-2228-7b20-bee8-7270a75543ed"),
     (status.status, "Use", "eventwagon status user_registrations --watch"),
     (why.why, "Use", "eventwagon why user_registrations --wagon 3"),
-    (why.dead, "Use", "eventwagon dead user_registrations --json | jq .because"),
+    (dead.dead, "Use", "eventwagon dead retry user_registrations --channel welcome_email --error timeout"),
     (steer.switch, "Steer", "eventwagon switch user_registrations --reason 'new release'"),
     (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
     (steer.pause, "Steer", "eventwagon pause user_registrations --reason 'the mail server moves'"),

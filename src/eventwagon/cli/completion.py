@@ -40,6 +40,12 @@ async def _trains(url: str) -> list[str]:
         return list(await registry.trains())
 
 
+def dead_words(ctx: Any, incomplete: str) -> list[str]:
+    """The words of `dead`, and the names of trains. Never raises."""
+    verbs = ("list", "show", "retry", "drop", "export")
+    return [verb for verb in verbs if incomplete and verb.startswith(incomplete)] + trains(ctx, incomplete)
+
+
 def scenarios(incomplete: str) -> list[str]:
     """The names of the lab's scenarios that begin like this."""
     from ..lab.scenarios import SCENARIOS

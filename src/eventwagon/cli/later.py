@@ -20,9 +20,9 @@ from ..views.letters import data_of
 from ..views.schedules import schedules_of
 from .completion import Anchor
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, span
+from .dead import data_shown
 from .schedules import schedule_lines
 from .target import reached
-from .why import data_shown
 
 After = Annotated[
     float | None,

@@ -1,8 +1,7 @@
-"""`why` and `dead`: show the decisions with their figures, and the events that could not be handled."""
+"""`why`: shows the decisions with their figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -11,20 +10,14 @@ from rich.text import Text
 
 from ..contracts.facts import encode_entry, sentence
 from ..contracts.registry import Registry
-from ..display.text import count as counted
 from ..display.text import local_time
 from ..errors import EventwagonError, UsageError
-from ..event import Event, wagon_name
+from ..event import wagon_name
 from ..views.journal import concerns
-from ..policy.letters import figure
-from ..views.letters import began, letter_of
-from .completion import NAMED, Anchor
+from .completion import NAMED
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again
-from .target import reached, registered, wagon_number
-
-_SHOWN = 200
-"""The most characters that are shown of a dead letter's data."""
+from .target import registered, wagon_number
 
 
 @job
@@ -100,57 +93,3 @@ async def _once(registry: Registry, name: str, number: int) -> str:
         if following > 1
         else ": there is no wagon yet"
     )
-
-
-@job
-async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """List the dead letters of a train: which event failed, where and why."""
-    async with reached(target, url) as c:
-        console = out()
-        count = 0
-        seen: set[str] = set()
-        async for event in c.dead_letters():
-            if event.id in seen:  # moved twice by a crash
-                continue
-            seen.add(event.id)
-            count += 1
-            if as_json:
-                json_line(letter_of(event))
-                continue
-            at, head, *rest = _describe(event, c.train.name)
-            if console.is_terminal:
-                console.print(beside(Text(at), head))
-                for text in rest:
-                    console.print(beside(Text("  "), text))
-            else:
-                line(f"{at}  {head}")
-                for text in rest:
-                    line(f"  {text}")
-        if not as_json:
-            line(counted(count, "dead letter"))
-
-
-def _describe(event: Event, train: str) -> tuple[str, ...]:
-    """A dead letter for a person: the time, the event, the reason, and the beginning of its data."""
-    x = event.extensions
-    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {x.get('deadchannel') or 'ingress'}"
-    subject = f", subject {event.subject}" if event.subject is not None else ""
-    chain_began = began(event)
-    chain = f", of a chain that began {local_time(chain_began)}" if chain_began is not None else ""
-    return (
-        local_time(figure(x.get("deadat"), event.time)),
-        f"{where}, {_attempts(x)}  {event.id}{subject}{chain}",
-        x.get("deadbecause", ""),
-        f"{event.type} {data_shown(event.data)}",
-    )
-
-
-def data_shown(data: bytes) -> str:
-    """The beginning of an event's data, for a person."""
-    text = data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
-    return text + (f" … ({len(data):,} bytes)" if len(data) > 4 * _SHOWN or len(text) == _SHOWN else "")
-
-
-def _attempts(extensions: Mapping[str, str]) -> str:
-    number = figure(extensions.get("deadattempts"), -1.0)
-    return counted(int(number), "attempt") if number >= 0 else "? attempts"

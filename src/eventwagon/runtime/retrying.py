@@ -259,15 +259,16 @@ class DeadLetters:
         met = extended = clock()
         ready: _Deliveries = []
         while missing > 0 and clock() - met < _PATIENCE:
-            got = await subscription.receive(_BATCH, _POLL)
+            # no more than one batch: what a killed process had claimed comes back one by one
+            got = await subscription.receive(_BATCH - len(ready), _POLL)
             for delivery in got:
                 (ready if read(delivery.event).death in order.deaths else held).append(delivery)
             if got:
                 met = clock()
             if ready and (len(ready) >= min(_BATCH, missing) or not got):
-                some, ready = ready[:_BATCH], ready[_BATCH:]
-                held += await self._work(channel, subscription, some, order)
-                missing -= len(some)
+                held += await self._work(channel, subscription, ready, order)
+                missing -= len(ready)
+                ready = []
             if clock() - extended > _CLAIM / 4:
                 extended = clock()
                 await self._answer(partial(subscription.extend, [*held, *ready]))

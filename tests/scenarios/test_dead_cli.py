@@ -1,0 +1,186 @@
+"""`eventwagon dead`: what it shows, what it asks, and that it does what it counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eventwagon import Event, Train, Volume
+from eventwagon.cli.app import app
+from eventwagon.event import DEAD, Channel
+from eventwagon.runtime.dead_letters import died
+
+shop = Train("shop", limit=Volume(1000), spares=0)
+
+
+@shop.on("shop")
+async def order(n: int) -> None: ...
+
+
+@shop.on("ship")
+async def ship(n: int) -> None: ...
+
+
+def letter(n: int, channel: str, because: str, **further: str) -> Event:
+    event = Event(f"id{n}", "order", "/shop", 1_700_000_000.0 + n, b'{"card": "4711"}', f"s{n}", extensions=further)
+    return died(event, channel, 1, because, 5, 1_700_000_100.0 + n)[1]
+
+
+LETTERS = [
+    *(letter(n, "ship", f"ConnectionError: no host {n}") for n in range(3)),
+    letter(3, "", "rejected: \x1b[31m?"),
+    letter(4, "ship", "TimeoutError", deadretries="3", deadattempts="15"),
+]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/trains"
+
+    async def made() -> None:
+        async with shop.connect(url, listeners=()) as c:
+            await c.publish(0)
+            await c.broker.publish(Channel("shop", 1, DEAD), [*LETTERS, LETTERS[0]])  # one of them twice
+
+    asyncio.run(made())
+    return url
+
+
+def dead(url: str, *words: str) -> Result:
+    return CliRunner().invoke(app, ["dead", *words, "--url", url])
+
+
+def stands(url: str) -> list[str]:
+    async def found() -> list[str]:
+        async with shop.connect(url, listeners=()) as c:
+            return sorted({letter.event.id async for letter in c.dead.list()})
+
+    return asyncio.run(found())
+
+
+def published(url: str) -> list[Event]:
+    async def found() -> list[Event]:
+        async with shop.connect(url, listeners=()) as c:
+            return [event async for event in c.broker.read(Channel("shop", 1))][1:]
+
+    return asyncio.run(found())
+
+
+def test_what_is_shown(url: str) -> None:
+    said = dead(url, "list", "shop")
+    assert said.exit_code == 0
+    assert "      3  ship, shop_v1, " in said.output
+    assert "  ConnectionError: no host #\n" in said.output
+    assert said.output.endswith("5 dead letters in 3 groups\n")
+    groups = [json.loads(each) for each in dead(url, "list", "shop", "--json").output.splitlines()]
+    assert [(g["channel"], g["count"]) for g in groups] == [("ship", 3), ("", 1), ("ship", 1)]
+    for words in (("show", "shop"), ("show", "shop", "--json"), ("list", "shop"), ("list", "shop", "--json")):
+        said = dead(url, *words)
+        assert said.exit_code == 0
+        assert "4711" not in said.output
+        assert "\x1b" not in said.output
+    said = dead(url, "show", "shop", "id4", "id1")
+    assert "shop_v1 ship, 20 attempts, retried 3 times  id4, subject s4" in said.output
+    assert said.output.endswith("2 dead letters\n")
+    assert "4711" in dead(url, "show", "shop", "id1", "--payload").output
+    letters = [json.loads(each) for each in dead(url, "export", "shop", "--channel", "ship").output.splitlines()]
+    assert [each["id"] for each in letters] == ["id0", "id1", "id2", "id4"]
+    assert {each["data"]["card"] for each in letters} == {"4711"}
+    assert [
+        json.loads(each)["id"] for each in dead(url, "show", "shop", "--channel", "shop", "--json").output.splitlines()
+    ] == ["id3"]
+    # the short form, as before
+    said = dead(url, "shop")
+    assert said.output.endswith("5 dead letters\n")
+    assert "4711" in said.output
+    assert len(dead(url, "shop", "--json").output.splitlines()) == 5
+
+
+def test_retry_does_what_it_counted(url: str) -> None:
+    said = dead(url, "retry", "shop", "--channel", "ship")
+    assert said.exit_code == 2
+    assert "this would publish 3 dead letters again, with the same ids: say --yes" in said.output
+    said = dead(url, "retry", "shop", "--channel", "ship", "--yes", "--count", "4")
+    assert said.exit_code == 1
+    assert "3 dead letters, not 4: nothing was done" in said.output
+    assert not published(url)
+    said = dead(url, "retry", "shop", "--channel", "ship", "--yes", "--count", "3", "--by", "ada")
+    assert said.exit_code == 0, said.output
+    assert (
+        "1 dead letter died again after 3 retries and will not be retried; --retries 4 allows one more" in said.output
+    )
+    assert said.output.endswith("3 dead letters published again\n")
+    assert [event.id for event in published(url)] == ["id0", "id1", "id2"]
+    assert stands(url) == ["id3", "id4"]
+    why = CliRunner().invoke(app, ["why", "shop", "--url", url]).output
+    assert "3 dead letters (channel='ship') to be published again by ada: by hand" in why
+    assert dead(url, "retry", "shop", "id4", "--yes", "--json").output.splitlines()[-1].startswith('{"count":0')
+    assert dead(url, "retry", "shop", "id4", "--yes", "--retries", "4").exit_code == 0
+    assert stands(url) == ["id3"]
+    assert dead(url, "drop", "shop", "--all", "--yes").output.endswith("1 dead letter deleted\n")
+    assert stands(url) == []
+    assert dead(url, "drop", "shop", "--all").output == "0 dead letters deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("retry", "shop"), "say which"),
+        (("drop", "shop"), "say which"),
+        (("export", "shop"), "say which"),
+        (("drop", "shop", "--all", "--channel", "ship"), "one, not both"),
+        (("drop", "shop", "--since", "2027-01-31T18:00:00", "--yes"), "add its time zone"),
+        (("drop", "shop", "--until", "tomorrow"), "write a time with its zone"),
+        (("drop", "shop", "--error", ""), "error is empty"),
+        (("drop", "shop", "--wagon", "other_v1"), "is a wagon of train 'other'"),
+        (("shop", "id1"), "say what to do first"),
+        (("forget", "shop"), "say what to do first"),
+        (("retry",), "name the TARGET"),
+        (("list", "shop", "id1"), "takes no ids"),
+        (("list", "shop", "--yes"), "go with retry and drop"),
+        (("show", "shop", "--count", "1"), "go with retry and drop"),
+        (("retry", "nowhere", "--all"), "there is no train 'nowhere'"),
+    ],
+)
+def test_mistakes(url: str, words: tuple[str, ...], said: str) -> None:
+    done = dead(url, *words)
+    assert done.exit_code != 0
+    assert said in done.output
+    assert "Traceback" not in done.output
+    assert len(stands(url)) == 5
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", ["id3", "id4"]), ("\n", ["id0", "id1", "id2", "id3", "id4"])])
+def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command: list[Any] = [
+        sys.executable,
+        "-m",
+        "eventwagon",
+        "dead",
+        "drop",
+        "shop",
+        "--error",
+        "no host",
+        "--url",
+        url,
+    ]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        os.write(ours, answer.encode())
+        said, _ = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert "Delete 3 dead letters for good?" in said
+    assert ("3 dead letters deleted" in said) == (len(left) == 2)
+    assert stands(url) == left

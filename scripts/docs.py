@@ -22,6 +22,7 @@ from eventwagon import (
     BlockingConnection,
     Connection,
     Context,
+    DeadLetters,
     Train,
     breaker,
     errors,
@@ -293,6 +294,12 @@ PARTS: dict[str, Callable[[], str]] = {
         reference(testing.RunningTrain)
         .replace("`runningtrain.", "`train.")
         .replace("`await runningtrain.", "`await train.")
+    ),
+    "dead-letters": lambda: (
+        reference(DeadLetters)
+        .replace("`deadletters.", "`connection.dead.")
+        .replace("in deadletters.", "in connection.dead.")
+        .replace("await deadletters.", "await connection.dead.")
     ),
     "brokers": brokers,
     "fences": fences,

@@ -168,8 +168,7 @@ class Connection:
         self._later = Later(self._runtime, self._state)
         self._channels = WagonChannels(self._runtime, self._state)
         self._switcher = Switcher(self._runtime, self._state)
-        self.dead = DeadLetters(self._runtime, self._state, self._switcher, here=self._here, asked=_asked)
-        """The train's dead letters: list, preview, retry, drop. See docs/dead-letters.md."""
+        self._dead = DeadLetters(self._runtime, self._state, self._switcher, here=self._here, asked=_asked)
         self._founded = False
         self._runs = False
         self._is_running = False
@@ -894,6 +893,11 @@ class Connection:
         the newest."""
         self._here()
         return self.registry.entries(self.train.name, last=last)
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The train's dead letters: to look at them, publish them again, or delete them. See docs/dead-letters.md."""
+        return self._dead
 
     async def dead_letters(self) -> AsyncIterator[Event]:
         """All dead letters: first those that were moved out of removed wagons, then those of live wagons.

@@ -165,7 +165,7 @@ class Teardown:
         if left:
             how = " Have the events handled (eventwagon run, drain)." if alive else ""
             if dead:
-                how += f" `eventwagon dead {self._train}` shows the dead letters; nothing but the removal deletes them."
+                how += f" `eventwagon dead {self._train}` shows the dead letters, `dead retry` or `drop` takes them."
             raise RemovalRefused(
                 f"train {self._train} is not removed: {', '.join(left)}.{how} "
                 "To delete all that is left in it, remove it with --force (force=True)"

@@ -20,7 +20,7 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import LIVE, TRANSITIONS, State
 from eventwagon.contracts.manifest import Manifest, Wagon
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import asked_of
 from eventwagon.policy.scheduling import may_serve
 from eventwagon.workers import Elastic, Workers
@@ -215,7 +215,7 @@ def right_code(history: Iterable[Record]) -> Iterator[Violation]:
         match record:
             case Started():
                 runs[record.by] = record.revision
-            case Attached():
+            case Attached() if record.channel.name != DEAD:  # whoever takes dead letters serves nothing
                 wagon = before.wagon(record.channel.wagon)
                 code = runs.get(record.by, "")
                 if wagon is not None and not may_serve(code, wagon.revision):

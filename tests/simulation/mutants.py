@@ -79,6 +79,7 @@ from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import WagonRemover
+from eventwagon.runtime.retrying import DeadLetters
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.settling import SettleQueue, Settler
 from eventwagon.runtime.switcher import Switcher
@@ -125,6 +126,8 @@ BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
 LATER: dict[str, Mutant] = {}
 """Those for scenarios in which some events are for later."""
+RETRIED: dict[str, Mutant] = {}
+"""Those for scenarios in which somebody retries dead letters."""
 AGAIN: dict[str, Mutant] = {}
 """Those for scenarios in which handlers publish."""
 SURROUNDED: dict[str, Mutant] = {}
@@ -1032,6 +1035,43 @@ def _removed_before_published() -> Iterator[None]:
         yield
 
 
+@_mutant("dead letters are settled before they are published", "I1", RETRIED)
+def _settled_before_published() -> Iterator[None]:
+    """An operator who dies in between, or who is refused, loses them."""
+    publish = DeadLetters._publish
+    work = DeadLetters._work
+
+    async def first(self: DeadLetters, channel: Any, subscription: Any, deliveries: Any, order: Any) -> Any:
+        await subscription.settle(deliveries)
+        return await work(self, channel, subscription, deliveries, order)
+
+    async def then(self: DeadLetters, *given: Any) -> None:
+        await asyncio.sleep(0.5)
+        await publish(self, *given)
+
+    with mock.patch.object(DeadLetters, "_work", first), mock.patch.object(DeadLetters, "_publish", then):
+        yield
+
+
+@_mutant("an event that died again is taken for its earlier letter", "I1", RETRIED)
+def _told_by_id_alone() -> Iterator[None]:
+    """It is settled, as a copy of what was published: nothing is left of it."""
+    meet = DeadLetters._meet
+
+    async def mutant(self: DeadLetters, channel: Any, subscription: Any, held: Any, missing: int, order: Any) -> None:
+        marks = {death[:2] for death in order.deaths}
+
+        class Alike(set[Any]):
+            def __contains__(self, death: Any) -> bool:
+                return death[:2] in marks
+
+        order.deaths = Alike(order.deaths)
+        await meet(self, channel, subscription, held, missing + 1, order)
+
+    with mock.patch.object(DeadLetters, "_meet", mutant):
+        yield
+
+
 @_mutant("emitted for later and not kept", "I6", LATER)
 def _emitted_and_not_kept() -> Iterator[None]:
     """It is kept when its event was settled: a process that dies in between loses it."""
@@ -1265,6 +1305,7 @@ ALL: dict[str, Mutant] = {
     **HANGING,
     **PAUSED,
     **LATER,
+    **RETRIED,
     **AGAIN,
     **DEFECTS,
     **STEPPING,

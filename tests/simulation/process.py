@@ -10,6 +10,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
 
+from eventwagon import DeadFilter
 from eventwagon.breaker import Breaker
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import Fact
@@ -265,6 +266,8 @@ class Process(Actor):
                     await connection.pause(wagon=_wagon(connection, hand), publishing=hand.publishing)
                 case "resume":
                     await connection.resume(wagon=_wagon(connection, hand))
+                case "retry":
+                    await connection.dead.retry(await connection.dead.preview(DeadFilter(all=True)))
                 case "switch":
                     await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
 

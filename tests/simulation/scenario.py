@@ -187,12 +187,12 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class ByHand(msgspec.Struct, frozen=True):
-    """At `at` seconds somebody asks the process for a `switch` or a `stop`, or to `pause` or `resume` the train. What
-    is paused still when the trouble is over is resumed then."""
+    """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, or to
+    `retry` all dead letters. What is paused still when the trouble is over is resumed then."""
 
     at: float
     process: str
-    what: Literal["switch", "stop", "pause", "resume"]
+    what: Literal["switch", "stop", "pause", "resume", "retry"]
     revision: str | None = None
     """The switch is to this code."""
     watch: float | None = None
@@ -391,7 +391,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     budget = random.Random(f"{seed} budget")
     if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
         scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
-    return _bearable(scenario)
+    return _bearable(_with_retries(scenario, random.Random(f"{seed} retries")))
 
 
 def unit_process(unit: int, index: int) -> str:
@@ -559,6 +559,18 @@ def _with_pauses(scenario: Scenario, rng: random.Random) -> Scenario:
         after = round(at + rng.choice([0.0, 0.1, 1.0, 4.0]), 3)
         asked += [pause, ByHand(after, rng.choice(names), "resume", wagon=which)]
     return msgspec.structs.replace(scenario, by_hand=tuple(sorted(asked, key=lambda h: h.at)))
+
+
+def _with_retries(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Somebody retries the dead letters, now and then, from any process: some die again."""
+    if scenario.guests or scenario.renames is not None or scenario.steps_back or rng.random() >= 0.2:
+        return scenario
+    names, last = [p.name for p in scenario.programs], max(a.at for a in scenario.arrivals)
+    asked = [
+        ByHand(round(rng.uniform(0.5, last + 4.0), 3), rng.choice(names), "retry") for _ in range(rng.randint(2, 8))
+    ]
+    by_hand = tuple(sorted((*scenario.by_hand, *asked), key=lambda h: h.at))
+    return msgspec.structs.replace(scenario, by_hand=by_hand, reject=rng.choice([0.05, 0.2, 0.5]))
 
 
 def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:

@@ -32,6 +32,7 @@ from tests.simulation.mutants import (
     MEASURED,
     PAUSED,
     RENAMING,
+    RETRIED,
     STEPPING,
     SURROUNDED,
     UNFENCED,
@@ -282,6 +283,16 @@ def test_events_for_later_that_are_lost_or_early_are_seen(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("caught", caught_at(name, fits=has_later))
+
+
+def has_retries(scenario: Scenario) -> bool:
+    return any(h.what == "retry" for h in scenario.by_hand)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", RETRIED)
+def test_dead_letters_that_a_retry_loses_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_retries))
 
 
 def has_handlers_that_publish(scenario: Scenario) -> bool:

@@ -258,20 +258,23 @@ class DeadLetters:
         clock = asyncio.get_running_loop().time
         met = extended = clock()
         ready: _Deliveries = []
-        while missing > 0 and clock() - met < _PATIENCE:
-            # no more than one batch: what a killed process had claimed comes back one by one
-            got = await subscription.receive(_BATCH - len(ready), _POLL)
-            for delivery in got:
-                (ready if read(delivery.event).death in order.deaths else held).append(delivery)
-            if got:
-                met = clock()
-            if ready and (len(ready) >= min(_BATCH, missing) or not got):
-                held += await self._work(channel, subscription, ready, order)
-                missing -= len(ready)
-                ready = []
-            if clock() - extended > _CLAIM / 4:
-                extended = clock()
-                await self._answer(partial(subscription.extend, [*held, *ready]))
+        try:
+            while missing > 0 and clock() - met < _PATIENCE:
+                # no more than one batch: what a killed process had claimed comes back one by one
+                got = await subscription.receive(_BATCH - len(ready), _POLL)
+                for delivery in got:
+                    (ready if read(delivery.event).death in order.deaths else held).append(delivery)
+                if got:
+                    met = clock()
+                if ready and (len(ready) >= min(_BATCH, missing) or not got):
+                    held += await self._work(channel, subscription, ready, order)
+                    missing -= len(ready)
+                    ready = []
+                if clock() - extended > _CLAIM / 4 and (held or ready):
+                    extended = clock()
+                    await self._answer(partial(subscription.extend, [*held, *ready]))
+        finally:
+            held += ready
 
     async def _work(
         self, channel: Channel, subscription: Subscription, deliveries: Sequence[Delivery], order: _Order

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from eventwagon import (
     DeadLettersLost,
     DeadLettersRetried,
     Event,
+    EventTooLarge,
     Reject,
     Train,
     Unavailable,
@@ -30,7 +31,7 @@ from eventwagon import (
     Workers,
 )
 from eventwagon.contracts.lifecycle import State
-from eventwagon.drivers.memory.broker import MemorySubscription
+from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.event import DEAD, Channel
 from eventwagon.runtime.removal import WagonRemover
 from eventwagon.testing.virtual_time import run
@@ -215,6 +216,8 @@ def test_filters_and_groups() -> None:
         {"ids": []},
         {"ids": "abc"},
         {"ids": [7]},
+        {"ids": 7},
+        {"ids": {""}},
         {"wagon": 0},
         {"wagon": True},
         {"wagon": float("nan")},
@@ -375,6 +378,29 @@ def test_cut_off_between_publishing_and_settling(where: str, monkeypatch: pytest
         assert sum(times.values()) - len(times) == (500 if where == "settle" else 0)
         assert len(await letters(c)) == 2
         await asyncio.sleep(100)
+
+    scenario(main)
+
+
+def test_what_the_broker_refuses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(case: Case, c: Connection) -> None:
+        await case.died(c, *range(1001, 1021))
+        case.bad = False
+        publish = MemoryBroker.publish
+
+        async def choosy(self: MemoryBroker, channel: Channel, events: Sequence[Event]) -> None:
+            if not channel.name and any(event.data in (b"1003", b"1020") for event in events):
+                raise EventTooLarge("too large")
+            await publish(self, channel, events)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryBroker, "publish", choosy)
+            done = await c.dead.retry(await c.dead.preview(ALL))
+        assert (done.count, done.refused, done.left) == (18, 2, 0)
+        assert sorted(a.event.data for a in await letters(c)) == [b"1003", b"1020"]
+        assert (await c.dead.retry(await c.dead.preview(ALL))).count == 2  # they were given back
+        await asyncio.sleep(10)
+        assert sorted(n for _, n, _ in case.seen) == [*range(1001, 1021)]
 
     scenario(main)
 

@@ -30,7 +30,7 @@ from ..contracts.timetable import CHANNEL
 from ..display.text import plain
 from ..errors import UsageError
 from ..event import DEATH, Event
-from ..values import is_a, shown, whole
+from ..values import is_a, items, shown, whole
 from ..values import plain as as_str
 from .edits import Edit
 
@@ -70,9 +70,10 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         set_to = msgspec.structs.force_setattr
-        if is_a(self.ids, str) or not all(is_a(each, str) and each for each in self.ids):
+        ids = () if is_a(self.ids, str) else items("ids", self.ids)
+        if is_a(self.ids, str) or not all(is_a(each, str) and each for each in ids):
             raise UsageError(f"ids={shown(self.ids)}: give a list of ids")
-        set_to(self, "ids", tuple(map(str.__str__, self.ids)))
+        set_to(self, "ids", tuple(map(str.__str__, ids)))
         if self.wagon is not None:
             set_to(self, "wagon", whole("wagon", self.wagon))
         for name in ("channel", "type", "subject", "error"):

@@ -236,10 +236,7 @@ class DeadLetters:
 
     async def _work_on(self, channel: Channel, order: _Order) -> None:
         """Claim the channel's letters until those that are meant were met, and work on these."""
-        missing = 0
-        async for letter in self._in(channel):
-            missing += letter.death in order.deaths
-        if not missing:
+        if not (missing := await self._missing(channel, order)):
             return
         with suppress(ChannelGone):  # its letters were moved
             async with self._runtime.broker.consume(channel, visibility=_CLAIM) as subscription:
@@ -251,17 +248,25 @@ class DeadLetters:
                         with suppress(BrokerError):  # then their claims expire
                             await self._answer(partial(subscription.release, held, tried=False, cleared=True))
 
+    async def _missing(self, channel: Channel, order: _Order) -> int:
+        """How many of the letters that are meant are still there."""
+        count = 0
+        async for letter in self._in(channel):
+            count += letter.death in order.deaths and letter.mark not in order.refused
+        return count
+
     async def _meet(
         self, channel: Channel, subscription: Subscription, held: _Deliveries, missing: int, order: _Order
     ) -> None:
         """`held` gets what is to be given back."""
         clock = asyncio.get_running_loop().time
+        poll = min(_POLL, self._runtime.settings.publish_timeout / 2)
         met = extended = clock()
         ready: _Deliveries = []
         try:
             while missing > 0 and clock() - met < _PATIENCE:
                 # no more than one batch: what a killed process had claimed comes back one by one
-                got = await subscription.receive(_BATCH - len(ready), _POLL)
+                got = await self._answer(partial(subscription.receive, _BATCH - len(ready), poll))
                 for delivery in got:
                     (ready if read(delivery.event).death in order.deaths else held).append(delivery)
                 if got:
@@ -270,6 +275,8 @@ class DeadLetters:
                     held += await self._work(channel, subscription, ready, order)
                     missing -= len(ready)
                     ready = []
+                elif not got:  # somebody else has them, or has settled them by now
+                    missing = await self._missing(channel, order)
                 if clock() - extended > _CLAIM / 4 and (held or ready):
                     extended = clock()
                     await self._answer(partial(subscription.extend, [*held, *ready]))

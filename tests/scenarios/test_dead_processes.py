@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventwagon import Connection, DeadLettersLost, Event
+from eventwagon import Connection, DeadFilter, DeadLettersLost, Event
 from eventwagon.event import DEAD, Channel, new_ids
 from eventwagon.runtime.dead_letters import died
 from tests.programs.mender import BROKEN, mender
@@ -94,3 +94,26 @@ async def _killed_in_between(url: str, c: Connection, after: int) -> bool:
 @pytest.mark.timeout(180)
 def test_none_is_lost_by_kills(tmp_path: Path) -> None:
     print(asyncio.run(none_is_lost_by_kills(f"sqlite:///{tmp_path}/trains")))
+
+
+async def some_are_retried(url: str) -> None:
+    """Two of three among others, out of order; the others stay, and can be had later."""
+    made = [each for each in letters() if int(each.data) < 60]
+    meant = sorted(e.id for e in made if "no host" in e.extensions["deadbecause"] and int(e.data) % 3)
+    async with mender.connect(url, listeners=()) as c:
+        first = await c.publish(0)
+        await c.broker.publish(Channel("mender", 1, DEAD), made)
+        preview = await c.dead.preview(DeadFilter(ids=meant))
+        assert preview.count == len(meant)
+        done = await c.dead.retry(preview)
+        assert (done.count, done.left) == (len(meant), 0)
+        assert sorted([e.id async for e in c.broker.read(Channel("mender", 1)) if e.id != first]) == meant
+        rest = {letter.event.id async for letter in c.dead.list()}
+        assert rest == {e.id for e in made} - {*meant}
+        dropped = await c.dead.drop(await c.dead.preview(DeadFilter(all=True)))
+        assert (dropped.count, dropped.left) == (len(rest), 0)
+        assert not [letter async for letter in c.dead.list()]
+
+
+def test_some_are_retried(tmp_path: Path) -> None:
+    asyncio.run(some_are_retried(f"sqlite:///{tmp_path}/trains"))

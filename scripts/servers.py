@@ -2,7 +2,7 @@
 
 python scripts/servers.py install                 # all: redis valkey kafka pulsar
 python scripts/servers.py install kafka pulsar
-python scripts/servers.py install kubernetes      # built from source: only when it is named, as helm is
+python scripts/servers.py install kubernetes      # built from source: only when it is named, as helm and prometheus are
 """
 
 from __future__ import annotations

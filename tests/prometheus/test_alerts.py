@@ -109,9 +109,9 @@ def test_one_of_two_observers_is_enough(made: Made) -> None:
                 await live.resolves()
             again = 'timestamp(eventwagon_wagons_cap{eventwagon_train="relieved"}) > %.3f'
             (since,) = live.prometheus.query("vector(time())").values()
-            # the alert would have come within its 1 s and two evaluations
-            await live.until("it reports on", lambda: bool(live.prometheus.query(again % (since + 5))))
-            alerted = 'count_over_time(ALERTS{eventwagon_train="relieved",alertstate="firing"}[10s])'
+            # the alert would have come within its 3 s and two evaluations
+            await live.until("it reports on", lambda: bool(live.prometheus.query(again % (since + 10))))
+            alerted = 'count_over_time(ALERTS{eventwagon_train="relieved",alertstate="firing"}[15s])'
             assert not live.prometheus.query(alerted)
 
     asyncio.run(main())

@@ -22,7 +22,7 @@ class PrometheusServer(Server):
 
     name = "prometheus"
 
-    def __init__(self, directory: Path | None = None, *, rules: Sequence[Path] = (), every: int = 500) -> None:
+    def __init__(self, directory: Path | None = None, *, rules: Sequence[Path] = (), every: int = 1000) -> None:
         self._binary = prometheus() / "prometheus"
         super().__init__(directory)
         self.port = free_port()

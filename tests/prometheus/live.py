@@ -75,3 +75,28 @@ class Live:
         """Return once Prometheus has the figures of an observer that reports on the train."""
         asked = f'eventwagon_wagons{{eventwagon_train="{self.name}",eventwagon_wagon_state="active"}} > 0'
         await self.until("an observer reports", lambda: bool(self.prometheus.query(asked)))
+
+    async def has_settled(self, events: int) -> None:
+        """Return once Prometheus has seen so many handlings of the train, and then that nothing is outstanding."""
+        of = f'{{eventwagon_train="{self.name}"}}'
+        handled = f"sum(messaging_process_duration_seconds_count{of}) >= {events}"
+        await self.until(f"{events} are handled", lambda: bool(self.prometheus.query(handled)))
+        outstanding = f"eventwagon_events_outstanding{of}"
+        since = self.now() + 2  # of a look that saw that
+        settled = f"sum({outstanding}) == 0 and on () max(timestamp({outstanding})) > {since:.3f}"
+        await self.until("all is settled", lambda: bool(self.prometheus.query(settled)))
+
+    async def goes_on(self, seconds: float) -> None:
+        """Return once Prometheus has scraped the train for so many seconds more."""
+        asked = f'max(timestamp(eventwagon_info{{eventwagon_train="{self.name}"}})) > {self.now() + seconds:.3f}'
+        await self.until(f"it is scraped for {seconds:g} s", lambda: bool(self.prometheus.query(asked)))
+
+    def alerted(self, seconds: int) -> set[str]:
+        """The names of those that fired for this train at any time in the last seconds."""
+        fired = f'ALERTS{{eventwagon_train="{self.name}",alertstate="firing"}}[{seconds}s]'
+        return set(self.prometheus.query(f"count by (alertname) (count_over_time({fired}))"))
+
+    def now(self) -> float:
+        """The time by Prometheus's clock, in seconds since the epoch."""
+        (now,) = self.prometheus.query("vector(time())").values()
+        return now

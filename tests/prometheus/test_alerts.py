@@ -50,9 +50,8 @@ def test_a_burst_that_is_handled_in_time_alerts_nobody(made: Made) -> None:
             while not await asyncio.to_thread(live.prometheus.query, seen):
                 await train.publish_many(range(100))
                 assert not await asyncio.to_thread(live.alerts)
-            settled = 'sum(eventwagon_events_outstanding{eventwagon_train="healthy"}) == 0'
-            await live.until("all is settled", lambda: bool(live.prometheus.query(settled)))
-            assert not live.alerts()
+            await live.has_settled(400)
+            assert not live.alerted(60)
 
     asyncio.run(main())
 
@@ -107,12 +106,28 @@ def test_one_of_two_observers_is_enough(made: Made) -> None:
             async with live.process("first", work=False):
                 await live.is_seen()
                 await live.resolves()
-            again = 'timestamp(eventwagon_wagons_cap{eventwagon_train="relieved"}) > %.3f'
-            (since,) = live.prometheus.query("vector(time())").values()
-            # the alert would have come within its 3 s and two evaluations
-            await live.until("it reports on", lambda: bool(live.prometheus.query(again % (since + 10))))
-            alerted = 'count_over_time(ALERTS{eventwagon_train="relieved",alertstate="firing"}[15s])'
-            assert not live.prometheus.query(alerted)
+            await live.goes_on(10)  # the alert would have come within its 3 s and two evaluations
+            await live.is_seen()
+            assert not live.alerted(15)
+
+    asyncio.run(main())
+
+
+def test_a_train_that_was_removed_alerts_nobody(made: Made) -> None:
+    """Its processes have ended; a publisher is still connected."""
+
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        live = made("removed", handle)
+        async with live.process("web", observe=False, work=False) as web:
+            async with live.process():
+                await live.is_seen()
+                await web.publish_many(range(20))
+                await live.has_settled(20)
+            await web.remove()
+            await live.goes_on(10)
+            assert not live.alerted(15)
 
     asyncio.run(main())
 

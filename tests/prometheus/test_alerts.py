@@ -95,6 +95,26 @@ def test_an_observer_that_has_gone(made: Made) -> None:
     asyncio.run(main())
 
 
+def test_a_train_whose_only_process_has_gone(made: Made) -> None:
+    async def handle(n: int) -> None: ...
+
+    async def main() -> None:
+        live = made("deserted", handle)
+        async with live.process() as train:
+            await live.is_seen()
+            await train.pause("so that events are left")
+            await train.publish_many(range(5))
+            left = 'sum(eventwagon_events_outstanding{eventwagon_train="deserted"}) == 5'
+            await live.until("they are seen", lambda: bool(live.prometheus.query(left)))
+            assert not live.alerts()
+        await live.fires("EventwagonObserverSilent")
+        async with live.process("again") as train:
+            await train.resume()
+            await live.resolves()
+
+    asyncio.run(main())
+
+
 def test_one_of_two_observers_is_enough(made: Made) -> None:
     """Whoever reports, and while another one takes over."""
 

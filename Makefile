@@ -100,6 +100,7 @@ test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into y
 	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
 	@$(BIN)/pytest tests/kubernetes $(ARGS)
 
+# they wait more than they work
 test-prometheus: WORKERS = --numprocesses=3 --dist=worksteal
 test-prometheus: $(STAMP) ## The alert rules and the Grafana board, on a real Prometheus (Debian's package, unpacked into your cache)
 	$(call get,prometheus)

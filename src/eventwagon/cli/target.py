@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from typing import cast
 
 from ..connection import Connection
 from ..contracts.facts import Listener
+from ..contracts.metering import Meter
 from ..contracts.orchestrator import PLACE
 from ..contracts.registry import Registry
 from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name, wagon_name
-from ..limits import parse_limit
 from ..loading import load, load_all
-from ..settings import make_settings
 from ..train import Train
 from ..values import check_revision, is_a
-from ..workers import parse_workers
+from ..views.following import follower
 from .console import say
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -65,7 +63,9 @@ def _filled(target: str, revision: str) -> str:
 
 
 @asynccontextmanager
-async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()) -> AsyncIterator[Connection]:
+async def reached(
+    target: str, url: str, *, listeners: tuple[Listener, ...] = (), meter: Meter | None = None
+) -> AsyncIterator[Connection]:
     """Connect to an existing train, by its name or its program. Raises UnknownTrain if `url` has no such train, and
     UsageError."""
     train = load_train(target) if ":" in target else None
@@ -74,7 +74,8 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
     async with registry:
         snapshot = await registry.read(name)
         await _check_known(registry, name, url, bool(snapshot.version), target)
-    async with (train or follower(name, dict(snapshot.manifest.declared))).connect(url, listeners=listeners) as c:
+    train = train or follower(name, dict(snapshot.manifest.declared))
+    async with train.connect(url, listeners=listeners, meter=meter) as c:
         yield c
 
 
@@ -132,35 +133,6 @@ def wagon_number(text: str | None, train: str) -> int | None:
     if name and name != train:
         raise UsageError(f"--wagon {text!r} is a wagon of train {name!r}, not of {train!r}")
     return int(digits)
-
-
-def follower(name: str, declared: dict[str, str]) -> Train:
-    """A train without handlers, with the settings that its programs `declared`: enough to publish. Leaves out settings
-    that this version can't read."""
-    settings: dict[str, Any] = {}
-    for key, text in declared.items():
-        # A user's own limit: publishers don't measure it. A setting of a newer version: it is not ours to follow.
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            match key:
-                case "limit":
-                    value: object = parse_limit(text)
-                case "workers":
-                    value = parse_workers(text)
-                case _:
-                    value = ast.literal_eval(text)
-            settings[key] = value
-    try:
-        return Train(name, revision="", **settings)
-    except UsageError:
-        return Train(name, revision="", **{key: value for key, value in settings.items() if _is_setting(key, value)})
-
-
-def _is_setting(name: str, value: object) -> bool:
-    try:
-        make_settings(**{name: value})
-    except UsageError:
-        return False
-    return True
 
 
 def _train_name(target: str) -> str:

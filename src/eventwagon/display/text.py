@@ -20,6 +20,8 @@ _NAMED_MOST = 50
 """Errors of nested groups that are named in all."""
 TRACEBACK_MOST = 50_000
 """Characters of a traceback that is printed whole."""
+MESSAGE_MOST = 200_000
+"""Characters of a log's message that is printed whole. Looking for secrets in 1 MB takes seconds."""
 
 
 def escaped(text: str) -> str:
@@ -47,6 +49,19 @@ def count(number: int | None, noun: str, nouns: str = "") -> str:
     if number is None:
         return f"an unknown number of {many}"
     return f"{number:,} {noun if number == 1 else many}"
+
+
+def span(seconds: float | None) -> str:
+    """Format a duration in seconds for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`, `14 days`; None as `-`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 def plain(text: str, most: int = MOST) -> str:
@@ -158,7 +173,7 @@ class LogFormatter(logging.Formatter):
         record.message = record.getMessage()
         if self.usesTime():
             record.asctime = self.formatTime(record)
-        lines = [as_line(self.formatMessage(record))]
+        lines = [as_line(without_middle(self.formatMessage(record), MESSAGE_MOST))]
         if record.exc_info:
             lines.append(indented(without_middle(self.formatException(record.exc_info))))
         elif record.exc_text:

@@ -77,6 +77,7 @@ class Scripted:
         page.route(f"{ADDRESS}**", self._answer)
 
     def open(self, hash_: str = "") -> None:
+        self.page.goto("about:blank")  # another hash alone would load nothing anew
         self.page.goto(ADDRESS + hash_)
         self.page.wait_for_function("window.feeds !== undefined")
 

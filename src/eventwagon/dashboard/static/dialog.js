@@ -8,9 +8,11 @@ export function openDialog({ title, content, closed }) {
   const heading = h("h2", { id: "dialog-title", tabindex: "-1" }, title);
   const node = h("dialog", { "aria-labelledby": "dialog-title" });
   const close = () => node.close();
+  window.addEventListener("hashchange", close); // another screen: what it asks is not about that
   node.append(h("div", { class: "dialog-body" }, heading, content(close)));
   node.addEventListener("close", () => {
     node.remove();
+    window.removeEventListener("hashchange", close);
     if (before?.isConnected) before.focus();
     closed?.();
   });

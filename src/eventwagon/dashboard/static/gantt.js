@@ -41,6 +41,7 @@ export function gantt({ open, href, name }) {
   let begin = 0;
   let lanes = { rows: 0, of: new Map() };
   let drawnAs = "";
+  let signed = "";
   const marks = list(times, (mark) => mark.key, () => {
     const line = h("span");
     return { node: line, update: (mark) => { line.style.left = `${mark.at * 100}%`; say(line, mark.text); } };
@@ -151,6 +152,10 @@ export function gantt({ open, href, name }) {
   return {
     node,
     update(data) {
+      const of = signature(data.wagons);
+      const moved = ((data.now - seen.now) / (seen.now - begin)) * W;
+      if (of === signed && moved < 1) return; // less than a unit of the picture: nothing to see
+      signed = of;
       seen = data;
       draw();
     },
@@ -158,6 +163,9 @@ export function gantt({ open, href, name }) {
 }
 
 const end = (w, now) => w.removedAt ?? (w.state === "removed" || w.failed ? w.drainedAt ?? w.closedAt ?? w.openedAt : now);
+
+/** Changes with what is drawn, but for the time. */
+const signature = (wagons) => `${wagons.length} ${wagons.slice(-40).map((w) => `${w.number}${w.state}${w.closedAt}`).join()}`;
 
 /** Seconds between a moment and a wagon's life. */
 const away = (w, when, now) => Math.max(0, w.openedAt - when, when - end(w, now));

@@ -73,7 +73,7 @@ function row() {
       say(cells.waiting, count(card.waiting));
       say(cells.arrivals, rate(card.arrivals));
       say(cells.settled, rate(card.settled));
-      say(cells.wagons, count(Object.values(card.wagons).reduce((sum, n) => sum + n, 0)));
+      say(cells.wagons, count(Object.values(card.states).reduce((sum, n) => sum + n, 0)));
       say(cells.dead, count(card.dead));
       attr(cells.dead, "data-level", card.dead ? "warn" : null);
     },

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.dashboard.browser import Complaints, browser
-
+from tests.dashboard.staging import Stage
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from eventwagon.cli.status import look
 from eventwagon.contracts.manifest import FORMAT
+from eventwagon.views.train import look
 from tests.fixtures.copies import save_directory, save_redis, save_topics
 from tests.programs.stored import a_train
 from tests.servers.kafka import KafkaServer

@@ -27,7 +27,6 @@ from .contracts.timetable import Waiting, timetable_of
 from .display.redaction import redacted
 from .display.text import said
 from .errors import (
-    ChannelGone,
     DeclarationDiffers,
     EventwagonError,
     PublishError,
@@ -36,11 +35,12 @@ from .errors import (
     Unavailable,
     UsageError,
 )
-from .event import DEAD, Channel, Event, check_word, checked, fitting, new_ids, wagon_name
+from .event import Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
 from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
+from .runtime.dead_letters import kept
 from .runtime.due_events import DueEvents
 from .runtime.handler import Handler
 from .runtime.later import Later
@@ -899,13 +899,8 @@ class Connection:
         when it died. The same id may occur twice after an observer died or was suspended.
         """
         self._here()
-        live = [self.manifest.dead_letters(w) for w in self.manifest.wagons]
-        for channel in (Channel(self.train.name, 0, DEAD), *live):
-            try:
-                async for event in self.broker.read(channel):
-                    yield event
-            except ChannelGone:
-                continue
+        async for event in kept(self.broker, self.manifest):
+            yield event
 
 
 def _reason(why: str) -> str:

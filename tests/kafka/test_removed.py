@@ -21,7 +21,7 @@ from msgspec import structs
 from rich.console import Console
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.cli.status import look, table
+from eventwagon.cli.status import table
 from eventwagon.contracts.facts import (
     ChannelThreatened,
     DrainGivenUp,
@@ -37,6 +37,7 @@ from eventwagon.errors import StorageBroken
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy import losses
 from eventwagon.runtime import observer
+from eventwagon.views.train import look
 from tests.kafka.support import LONG, events, holding, new_channel, standing, take
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server

@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from eventwagon import Train, Volume
-from eventwagon.cli.status import look
 from eventwagon.contracts.broker import Depth, Subscription
 from eventwagon.contracts.facts import ChannelThreatened, EventsLost, WagonRemoved
 from eventwagon.drivers.pulsar import PulsarBroker, broker
 from eventwagon.errors import ChannelGone, StorageBroken
 from eventwagon.event import Channel
+from eventwagon.views.train import look
 from tests.pulsar.support import a_channel, events
 from tests.servers.fixtures import missing
 from tests.servers.install import Missing

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import (
     ChannelThreatened,
     DrainGivenUp,
@@ -26,6 +25,7 @@ from eventwagon.drivers.redis.scripts import LAST_ID
 from eventwagon.errors import ChannelGone, PublishUncertain, Sealed
 from eventwagon.event import DEAD, Channel
 from eventwagon.runtime.observer import Observer
+from eventwagon.views.train import look
 from tests.redis.support import LONG, events, standing, take
 from tests.servers.redis import ask
 from tests.servers.server import Server

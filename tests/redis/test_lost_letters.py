@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from eventwagon import Connection, Reject, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import DeadLettersLost
 from eventwagon.runtime.observer import Observer
+from eventwagon.views.train import look
 from tests.redis.support import raw
 from tests.servers.server import Server
 from tests.support import journal

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from eventwagon import Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.broker import Delivery, Subscription
 from eventwagon.contracts.facts import ChannelThreatened, EventsLost
 from eventwagon.drivers.redis import RedisBroker, scripts
 from eventwagon.event import Channel
+from eventwagon.views.train import look
 from tests.redis.support import LONG, events, raw, take
 from tests.servers.server import Server
 from tests.support import journal, until

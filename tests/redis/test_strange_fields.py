@@ -8,11 +8,11 @@ from secrets import token_hex
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import ChannelThreatened, EventsLost
 from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import Sealed
 from eventwagon.event import Channel
+from eventwagon.views.train import look
 from tests.redis.support import LONG, events, raw, take
 from tests.servers.server import Server
 from tests.support import journal, until

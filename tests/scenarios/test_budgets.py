@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from eventwagon import Budget, Context, Train, UsageError, Volume, Workers
-from eventwagon.cli.status import look, table
+from eventwagon.cli.status import table
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.registry import BudgetPart, Member
 from eventwagon.drivers.memory.broker import MemorySubscription
@@ -28,6 +28,7 @@ from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.budgets import Slots, Tokens, Watcher
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.train import look
 from tests.support import World, runtime_of, until
 
 

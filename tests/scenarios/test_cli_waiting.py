@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from eventwagon.cli import waiting
-from eventwagon.cli.waiting import events_left
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.steering import events_left
 from tests.scenarios.test_cli import cli, command, environment, lines, place, running  # noqa: F401 - a fixture
 
 LEFT = re.compile(r"draining: (\d+) events? left: signups_v1 \d+")

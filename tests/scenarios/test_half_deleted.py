@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from eventwagon import Connection, Context, Reject, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import ChannelThreatened, DrainGivenUp, EventsLost, WagonRemoved
 from eventwagon.contracts.lifecycle import Move, State
 from eventwagon.contracts.manifest import Manifest, moved
@@ -21,6 +20,7 @@ from eventwagon.errors import RemovalRefused
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy import losses
 from eventwagon.runtime.observer import Observer
+from eventwagon.views.train import look
 from tests.servers.redis import ask
 from tests.servers.server import Server
 from tests.support import journal, until

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from eventwagon import Connection, Reject, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import DeadLettersLost
 from eventwagon.contracts.lifecycle import State
@@ -23,6 +22,7 @@ from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.train import look
 from tests.support import World, journal, until
 
 LETTERS = Channel("train", 1, DEAD)

@@ -14,7 +14,6 @@ from itertools import pairwise
 import pytest
 
 from eventwagon import Breaker, Context, Reject, Retry, Snooze, Train, Volume, Wait, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import (
     BreakerClosed,
     BreakerOpened,
@@ -25,6 +24,7 @@ from eventwagon.contracts.facts import (
     sentence,
 )
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.train import look
 from tests.support import World, journal, until
 
 AWAY = 300.0

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from eventwagon import Connection, Context, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import (
     ChannelThreatened,
     EventsLost,
@@ -25,6 +24,7 @@ from eventwagon.errors import Displaced, StorageBroken
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.edits import bootstrap, created
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.train import look
 from tests.support import SignUp, World, journal, signups, state_of, until
 from tests.unit.plans import manifest, wagon
 

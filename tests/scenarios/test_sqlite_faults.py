@@ -18,12 +18,12 @@ from typing import Any
 import apsw
 import pytest
 
-from eventwagon.cli.status import look
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.sqlite import SQLiteBroker, actor, place, storage
 from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import BrokerError, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event, new_ids
+from eventwagon.views.train import look
 from tests.support import SignUp, signups, until
 
 INGRESS = Channel("signups", 1)

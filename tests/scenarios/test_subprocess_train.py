@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from eventwagon import Connection, Train, Volume, Workers
-from eventwagon.cli.status import look
 from eventwagon.contracts.facts import WorkersCrashed
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
 from eventwagon.orchestrators.processes.subprocess import Subprocess
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.train import look
 from tests.programs.killers import killers
 from tests.programs.numbers import numbers
 from tests.support import World, signups, until

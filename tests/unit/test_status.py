@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from eventwagon import Train
-from eventwagon.cli.schedules import ScheduleView, viewed
-from eventwagon.cli.status import View, reason, table
+from eventwagon.cli.status import table
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
+from eventwagon.views.schedules import ScheduleView, viewed
+from eventwagon.views.train import View, reason
 
 from .plans import NOW, manifest, wagon
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
-from . import demo, doctor, lab, later, metrics, plan, publish, serve, status, steer, trains, undeploy, why
+from . import dashboard, demo, doctor, lab, later, metrics, plan, publish, serve, status, steer, trains, undeploy, why
 from .console import EXIT_CODES, ending, line
 
 _ABOUT = """Run trains of wagons: event channels in which new events stay fast during unpredictable peaks.
@@ -160,6 +160,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (steer.stop, "Steer", "eventwagon stop user_registrations"),
     (undeploy.undeploy, "Steer", "eventwagon undeploy app:signups --orchestrator 'kubernetes:?secret=eventwagon'"),
     (steer.remove, "Steer", "eventwagon remove user_registrations"),
+    (dashboard.dashboard, "See", "eventwagon dashboard --url redis://localhost:6379"),
     (metrics.metrics, "See", "eventwagon metrics redis://localhost:6379"),
     (demo.demo, "See", "eventwagon demo --limit 'Wait(2.0) | Volume(500)' --workers 12"),
     (lab.lab, "See", "eventwagon lab black-friday --workers 8 --picture burst.html"),

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..display.text import as_line, escaped, indented, said, without_middle
+from ..display.text import span as span
 from ..errors import EventwagonError, UsageError
 from ..runtime.bulkhead import is_long, shown
 
@@ -124,19 +125,6 @@ def beside(head: Text, text: str) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row(head, words(text))
     return grid
-
-
-def span(seconds: float | None) -> str:
-    """Format a duration in seconds for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`, `14 days`; None as `-`."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 def breadth(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> int:

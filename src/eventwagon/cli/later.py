@@ -16,11 +16,13 @@ from ..errors import UsageError
 from ..event import Event
 from ..times import When, when
 from ..values import shown
+from ..views.letters import data_of
+from ..views.schedules import schedules_of
 from .completion import Anchor
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, span
-from .schedules import schedule_lines, schedules_of
+from .schedules import schedule_lines
 from .target import reached
-from .why import data_of, data_shown
+from .why import data_shown
 
 After = Annotated[
     float | None,

@@ -16,10 +16,10 @@ from ..event import check_train_name
 from ..metrics.onlooking import onlooking
 from ..metrics.serving import LOOPBACK
 from ..settings import Settings
+from ..views.following import follower
 from .console import DEFAULT_URL, job
 from .scraped import Scraped
 from .serve import METRICS_PORT, LogLevel, MetricsHost, asked_to_end, level_of, set_up_logging
-from .target import follower
 
 _logger = logging.getLogger("eventwagon.cli")
 

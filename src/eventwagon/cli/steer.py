@@ -12,20 +12,30 @@ from typing import Annotated
 import typer
 
 from ..connection import Connection
-from ..contracts.facts import SwitchGivenUp, SwitchWithdrawn, sentence
-from ..contracts.lifecycle import State
 from ..contracts.registry import Member
 from ..display.redaction import shown
 from ..display.text import count
 from ..errors import BrokerError, UsageError
-from ..event import DEAD, wagon_name
+from ..event import wagon_name
 from ..values import check_revision
+from ..views.steering import (
+    NotConfirmed,
+    Outcome,
+    code,
+    drained,
+    given_up,
+    heeded,
+    in_the_way,
+    in_wagons,
+    resumed,
+    switched,
+)
+from ..views.train import describe_pause
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, job, line, say
 from .serve import Infrastructure
-from .status import describe_pause
 from .target import reached, reached_if_known, wagon_number
-from .waiting import in_wagons, interruptible, until
+from .waiting import interruptible, until
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, recorded in the journal.")]
 By = Annotated[
@@ -92,15 +102,12 @@ async def switch(
             done = await c.withdraw_switch(reason, by=by)
             active = c.manifest.active
             goes_on = (
-                "" if active is None else f"; {wagon_name(c.train.name, active.number)} goes on{_code(active.revision)}"
+                "" if active is None else f"; {wagon_name(c.train.name, active.number)} goes on{code(active.revision)}"
             )
             line(("the switch is withdrawn" if done else "no switch was requested") + goes_on)
             return
         old, new = await _switched(c, reason, by, timeout, revision, watch)
-        line(
-            f"switched from {wagon_name(c.train.name, old)} to {wagon_name(c.train.name, new)}"
-            + (f", revision {revision}" if revision else "")
-        )
+        line(switched(c, old, new, revision))
 
 
 def share(text: str) -> float:
@@ -136,7 +143,7 @@ async def drain(
         watch = f"`eventwagon status {c.train.name} --watch` shows it"
         goes_on = f"{c.train.name} goes on draining while processes run it; {watch}"
         await until(c.wait_drained(old), deadline, "draining", partial(in_wagons, c, old), goes_on=goes_on)
-        line(f"every wagon up to {wagon_name(c.train.name, old)} is drained and removed")
+        line(drained(c, old))
 
 
 OneWagon = Annotated[
@@ -163,7 +170,6 @@ async def pause(
     Handlers in flight finish; prefetched events are given back, which counts no attempt. The pause is stored in the
     manifest, so restarts do not end it. While a whole train is paused, its limit switches no wagons.
     """
-    deadline = asyncio.get_running_loop().time() + timeout
     async with reached(target, url) as c:
         number = wagon_number(wagon, c.train.name)
         what = c.train.name if number is None else wagon_name(c.train.name, number)
@@ -172,55 +178,19 @@ async def pause(
         if before is not None:
             say(f"{what} was paused already, {describe_pause(before, time.time())}")
         try:
-            await _heeded(c, what, number, timeout, deadline)
+            _tell(await heeded(c, number, timeout))
+        except NotConfirmed as e:
+            raise Ended(Code.NOT_IN_TIME, str(e)) from None
         except BrokerError as e:
             raise Ended(
                 Code.FAILED, f"{what} is paused, but it can't be known which processes have stopped handing out: {e}"
             ) from e
 
 
-async def _heeded(c: Connection, what: str, wagon: int | None, timeout: float, deadline: float) -> None:
-    """Wait until every process that knows pauses has stopped handing out. Reports the processes that the pause does not
-    reach, and the events in flight. Raises Ended if `deadline`, in seconds of the loop's clock, passes."""
-    while soon := [h for h in await c.heedless() if h.can and wagon in (None, h.number)]:
-        if asyncio.get_running_loop().time() >= deadline:
-            who = "; ".join(sorted({f"{h.who} at {wagon_name(c.train.name, h.number)}" for h in soon}))
-            raise Ended(
-                Code.NOT_IN_TIME,
-                f"{what} is paused, but after {timeout:g} s these have not confirmed it: {who}. Each stops handing out "
-                "as soon as it sees the manifest; one that can't reach it hands out its events until it ends",
-            )
-        await asyncio.sleep(0.1)
-    deaf = [h for h in await c.heedless() if not h.can and wagon in (None, h.number)]
-    for h in deaf:
-        say(
-            f"{wagon_name(c.train.name, h.number)} is NOT paused for {h.who}: a pause does not reach them; end them "
-            "where they run"
-        )
-    held = await _in_hand(c, wagon)
-    if held is None:
-        say("this broker can't tell how many events were handed out before: their handlers may still run")
-    elif held:
-        say(
-            f"{count(held, 'event')} handed out before: the handlers finish. If their process is frozen or cut off, it "
-            "goes on with these once it is back"
-        )
-    pause = c.manifest.paused
-    refused = wagon is None and pause is not None and pause.publishing
-    holds = "but not for those named above" if deaf else "no more events are handed out"
-    line(f"{what} is paused{',' if deaf else ':'} {holds}; publishers {'are refused' if refused else 'go on'}")
-
-
-async def _in_hand(c: Connection, number: int | None) -> int | None:
-    """Events that processes have claimed and not settled, in wagon `number` or (None) in all; None if the broker does
-    not know it of each channel."""
-    found = [
-        depth.in_flight
-        for n, channels in (await c.depths()).items()
-        for name, depth in channels.items()
-        if number in (None, n) and name != DEAD
-    ]
-    return None if None in found else sum(each for each in found if each is not None)
+def _tell(outcome: Outcome) -> None:
+    for note in outcome.notes:
+        say(note)
+    line(outcome.text)
 
 
 @job
@@ -233,18 +203,10 @@ async def resume(
     """
     async with reached(target, url) as c:
         number = wagon_number(wagon, c.train.name)
-        was = await c.resume(reason, wagon=number, by=by)
-        what = c.train.name if number is None else wagon_name(c.train.name, number)
-        line(f"{what} is resumed" if was else f"{what} was not paused{'' if wagon is None else ' by itself'}")
-        manifest = c.manifest
-        if wagon is not None and manifest.paused is not None:
-            say(f"the whole train is still paused: eventwagon resume {c.train.name}")
-        if wagon is None:
-            for each in (w for w in manifest.wagons if w.paused is not None):
-                say(
-                    f"{wagon_name(c.train.name, each.number)} is still paused by itself: "
-                    f"eventwagon resume {c.train.name} --wagon {wagon_name(c.train.name, each.number)}"
-                )
+        outcome = resumed(c, number, await c.resume(reason, wagon=number, by=by))
+        line(outcome.text)
+        for note in outcome.notes:
+            say(note)
 
 
 @job
@@ -325,48 +287,14 @@ async def _switched(
             async with asyncio.timeout(timeout):
                 new = await c.wait_answered()
         if new == old:
-            raise Ended(Code.FAILED, await _given_up(c))
+            raise Ended(Code.FAILED, await given_up(c))
         return old, new
     except TimeoutError:
         raise Ended(
             Code.NOT_IN_TIME,
-            f"not switched within {timeout:g} s; the request stays. {await _in_the_way(c)}`eventwagon why "
+            f"not switched within {timeout:g} s; the request stays. {await in_the_way(c)}`eventwagon why "
             f"{c.train.name}` says more, {_WITHDRAW.format(c.train.name)}",
         ) from None
-
-
-async def _in_the_way(c: Connection) -> str:
-    """What the requested switch waits for, in sentences; empty if unknown."""
-    try:
-        manifest, members = (await c.refresh()).manifest, await c.members()
-    except BrokerError as e:
-        return f"What it waits for can't be read: {e}. "
-    asked, sentences = manifest.request, list[str]()
-    if asked is not None and asked.revision is not None:
-        running = {m.revision for m in members if {"work", "serve"} & set(m.roles)}
-        running |= {d.revision for m in members for d in m.deployed if d.workers}
-        if asked.revision not in running:
-            others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
-            sentences.append(f"No live worker reports revision {asked.revision}; they report {others}")
-    coming = [w for w in manifest.in_state(State.PROVISIONING) if w.revision == manifest.revision]
-    if coming:
-        wagon = coming[0]
-        sentences.append(
-            f"It waits for {wagon_name(c.train.name, wagon.number)}{_code(wagon.revision)}: "
-            f"{wagon.trouble or 'not ready yet'}"
-        )
-    elif not manifest.ready:
-        sentences.append("It waits for a wagon that is not opened yet")
-    return "".join(f"{each}. " for each in sentences)
-
-
-def _code(revision: str) -> str:
-    return f", revision {revision}" if revision else ""
-
-
-async def _given_up(c: Connection) -> str:
-    answers = [sentence(e.fact) async for e in c.journal() if isinstance(e.fact, SwitchGivenUp | SwitchWithdrawn)]
-    return answers[-1] if answers else "the switch was given up"
 
 
 async def _alive(c: Connection) -> tuple[Sequence[Member], BrokerError | None]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from typing import cast
 
 from ..connection import Connection
 from ..contracts.facts import Listener
@@ -15,12 +14,10 @@ from ..contracts.registry import Registry
 from ..drivers.opening import Program, open_drivers, open_orchestrator
 from ..errors import BrokenManifest, UnknownTrain, UsageError
 from ..event import check_train_name, wagon_name
-from ..limits import parse_limit
 from ..loading import load, load_all
-from ..settings import make_settings
 from ..train import Train
 from ..values import check_revision, is_a
-from ..workers import parse_workers
+from ..views.following import follower
 from .console import say
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -132,35 +129,6 @@ def wagon_number(text: str | None, train: str) -> int | None:
     if name and name != train:
         raise UsageError(f"--wagon {text!r} is a wagon of train {name!r}, not of {train!r}")
     return int(digits)
-
-
-def follower(name: str, declared: dict[str, str]) -> Train:
-    """A train without handlers, with the settings that its programs `declared`: enough to publish. Leaves out settings
-    that this version can't read."""
-    settings: dict[str, Any] = {}
-    for key, text in declared.items():
-        # A user's own limit: publishers don't measure it. A setting of a newer version: it is not ours to follow.
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            match key:
-                case "limit":
-                    value: object = parse_limit(text)
-                case "workers":
-                    value = parse_workers(text)
-                case _:
-                    value = ast.literal_eval(text)
-            settings[key] = value
-    try:
-        return Train(name, revision="", **settings)
-    except UsageError:
-        return Train(name, revision="", **{key: value for key, value in settings.items() if _is_setting(key, value)})
-
-
-def _is_setting(name: str, value: object) -> bool:
-    try:
-        make_settings(**{name: value})
-    except UsageError:
-        return False
-    return True
 
 
 def _train_name(target: str) -> str:

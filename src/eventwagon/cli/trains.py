@@ -10,8 +10,8 @@ from ..contracts.lifecycle import State
 from ..drivers.opening import open_drivers
 from ..errors import EventwagonError, UnknownTrain
 from ..event import wagon_name
+from ..views.train import View, look
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, line, listing, narrowed, tables, words
-from .status import View, look
 from .target import reached
 
 _COLUMNS = ("train", "active", ">wagons", ">waiting", ">dead", ">schedules", ">processes", "")

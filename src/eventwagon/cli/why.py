@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -10,21 +9,14 @@ import msgspec
 import typer
 from rich.text import Text
 
-from ..contracts.facts import (
-    DeliveryPaused,
-    DeliveryResumed,
-    Entry,
-    Switched,
-    WagonOpened,
-    WagonRemoved,
-    encode_entry,
-    sentence,
-)
+from ..contracts.facts import encode_entry, sentence
 from ..contracts.registry import Registry
 from ..display.text import count as counted
 from ..display.text import local_time
 from ..errors import EventwagonError, UsageError
-from ..event import DEATH, Event, born, wagon_name
+from ..event import Event, wagon_name
+from ..views.journal import concerns
+from ..views.letters import began, figure, letter_of
 from .completion import NAMED, Anchor
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again
@@ -76,7 +68,7 @@ async def why(
         # a wagon's own entries are counted after they are picked
         entries = [e async for e in registry.entries(name, last=last or None if number is None else None)]
         if number is not None:
-            entries = [e for e in entries if _concerns(e, number)][-last if last else 0 :]
+            entries = [e for e in entries if concerns(e, number)][-last if last else 0 :]
         if not entries:
             if number is not None:
                 raise Ended(
@@ -109,20 +101,6 @@ async def _once(registry: Registry, name: str, number: int) -> str:
     )
 
 
-def _concerns(entry: Entry, number: int) -> bool:
-    match entry.fact:
-        case Switched(old=old, new=new):
-            return number in (old, new)
-        case WagonOpened(number=n, unit=unit):
-            return number in (n, unit)
-        case DeliveryPaused(number=None) | DeliveryResumed(number=None):
-            return True
-        case WagonRemoved(wagon=wagon):
-            return wagon.number == number
-        case fact:
-            return getattr(fact, "number", None) == number
-
-
 @job
 async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the dead letters of a train: which event failed, where and why."""
@@ -136,7 +114,7 @@ async def dead(target: Anchor, url: Url = DEFAULT_URL, as_json: AsJson = False) 
             seen.add(event.id)
             count += 1
             if as_json:
-                json_line(_letter(event))
+                json_line(letter_of(event))
                 continue
             at, head, *rest = _describe(event, c.train.name)
             if console.is_terminal:
@@ -156,21 +134,14 @@ def _describe(event: Event, train: str) -> tuple[str, ...]:
     x = event.extensions
     where = f"{wagon_name(train, x.get('deadwagon', '?'))} {x.get('deadchannel') or 'ingress'}"
     subject = f", subject {event.subject}" if event.subject is not None else ""
-    began = _began(event)
-    chain = f", of a chain that began {local_time(began)}" if began is not None else ""
+    chain_began = began(event)
+    chain = f", of a chain that began {local_time(chain_began)}" if chain_began is not None else ""
     return (
-        local_time(_number(x.get("deadat"), event.time)),
+        local_time(figure(x.get("deadat"), event.time)),
         f"{where}, {_attempts(x)}  {event.id}{subject}{chain}",
         x.get("deadbecause", ""),
         f"{event.type} {data_shown(event.data)}",
     )
-
-
-def _began(event: Event) -> float | None:
-    """When the event was published from which this one of an inner channel came, by the time in its id; None if it is
-    not of an inner channel, or its id has no time."""
-    has_time = len(event.id) == 36 and event.id[14] == "7"
-    return born(event) if event.extensions.get("deadchannel") and has_time else None
 
 
 def data_shown(data: bytes) -> str:
@@ -180,43 +151,5 @@ def data_shown(data: bytes) -> str:
 
 
 def _attempts(extensions: Mapping[str, str]) -> str:
-    number = _number(extensions.get("deadattempts"), -1.0)
+    number = figure(extensions.get("deadattempts"), -1.0)
     return counted(int(number), "attempt") if number >= 0 else "? attempts"
-
-
-def _letter(event: Event) -> dict[str, object]:
-    x = event.extensions
-    return {
-        "id": event.id,
-        "type": event.type,
-        "source": event.source,
-        "subject": event.subject,
-        "time": event.time,
-        "began": _began(event),
-        "content_type": event.content_type,
-        "extensions": {name: value for name, value in x.items() if name not in DEATH},
-        "because": x.get("deadbecause", ""),
-        "channel": x.get("deadchannel", ""),
-        "wagon": int(_number(x.get("deadwagon"), 0)),
-        "attempts": int(_number(x.get("deadattempts"), 0)),
-        "at": _number(x.get("deadat"), 0.0),
-        "data": data_of(event.data),
-    }
-
-
-def data_of(data: bytes) -> object:
-    """JSON unchanged, but on one line; anything else as bytes, which are encoded in Base64."""
-    try:
-        data.decode()
-        return msgspec.Raw(msgspec.json.format(data, indent=-1))
-    except (ValueError, RecursionError):
-        return data
-
-
-def _number(text: str | None, otherwise: float) -> float:
-    """`text` as a number, or `otherwise`: another program may have written the dead letter, with anything in it."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return otherwise
-    return number if math.isfinite(number) else otherwise

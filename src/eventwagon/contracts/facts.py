@@ -850,6 +850,11 @@ _ALARMING = (
 )
 
 
+def is_alarming(fact: Fact) -> bool:
+    """Whether an operator should look at it."""
+    return _level(fact) >= logging.WARNING
+
+
 def log(fact: Fact) -> None:
     """A listener that writes each fact as one line to the logger `eventwagon`: a warning if an operator should look.
     Deaths (EventDied) it leaves out: the worker logs them, with the traceback.

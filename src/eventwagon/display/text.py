@@ -49,6 +49,19 @@ def count(number: int | None, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else many}"
 
 
+def span(seconds: float | None) -> str:
+    """Format a duration in seconds for a person: `0.4 s`, `12 s`, `3 min`, `2.5 h`, `14 days`; None as `-`."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
 def plain(text: str, most: int = MOST) -> str:
     """The text as `escaped` gives it, `most` characters long at most. Never raises."""
     return escaped(text[: most + 1])[:most]

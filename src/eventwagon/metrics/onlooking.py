@@ -11,24 +11,18 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from ..contracts.address import Drivers
-from ..contracts.broker import Depth
 from ..contracts.facts import Entry
 from ..contracts.lifecycle import State
-from ..contracts.manifest import Manifest, Wagon
 from ..contracts.metering import Meter, ProcessFigures
-from ..contracts.orchestrator import Deployment
-from ..contracts.reading import History
-from ..contracts.registry import Member
 from ..contracts.timetable import timetable_of
 from ..display.text import said
 from ..errors import EventwagonError
 from ..event import DEAD, Channel
 from ..policy.figures import figures_of
-from ..policy.pausing import resting
-from ..policy.seen import ActiveAges, Seen, checked_in, take_readings
 from ..runtime.bulkhead import Bulkhead, is_ours
 from ..runtime.observed import system_of
 from ..settings import Settings
+from ..views.seeing import Onlooking
 
 _JOURNAL = 100
 """The newest entries that are read at each look. What more has happened since the last one is not counted."""
@@ -112,8 +106,7 @@ class Onlooker:
         self._meter = meter
         self._settings_of = settings_of
         self._every = every
-        self._history = History()
-        self._active_ages = ActiveAges()
+        self._onlooking = Onlooking()
         self._last: Entry | None = None
         """The newest entry of the journal that was read."""
         self._begun = False
@@ -137,9 +130,17 @@ class Onlooker:
         found = dict(zip(asked, await self._broker.depth(asked), strict=True))
         depths = {number: [found[c] for c in of] for number, of in channels.items()}
         later = None if self._timetable is None else (await self._timetable.waiting(self._train)).count
-        deployments = _deployments(members, manifest)
+        seen = self._onlooking.see(
+            settings,
+            self._broker.capabilities,
+            manifest,
+            depths,
+            members,
+            now=time.time(),
+            steady=asyncio.get_running_loop().time(),
+        )
         figures = figures_of(
-            self._seen(settings, manifest, wagons, depths, members, deployments),
+            seen,
             dead_letters=sum(max(0, (d.published or 0) - (d.settled or 0)) for d in map(found.__getitem__, letters)),
             later=later,
         )
@@ -147,41 +148,10 @@ class Onlooker:
             figures = msgspec.structs.replace(figures, pressures={}, promise=None)
         self._meter.looked(self._train, msgspec.structs.replace(figures, lasts=max(figures.lasts, 3 * self._every)))
         self._now = ProcessFigures(
-            workers=sum(d.workers for d in deployments.values()), busy=sum(d.in_hand for d in deployments.values())
+            workers=sum(d.workers for d in seen.deployments.values()),
+            busy=sum(d.in_hand for d in seen.deployments.values()),
         )
         await self._read_journal()
-
-    def _seen(
-        self,
-        settings: Settings,
-        manifest: Manifest,
-        wagons: Sequence[Wagon],
-        depths: Mapping[int, Sequence[Depth]],
-        members: Sequence[Member],
-        deployments: Mapping[int, Deployment],
-    ) -> Seen:
-        now, steady = time.time(), asyncio.get_running_loop().time()
-        ages, paused = self._active_ages.look(manifest, now=now, steady=steady), resting(manifest)
-        readings = take_readings(
-            wagons,
-            depths,
-            self._history,
-            settings=settings,
-            manifest=manifest,
-            ages=ages,
-            paused=paused,
-            now=now,
-            steady=steady,
-        )
-        return Seen(
-            now=now,
-            settings=settings,
-            capabilities=self._broker.capabilities,
-            manifest=manifest,
-            readings=readings,
-            deployments=deployments,
-            members=members,
-        )
 
     async def _read_journal(self) -> None:
         """Tell the meter what has happened since the last look; what had happened before the first is not counted."""
@@ -192,13 +162,3 @@ class Onlooker:
                 self._meter.heard(entry.fact)
         self._begun = True
         self._last = entries[-1] if entries else self._last
-
-
-def _deployments(members: Sequence[Member], manifest: Manifest) -> Mapping[int, Deployment]:
-    """What runs, by unit: as processes check in, and as observers say that an orchestrator reports it."""
-    found = checked_in(members, manifest)
-    for each in (d for m in members for d in m.deployed):
-        wagon = manifest.wagon(each.number)
-        if wagon is not None:
-            found.setdefault(wagon.unit, each)
-    return found

@@ -9,7 +9,7 @@ from ..contracts.manifest import Manifest, Wagon
 from ..contracts.metering import TrainFigures
 from ..contracts.reading import Reading
 from ..contracts.registry import Member
-from ..limits import All, Any_, Limit, measured, written
+from ..limits import All, Any_, Limit, Pressure, measured, written
 from ..settings import Settings
 from .seen import Seen
 
@@ -40,7 +40,10 @@ def figures_of(seen: Seen, *, dead_letters: int | None = None, later: int | None
         oldest=dict(_oldest(manifest, readings)),
         predicted=dict(_predicted(settings, manifest, readings)),
         promise=settings.promise,
-        pressures=dict(_pressures(settings.limit, _reading(manifest.active, readings))),
+        pressures={
+            limit: float(found.value)
+            for limit, found in pressures_of(settings.limit, _reading(manifest.active, readings))
+        },
         drain_age=max((seen.now - w.closed_at for w in draining if w.closed_at is not None), default=0.0),
         breakers={name: name in open_ for name in ("", *manifest.channels)},
         dead_letters=dead_letters,
@@ -107,11 +110,12 @@ def _to_settle(reading: Reading) -> float | None:
     return reading.outstanding / reading.settle_rate
 
 
-def _pressures(limit: Limit, reading: Reading | None) -> Iterator[tuple[str, float]]:
+def pressures_of(limit: Limit, reading: Reading | None) -> Iterator[tuple[str, Pressure]]:
+    """How full the wagon is by each part of the limit, as that is written. A part that fails is left out."""
     if isinstance(limit, Any_ | All):
-        yield from _pressures(limit.a, reading)
-        yield from _pressures(limit.b, reading)
+        yield from pressures_of(limit.a, reading)
+        yield from pressures_of(limit.b, reading)
     elif reading is not None:
         pressure, faults = measured(limit, reading)
         if not faults:
-            yield written(limit), float(pressure.value)
+            yield written(limit), pressure

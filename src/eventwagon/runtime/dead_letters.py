@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 
 import msgspec
 
+from ..contracts.broker import Broker
 from ..contracts.facts import EventDied, sentence
+from ..contracts.manifest import Manifest
 from ..display.text import plain
-from ..event import DEAD, Event
+from ..errors import ChannelGone
+from ..event import DEAD, Channel, Event
 from .bulkhead import ExcInfo, log_safely
 
 REJECTED = "rejected"
@@ -68,3 +72,14 @@ def smaller(letter: Event, *, cut: bool) -> Event | None:
     less = size // 2 if "deadsize" in ours else min(size, 1024)
     extensions = {"deadsize": str(size), **ours}
     return msgspec.structs.replace(letter, data=letter.data[: size - less], extensions=extensions)
+
+
+async def kept(broker: Broker, manifest: Manifest) -> AsyncIterator[Event]:
+    """All dead letters of a train: first those that were moved out of removed wagons, then those of live wagons."""
+    live = [manifest.dead_letters(w) for w in manifest.wagons]
+    for channel in (Channel(manifest.train, 0, DEAD), *live):
+        try:
+            async for event in broker.read(channel):
+                yield event
+        except ChannelGone:
+            continue

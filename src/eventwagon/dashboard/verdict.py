@@ -1,0 +1,74 @@
+"""How a train is, in one word and one sentence: what somebody woken at night must read first. Pure."""
+
+from __future__ import annotations
+
+from ..contracts.lifecycle import State
+from ..display.text import count, span
+from ..views.notes import Note
+from ..views.train import View
+from .shapes import Verdict, Waits
+
+
+def verdict_of(
+    view: View,
+    waits: Waits,
+    promise: float | None,
+    notes: list[Note],
+    *,
+    waiting: int | None,
+    in_flight: int | None,
+    settled: float | None,
+) -> Verdict:
+    """The worst that is known of the train, or that all is well. `notes` are all sentences on its state, `settled` is
+    how many events are settled per second."""
+    sentence = _waits(waits, promise, waiting)
+    active = next((w for w in view.wagons if w.state == State.ACTIVE), None)
+    if view.removal:
+        return Verdict("warn", "removing", f"The train is being removed: {view.removal}.")
+    if view.dead_lost or any(w.lost for w in view.wagons):
+        return Verdict("bad", "losing", f"Events were lost: {_first(notes, 'bad')}. {sentence}")
+    if view.refusing:
+        return Verdict("bad", "refusing", f"Publishers are refused: {view.refusing}.")
+    if not any("observe" in m.roles for m in view.members):
+        return Verdict("bad", "unwatched", f"No observer is alive: no wagon is switched or drained. {sentence}")
+    if active is None:
+        why = view.wagons[0].reason if view.wagons else "none was opened yet"
+        return Verdict("warn", "starting", f"No wagon takes events yet: {why}.")
+    if view.paused:
+        return Verdict("warn", "paused", f"The whole train was paused {view.paused}. {sentence}")
+    works = any(w.workers for w in view.wagons) or any({"work", "serve"} & set(m.roles) for m in view.members)
+    if waiting and not works and not settled:
+        return Verdict("bad", "no workers", f"No worker is alive; {count(waiting, 'event')} wait.")
+    new = waits.new.expected if waits.new.expected is not None else waits.new.oldest
+    if promise is not None and new is not None and new > promise:
+        return Verdict("bad", "late", sentence)
+    if view.at_risk:
+        return Verdict("bad", "at risk", f"The promise to new events can't be kept: {view.at_risk}. {sentence}")
+    for level in ("bad", "alert", "warn"):
+        if text := _first(notes, level):
+            return Verdict("bad" if level == "bad" else "warn", "attention", f"{_capital(text)}. {sentence}")
+    if waiting == 0 and in_flight == 0:
+        return Verdict("ok", "idle", "No event waits.")
+    if waiting is None:
+        return Verdict("unknown", "unknown", "The broker does not know how many events wait.")
+    return Verdict("ok", "working" if promise is None else "on time", sentence)
+
+
+def _first(notes: list[Note], level: str) -> str:
+    return next((note.text for note in notes if note.level == level), "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _waits(waits: Waits, promise: float | None, waiting: int | None) -> str:
+    new = waits.new.expected if waits.new.expected is not None else waits.new.oldest
+    promised = "" if promise is None else f"; {span(promise)} are promised"
+    first = (
+        f"How long new events wait is not known{promised}" if new is None else f"New events wait {span(new)}{promised}"
+    )
+    known = [age for age in (waits.new.oldest, waits.backlog.oldest) if age is not None]
+    if waiting == 0 or not known:
+        return f"{first}."
+    return f"{first}. The oldest event waits {span(max(known))}."

@@ -1,0 +1,79 @@
+"""The journal's entries as data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..contracts.facts import (
+    DeliveryPaused,
+    DeliveryResumed,
+    Entry,
+    Switched,
+    WagonOpened,
+    WagonRemoved,
+    is_alarming,
+    sentence,
+)
+from ..display.text import plain
+
+
+class Row(msgspec.Struct, frozen=True):
+    """An entry of the journal."""
+
+    at: float
+    process: str
+    """The process that wrote it."""
+    who: str
+    """Who asked for it; empty: the train itself, or not known."""
+    kind: str
+    level: str
+    """`warn` if an operator should look, else `info`."""
+    wagons: tuple[int, ...]
+    """The wagons that it is about; none: the train."""
+    text: str
+
+
+_LONGEST = 2_000
+"""The most characters of an entry's text."""
+
+
+def row_of(entry: Entry) -> Row:
+    """The entry for a person."""
+    fact = entry.fact
+    return Row(
+        at=entry.at,
+        process=plain(entry.by),
+        who=plain(getattr(fact, "by", "")),
+        kind=type(fact).__name__,
+        level="warn" if is_alarming(fact) else "info",
+        wagons=_about(entry),
+        text=plain(sentence(fact), _LONGEST),
+    )
+
+
+def _about(entry: Entry) -> tuple[int, ...]:
+    match entry.fact:
+        case Switched(old=old, new=new):
+            return (new,) if old is None else (old, new)
+        case WagonOpened(number=n, unit=unit):
+            return (n,) if unit is None else (n, unit)
+        case WagonRemoved(wagon=wagon):
+            return (wagon.number,)
+        case fact:
+            found = getattr(fact, "number", None)
+            return () if found is None else (found,)
+
+
+def concerns(entry: Entry, number: int) -> bool:
+    """Whether the entry is about this wagon; a pause of the whole train is about each."""
+    match entry.fact:
+        case DeliveryPaused(number=None) | DeliveryResumed(number=None):
+            return True
+        case _:
+            return number in _about(entry)
+
+
+def is_found(row: Row, words: list[str]) -> bool:
+    """Whether the row has all of these words, in lower case, somewhere."""
+    text = f"{row.text} {row.kind} {row.who} {row.process}".lower()
+    return all(word in text for word in words)

@@ -1,0 +1,55 @@
+"""Dead letters as data."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from ..event import DEATH, Event, born
+
+
+def letter_of(event: Event) -> dict[str, object]:
+    """A dead letter as `dead --json` prints it."""
+    x = event.extensions
+    return {
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "subject": event.subject,
+        "time": event.time,
+        "began": began(event),
+        "content_type": event.content_type,
+        "extensions": {name: value for name, value in x.items() if name not in DEATH},
+        "because": x.get("deadbecause", ""),
+        "channel": x.get("deadchannel", ""),
+        "wagon": int(figure(x.get("deadwagon"), 0)),
+        "attempts": int(figure(x.get("deadattempts"), 0)),
+        "at": figure(x.get("deadat"), 0.0),
+        "data": data_of(event.data),
+    }
+
+
+def began(event: Event) -> float | None:
+    """When the event was published from which this one of an inner channel came, by the time in its id; None if it is
+    not of an inner channel, or its id has no time."""
+    has_time = len(event.id) == 36 and event.id[14] == "7"
+    return born(event) if event.extensions.get("deadchannel") and has_time else None
+
+
+def data_of(data: bytes) -> object:
+    """JSON unchanged, but on one line; anything else as bytes, which are encoded in Base64."""
+    try:
+        data.decode()
+        return msgspec.Raw(msgspec.json.format(data, indent=-1))
+    except (ValueError, RecursionError):
+        return data
+
+
+def figure(text: str | None, otherwise: float) -> float:
+    """`text` as a number, or `otherwise`: another program may have written the dead letter, with anything in it."""
+    try:
+        found = float(text or "")
+    except ValueError:
+        return otherwise
+    return found if math.isfinite(found) else otherwise

@@ -21,7 +21,7 @@ from tests.servers.ports import free_port
 
 T = TypeVar("T")
 PATIENCE = 60.0
-TOKEN = "let-me-steer"  # noqa: S105 - of a server that lives as long as a test
+TOKEN = "let-me-steer-this-train"  # noqa: S105 - of a server that lives as long as a test
 
 
 def orders(name: str = "orders", *, limit: int = 200, each: int = 4) -> Train:

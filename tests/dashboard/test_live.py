@@ -64,7 +64,7 @@ def test_each_action_is_pressed_and_has_its_effect(page: Page, complaints: Compl
     press(page, "Pause", "the mail server moves")
     pause = train.manifest.paused
     assert pause is not None
-    assert (pause.why, pause.by) == ("the mail server moves", "anna")
+    assert (pause.why, pause.by) == ("the mail server moves", "anna at the dashboard")
     expect(page.get_by_text("Pause: done")).to_be_visible()  # among the latest actions
     expect(page.locator(".verdict")).to_contain_text("Paused")
 
@@ -92,7 +92,7 @@ def test_each_action_is_pressed_and_has_its_effect(page: Page, complaints: Compl
 
     page.goto(f"{stage.address}{TRAIN}/journal?q=anna")
     rows = page.get_by_role("list", name="Journal, newest first").get_by_role("listitem")
-    expect(rows.filter(has_text="the mail server moves").first).to_contain_text("anna, in")
+    expect(rows.filter(has_text="the mail server moves").first).to_contain_text("anna at the dashboard, in")
 
 
 def test_an_action_by_keyboard_alone(page: Page, complaints: Complaints, stage: Stage) -> None:
@@ -130,7 +130,7 @@ def test_a_wrong_token_is_refused(page: Page, complaints: Complaints, stage: Sta
     stage.start_dashboard()
     complaints.but(REFUSED)
     page.goto(stage.address)
-    page.get_by_label("Token").fill("wrong")
+    page.get_by_label("Token").fill("let-me-steer-all-trains")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert").filter(has_text="token")).to_be_visible()
     expect(page.locator(".verdict")).to_be_hidden()
@@ -148,7 +148,7 @@ def test_an_event_full_of_markup_is_shown_as_text(page: Page, complaints: Compla
     page.goto(stage.address + TRAIN)
     page.get_by_role("link", name="Dead letters (1)").click()
     group = page.locator(".group")
-    expect(group).to_contain_text('<img src=x onerror="document.title=1"><script>document.title=2</script>')
+    expect(group).to_contain_text('<img src=x onerror="document.title=#"><script>document.title=#</script>')
     group.locator("summary").click()
     expect(group.get_by_text("<b>bold</b>")).to_be_visible()
     expect(group.get_by_text("hidden: the server shows payloads with --payloads")).to_be_visible()

@@ -66,13 +66,15 @@ export class Feed {
         this.link = "live";
         this.changed();
       });
-    on("session", (session) => {
-      this.session = session;
-      if (train) this.readHistory(train);
-    });
+    let asked = false;
+    on("session", (session) => (this.session = session));
     on("trains", (trains) => (this.trains = trains));
     on("train", (of) => {
       this.train = of;
+      if (!asked && !of.trouble) {
+        asked = true;
+        this.readHistory(train);
+      }
       if (of.point) this.append(of.point);
     });
     on("past", ({ reset, wagons }) => (this.past = (reset ? wagons : [...this.past, ...wagons]).slice(-PAST)));

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,14 +62,19 @@ def built(directory: Path) -> Path:
     with tarfile.open(sdist) as archive:
         found = {path.partition("/")[2] for path in archive.getnames()}
         (about,) = [path for path in archive.getnames() if path.count("/") == 1 and path.endswith("/PKG-INFO")]
-        page = archive.extractfile(about).read().decode()  # type: ignore[union-attr]  # it is a file
+        about_page = archive.extractfile(about).read().decode()  # type: ignore[union-attr]  # it is a file
     if missing := [path for path in NEEDED if path not in found]:
         raise SystemExit(f"{sdist.name} lacks {', '.join(missing)}")
-    if f"Project-URL: Source, {REPOSITORY}\n" not in page:
+    if f"Project-URL: Source, {REPOSITORY}\n" not in about_page:
         raise SystemExit(f"{sdist.name} does not say where its source is")
-    if stray := re.findall(r"\]\((?!https?:|mailto:)[^)]+\)", page):
+    if stray := re.findall(r"\]\((?!https?:|mailto:)[^)]+\)", about_page):
         raise SystemExit(f"{sdist.name}: links that lead nowhere on a package index: {', '.join(stray)}")
     (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = set(archive.namelist())
+    page = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/eventwagon/dashboard/static").iterdir()}
+    if missing := sorted(page - shipped):
+        raise SystemExit(f"{wheel.name} lacks {', '.join(missing)} of the dashboard's page")
     return wheel
 
 

@@ -145,14 +145,15 @@ const left = (w) => (w.state !== "draining" ? "–" : w.pause ? "paused" : span(
 
 function headline(w) {
   if (w.pause) return `paused ${w.pause.by ? `by ${w.pause.by}` : ""}`.trim();
-  if (w.state === "draining") return w.drain_left === null ? "time left not known" : `${span(w.drain_left)} left`;
+  if (w.state === "draining") return w.drain_left !== null ? `${span(w.drain_left)} left` : w.inside ? `${counted(w.inside, "event")} inside` : "time left not known";
   if (w.state === "active") return w.oldest_age ? `oldest event ${span(w.oldest_age)}` : `active for ${span(w.age)}`;
   if (w.state === "ready" || w.state === "provisioning") return `opened ${span(w.age)} ago`;
   return "";
 }
 
-/** Of a draining wagon: how much of it is done. */
+/** Of a draining wagon: how much of it is done, what is in its inner channels included. */
 function progress(w) {
   if (!["draining", "drained", "removing"].includes(w.state) || !w.published || w.settled === null) return [];
-  return [{ limit: "settled", pressure: w.settled / w.published, why: `${count(w.settled)} of ${count(w.published)} settled`, kind: "drain" }];
+  const inside = w.inside ?? 0;
+  return [{ limit: "done", pressure: w.settled / (w.published + inside), why: `${count(w.settled)} of ${count(w.published)} settled, ${count(w.inside)} inside`, kind: "drain" }];
 }

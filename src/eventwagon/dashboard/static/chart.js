@@ -19,14 +19,14 @@ export function chart({ title, about, series, format }) {
   const cross = s("path", { class: "cross" });
   const svg = s("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" }, promise, paths, cross);
   const tip = h("div", { class: "tip", hidden: true, "aria-hidden": "true" });
-  const plot = h("div", { class: "plot" }, grid, times, svg, tip);
+  const plot = h("div", { class: "plot", hidden: true }, grid, times, svg, tip);
   const now = series.map(() => h("b"));
   const legend = h("ul", { class: "legend" }, series.map(({ name, kind }, i) => h("li", { class: kind }, h("i", { "aria-hidden": "true" }), `${name} `, now[i])));
   const body = h("tbody");
   const table = h("table", {},
     h("caption", { class: "unseen" }, title),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "time"), series.map(({ name }) => h("th", { scope: "col" }, name)))), body);
-  const details = h("details", { class: "figures", ontoggle: () => fillTable() }, h("summary", {}, "As a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, as a table` }, table));
+  const details = h("details", { class: "figures", hidden: true, ontoggle: () => fillTable() }, h("summary", {}, "As a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, as a table` }, table));
   const none = h("p", { class: "empty" }, "No figures yet.");
   const node = h("section", { class: "card chart" }, h("div", { class: "chart-head" }, h("h2", {}, title), legend), about ? h("p", { class: "dim" }, about) : null, none, plot, details);
 

@@ -35,7 +35,7 @@ export function rate(n) {
   return `${n >= 100 ? whole.format(n) : trimmed(n, n < 10 ? 1 : 0)}/s`;
 }
 
-export const percent = (share) => (known(share) ? `${Math.round(share * 100)} %` : "?");
+export const percent = (share) => (known(share) ? `${whole.format(share * 100)} %` : "?");
 
 export function moment(at, now = Date.now() / 1000) {
   if (!known(at)) return "?";

@@ -1,7 +1,7 @@
 // The line that an operator reads first: is it well, since when, and the six figures behind it.
 
 import { attr, h, list, say, sayCoded, show, width } from "./dom.js";
-import { count, rate, setTime, span, time } from "./format.js";
+import { count, moment, rate, setTime, span, time } from "./format.js";
 
 export const SIGNS = { ok: "✓", warn: "!", bad: "✕", unknown: "?", info: "i" };
 const WORDS = { ok: "well", warn: "needs attention", bad: "in trouble", unknown: "not known" };
@@ -37,10 +37,13 @@ export function verdict() {
     settled: tile("Settled"),
     dead: tile("Dead letters"),
   };
-  const node = h("div", { class: "verdict" }, line, trouble, h("dl", { class: "tiles" }, Object.values(tiles).map((each) => each.node)));
+  const figures = h("dl", { class: "tiles" }, Object.values(tiles).map((each) => each.node));
+  const node = h("div", { class: "verdict" }, line, trouble, figures);
   return {
     node,
-    update(of, now) {
+    /** `known`: it was read, now or before. */
+    update(of, now, known = true) {
+      show(figures, known);
       const now_is = level(of.trouble ? "unknown" : of.verdict.level);
       attr(node, "data-level", now_is);
       setSign(mark, now_is);
@@ -53,11 +56,12 @@ export function verdict() {
         setTime(since, at);
         say(sinceLine.lastChild, ` (${span(now - at)})`);
       }
-      show(trouble, Boolean(of.trouble));
-      if (of.trouble) say(trouble, `These figures are old: the train can't be read. ${of.trouble.why}`);
+      show(trouble, Boolean(of.trouble) && known);
+      if (of.trouble) say(trouble, `The figures below are old: the train can't be read since ${moment(of.trouble.since)}.`);
       const { new: fresh, backlog } = of.waits;
-      const late = of.promise !== null && fresh.expected !== null && fresh.expected > of.promise;
-      tiles.new.set(span(fresh.expected), of.promise === null ? "no promise" : `${span(of.promise)} promised`, late ? "bad" : null, of.promise && fresh.expected !== null ? fresh.expected / of.promise : null);
+      const wait = waitOf(of);
+      const share = of.promise && wait !== null ? wait / of.promise : null;
+      tiles.new.set(span(wait), of.promise === null ? "no promise" : `${span(of.promise)} promised`, share > 1 ? "bad" : null, share);
       tiles.backlog.set(backlog.expected === 0 ? "no backlog" : span(backlog.expected), backlog.oldest ? `oldest ${span(backlog.oldest)}` : "");
       tiles.oldest.set(of.oldest_age === 0 ? "none waits" : span(of.oldest_age), "");
       tiles.waiting.set(count(of.waiting), `${count(of.in_flight)} in flight${of.inside ? `, ${count(of.inside)} inside` : ""}`);
@@ -68,6 +72,9 @@ export function verdict() {
     },
   };
 }
+
+/** What a new event waits: what the observer expects or, as long as that is not known, what the oldest one has waited. */
+export const waitOf = ({ waits }) => waits.new.expected ?? waits.new.oldest;
 
 function tile(name, metered = false) {
   const value = h("a");
@@ -111,7 +118,8 @@ export function notes() {
   });
   return {
     node,
-    update(of) {
+    update({ notes: all, verdict: { sentence } }) {
+      const of = all.filter((note) => note.todo || !sentence.toLowerCase().includes(note.text.toLowerCase())); // once is enough
       const shown = of.slice(0, 30).map((note, i) => ({ ...note, key: i }));
       show(node, shown.length > 0);
       rows(shown);

@@ -34,22 +34,27 @@ export function trainView(train, feed, go) {
   const at_ = time(null);
   let journalSeen = -1;
 
-  return {
-    title: train,
-    node: h("div", { class: "train-page" },
-      h("div", { class: "top" }, h("div", { class: "title-row" }, h("h1", {}, train), bar.node), top.node, attention.node),
+  const rest = h("div", { hidden: true },
       h("section", { class: "section", "aria-label": "The train" }, h("h2", { class: "unseen" }, "The train"), row.node),
       h("div", { class: "columns" }, why.node, jobs.node),
       h("div", { class: "columns" }, rates.node, waits.node),
       lives.node,
       h("section", { class: "card" }, h("div", { class: "chart-head" }, h("h2", {}, "Journal"), more), silent, latest.node),
-      h("div", { class: "columns" }, facts.node, processes.node, schedules.node, budgets.node),
+      facts.node,
+      h("div", { class: "columns" }, processes.node, schedules.node, budgets.node));
+  return {
+    title: train,
+    node: h("div", { class: "train-page" },
+      h("div", { class: "top" }, h("div", { class: "title-row" }, h("h1", {}, train), bar.node), top.node, attention.node),
+      rest,
       h("p", { class: "dim read-at" }, "Read at ", at_)),
     update({ train: of, session, past, journal, journalVersion, jobs: all, history }) {
       if (of === null) return;
-      top.update(of, of.at);
-      bar.update(session, of.paused, !of.removing);
-      attention.update(of.notes);
+      const known = !of.trouble || of.wagons.length > 0 || of.waiting !== null; // it was read, now or before
+      show(rest, known);
+      top.update(of, of.at, known);
+      bar.update(session, of.paused, known && !of.removing);
+      attention.update(of);
       row.update(of.wagons);
       why.update(of, href);
       jobs.update(all.filter((job) => job.train === train));

@@ -2,7 +2,7 @@
 
 import { attr, h, list, say, show } from "./dom.js";
 import { count, counted, rate, span } from "./format.js";
-import { capital, level, setSign, sign } from "./verdict.js";
+import { capital, level, setSign, sign, waitOf } from "./verdict.js";
 
 const ORDER = { bad: 0, unknown: 1, warn: 2, ok: 3 };
 
@@ -47,7 +47,7 @@ export function trainsView() {
 }
 
 const levelOf = (card) => level(card.trouble ? "unknown" : card.verdict.level);
-const late = (card) => (card.promise ? (card.waits.new.expected ?? 0) / card.promise : (card.oldest_age ?? 0) / 1e6);
+const late = (card) => (card.promise ? (waitOf(card) ?? 0) / card.promise : (card.oldest_age ?? 0) / 1e6);
 
 function row() {
   const mark = sign();
@@ -68,7 +68,7 @@ function row() {
       attr(name, "href", `#/train/${encodeURIComponent(card.train)}`);
       say(word, capital(card.verdict.word));
       say(sentence, card.trouble ? card.trouble.why : card.verdict.sentence);
-      say(cells.wait, `${span(card.waits.new.expected)}${card.promise === null ? "" : ` of ${span(card.promise)}`}`);
+      say(cells.wait, `${span(waitOf(card))}${card.promise === null ? "" : ` of ${span(card.promise)}`}`);
       say(cells.oldest, card.oldest_age === 0 ? "–" : span(card.oldest_age));
       say(cells.waiting, count(card.waiting));
       say(cells.arrivals, rate(card.arrivals));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -35,10 +35,10 @@ class Answer(NamedTuple):
 
 @asynccontextmanager
 async def answering(
-    answer: Callable[[Asked], Answer | None], port: int, host: str, *, option: str
+    answer: Callable[[Asked], Awaitable[Answer | None]], port: int, host: str, *, option: str
 ) -> AsyncIterator[int]:
-    """While entered, requests to this port are answered by `answer`, which must not block nor raise; None: there is no
-    such path. Yields the port. `host`: the address to listen on; empty: all addresses. Raises UsageError if the address
+    """While entered, requests to this port are answered by `answer`, which must not raise; None: there is no such
+    path. Yields the port. `host`: the address to listen on; empty: all addresses. Raises UsageError if the address
     or the port can't be used, in terms of the command line's `--OPTION-host` and `--OPTION-port`."""
     busy = 0
 
@@ -49,7 +49,7 @@ async def answering(
             if busy > _MOST:
                 return
             async with asyncio.timeout(_PATIENCE):
-                writer.write(_response(await reader.readuntil(b"\r\n\r\n"), answer))
+                writer.write(await _response(await reader.readuntil(b"\r\n\r\n"), answer))
                 writer.close()
                 await writer.wait_closed()
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -68,12 +68,12 @@ async def answering(
         yield server.sockets[0].getsockname()[1]
 
 
-def _response(request: bytes, answer: Callable[[Asked], Answer | None]) -> bytes:
+async def _response(request: bytes, answer: Callable[[Asked], Awaitable[Answer | None]]) -> bytes:
     first, *lines = request.decode("latin-1").split("\r\n")
     method, _, rest = first.partition(" ")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     asked = Asked(rest.partition(" ")[0].partition("?")[0], headers)
-    found = answer(asked) if method in ("GET", "HEAD") else None
+    found = await answer(asked) if method in ("GET", "HEAD") else None
     status, body, content_type = found or Answer("404 Not Found", b"")
     head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     return f"{head}\r\n".encode("latin-1") + (body if method != "HEAD" else b"")

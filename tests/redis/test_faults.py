@@ -147,7 +147,7 @@ def test_answers_that_never_come(redis_server: Server) -> None:
     async def main() -> None:
         async with (
             Proxy(redis_server.host, redis_server.port) as proxy,
-            RedisBroker.from_url(through(redis_server, proxy.port, "timeout=0.5")) as broker,
+            RedisBroker.from_url(through(redis_server, proxy.port, "timeout=1")) as broker,
         ):
             await fresh(broker)
             async with broker.consume(CHANNEL, visibility=0.5) as consumer:
@@ -177,7 +177,7 @@ def test_half_open_and_refused(redis_server: Server) -> None:
 
     async def main() -> None:
         async with Proxy(redis_server.host, redis_server.port) as proxy:
-            url = through(redis_server, proxy.port, "timeout=0.4")
+            url = through(redis_server, proxy.port, "timeout=1")
             async with RedisBroker.from_url(url) as broker:
                 await fresh(broker)
                 proxy.hold()
@@ -291,7 +291,7 @@ def test_replicas(tmp_path: Path, own_redis: RedisServer) -> None:
     ) as replica:
 
         async def main() -> None:
-            async with RedisBroker.from_url(f"{own_redis.url}?wait=1&timeout=1") as broker, raw(own_redis) as redis:
+            async with RedisBroker.from_url(f"{own_redis.url}?wait=1&timeout=2") as broker, raw(own_redis) as redis:
                 async with asyncio.timeout(20):
                     while (await redis.info("replication")).get("slave0", {}).get("state") != "online":
                         await asyncio.sleep(0.05)
@@ -431,7 +431,7 @@ def test_emits_and_dead_letters_are_stored_once_while_a_replica_is_away(
     tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker gives up each call after `publish_timeout` and tries again, for as long as it takes."""
-    train = Train("emitting", limit=Volume(100_000), workers=Workers(each=4), publish_timeout=0.5)
+    train = Train("emitting", limit=Volume(100_000), workers=Workers(each=4), publish_timeout=2.0)
     mails: list[int] = []
 
     @train.on("emitting")
@@ -450,7 +450,7 @@ def test_emits_and_dead_letters_are_stored_once_while_a_replica_is_away(
 
         async def main() -> None:
             facts: list[Fact] = []
-            url = f"{own_redis.url}?wait=1&timeout=2"
+            url = f"{own_redis.url}?wait=1&timeout=8"
             async with (
                 raw(own_redis) as redis,
                 RedisBroker.from_url(own_redis.url) as others,

@@ -336,7 +336,7 @@ train = Train("orders", limit=Volume(1000), workers=Workers(each=2))
 
 @train.on("orders")
 def take(text: str) -> None:
-    print("printed", text)
+    print(f"printed {text}\\n", end="")  # in one piece: two threads print
     logging.getLogger("mine").warning("taken: %s", text)
     if text == "bad":
         raise ValueError("it is bad")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -158,9 +159,11 @@ def test_a_client_that_does_not_read_its_answer_keeps_no_connection(monkeypatch:
             return read
         return 0
 
+    async def answer(_: object) -> Answer:
+        return Answer("200 OK", body)
+
     async def main() -> None:
-        serving = answering_module.answering(lambda _: Answer("200 OK", body), 0, "127.0.0.1", option="metrics")
-        async with serving as port:
+        async with answering_module.answering(answer, 0, "127.0.0.1", option="metrics") as port:
             assert await asyncio.to_thread(asked_late, port) < len(body)
 
     asyncio.run(main())
@@ -206,6 +209,57 @@ def test_an_exporter_that_fails_to_shut_down_ends_nothing(caplog: pytest.LogCapt
 
     asyncio.run(main())
     assert "no way to shut down" in caplog.text
+
+
+@pytest.mark.parametrize("hangs_in", ["export", "shutdown"])
+def test_an_exporter_that_hangs_keeps_no_process(tmp_path: Path, hangs_in: str) -> None:
+    """Neither its last export nor the end of the interpreter waits for it for ever."""
+    program = f"""
+import asyncio, threading
+from eventwagon.metrics import Metrics, opentelemetry
+from eventwagon.metrics.opentelemetry import exporting
+from tests.scenarios.test_metrics_exported import Kept, some
+
+class Hangs(Kept):
+    def {hangs_in}(self, *_, **__):
+        threading.Event().wait()
+
+async def main():
+    async with exporting(some(), Hangs(), every=0.05):
+        await asyncio.sleep(0.3)
+
+opentelemetry._AT_THE_END = 0.2
+asyncio.run(main())
+print("ended")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout) == (0, b"ended\n"), ran.stderr
+    assert b"has not ended within 0.2 s, and is left alone" in ran.stderr
+
+
+def test_a_scrape_of_many_series_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, turns, during = some(), 0, []
+    collect = Metrics.collect
+
+    def slow(self: Metrics) -> Any:
+        before = turns
+        time.sleep(0.3)
+        during.append(turns - before)
+        return collect(self)
+
+    monkeypatch.setattr(Metrics, "collect", slow)
+
+    async def main() -> None:
+        nonlocal turns
+        async with serving(metrics, 0) as port:
+            asking = asyncio.create_task(asyncio.to_thread(get, port))
+            while not asking.done():
+                turns += 1
+                await asyncio.sleep(0.01)
+            await asking
+
+    asyncio.run(main())
+    assert during[0] >= 2
 
 
 def test_opentelemetry_gets_the_same_figures_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -459,6 +513,50 @@ def test_run_and_the_exporter_from_the_command_line(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_publish_says_what_it_does(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    port = free_port()
+    variables = {**os.environ, "EVENTWAGON_URL": "sqlite:///trains"}
+
+    async def main() -> None:
+        gives = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "eventwagon", "publish", "app.py:numbers", "--metrics-port", str(port)),
+            cwd=tmp_path,
+            env=variables,
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert gives.stdin is not None
+        gives.stdin.write(b"1\n2\n3\n")
+        await gives.stdin.drain()
+        found = await scraped(port, "messaging_client_sent_messages_total")
+        gives.stdin.close()
+        _, said = await gives.communicate()
+        assert gives.returncode == 0, said
+        assert found.one("messaging_client_sent_messages_total") == 3
+
+    asyncio.run(main())
+
+
+def test_a_mistyped_train_is_told(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    url = f"sqlite:///{tmp_path}/trains"
+
+    async def main() -> None:
+        async with Train("numbers").connect(url) as connection:
+            await connection.publish(1)
+        looks = await started("metrics", url, "--train", "number", "--metrics-port", str(free_port()), cwd=tmp_path)
+        assert looks.stderr is not None
+        async with asyncio.timeout(40):
+            while b"there is no train number; there are numbers" not in (line := await looks.stderr.readline()):
+                assert line, "it has ended"
+        looks.terminate()
+        await looks.communicate()
+
+    asyncio.run(main())
+
+
 def test_the_exporter_changes_nothing_and_goes_on_when_a_train_goes() -> None:
     from eventwagon.contracts.address import Drivers
     from eventwagon.drivers.memory.registry import MemoryRegistry
@@ -505,7 +603,5 @@ try:
 except UsageError as e:
     print(e)
 """
-    import subprocess
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert f"pip install 'eventwagon[{extra}]'" in done.stdout

@@ -12,6 +12,7 @@ from .check_budgets import budget_kept
 from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
 from .check_later import due_events_come
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
+from .check_metrics import measured_as_done
 from .check_pauses import pauses_hold
 from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
 from .history import (
@@ -147,6 +148,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from _put_off(case)
     yield from pauses_hold(case)
     yield from budget_kept(case)
+    yield from measured_as_done(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

@@ -193,6 +193,13 @@ class Ended(Record, frozen=True):
     """What it had claimed and not given back."""
 
 
+class Measured(Record, frozen=True):
+    """A process left, and its meter says so much of its life."""
+
+    handlings: dict[str, int]
+    """By the channel's name: how many handlings were measured."""
+
+
 class Crashed(Record, frozen=True):
     pass
 

@@ -73,6 +73,7 @@ from eventwagon.runtime.lease import Lease
 from eventwagon.runtime.listeners import Telling
 from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.middleware import through
+from eventwagon.runtime.observed import Handlings
 from eventwagon.runtime.observer import Observer
 from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
@@ -128,6 +129,8 @@ AGAIN: dict[str, Mutant] = {}
 """Those for scenarios in which handlers publish."""
 SURROUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which middleware surrounds the handlers."""
+MEASURED: dict[str, Mutant] = {}
+"""Those for scenarios in which each process has a meter."""
 BOUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
@@ -1235,6 +1238,25 @@ def _published_under_new_ids() -> Iterator[None]:
         yield
 
 
+@_mutant("failed handlings are not measured", "measured", MEASURED)
+def _failed_unmeasured() -> Iterator[None]:
+    with mock.patch.object(HandlerRunner, "_measure"):
+        yield
+
+
+@_mutant("what was handled last is not measured", "measured", MEASURED)
+def _last_unmeasured() -> Iterator[None]:
+    """The meter is told when a batch is settled, and not once more at the end."""
+    tell = Handlings.tell
+
+    def mutant(self: Handlings, channel: Channel, *, late: bool) -> None:
+        if len(self.seconds) > 1:
+            tell(self, channel, late=late)
+
+    with mock.patch.object(Handlings, "tell", mutant):
+        yield
+
+
 ALL: dict[str, Mutant] = {
     **FENCED,
     **UNFENCED,
@@ -1249,6 +1271,7 @@ ALL: dict[str, Mutant] = {
     **RENAMING,
     **BATCHED,
     **SURROUNDED,
+    **MEASURED,
     **BOUNDED,
     **RARE,
 }

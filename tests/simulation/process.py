@@ -18,6 +18,7 @@ from eventwagon.display.text import said
 from eventwagon.errors import EventwagonError, Failed, PublishError, Reject, Retry, Snooze
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
+from eventwagon.metrics import Metrics
 from eventwagon.runtime.batching import BatchContext
 from eventwagon.runtime.context import Context
 from eventwagon.runtime.middleware import Next
@@ -25,6 +26,7 @@ from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train
 from eventwagon.workers import parse_workers
 
+from .check_metrics import handlings_of
 from .gate import Gate, GatedBroker, GatedRegistry
 from .guests import (
     REFUSED,
@@ -56,6 +58,7 @@ from .history import (
     HandlerEnded,
     Leaked,
     ManifestSeen,
+    Measured,
     Paused,
     PutOff,
     Refused,
@@ -159,6 +162,7 @@ class Process(Actor):
 
     async def _main(self) -> None:
         roles = self.slot.program.roles
+        meter = Metrics(clock=self.clock) if self.slot.scenario.measured else None
         connection = self._train().connect(
             broker=GatedBroker(Gate(self)),
             registry=GatedRegistry(Gate(self)),
@@ -166,6 +170,7 @@ class Process(Actor):
             clock=self.clock,
             listeners=[self._hear],
             redeclare=self.version > 0,
+            meter=meter,
         )
         async with connection:
             if "serve" in roles:
@@ -178,6 +183,8 @@ class Process(Actor):
                     await self._live(connection)
             else:
                 await self._live(connection)
+        if meter is not None and not self.dead:
+            self.world.record(Measured, handlings=handlings_of(meter))
 
     async def _live(self, connection: Connection) -> None:
         self.is_up = True

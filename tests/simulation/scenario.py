@@ -277,6 +277,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that a batch's first event waits for others."""
     surrounded: bool = False
     """Middleware that only passes on surrounds the handlers and publishing."""
+    measured: bool = False
+    """Each process has a meter."""
     concurrency: int | None = None
     """How many events of the ingress all processes handle at a time."""
     patient: bool = True
@@ -384,6 +386,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         scenario = msgspec.structs.replace(scenario, again=again.choice([0.3, 1.0]))
     if random.Random(f"{seed} middleware").random() < 0.1:
         scenario = msgspec.structs.replace(scenario, surrounded=True)
+    if not scenario.guests and not scenario.batched and random.Random(f"{seed} metrics").random() < 0.2:
+        scenario = msgspec.structs.replace(scenario, measured=True)
     budget = random.Random(f"{seed} budget")
     if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
         scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))

@@ -23,6 +23,7 @@ from .history import (
     Kept,
     Leaked,
     ManifestSeen,
+    Measured,
     Noted,
     Paused,
     PutOff,
@@ -151,6 +152,8 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"puts off {record.key} of {record.channel} for {record.seconds:g} s"
         case Leaked():
             return f"sees at {record.key} what {record.left_by} has left"
+        case Measured():
+            return f"has measured handlings: {record.handlings}"
         case Started():
             return f"starts, to {', '.join(record.roles)}"
         case Running():

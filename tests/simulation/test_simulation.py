@@ -29,6 +29,7 @@ from tests.simulation.mutants import (
     HOSTILE,
     LATER,
     LEAVING,
+    MEASURED,
     PAUSED,
     RENAMING,
     STEPPING,
@@ -303,6 +304,16 @@ def test_middleware_that_loses_what_it_should_pass_is_seen(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("caught", caught_at(name, fits=is_surrounded))
+
+
+def is_measured(scenario: Scenario) -> bool:
+    return scenario.measured
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_not_measured_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=is_measured))
 
 
 def is_bounded(scenario: Scenario) -> bool:

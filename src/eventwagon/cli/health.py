@@ -121,7 +121,7 @@ class Health:
                 proven.add(a.number)
         return ""
 
-    def _answer(self, asked: Asked) -> Answer:
+    async def _answer(self, asked: Asked) -> Answer:
         if asked.path not in ("/live", "/ready"):
             status, text = "404 Not Found", "there are /live and /ready"
         elif asked.path == "/live":

@@ -18,8 +18,8 @@ from ..metrics.serving import LOOPBACK
 from ..settings import Settings
 from ..views.following import follower
 from .console import DEFAULT_URL, job
-from .scraped import Scraped
-from .serve import METRICS_PORT, LogLevel, MetricsHost, asked_to_end, level_of, set_up_logging
+from .scraped import METRICS_PORT, MetricsHost, Scraped
+from .serve import LogLevel, asked_to_end, level_of, set_up_logging
 
 _logger = logging.getLogger("eventwagon.cli")
 

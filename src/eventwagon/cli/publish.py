@@ -21,6 +21,7 @@ from ..connection import Connection, Declaration
 from ..display.text import count
 from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
+from ..metrics.serving import LOOPBACK
 from ..payload import type_name
 from ..times import When
 from ..tracing.exporting import exporting
@@ -28,6 +29,7 @@ from ..train import Train
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
 from .later import After, At, asked
+from .scraped import MetricsHost, MetricsPort, Scraped
 from .target import load_train, reached
 
 _BLOCK = 1 << 18
@@ -55,6 +57,8 @@ async def publish(
     ] = False,
     after: After = None,
     at: At = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
 ) -> None:
     """Publish JSON Lines to a train, now or (with --after or --at) later.
 
@@ -64,12 +68,16 @@ async def publish(
     """
     train = load_train(target) if ":" in target else None
     parse = Parser(train, subject_field, event_type)
-    later = asked(at, after)
+    later, scraped = asked(at, after), Scraped(metrics_port, metrics_host)
+    meter = scraped.meter
     source, size = _open(file)
     try:
         # a program's train may be founded by publishing to it; a mere name must be one that exists
         with exporting("eventwagon publish"):
-            async with train.connect(url, listeners=()) if train else reached(target, url) as c:
+            async with (
+                scraped.answering(),
+                train.connect(url, listeners=(), meter=meter) if train else reached(target, url, meter=meter) as c,
+            ):
                 await Publishing(c, parse, skip_bad=skip_bad, later=later).run(source, size)
     finally:
         if source:

@@ -30,7 +30,7 @@ from ..tracing.exporting import exporting
 from ..train import Train
 from .console import DEFAULT_URL, Code, Url, err, job, say
 from .health import Health
-from .scraped import Scraped
+from .scraped import MetricsHost, MetricsPort, Scraped
 from .target import load_trains
 
 Target = Annotated[
@@ -108,25 +108,6 @@ HealthHost = Annotated[
         envvar="EVENTWAGON_HEALTH_HOST",
         metavar="ADDRESS",
         help="With --health-port: the address to listen on. Default: all addresses of this machine.",
-    ),
-]
-METRICS_PORT = typer.Option(
-    "--metrics-port",
-    envvar="EVENTWAGON_METRICS_PORT",
-    min=1,
-    max=65535,
-    metavar="PORT",
-    help="Answer Prometheus at this port: GET /metrics.",
-)
-MetricsPort = Annotated[int | None, METRICS_PORT]
-MetricsHost = Annotated[
-    str,
-    typer.Option(
-        "--metrics-host",
-        envvar="EVENTWAGON_METRICS_HOST",
-        metavar="ADDRESS",
-        help="With --metrics-port: the address to listen on; '' or 0.0.0.0: all of this machine, as in a container. "
-        "Default: 127.0.0.1, which only this machine can reach.",
     ),
 ]
 _logger = logging.getLogger("eventwagon.cli")

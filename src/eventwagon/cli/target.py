@@ -9,6 +9,7 @@ from typing import cast
 
 from ..connection import Connection
 from ..contracts.facts import Listener
+from ..contracts.metering import Meter
 from ..contracts.orchestrator import PLACE
 from ..contracts.registry import Registry
 from ..drivers.opening import Program, open_drivers, open_orchestrator
@@ -62,7 +63,9 @@ def _filled(target: str, revision: str) -> str:
 
 
 @asynccontextmanager
-async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()) -> AsyncIterator[Connection]:
+async def reached(
+    target: str, url: str, *, listeners: tuple[Listener, ...] = (), meter: Meter | None = None
+) -> AsyncIterator[Connection]:
     """Connect to an existing train, by its name or its program. Raises UnknownTrain if `url` has no such train, and
     UsageError."""
     train = load_train(target) if ":" in target else None
@@ -71,7 +74,8 @@ async def reached(target: str, url: str, *, listeners: tuple[Listener, ...] = ()
     async with registry:
         snapshot = await registry.read(name)
         await _check_known(registry, name, url, bool(snapshot.version), target)
-    async with (train or follower(name, dict(snapshot.manifest.declared))).connect(url, listeners=listeners) as c:
+    train = train or follower(name, dict(snapshot.manifest.declared))
+    async with train.connect(url, listeners=listeners, meter=meter) as c:
         yield c
 
 

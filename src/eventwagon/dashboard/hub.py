@@ -78,7 +78,7 @@ class Hub:
             yield
         finally:
             self._clients.discard(client)
-            self._left_at = time.monotonic()
+            self._left_at = self._now()
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
@@ -86,13 +86,13 @@ class Hub:
         self._passing += 1
         self._wake()
         try:
-            deadline = time.monotonic() + _PATIENCE
-            while not self._known and self.trouble is None and time.monotonic() < deadline:
+            deadline = self._now() + _PATIENCE
+            while not self._known and self.trouble is None and self._now() < deadline:
                 await self._poke_or(0.05)
             yield
         finally:
             self._passing -= 1
-            self._left_at = time.monotonic()
+            self._left_at = self._now()
 
     async def watch(self, name: str, *, journal: bool = True) -> TrainWatch | None:
         """The train, read within the last second or so, by whomever; None if there is none. Call it while `looking`."""
@@ -132,6 +132,10 @@ class Hub:
 
     # --- its tasks ------------------------------------------------------------------------
 
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
     def _wake(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:  # the app is served by another one
@@ -154,7 +158,7 @@ class Hub:
         return poked.done()
 
     def _is_wanted(self) -> bool:
-        return bool(self._is_looked_at() or self._jobs_under_way or time.monotonic() - self._left_at < _LINGER)
+        return bool(self._is_looked_at() or self._jobs_under_way or self._now() - self._left_at < _LINGER)
 
     def _is_looked_at(self) -> bool:
         return bool(self._clients or self._passing)
@@ -285,7 +289,7 @@ class Hub:
         own = self._watches.get(client.train or "")
         is_complete = own is None or own.is_complete
         all_read = is_complete and all(w.full() is not None for w in self._watches.values())
-        return all_read or time.monotonic() > client.came_at + 2.0
+        return all_read or self._now() > client.came_at + 2.0
 
     def _trains(self) -> bytes:
         return message("trains", encode({"at": time.time(), "trouble": self.trouble, "trains": self._cards()}))

@@ -23,6 +23,8 @@ def verdict_of(
     how many events are settled per second."""
     sentence = _waits(waits, promise, waiting)
     active = next((w for w in view.wagons if w.state == State.ACTIVE), None)
+    if view.version == 0:
+        return Verdict("unknown", "empty", "No program has run this train yet.")
     if view.removal:
         return Verdict("warn", "removing", f"The train is being removed: {view.removal}.")
     if view.dead_lost or any(w.lost for w in view.wagons):

@@ -15,8 +15,8 @@ from ..contracts.lifecycle import State
 from ..display.text import said
 from ..errors import EventwagonError
 from ..policy.figures import figures_of
+from ..policy.onlooking import Onlooking
 from ..views.journal import Row, row_of
-from ..views.seeing import Onlooking
 from ..views.source import Outside
 from ..views.train import Found, read, view_of
 from .curves import Curves

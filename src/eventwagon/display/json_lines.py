@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .redaction import redacted
-from .text import as_line, escaped, said, without_middle
+from .text import MESSAGE_MOST, as_line, escaped, said, without_middle
 
 LOG_FORMAT = "EVENTWAGON_LOG_FORMAT"
 """The environment variable that says `text` or `json`."""
@@ -115,7 +115,7 @@ def _clean(name: str, value: object, depth: int = 0) -> object:
     text = _text(value)
     if name == "traceback":
         return "\n".join(escaped(line) for line in redacted(without_middle(text)).splitlines())
-    return as_line(text)
+    return as_line(without_middle(text, MESSAGE_MOST))
 
 
 def _time(seconds: float) -> str:

@@ -20,6 +20,8 @@ _NAMED_MOST = 50
 """Errors of nested groups that are named in all."""
 TRACEBACK_MOST = 50_000
 """Characters of a traceback that is printed whole."""
+MESSAGE_MOST = 200_000
+"""Characters of a log's message that is printed whole. Looking for secrets in 1 MB takes seconds."""
 
 
 def escaped(text: str) -> str:
@@ -171,7 +173,7 @@ class LogFormatter(logging.Formatter):
         record.message = record.getMessage()
         if self.usesTime():
             record.asctime = self.formatTime(record)
-        lines = [as_line(self.formatMessage(record))]
+        lines = [as_line(without_middle(self.formatMessage(record), MESSAGE_MOST))]
         if record.exc_info:
             lines.append(indented(without_middle(self.formatException(record.exc_info))))
         elif record.exc_text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -34,6 +34,8 @@ _TYPES = {
 }
 
 Labels = tuple[str, ...]
+Point = tuple[Instrument, Labels, float | Histogram]
+"""One series at one moment."""
 
 
 class Family(NamedTuple):
@@ -62,12 +64,13 @@ class Metrics:
         """By train, channel and error."""
         self._waits: dict[tuple[str, bool], Histogram] = {}
         """By train, and whether the wagon was cut off."""
-        self._counts: dict[tuple[Instrument, Labels], float] = {}
-        self._times: dict[tuple[Instrument, Labels], Histogram] = {}
+        self._counts: dict[Instrument, dict[Labels, float]] = {}
+        self._times: dict[Instrument, dict[Labels, Histogram]] = {}
         self._connections: dict[object, tuple[str, str, str, Callable[[], ProcessFigures]]] = {}
         self._systems: dict[str, str] = {}
         """By train."""
         self._trains: dict[str, TrainFigures] = {}
+        self._others: dict[object, Callable[[], Iterable[Point]]] = {}
 
     # --- as a meter ---------------------------------------------------------------------------
 
@@ -99,13 +102,10 @@ class Metrics:
     def heard(self, fact: Fact) -> None:
         """See Meter."""
         for instrument, labels, value in counted(fact):
-            key, rest = (instrument, labels), (instrument, (fact.train, *[_OTHER] * (len(labels) - 1)))
             if instrument.kind == "histogram":
-                _limited(self._times, key, rest, partial(Histogram, instrument.bounds)).add(value)
+                self._histogram(instrument, labels).add(value)
             else:
-                if key not in self._counts and len(self._counts) >= _MOST:
-                    key = rest
-                self._counts[key] = self._counts.get(key, 0.0) + value
+                self._count(instrument, labels, value)
 
     def joined(
         self, train: str, system: str, revision: str, figures: Callable[[], ProcessFigures]
@@ -133,18 +133,54 @@ class Metrics:
     def collect(self) -> Iterator[Family]:
         """The present figures: every instrument that has any, in the order of the list."""
         found: dict[Instrument, dict[Labels, float | Histogram]] = {each: {} for each in i.INSTRUMENTS}
-        for gather in (self._of_calls, self._of_handlings, self._of_facts, self._of_process, self._of_trains):
-            for instrument, labels, value in gather():
-                found[instrument][tuple(map(_text, labels))] = value
+        for instrument, labels, value in self.own():
+            found[instrument][tuple(map(_text, labels))] = value
+        for other in list(self._others.values()):
+            for instrument, labels, value in other():
+                series, key = found[instrument], tuple(map(_text, labels))
+                series[key] = _summed(instrument, series.get(key), value)
         for instrument, series in found.items():
             if series:
                 yield Family(instrument, series)
+
+    def own(self) -> Iterator[Point]:
+        """The present figures, without those of other processes."""
+        for gather in (self._of_calls, self._of_handlings, self._of_facts, self._of_process, self._of_trains):
+            yield from gather()
+
+    def add(self, other: Callable[[], Iterable[Point]]) -> Callable[[], None]:
+        """From now on, add the figures of other processes, which `other` returns, to its own when they are collected;
+        call the returned function to end that. `other` is called from any thread."""
+        key = object()
+        self._others[key] = other
+        return lambda: self._others.pop(key, None) and None
+
+    def keep(self, point: Point) -> None:
+        """Add a total of a process that has ended to its own; a gauge means nothing any more. Not idempotent."""
+        instrument, labels, value = point
+        if isinstance(value, Histogram):
+            self._histogram(instrument, labels).add_histogram(value)
+        elif instrument.kind == "counter":
+            self._count(instrument, labels, value)
+
+    # --- counting -----------------------------------------------------------------------------
+
+    def _count(self, instrument: Instrument, labels: Labels, value: float) -> None:
+        counts = self._counts.setdefault(instrument, {})
+        key = labels if labels in counts or len(counts) < _MOST else _rest(instrument, labels)
+        counts[key] = counts.get(key, 0.0) + value
+
+    def _histogram(self, instrument: Instrument, labels: Labels) -> Histogram:
+        times = self._times.setdefault(instrument, {})
+        return _limited(times, labels, _rest(instrument, labels), partial(Histogram, instrument.bounds))
+
+    # --- reading ------------------------------------------------------------------------------
 
     def _system(self, train: str) -> str:
         """The broker's kind. A train that only handlers publish to has that of their own train."""
         return self._systems.get(train) or next(iter(self._systems.values()), "")
 
-    def _of_calls(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+    def _of_calls(self) -> Iterator[Point]:
         moved: dict[tuple[Instrument, Labels], int] = {}
         for (operation, train, name, error), calls in list(self._calls.items()):
             system, template = self._system(train), template_of(train, name)
@@ -160,20 +196,22 @@ class Metrics:
         for (counter, labels), events in moved.items():
             yield counter, labels, events
 
-    def _of_handlings(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+    def _of_handlings(self) -> Iterator[Point]:
         for (train, name, error), handlings in list(self._handlings.items()):
             labels = self._system(train), "process", template_of(train, name), error, train
             yield i.PROCESS_DURATION, labels, handlings
         for (train, late), waits in list(self._waits.items()):
             yield i.EVENT_WAIT, (train, "backlog" if late else "new"), waits
 
-    def _of_facts(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
-        for (instrument, labels), count in list(self._counts.items()):
-            yield instrument, labels, count
-        for (instrument, labels), histogram in list(self._times.items()):
-            yield instrument, labels, histogram
+    def _of_facts(self) -> Iterator[Point]:
+        for instrument, counts in list(self._counts.items()):
+            for labels, count in list(counts.items()):
+                yield instrument, labels, count
+        for instrument, times in list(self._times.items()):
+            for labels, histogram in list(times.items()):
+                yield instrument, labels, histogram
 
-    def _of_process(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+    def _of_process(self) -> Iterator[Point]:
         sums: dict[tuple[Instrument, Labels], float] = {}
         for train, system, revision, figures in list(self._connections.values()):
             yield i.INFO, (train, system, own_version(), revision), 1
@@ -193,7 +231,7 @@ class Metrics:
         for (instrument, labels), value in sums.items():
             yield instrument, labels, value
 
-    def _of_trains(self) -> Iterator[tuple[Instrument, Labels, float | Histogram]]:
+    def _of_trains(self) -> Iterator[Point]:
         now = self._clock()
         for figures in list(self._trains.values()):
             if abs(now - figures.at) <= figures.lasts:
@@ -229,6 +267,25 @@ def of_train(figures: TrainFigures) -> Iterator[tuple[Instrument, Labels, float]
     for instrument, value in single.items():
         if value is not None:
             yield instrument, (train,), value
+
+
+def _summed(instrument: Instrument, ours: float | Histogram | None, theirs: float | Histogram) -> float | Histogram:
+    """The figure of two processes. What tells of the whole train, or what runs, is no sum."""
+    if ours is None:
+        return theirs
+    if isinstance(ours, Histogram) and isinstance(theirs, Histogram):
+        both = Histogram(instrument.bounds)
+        both.add_histogram(ours)
+        both.add_histogram(theirs)
+        return both
+    if isinstance(ours, Histogram) or isinstance(theirs, Histogram):
+        return ours
+    return ours if instrument.by == "observer" or instrument in (i.INFO, i.LOOK_AGE) else ours + theirs
+
+
+def _rest(instrument: Instrument, labels: Labels) -> Labels:
+    """The labels of the series that takes what is beyond the limit: the train's name stays."""
+    return tuple(value if label == i.TRAIN else _OTHER for label, value in zip(instrument.labels, labels, strict=True))
 
 
 def _text(label: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -19,10 +19,10 @@ from ..display.text import said
 from ..errors import EventwagonError
 from ..event import DEAD, Channel
 from ..policy.figures import figures_of
+from ..policy.onlooking import Onlooking
 from ..runtime.bulkhead import Bulkhead, is_ours
 from ..runtime.observed import system_of
 from ..settings import Settings
-from ..views.seeing import Onlooking
 
 _JOURNAL = 100
 """The newest entries that are read at each look. What more has happened since the last one is not counted."""
@@ -47,6 +47,8 @@ async def onlooking(
 
     async def look() -> None:
         names = set(await drivers.registry.trains())
+        if missing := sorted(set(trains) - names):
+            bulkhead.warn("missing", f"there is no train {', '.join(missing)}; {_there_are(names)}")
         names &= set(trains) or names
         for name in known.keys() - names:
             known.pop(name).leave()
@@ -87,6 +89,10 @@ async def onlooking(
             await asyncio.gather(looking, return_exceptions=True)
             for each in known.values():
                 each.leave()
+
+
+def _there_are(names: Set[str]) -> str:
+    return f"there are {', '.join(sorted(names)[:10])}" if names else "none has run there yet"
 
 
 class Onlooker:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
+from ..background import in_daemon
 from ..display.text import said
 from ..errors import UsageError
 from ..runtime.bulkhead import Bulkhead
@@ -46,7 +47,7 @@ __all__ = ["data_of", "exporting"]
 
 _EVERY = "OTEL_METRIC_EXPORT_INTERVAL"
 _AT_THE_END = 10.0
-"""Seconds for the last export."""
+"""Seconds for the last export, and for shutting the exporter down."""
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
@@ -79,14 +80,17 @@ async def exporting(
         if data is not None and to.export(data) is not MetricExportResult.SUCCESS:
             bulkhead.warn("export", "an export to OpenTelemetry failed: its own log says why")
 
-    async def safely(step: Callable[[], object], what: str) -> None:
+    async def safely(step: Callable[[], object], what: str, within: float | None = None) -> None:
         try:
-            await asyncio.to_thread(step)
+            async with asyncio.timeout(within):
+                await in_daemon(step, "eventwagon metrics")
+        except TimeoutError:
+            bulkhead.warn(what, f"{what} has not ended within {within} s, and is left alone")
         except Exception as e:  # noqa: BLE001 - an exporter may fail in any way
             bulkhead.report(what, e)
 
-    async def once() -> None:
-        await safely(export, "an export to OpenTelemetry")
+    async def once(within: float | None = None) -> None:
+        await safely(export, "an export to OpenTelemetry", within)
 
     async def again() -> None:
         while True:
@@ -99,10 +103,8 @@ async def exporting(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_AT_THE_END):
-                await once()
-        await safely(to.shutdown, "shutting down the exporter to OpenTelemetry")
+        await once(_AT_THE_END)
+        await safely(to.shutdown, "shutting down the exporter to OpenTelemetry", _AT_THE_END)
 
 
 def _interval() -> float:

@@ -50,6 +50,12 @@ class Histogram:
                 return
         self.counts[-1] += len(ascending) - at
 
+    def add_histogram(self, other: Histogram) -> None:
+        """Count what another one with the same bounds has counted. Not idempotent."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
 
 class Calls(Histogram):
     """The durations of calls, and how many events they moved."""

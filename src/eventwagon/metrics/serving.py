@@ -1,7 +1,8 @@
-"""Answers Prometheus's scrapes over HTTP, on the event loop of the process: `GET /metrics`."""
+"""Answers Prometheus's scrapes over HTTP, `GET /metrics`."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,13 +30,15 @@ async def serving(metrics: Metrics, port: int, host: str = LOOPBACK) -> AsyncIte
         raise UsageError(f"serving: host={shown(host)}: give an address, or '' for all of this machine")
     from .prometheus import scrape
 
-    bulkhead = Bulkhead("metrics")
+    bulkhead, one_at_a_time = Bulkhead("metrics"), asyncio.Lock()
 
-    def answer(asked: Asked) -> Answer:
+    async def answer(asked: Asked) -> Answer:
         if asked.path != "/metrics":
             return Answer("404 Not Found", b"there is /metrics\n")
+        accept = asked.headers.get("accept", "")
         try:
-            return Answer("200 OK", *scrape(metrics, asked.headers.get("accept", "")))
+            async with one_at_a_time:  # many series take a while: not on the loop, and in one thread
+                return Answer("200 OK", *await asyncio.to_thread(scrape, metrics, accept))
         except Exception as e:  # noqa: BLE001 - a scrape that fails must not end the process
             bulkhead.report("a scrape", e)
             return Answer("500 Internal Server Error", b"the metrics can't be read: the log says why\n")

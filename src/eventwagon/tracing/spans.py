@@ -41,6 +41,7 @@ from ..runtime.handling import handlers_own
 from ..runtime.middleware import Middleware, Next
 from ..runtime.observed import own_version, system_of
 from ..runtime.outcomes import meant
+from ..values import class_name
 from .wanted import Traced
 
 _logger = logging.getLogger("eventwagon")
@@ -281,7 +282,7 @@ def _fail(span: Span, error: BaseException) -> None:
         return
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     text = said(error)
-    span.set_attribute("error.type", kind)
+    span.set_attribute("error.type", class_name(error))  # as in the metrics
     span.set_status(Status(StatusCode.ERROR, text))
     event: dict[str, Any] = {"exception.type": kind, "exception.message": text}
     if not issubclass(type(error), Failed):

@@ -10,9 +10,11 @@ from typing import Protocol, cast
 
 from ....contracts.broker import Broker
 from ....contracts.facts import ClaimsReturned, log
+from ....contracts.metering import Meter
 from ....contracts.orchestrator import Deployment, Orchestrator, WagonSpec
 from ....errors import EventwagonError, UsageError
 from ....loading import load
+from ....metrics.children import handing_over
 from ....runtime.probe import probe
 from ....settings import Settings
 from ....tracing.exporting import exporting
@@ -27,7 +29,9 @@ class UnitTrain(Protocol):
     name: str
     settings: Settings
 
-    def working(self, url: str, *, owner: str = "") -> AbstractAsyncContextManager[tuple[Broker, Orchestrator]]: ...
+    def working(
+        self, url: str, *, owner: str = "", meter: Meter | None = None
+    ) -> AbstractAsyncContextManager[tuple[Broker, Orchestrator]]: ...
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,7 +71,8 @@ class _Child:
         follower, code = self._follower, 0
         async with (
             follower.attending(self._train.settings.grace),
-            self._train.working(self._url, owner=self._owner) as (broker, local),
+            handing_over() as meter,
+            self._train.working(self._url, owner=self._owner, meter=meter) as (broker, local),
         ):
             async for want in follower.looks():
                 if want.spec.workers == 0:

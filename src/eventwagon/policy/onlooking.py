@@ -10,9 +10,9 @@ from ..contracts.manifest import Manifest
 from ..contracts.orchestrator import Deployment
 from ..contracts.reading import History
 from ..contracts.registry import Member
-from ..policy.pausing import resting
-from ..policy.seen import ActiveAges, Seen, checked_in, take_readings
 from ..settings import Settings
+from .pausing import resting
+from .seen import ActiveAges, Seen, checked_in, take_readings
 
 
 class Onlooking:

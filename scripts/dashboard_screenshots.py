@@ -1,7 +1,7 @@
 """Pictures of the dashboard for the docs: real trains in a burst and in trouble, as Chromium shows them.
 
-    python scripts/dashboard_screenshots.py                # into docs/images; takes two minutes
-    python scripts/dashboard_screenshots.py --to /tmp/shots
+python scripts/dashboard_screenshots.py                # into docs/images; takes two minutes
+python scripts/dashboard_screenshots.py --to /tmp/shots
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def shoot(page: Page, to: Path, *, whole: bool = True) -> None:
     """One picture, of few colours: the docs are to stay small."""
     page.evaluate("whole => whole && scrollTo(0, 0)", whole)
     with Image.open(io.BytesIO(page.screenshot(full_page=whole, animations="disabled"))) as shot:
-        shot.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-            to, optimize=True
-        )
+        shot.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(to, optimize=True)
     print(f"{to.name}: {to.stat().st_size // 1024} KB", flush=True)
 
 

@@ -62,18 +62,18 @@ def built(directory: Path) -> Path:
     with tarfile.open(sdist) as archive:
         found = {path.partition("/")[2] for path in archive.getnames()}
         (about,) = [path for path in archive.getnames() if path.count("/") == 1 and path.endswith("/PKG-INFO")]
-        about_page = archive.extractfile(about).read().decode()  # type: ignore[union-attr]  # it is a file
+        page = archive.extractfile(about).read().decode()  # type: ignore[union-attr]  # it is a file
     if missing := [path for path in NEEDED if path not in found]:
         raise SystemExit(f"{sdist.name} lacks {', '.join(missing)}")
-    if f"Project-URL: Source, {REPOSITORY}\n" not in about_page:
+    if f"Project-URL: Source, {REPOSITORY}\n" not in page:
         raise SystemExit(f"{sdist.name} does not say where its source is")
-    if stray := re.findall(r"\]\((?!https?:|mailto:)[^)]+\)", about_page):
+    if stray := re.findall(r"\]\((?!https?:|mailto:)[^)]+\)", page):
         raise SystemExit(f"{sdist.name}: links that lead nowhere on a package index: {', '.join(stray)}")
     (wheel,) = directory.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
-    page = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/eventwagon/dashboard/static").iterdir()}
-    if missing := sorted(page - shipped):
+    static = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/eventwagon/dashboard/static").iterdir()}
+    if missing := sorted(static - shipped):
         raise SystemExit(f"{wheel.name} lacks {', '.join(missing)} of the dashboard's page")
     return wheel
 

@@ -26,7 +26,13 @@ _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".
 _DRIVEN = """
 window.EventSource = class extends EventTarget {
   static CONNECTING = 0; static OPEN = 1; static CLOSED = 2;
-  constructor(url) { super(); this.url = url; this.readyState = 1; window.feeds = [this]; }
+  constructor(url) {
+    super();
+    this.url = url;
+    this.readyState = 1;
+    window.feeds = [this];
+    document.documentElement.dataset.listens = url;
+  }
   close() { this.readyState = 2; }
 };
 window.tell = (name, data) => {
@@ -79,7 +85,7 @@ class Scripted:
     def open(self, hash_: str = "") -> None:
         self.page.goto("about:blank")  # another hash alone would load nothing anew
         self.page.goto(ADDRESS + hash_)
-        self.page.wait_for_function("window.feeds !== undefined")
+        expect(self.page.locator("html[data-listens]")).to_be_attached()
 
     def tell(self, name: str, data: Any) -> None:
         self.page.evaluate("([name, data]) => tell(name, data)", [name, data])

@@ -139,6 +139,24 @@ def test_a_wrong_token_is_refused(page: Page, complaints: Complaints, stage: Sta
     expect(page.locator(".verdict").first).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.locator(".verdict")).to_be_hidden()
+
+
+def test_whoever_is_signed_out_by_the_server_is_asked_again(page: Page, complaints: Complaints, stage: Stage) -> None:
+    train = stage.run(orders())
+    stage.do(train.publish(0.0))
+    stage.start_dashboard()
+    complaints.but(f"{REFUSED}|{AWAY}")
+    sign_in(page, stage)
+    expect(page.locator(".verdict").first).to_be_visible()
+    page.get_by_role("button", name="Pause …").click()
+    stage.stop_dashboard()
+    stage.start_dashboard()  # it knows no sessions of the one before
+    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Pause …")).to_be_visible()
 
 
 def test_an_event_full_of_markup_is_shown_as_text(page: Page, complaints: Complaints, stage: Stage) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
 from tests.dashboard import figures
@@ -19,7 +20,9 @@ TRAIN = "#/train/orders"
 SCREENS = ("#/", TRAIN, f"{TRAIN}/wagon/12", f"{TRAIN}/journal", f"{TRAIN}/dead")
 
 
-def nasty(value: Any, keep: frozenset[str] = frozenset({"train", "state", "level", "kind", "verb", "name", "key"})) -> Any:
+def nasty(
+    value: Any, keep: frozenset[str] = frozenset({"train", "state", "level", "kind", "verb", "name", "key"})
+) -> Any:
     """The figures with markup as each text."""
     if isinstance(value, dict):
         return {k: v if k in keep and k != "name" else nasty(v, keep) for k, v in value.items()}
@@ -140,7 +143,12 @@ def trouble(now: float) -> Figures:
         {"level": "info", "text": "watched: orders_v15", "todo": ""},
     ]
     return {
-        "verdict": {"level": "bad", "word": "late", "sentence": "New events wait 14 s; 2 s are promised.", "since": now},
+        "verdict": {
+            "level": "bad",
+            "word": "late",
+            "sentence": "New events wait 14 s; 2 s are promised.",
+            "since": now,
+        },
         "waits": {"new": {"expected": 14.0, "oldest": 12.0}, "backlog": {"expected": None, "oldest": 372.0}},
         "notes": notes,
         "wagons": [
@@ -344,25 +352,11 @@ def test_the_colours_are_kept(page: Page, complaints: Complaints) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
 
 
-_HOUR = """
-async ([train, from, to]) => {
-  window.requestAnimationFrame = (draw) => { const c = new MessageChannel(); c.port1.onmessage = () => draw(); c.port2.postMessage(0); };
-  for (let i = from; i < to; i++) {
-    const now = train.at + i, active = 100 + Math.floor(i / 20);
-    const wagons = train.wagons.slice(-3).map((w, n) => ({ ...w, number: active - 2 + n, name: `orders_v${active - 2 + n}`, settled: w.settled + i }));
-    tell("train", { ...train, at: now, waiting: i, wagons, point: [now, 500 + i % 300, 480, 0.2, 20 + i % 50, 52, i, 96] });
-    if (i % 20 === 0) {
-      tell("past", { reset: false, wagons: [{ ...wagons[0], state: "removed", removed_at: now }] });
-      tell("journal", { reset: false, rows: [{ at: now, process: "p", who: "", kind: "Switched", level: "info", wagons: [active], text: `switched ${i}` }] });
-    }
-    await new Promise((done) => { const c = new MessageChannel(); c.port1.onmessage = done; c.port2.postMessage(0); });
-  }
-  document.documentElement.offsetHeight;
-}
-"""
+_HOUR = (Path(__file__).parent / "hour.js").read_text()
 
 
 def test_a_page_left_open_for_an_hour_does_not_grow(page: Page, complaints: Complaints) -> None:
+    page.set_viewport_size({"width": 400, "height": 300})  # less to paint 3,600 times
     show(page)
     devtools = page.context.new_cdp_session(page)
     devtools.send("Performance.enable")

@@ -32,6 +32,7 @@ async function call(path, options) {
   } catch {
     // a proxy's page: the status says enough
   }
+  if (answer.status === 401 && path !== "api/login") window.dispatchEvent(new Event("signed-out"));
   if (!answer.ok) throw new Refused(answer.status, said?.error ?? `The server answered ${answer.status}.`, answer.headers.get("Retry-After"));
   return said;
 }

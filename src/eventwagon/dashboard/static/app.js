@@ -176,6 +176,7 @@ function drawPath() {
 function login() {
   if (loggedOut) return;
   loggedOut = true;
+  document.querySelector("dialog")?.close();
   feed.stop();
   feed.forget();
   feed.link = "connecting";
@@ -204,6 +205,7 @@ async function begin() {
     if (feed.session.login === "needed") login();
   });
   window.addEventListener("hashchange", go);
+  window.addEventListener("signed-out", login);
   document.addEventListener("visibilitychange", () => document.hidden || later());
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();

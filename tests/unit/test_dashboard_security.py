@@ -57,7 +57,12 @@ def test_with_a_token_nothing_is_read_before_the_login() -> None:
             cookie = answer.headers["set-cookie"]
             assert "HttpOnly" in cookie
             assert "SameSite=strict" in cookie
+            assert "Secure" not in cookie
             assert TOKEN not in cookie
+            behind = await client.post("api/login", json={"token": TOKEN}, headers={"X-Forwarded-Proto": "https"})
+            assert "Secure" in behind.headers["set-cookie"]
+            client.cookies.clear()
+            client.cookies.set("eventwagon_0", cookie.partition("=")[2].partition(";")[0])
             assert (await client.get("api/trains/orders")).status_code == 200
             assert (await client.post("api/logout", json={})).json()["login"] == "needed"
             client.cookies.set(

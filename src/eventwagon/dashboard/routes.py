@@ -163,7 +163,7 @@ class Routes:
             cookie_of(request),
             session,
             path=_prefix(request) + "/",
-            secure=request.url.scheme == "https",
+            secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
             httponly=True,
             samesite="strict",
         )

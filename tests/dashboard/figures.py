@@ -157,7 +157,7 @@ def history(now: float, rows: int = 1_800) -> Figures:
     return {
         "columns": ["at", "arrivals", "settled", "wait_new", "wait_backlog", "oldest", "waiting", "in_flight"],
         "hour": {"step": 2, "rows": [point(now - 2 * (rows - i), i) for i in range(rows)]},
-        "day": {"step": 60, "rows": []},
+        "day": {"step": 60, "rows": [point(now - 60 * (1_440 - i), i) for i in range(1_440)]},
     }
 
 

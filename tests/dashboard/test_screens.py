@@ -287,6 +287,10 @@ def test_curves_can_be_read_as_tables(page: Page, complaints: Complaints) -> Non
     expect(waits.locator("tbody tr").first).to_contain_text(" s")
     waits.locator(".plot").hover()
     expect(waits.locator(".tip")).to_contain_text("new events")
+    hour = waits.locator("tbody th").last.get_attribute("title")
+    page.get_by_text("last day").click()
+    expect(waits.locator("tbody th").last).not_to_have_attribute("title", hour or "")
+    expect(waits.locator("tbody tr")).to_have_count(20)
 
 
 def test_only_a_change_of_the_verdict_is_spoken(page: Page, complaints: Complaints) -> None:

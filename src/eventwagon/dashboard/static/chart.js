@@ -8,9 +8,11 @@ const W = 1000;
 const H = 200;
 const POINTS = 400;
 const ROWS = 20;
+const GAP = 5; // steps without a figure: nobody looked
 
 /** `series`: [{key, name, kind}], `kind` a class of its line; `format(value)` writes a figure with its unit.
- * update({at, values: {key: [...]}, promise}) with times in seconds since the epoch; a figure may be null. */
+ * update({at, step, values: {key: [...]}, promise}) with times in seconds since the epoch, `step` seconds apart; a
+ * figure may be null. */
 export function chart({ title, about, series, format }) {
   const grid = h("div", { class: "grid-lines" });
   const times = h("div", { class: "grid-times" });
@@ -56,8 +58,8 @@ export function chart({ title, about, series, format }) {
     const scale = data.promise > 0 ? waits(data.promise, top) : linear(top);
     lines(scale.ticks.map((value, i) => ({ key: i, at: scale.at(value), text: value === data.promise ? `${format(value)} promised` : format(value), promise: value === data.promise })));
     marks(moments(from, to).map(({ time, at: share, step }, i) => ({ key: i, at: share, text: tick(time, step) })));
-    const some_of = sampled(at.length, POINTS);
-    series.forEach(({ key }, i) => attr(paths[i], "d", path(some_of, at, values[key] ?? [], from, to, scale)));
+    const drawn = withGaps(sampled(at.length, POINTS), at, GAP * data.step);
+    series.forEach(({ key }, i) => attr(paths[i], "d", path(drawn, at, values[key] ?? [], from, to, scale)));
     attr(promise, "d", data.promise > 0 ? `M0 ${y(scale.at(data.promise))}H${W}` : "M0 0");
     if (details.open) fillTable();
   }
@@ -96,11 +98,22 @@ export function chart({ title, about, series, format }) {
   return { node, update };
 }
 
+/** The same indices, each with whether a gap is before it. */
+function withGaps(indices, at, longest) {
+  let last = 0;
+  return indices.map((i) => {
+    let gap = false;
+    for (; last < i; last++) gap ||= at[last + 1] - at[last] > longest;
+    return { i, gap };
+  });
+}
+
 function path(indices, at, values, from, to, scale) {
   let d = "";
   let pen = false;
-  for (const i of indices) {
+  for (const { i, gap } of indices) {
     const value = values[i];
+    if (gap) pen = false;
     if (typeof value !== "number" || !Number.isFinite(value)) {
       pen = false;
       continue;

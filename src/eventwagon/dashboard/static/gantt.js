@@ -11,7 +11,7 @@ const ROWS = 50;
 const ONE_EACH = 60; // more wagons share lanes: those that do not overlap follow one another
 
 /** `open(number)` shows a wagon's page; `href(number)` is its link.
- * update({now, wagons: [{number, state, openedAt, activeAt, closedAt, drainedAt, removedAt, published, failed}]}) */
+ * update({now, period: "hour" or "day", wagons: [{number, state, openedAt, activeAt, closedAt, drainedAt, removedAt, published, failed}]}) */
 export function gantt({ open, href, name }) {
   const paths = Object.fromEntries(["ready", "active", "drain", "failed", "switches"].map((kind) => [kind, s("path", { class: `bars ${kind}` })]));
   const over = s("path", { class: "over" });
@@ -28,15 +28,12 @@ export function gantt({ open, href, name }) {
     h("caption", { class: "unseen" }, "Wagons over time"),
     h("thead", {}, h("tr", {}, ["wagon", "state", "opened", "active", "cut off", "drained", "took"].map((t) => h("th", { scope: "col" }, t)))), body);
   const details = h("details", { class: "figures", ontoggle: () => rows() }, h("summary", {}, "As a table"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Wagons over time, as a table" }, table), more);
-  let chosen = "hour";
-  const radios = Object.keys(SPANS).map((key) =>
-    h("label", {}, h("input", { type: "radio", name: "gantt", value: key, checked: key === chosen, onchange: () => { chosen = key; draw(); } }), h("span", {}, `last ${key}`)));
   const legend = h("ul", { class: "legend" }, [["ready", "ready"], ["active", "takes new events"], ["drain", "drains"], ["switches", "switch"]].map(([kind, text]) => h("li", { class: `bar-${kind}` }, h("i", { "aria-hidden": "true" }), text)));
   const node = h("section", { class: "card chart" },
-    h("div", { class: "chart-head" }, h("h2", {}, "Wagons over time ", said), h("fieldset", { class: "choice" }, h("legend", { class: "unseen" }, "Period"), radios), legend),
+    h("div", { class: "chart-head" }, h("h2", {}, "Wagons over time ", said), legend),
     none, plot, details);
 
-  let seen = { now: 0, wagons: [] };
+  let seen = { now: 0, period: "hour", wagons: [] };
   let drawn = [];
   let begin = 0;
   let lanes = { rows: 0, of: new Map() };
@@ -53,14 +50,14 @@ export function gantt({ open, href, name }) {
 
   function draw() {
     const to = seen.now;
-    const from = to - SPANS[chosen];
+    const from = to - SPANS[seen.period];
     const first = Math.min(...seen.wagons.map((w) => w.openedAt));
     begin = Math.max(from, Math.min(to - 60, first - (to - first) * 0.03)); // a young train fills its picture
     drawn = seen.wagons.filter((w) => end(w, to) >= begin && w.openedAt <= to).sort((a, b) => a.number - b.number);
     show(none, !drawn.length);
     show(plot, drawn.length > 0);
     show(details, drawn.length > 0);
-    say(none, `No wagon in the last ${chosen}.`);
+    say(none, `No wagon in the last ${seen.period}.`);
     const switches = drawn.filter((w) => w.activeAt !== null && w.activeAt >= begin).length;
     say(said, drawn.length ? `${counted(drawn.length, "wagon")}, ${counted(switches, "switch", "switches")}` : "");
     if (!drawn.length) return;
@@ -152,7 +149,7 @@ export function gantt({ open, href, name }) {
   return {
     node,
     update(data) {
-      const of = signature(data.wagons);
+      const of = data.period + signature(data.wagons);
       const moved = ((data.now - seen.now) / (seen.now - begin)) * W;
       if (of === signed && moved < 1) return; // less than a unit of the picture: nothing to see
       signed = of;

@@ -19,6 +19,9 @@ export function trainView(train, feed, go) {
   const rates = chart({ title: "Arriving and settled", series: [{ key: "arrivals", name: "arriving", kind: "k-arrivals" }, { key: "settled", name: "settled", kind: "k-settled" }], format: rate });
   const waits = chart({ title: "Waits", series: [{ key: "wait_new", name: "new events", kind: "k-new" }, { key: "wait_backlog", name: "backlog", kind: "k-backlog" }], format: seconds });
   const lives = gantt({ open: (number) => go(href(number)), href, name: (number) => `${train}_v${number}` });
+  let period = "hour";
+  const periods = h("fieldset", { class: "choice" }, h("legend", {}, "Over time"), ["hour", "day"].map((each) =>
+    h("label", {}, h("input", { type: "radio", name: "period", value: each, checked: each === period, onchange: () => { period = each; feed.changed(); } }), h("span", {}, `last ${each}`))));
   const why = whyNot();
   const jobs = jobsCard();
   const latest = journalRows("Latest entries of the journal");
@@ -37,6 +40,7 @@ export function trainView(train, feed, go) {
   const rest = h("div", { hidden: true },
       h("section", { class: "section", "aria-label": "The train" }, h("h2", { class: "unseen" }, "The train"), row.node),
       h("div", { class: "columns" }, why.node, jobs.node),
+      periods,
       h("div", { class: "columns" }, rates.node, waits.node),
       lives.node,
       h("section", { class: "card" }, h("div", { class: "chart-head" }, h("h2", {}, "Journal"), more), silent, latest.node),
@@ -59,13 +63,13 @@ export function trainView(train, feed, go) {
       why.update(of, href);
       jobs.update(all.filter((job) => job.train === train));
       if (history) {
-        const { columns, hour } = history;
-        const column = (name) => hour.rows.map((each) => each[columns.indexOf(name)]);
+        const { step, rows } = history[period];
+        const column = (name) => rows.map((each) => each[history.columns.indexOf(name)]);
         const when = column("at");
-        rates.update({ at: when, values: { arrivals: column("arrivals"), settled: column("settled") } });
-        waits.update({ at: when, values: { wait_new: column("wait_new"), wait_backlog: column("wait_backlog") }, promise: of.promise });
+        rates.update({ at: when, step, values: { arrivals: column("arrivals"), settled: column("settled") } });
+        waits.update({ at: when, step, values: { wait_new: column("wait_new"), wait_backlog: column("wait_backlog") }, promise: of.promise });
       }
-      lives.update({ now: of.at, wagons: lifetimes(past, of.wagons) });
+      lives.update({ now: of.at, period, wagons: lifetimes(past, of.wagons) });
       if (journalSeen !== journalVersion) {
         journalSeen = journalVersion;
         show(silent, !journal.length);

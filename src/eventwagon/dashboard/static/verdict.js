@@ -62,7 +62,8 @@ export function verdict() {
       const wait = waitOf(of);
       const share = of.promise && wait !== null ? wait / of.promise : null;
       tiles.new.set(span(wait), of.promise === null ? "no promise" : `${span(of.promise)} promised`, share > 1 ? "bad" : null, share);
-      tiles.backlog.set(backlog.expected === 0 ? "no backlog" : span(backlog.expected), backlog.oldest ? `oldest ${span(backlog.oldest)}` : "");
+      const stuck = of.wagons.some((w) => w.state === "draining" && w.drain_left === null); // it has a backlog of unknown length
+      tiles.backlog.set(backlog.expected !== 0 ? span(backlog.expected) : stuck ? "?" : "no backlog", backlog.oldest ? `oldest ${span(backlog.oldest)}` : "");
       tiles.oldest.set(of.oldest_age === 0 ? "none waits" : span(of.oldest_age), "");
       tiles.waiting.set(count(of.waiting), `${count(of.in_flight)} in flight${of.inside ? `, ${count(of.inside)} inside` : ""}`);
       tiles.rates.set(rate(of.arrivals), "");

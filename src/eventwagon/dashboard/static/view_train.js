@@ -131,7 +131,7 @@ function whyNot() {
       if (r !== null) {
         say(pressure, r.pressure === null ? "–" : percent(r.pressure));
         say(measured, r.figures || "–");
-        say(lasted, span(r.lasted));
+        say(lasted, span(r.lasted + (r.current ? Math.max(0, of.at - r.at) : 0)));
         setTime(at_, r.at);
       }
       say(over, r === null ? "" : r.current ? "It still holds." : "It is over: a wagon was switched to or opened since.");

@@ -105,12 +105,18 @@ def _apt(name: str, package: str) -> None:
 # --- Chromium: the browser of the dashboard's tests -----------------------------------------------
 
 
+class NoBrowser(Missing):
+    """No Chromium is installed."""
+
+    help = "make test-dashboard"
+
+
 def chromium() -> Path:
     """The program of Chromium: `$CHROMIUM`, else the one on PATH. Raises Missing."""
     named = os.environ.get("CHROMIUM")
     found = shutil.which(named) if named else next(filter(None, map(shutil.which, _CHROMIUMS)), None)
     if found is None:
-        raise Missing(
+        raise NoBrowser(
             f"chromium: CHROMIUM={named} is not a program"
             if named
             else "chromium: none on PATH: install the package chromium (as root on Debian `make test-dashboard` does "

@@ -1,7 +1,7 @@
 // Calls to the server. Every address is relative to the page's own, which may be mounted anywhere.
 
 /** What the server refused, in its own words. */
-export class Refused extends Error {
+class Refused extends Error {
   constructor(status, text, after) {
     super(text);
     this.status = status;

@@ -1,7 +1,7 @@
 // The train: one car a live wagon, the newest in front. Past ten, the older ones are summed up in the last car.
 
 import { attr, h, list, say, show, width } from "./dom.js";
-import { count, counted, percent, setTime, span, time } from "./format.js";
+import { count, counted, percent, span } from "./format.js";
 
 const MOST = 10;
 const STATES = { provisioning: "being prepared", ready: "ready", active: "takes new events", draining: "draining", drained: "drained", removing: "being removed", failed: "failed", removed: "removed" };

@@ -4,7 +4,7 @@ import { get, trainPath } from "./api.js";
 import { actionBar } from "./actions.js";
 import { stateWord } from "./cars.js";
 import { attr, h, list, say, show, width } from "./dom.js";
-import { count, counted, percent, rate, setTime, span, time } from "./format.js";
+import { count, percent, rate, setTime, span, time } from "./format.js";
 import { journalRows, tableCard } from "./rows.js";
 import { setSign, sign } from "./verdict.js";
 

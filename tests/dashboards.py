@@ -67,7 +67,7 @@ class CountedBroker(MemoryBroker):
 
 
 def a_train(name: str = "orders", **settings: Any) -> Train:
-    """A train whose handler refuses odd numbers below 0, and emits the others."""
+    """A train whose handler refuses numbers below 0."""
     given: dict[str, Any] = {"limit": Volume(1000), "workers": Workers(total=2), "keep_drained": 0.1, **settings}
     train = Train(name, observe_every=0.1, attempts=1, **given)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -12,15 +13,19 @@ import msgspec
 import pytest
 
 from eventwagon import Connection, UsageError
+from eventwagon.contracts.broker import Depth
 from eventwagon.dashboard import Dashboard, app
 from eventwagon.dashboard.dead import key_of
+from eventwagon.dashboard.encoding import encode
+from eventwagon.dashboard.paces import Paces
 from eventwagon.dashboard.shapes import TrainShape, Verdict, WagonShape, Waiting, Waits
 from eventwagon.dashboard.verdict import verdict_of
-from eventwagon.event import Event
+from eventwagon.event import Channel, Event
 from eventwagon.views.notes import conditions, later_note, losses
 from eventwagon.views.train import View, WagonView, look
 from tests.dashboards import OURS, TOKEN, CountedBroker, CountedRegistry, a_train, browser, done, logged_in
 
+NOW = 1_750_000_000.0
 _ELSEWHERE = {  # where the page finds what `status` calls otherwise
     "paused": "pause",
     "elastic_by_default": "workers_text",
@@ -268,6 +273,50 @@ def test_only_named_trains_are_shown() -> None:
     asyncio.run(main())
 
 
+def test_a_backlog_in_inner_channels_is_a_backlog() -> None:
+    def at(settled: int, inside: int) -> dict[int, dict[str, Depth]]:
+        empty = Depth(published=10, settled=10, waiting=0, in_flight=0)
+        inner = Depth(published=settled + inside, settled=settled, waiting=inside, in_flight=0, oldest_at=NOW - 70)
+        return {1: {"": empty, "mail": inner, "dead": Depth(published=3, settled=0, waiting=3, in_flight=0)}}
+
+    paces = Paces()
+    assert paces.look(at(0, 50), 0.0) == {}
+    assert paces.look(at(0, 50), 1.0) == {1: 0.0}
+    assert paces.look(at(40, 10), 5.0) == {1: 8.0}
+    for second in range(6, 40):
+        paces.look(at(40, 10), second)
+    assert paces.look(at(40, 10), 40.0) == {1: 0.0}
+    assert paces.look({1: {"": Depth()}}, 41.0) == {}
+
+    async def main() -> None:
+        train = a_train(grace=0.1)
+
+        @train.on("mail")
+        async def mail(n: int) -> None:
+            await asyncio.sleep(3600)
+
+        broker, registry = CountedBroker(), CountedRegistry()
+        async with train.connect(broker=broker, registry=registry, listeners=()) as c, c.running():
+            await c.found()
+            await broker.publish(Channel("orders", 1, "mail"), [Event("1", "t", "/s", time.time() - 60, b"1")])
+            await c.wait_switched(await c.request_switch())
+            async with browser(app(c, every=0.1)) as client:
+                await client.get("api/trains/orders")
+                await asyncio.sleep(0.3)
+                shown = (await client.get("api/trains/orders")).json()
+            assert (shown["inside"], shown["waits"]["backlog"]["expected"]) == (1, None)
+            assert shown["waits"]["new"]["oldest"] == 0
+            assert shown["wagons"][0]["drain_left"] is None
+            assert shown["verdict"]["word"] != "idle"
+
+    asyncio.run(main())
+
+
+def test_no_text_can_turn_around_what_follows() -> None:
+    shown = encode({"a": ["\u202egpj.exe", "line\nline", "naïve <b>"], "\u202e": float("nan")})
+    assert shown == r'{"a":["\\u202egpj.exe","line\\nline","naïve <b>"],"\\u202e":null}'.encode()
+
+
 def test_two_connections_to_one_train_are_refused() -> None:
     c = a_train().connect("memory://dashboard-twice")
     with pytest.raises(UsageError, match="one connection for each train"):
@@ -278,7 +327,7 @@ def test_two_connections_to_one_train_are_refused() -> None:
 def _verdict(view: View, *, expected: float | None, promise: float | None = 2.0, waiting: int | None = 5) -> Verdict:
     notes = [*losses(view, view.wagons), *later_note(view), *conditions(view, view.wagons)]
     waits = Waits(Waiting(expected, 90.0))
-    return verdict_of(view, waits, promise, notes, waiting=waiting, in_flight=0, settled=1.0)
+    return verdict_of(view, waits, promise, notes, waiting=waiting, at_work=0, settled=1.0)
 
 
 def test_the_worst_comes_first_in_the_verdict() -> None:

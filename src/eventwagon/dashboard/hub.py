@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
 from ..display.text import said
 from ..errors import EventwagonError
 from ..runtime.bulkhead import Bulkhead, is_ours
 from ..runtime.tasks import kept_up
 from .clients import HELLO, Client, message
+from .encoding import encode
 from .jobs import Jobs
 from .picture import unreadable
 from .places import Opened, Place
@@ -27,14 +26,14 @@ _TRAINS = 100
 """The most trains that are read."""
 _AT_ONCE = 10
 """Trains that are read each second; if there are more, each is read less often, but not one that is looked at."""
+_SELDOM = 5
+"""Readings between two searches for new trains."""
 _FIRST_ROWS = 200
 """Entries of the journal that a browser gets at first."""
 _REOPEN = 10
 """Failed searches for trains in a row after which the drivers are opened anew."""
 _PATIENCE = 10.0
 """Seconds for one search, and for somebody who waits for the first reading."""
-
-encode = msgspec.json.Encoder().encode
 
 
 class Hub:
@@ -206,7 +205,9 @@ class Hub:
                         raise
                     failures += 1
                     self._failed(str(e) if isinstance(e, EventwagonError) else said(e))
-                await asyncio.sleep(max(0.0, searched + self.every - clock()))  # whoever comes meanwhile
+                # on Kafka a search lists all topics of the cluster
+                pause = self.every * (_SELDOM if looking and not failures else 1)
+                await asyncio.sleep(max(0.0, searched + pause - clock()))
                 await self._while_nobody_looks()
             for task in looking.values():
                 task.cancel()

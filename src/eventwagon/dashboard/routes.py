@@ -25,8 +25,9 @@ from ..values import text
 from ..views.journal import Row, is_found, row_of
 from .clients import Client, message
 from .dead import Letters
+from .encoding import encode
 from .guard import address_of, refused
-from .hub import Hub, encode
+from .hub import Hub
 from .jobs import AT_ONCE, OF_WAGONS, VERBS, Order
 from .picture import balance_of, channels_of
 from .previews import preview_of

@@ -234,6 +234,15 @@ def test_the_verdict_and_what_to_do_come_first(page: Page, complaints: Complaint
     expect(page.get_by_text("No switch from v15: the next wagon orders_v16 is not ready")).to_be_visible()
 
 
+def test_a_text_without_end_is_cut(page: Page, complaints: Complaints) -> None:
+    now = time.time()
+    scripted = show(page, notes=[{"level": "bad", "text": "x" * 1_000_000, "todo": ""}])
+    scripted.tell("journal", {"reset": False, "rows": [figures.row(now, "y" * 1_000_000)]})
+    for cut in (page.get_by_text(" … (1000000 characters)").nth(0), page.get_by_text(" … (1000000 characters)").nth(1)):
+        expect(cut).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
 def test_trains_are_listed_worst_first(page: Page, complaints: Complaints) -> None:
     scripted = show(page, "#/")
     names = page.locator(".train-name")

@@ -22,15 +22,20 @@ function fill(node, props, children) {
   return node;
 }
 
+const LONGEST = 4000;
+
+/** A text that can be laid out: an error may be a megabyte. */
+export const cut = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST)} … (${text.length} characters)` : text);
+
 /** Sets a text only if it differs, so that nothing is laid out anew and no screen reader speaks. */
 export function say(node, text) {
-  const said = text === null || text === undefined ? "" : String(text);
+  const said = text === null || text === undefined ? "" : cut(String(text));
   if (node.textContent !== said) node.textContent = said;
 }
 
 /** The same; what stands between backticks is shown as code. */
 export function sayCoded(node, text) {
-  const parts = String(text).split("`");
+  const parts = cut(String(text)).split("`");
   if (node.textContent === parts.join("")) return;
   node.replaceChildren(...parts.map((part, i) => (i % 2 ? h("code", {}, part) : part)));
 }

@@ -1,7 +1,7 @@
 // Dead letters, grouped by error. What may be done with them has its place at the right of each group's head.
 
 import { get, trainPath } from "./api.js";
-import { h, say, show } from "./dom.js";
+import { cut, h, say, show } from "./dom.js";
 import { count, counted, time } from "./format.js";
 
 const PAGE = 50;
@@ -59,7 +59,7 @@ function group(path, train, of) {
   return h("details", { class: "card group", ontoggle: (event) => event.target.open && !begun && read() },
     h("summary", {},
       h("span", { class: "group-count" }, count(of.count)),
-      h("span", { class: "group-text" }, h("b", {}, of.because || "no reason given"), h("span", { class: "dim" }, `${of.channel || "ingress"}, ${wagons}, ${of.types.join(", ")}, the last `, time(of.last_at))),
+      h("span", { class: "group-text" }, h("b", {}, cut(of.because) || "no reason given"), h("span", { class: "dim" }, `${of.channel || "ingress"}, ${wagons}, ${of.types.join(", ")}, the last `, time(of.last_at))),
       h("span", { class: "group-actions" })),
     letters, trouble, more);
 }
@@ -69,7 +69,7 @@ function letter(train, of) {
   const row = (name, value) => (value === null || value === "" || value === undefined ? null : h("div", {}, h("dt", {}, name), h("dd", {}, value)));
   return h("li", {},
     h("p", { class: "letter-head" }, time(of.at), " ", h("code", {}, of.id)),
-    h("p", {}, of.because),
+    h("p", {}, cut(of.because)),
     h("dl", { class: "counts" }, row("wagon", h("a", { href: `#/train/${encodeURIComponent(train)}/wagon/${of.wagon}` }, `v${of.wagon}`)), row("channel", of.channel || "ingress"), row("attempts", count(of.attempts)), row("type", of.type), row("source", of.source), row("subject", of.subject), row("published", time(of.time)), row("content", of.content_type)),
     data);
 }

@@ -248,6 +248,47 @@ def test_one_train_that_cannot_be_read_hides_no_other_and_comes_back() -> None:
     asyncio.run(main())
 
 
+def test_a_driver_that_raises_anything_or_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventwagon.dashboard.watching._PATIENCE", 0.3)
+
+    class Broken(CountedRegistry):
+        raises: BaseException | None = None
+
+        async def members(self, train: str) -> Any:
+            if self.raises is not None:
+                raise self.raises
+            return await super().members(train)
+
+    class Stuck(CountedRegistry):
+        async def members(self, train: str) -> Any:
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        broken, broker = Broken(), CountedBroker()
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(
+                a_train("apples").connect(broker=broker, registry=broken, listeners=())
+            )
+            second = await stack.enter_async_context(
+                a_train("pears").connect(broker=broker, registry=Stuck(), listeners=())
+            )
+            await first.found()
+            await second.found()
+            client = await stack.enter_async_context(browser(app([first, second], every=0.1)))
+            for error in (RuntimeError("nobody\nknows"), asyncio.CancelledError(), KeyError("x")):
+                broken.raises = error
+                await asyncio.sleep(0.15)
+                found = {card["train"]: card for card in (await client.get("api/trains")).json()["trains"]}
+                assert type(error).__name__ in found["apples"]["trouble"]["why"]
+                assert found["pears"]["trouble"]["why"] == "no answer within 0.3 s"
+            broken.raises = None
+            await asyncio.sleep(0.6)
+            found = {card["train"]: card for card in (await client.get("api/trains")).json()["trains"]}
+            assert found["apples"]["trouble"] is None
+
+    asyncio.run(main())
+
+
 def test_a_url_that_cannot_be_read_says_so(tmp_path: Any) -> None:
     async def main() -> None:
         (tmp_path / "file").write_text("no folder")

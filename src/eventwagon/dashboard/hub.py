@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ..display.text import said
@@ -32,6 +32,8 @@ _FIRST_ROWS = 200
 """Entries of the journal that a browser gets at first."""
 _REOPEN = 10
 """Failed searches for trains in a row after which the drivers are opened anew."""
+_SOON = 2.0
+"""Seconds for which a list of all trains waits for one."""
 _PATIENCE = 10.0
 """Seconds for one search, and for somebody who waits for the first reading."""
 
@@ -101,8 +103,10 @@ class Hub:
         return watch
 
     async def cards(self) -> list[Card]:
-        """All trains at a glance. Call it while `looking`."""
-        await asyncio.gather(*(w.look(journal=False, fresh=2 * self.every) for w in self._watches.values()))
+        """All trains at a glance; one that does not answer soon, as it was. Call it while `looking`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SOON):
+                await asyncio.gather(*(w.look(journal=False, fresh=2 * self.every) for w in self._watches.values()))
         return self._cards()
 
     def _cards(self) -> list[Card]:

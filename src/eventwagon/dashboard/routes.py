@@ -150,12 +150,13 @@ class Routes:
         if not self._sessions.has_token:
             return refused(403, "this dashboard is read-only: it was started without a token")
         address = address_of(request.scope)
-        if wait := self._sessions.wait(address):
-            return refused(429, "too many wrong tokens: wait a little", **{"Retry-After": str(math.ceil(wait))})
         try:
             given = await _body(request, _Login)
         except Stop as e:
             return refused(e.status_code, e.detail)
+        # only now: many bodies may have been on their way at once
+        if wait := self._sessions.wait(address):
+            return refused(429, "too many wrong tokens: wait a little", **{"Retry-After": str(math.ceil(wait))})
         session = self._sessions.login(given.token, address)
         if session is None:
             return refused(401, "this is not the token")

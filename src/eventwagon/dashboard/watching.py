@@ -16,6 +16,7 @@ from ..display.text import said
 from ..errors import EventwagonError
 from ..policy.figures import figures_of
 from ..policy.onlooking import Onlooking
+from ..runtime.bulkhead import Bulkhead, is_ours
 from ..views.journal import Row, row_of
 from ..views.source import Outside
 from ..views.train import Found, read, view_of
@@ -79,6 +80,7 @@ class TrainWatch:
         self.journal = Log[Row](_ROWS)
         self.past = Log[Past](_PAST)
         self._url = url
+        self._bulkhead = Bulkhead("dashboard")
         self._onlooking = Onlooking()
         self._paces = Paces()
         self._refusal: Refusal | None = None
@@ -105,15 +107,18 @@ class TrainWatch:
                         await self._read_journal()
                         self._journal_read, self._journal_at = clock(), found.snapshot.version
                     self._take(found)
-                    self._looked = clock()
             except EventwagonError as e:
                 self.failed(str(e))
             except TimeoutError:
                 self.failed(f"no answer within {_PATIENCE:g} s")
-            except Exception as e:  # noqa: BLE001 - a driver of another package may raise anything: others are shown
+            except BaseException as e:  # a driver of another package may raise anything: the others are shown
+                if is_ours(e):
+                    raise
+                self._bulkhead.report(f"a reading of train {self.name}", e)
                 self.failed(said(e))
             else:
                 self.trouble = None
+            self._looked = clock()
 
     def _is_journal_due(self, now: float) -> bool:
         return now - self._journal_read >= _JOURNAL
@@ -150,14 +155,14 @@ class TrainWatch:
         measures = Measures(seen, figures, self._onlooking.history.of(0), paces)
         train = train_of(found, view, measures, self.source.every_member)
         verdict = self._dated(train.verdict, found.at)
-        point = point_of(train)
+        self.curves.add(point_of(train))
         self._verdict = verdict
         self.found = found
         self.train = msgspec.structs.replace(
             train,
             verdict=verdict,
             refusal=self._refusal,
-            point=point if self.curves.add(point) else None,
+            point=self.curves.last,  # the same as before between two points: readers tell by its time
         )
 
     def rest(self) -> None:

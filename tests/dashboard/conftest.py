@@ -1,4 +1,4 @@
-"""Fixtures: one browser for all tests, and a page that must end without complaints."""
+"""Fixtures: one browser for the tests of a module, and a page that must end without complaints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tests.dashboard.browser import Complaints, browser
 from tests.dashboard.staging import Stage
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chrome() -> Iterator[Browser]:
+    """While it is open, Playwright's event loop runs in this thread: tests of other modules have loops of their own."""
     with browser() as started:
         yield started
 

@@ -11,7 +11,7 @@ FUZZ   ?= 10
 JOBS   ?= 2
 WORKERS ?= --numprocesses=2 --dist=worksteal
 # the folders of tests that need servers: each has a target of its own
-ON_SERVERS := redis kafka pulsar aws kubernetes servers
+ON_SERVERS := redis kafka pulsar aws kubernetes prometheus servers dashboard
 CHAOS_ON := redis kafka pulsar
 
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
 
-test: check unit test-wheel test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes simulate ## Everything that must pass
+test: check unit test-wheel test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes test-prometheus test-dashboard simulate ## Everything that must pass
 
 check: lint types layers manifests templates ## Format, lint, types, layers, what is deployed with
 
@@ -104,6 +104,16 @@ test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into y
 	$(call get,helm)
 	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
 	@$(BIN)/pytest tests/kubernetes $(ARGS) || $(call again,tests/kubernetes)
+
+# they wait more than they work
+test-prometheus: WORKERS = --numprocesses=3 --dist=worksteal
+test-prometheus: $(STAMP) ## The alert rules and the Grafana board, on a real Prometheus (Debian's package, unpacked into your cache)
+	$(call get,prometheus)
+	$(call run,prometheus)
+
+test-dashboard: $(STAMP) ## The tests of the dashboard's page in Chromium (as root on Debian it is installed)
+	$(call get,chromium)
+	$(call run,dashboard)
 
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)

@@ -39,7 +39,8 @@ VALUES = {
     "much of it": "target=app:train,existingSecret=train,image.repository=shop,image.tag=v1,networkPolicy.enabled=true,"
     "observer.replicas=3,workers.perPod=4,podDisruptionBudget.maxUnavailable=50%,cleanup.timeout=600,"
     "imagePullSecrets[0].name=pull,env[0].name=LANG,env[0].value=C,observer.spec.nodeSelector.pool=small,"
-    "workers.container.lifecycle.preStop.sleep.seconds=1,workers.spec.priorityClassName=low,serviceAccount.name=me",
+    "workers.container.lifecycle.preStop.sleep.seconds=1,workers.spec.priorityClassName=low,serviceAccount.name=me,"
+    "metrics.enabled=true,metrics.podMonitor.enabled=true,metrics.rules.enabled=true,metrics.dashboard.enabled=true",
 }
 
 

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +70,11 @@ def built(directory: Path) -> Path:
     if stray := re.findall(r"\]\((?!https?:|mailto:)[^)]+\)", page):
         raise SystemExit(f"{sdist.name}: links that lead nowhere on a package index: {', '.join(stray)}")
     (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = set(archive.namelist())
+    static = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/eventwagon/dashboard/static").iterdir()}
+    if missing := sorted(static - shipped):
+        raise SystemExit(f"{wheel.name} lacks {', '.join(missing)} of the dashboard's page")
     return wheel
 
 

@@ -4,8 +4,10 @@ and uninstalled without leaving anything."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import yaml
 from eventwagon.contracts.lifecycle import State
 from eventwagon.orchestrators.kubernetes.template import Template
 from tests.kubernetes.test_burst import DEPLOY, Story
+from tests.kubernetes.test_trouble import spec
 from tests.kubernetes.world import SECRET, World, until
 from tests.programs.pods import burst
+from tests.prometheus.shipped import BOARD, RULES
 from tests.servers.install import helm
 
 CHART = DEPLOY.parent / "helm" / "eventwagon"
@@ -117,6 +121,67 @@ def test_what_users_add_is_merged(chart: Helm) -> None:
     assert orchestrator.endswith("&per_pod=4")
 
 
+METRICS: Mapping[str, object] = {
+    "metrics.enabled": True,
+    "metrics.podMonitor.enabled": True,
+    "metrics.podMonitor.labels.release": "monitoring",
+    "metrics.rules.enabled": True,
+    "metrics.dashboard.enabled": True,
+}
+
+
+def test_without_metrics_nothing_is_there_for_them(chart: Helm) -> None:
+    made = chart.rendered(**{"networkPolicy.enabled": True})
+    assert not {"PodMonitor pods", "PrometheusRule alerts", "ConfigMap dashboard"} & set(made)
+    assert "metrics" not in str(made).lower()
+    assert made["NetworkPolicy observer"]["spec"]["ingress"] == made["NetworkPolicy worker"]["spec"]["ingress"] == []
+
+
+def test_observers_and_workers_answer_prometheus(chart: Helm) -> None:
+    made = chart.rendered(**{"metrics.port": 9999, "networkPolicy.enabled": True, **MUCH, **METRICS})
+    (observer,) = made["Deployment observer"]["spec"]["template"]["spec"]["containers"]
+    assert observer["args"][-4:] == ["--metrics-port", "9999", "--metrics-host", "0.0.0.0"]  # noqa: S104
+    given = yaml.safe_load(made["ConfigMap pod"]["data"]["pod.yaml"])
+    template = Template("app:train", given, secret="train", image="shop:v1", per_pod=1, handler_timeout=60.0)  # noqa: S106
+    pod = template.deployment(spec())["spec"]["template"]
+    (worker,) = (c for c in pod["spec"]["containers"] if c["name"] == "worker")
+    env = {e["name"]: e.get("value") for e in worker["env"]}
+    assert env["LANG"] == "C"
+    assert (env["EVENTWAGON_METRICS_PORT"], env["EVENTWAGON_METRICS_HOST"]) == ("9999", "0.0.0.0")  # noqa: S104
+    assert observer["ports"] == worker["ports"] == [{"name": "metrics", "containerPort": 9999}]
+    monitor = made["PodMonitor pods"]
+    assert monitor["metadata"]["labels"]["release"] == "monitoring"
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    for labels in (made["Deployment observer"]["spec"]["template"]["metadata"]["labels"], pod["metadata"]["labels"]):
+        assert wanted <= labels.items()
+        assert labels["app.kubernetes.io/component"] in monitor["spec"]["selector"]["matchExpressions"][0]["values"]
+    for each in ("observer", "worker"):
+        assert made[f"NetworkPolicy {each}"]["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 9999}]}]
+
+
+def test_alerts_and_board_are_those_that_are_shipped(chart: Helm) -> None:
+    made = chart.rendered(**METRICS)
+    assert made["PrometheusRule alerts"]["spec"] == yaml.safe_load(RULES.read_text())
+    assert json.loads(made["ConfigMap dashboard"]["data"]["eventwagon.json"]) == json.loads(BOARD.read_text())
+    assert made["ConfigMap dashboard"]["metadata"]["labels"]["grafana_dashboard"] == "1"
+    made = chart.rendered(**{**METRICS, "metrics.rules.runbooks": "https://docs.example.com/runbooks/"})
+    (group,) = made["PrometheusRule alerts"]["spec"]["groups"]
+    assert {rule["annotations"]["runbook_url"] for rule in group["rules"]} == {
+        f"https://docs.example.com/runbooks/{rule['alert']}.md" for rule in group["rules"]
+    }
+
+
+def test_a_packaged_chart_holds_them(chart: Helm, tmp_path: Path) -> None:
+    chart("package", str(CHART), "--destination", str(tmp_path))
+    (package,) = tmp_path.glob("*.tgz")
+    with tarfile.open(package) as archive:
+        for file in (RULES, BOARD):
+            held = archive.extractfile(f"eventwagon/files/{file.name}")
+            assert held is not None
+            assert held.read() == file.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -133,6 +198,11 @@ def test_what_users_add_is_merged(chart: Helm) -> None:
         ({"networkPolicy.brokerPorts[0]": 70000}, "brokerPorts"),
         ({"serviceAccount.create": False}, "serviceAccount.name"),
         ({"podDisruptionBudget.maxUnavailable": "many"}, "maxUnavailable"),
+        ({"metrics.enabled": True, "metrics.port": 80}, "port"),
+        ({"metrics.enabled": True, "metrics.port": 8686}, "port"),
+        ({"metrics.podMonitor.enabled": True}, "set metrics.enabled too"),
+        ({"metrics.podMonitor.interval": "often"}, "interval"),
+        ({"metrics.rules.runbooks": "docs"}, "runbooks"),
     ],
     ids=lambda value: "" if isinstance(value, str) else ",".join(value),
 )
@@ -142,7 +212,13 @@ def test_wrong_values_are_refused(chart: Helm, values: Mapping[str, object], wor
 
 
 @pytest.mark.parametrize(
-    "values", [{}, MUCH, {**MUCH, "observer.replicas": 0, "podDisruptionBudget.maxUnavailable": "50%"}]
+    "values",
+    [
+        {},
+        {"metrics.enabled": True},
+        MUCH,
+        {**MUCH, "observer.replicas": 0, "podDisruptionBudget.maxUnavailable": "50%"},
+    ],
 )
 def test_the_cluster_takes_what_it_makes(world: World, chart: Helm, values: Mapping[str, object]) -> None:
     given = {"networkPolicy.enabled": True, **LEAST, **values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from eventwagon.contracts.facts import Fact, Switched, WagonDrained
 from eventwagon.contracts.metering import ProcessFigures, TrainFigures
 from eventwagon.contracts.registry import Member
 from eventwagon.errors import Unavailable
-from eventwagon.event import Channel
+from eventwagon.event import DEAD, Channel, Event
 from eventwagon.metrics import INSTRUMENTS, Metrics
 from eventwagon.policy.figures import reporter
 from eventwagon.testing.virtual_time import run
@@ -186,6 +186,35 @@ def test_figures_that_are_old_are_not_exported() -> None:
     assert Figures.of(metrics).one("eventwagon_wagons_cap") == 3
     at = 1010.1
     assert not Figures.of(metrics).all("eventwagon_wagons_cap")
+
+
+def test_dead_letters_are_not_missed_while_their_wagon_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alert on their rise would take those that come back for new ones."""
+    monkeypatch.setattr("eventwagon.runtime.observer._LETTERS_EVERY", 0.0)
+
+    async def main() -> None:
+        world = World()
+        metrics = Metrics(clock=world.clock)
+        publish = world.broker.publish
+
+        async def slowly(channel: Channel, events: Sequence[Event]) -> None:
+            if channel == Channel("t", 0, DEAD):
+                await asyncio.sleep(2)
+            await publish(channel, events)
+
+        monkeypatch.setattr(world.broker, "publish", slowly)
+        async with world.connect(train_of(limit=Volume(5)), meter=metrics) as connection, connection.running():
+            counts = [0.0]
+            for _ in range(4):
+                await connection.publish_many([1] * 5)
+                for _ in range(20):
+                    await asyncio.sleep(0.5)
+                    counts += Figures.of(metrics).all("eventwagon_dead_letters")
+            assert counts == sorted(counts)
+            assert counts[-1] == 20
+            assert len(connection.manifest.wagons) < 4
+
+    run(main())
 
 
 def test_publishers_that_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

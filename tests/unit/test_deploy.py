@@ -74,6 +74,15 @@ def test_the_chart_is_of_this_version() -> None:
     assert chart["version"] == chart["appVersion"] == version
 
 
+def test_the_chart_holds_the_alerts_and_the_board() -> None:
+    """By links, so that they can't differ. Where links become copies (a zip, Windows), they are to be the same."""
+    files = ROOT / "deploy" / "helm" / "eventwagon" / "files"
+    shipped = {"eventwagon.rules.yaml": "prometheus", "eventwagon.json": "grafana"}
+    assert {file.name for file in files.iterdir()} == set(shipped)
+    for name, folder in shipped.items():
+        assert (files / name).read_bytes() == (ROOT / "deploy" / folder / name).read_bytes()
+
+
 def test_compose_runs_what_the_tests_run() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     tags = {name: service["image"].rpartition(":")[2] for name, service in services.items()}

@@ -18,6 +18,8 @@ from .console import DEFAULT_URL, Url, job, line
 from .serve import LogLevel, asked_to_end, level_of, set_up_logging
 
 _logger = logging.getLogger("eventwagon.cli")
+_CONNECTIONS = 1_000
+"""Further ones get 503."""
 _GRACE = 3
 """Seconds that open requests have at the end."""
 
@@ -133,6 +135,7 @@ def _server(served: Any) -> Any:
         log_level="warning",
         proxy_headers=False,
         server_header=False,
+        limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE,
     )
     return Server(config)

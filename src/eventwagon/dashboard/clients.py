@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 _MOST = 8
@@ -24,7 +23,7 @@ class Client:
         """How far it has come in each list."""
         self.jobs_seen = -1
         self.is_new = True
-        self.came_at = time.monotonic()
+        self.came_at = asyncio.get_running_loop().time()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     def offer(self, chunk: bytes) -> bool:

@@ -22,18 +22,21 @@ class Curves:
         self._hour: deque[Point] = deque(maxlen=_HOUR)
         self._day: deque[Point] = deque(maxlen=_DAY)
 
-    def add(self, point: Point) -> bool:
-        """Take in the figures of one look. Returns whether the last hour has a new point."""
+    @property
+    def last(self) -> Point | None:
+        """The newest point."""
+        return self._hour[-1] if self._hour else None
+
+    def add(self, point: Point) -> None:
+        """Take in the figures of one look; not each becomes a point."""
         if self._day and point[0] < self._day[-1][0]:  # somebody has set the clock back
             self._day.clear()
             self._hour.clear()
         if not self._day or point[0] - self._day[-1][0] >= _COARSE:
             self._day.append(point)
         # a look comes a little early or late
-        if self._hour and point[0] - self._hour[-1][0] < _FINE - 0.25:
-            return False
-        self._hour.append(point)
-        return True
+        if not self._hour or point[0] - self._hour[-1][0] >= _FINE - 0.25:
+            self._hour.append(point)
 
     def __len__(self) -> int:
         return len(self._hour) + len(self._day)

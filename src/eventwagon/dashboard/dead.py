@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 
 from ..display.text import plain
 from ..event import Event
 from ..policy.letters import kind_of
-from ..views.letters import data_of, letter_of
+from ..views.letters import letter_of
 from .watching import TrainWatch
 
 _MOST = 10_000
@@ -166,12 +167,14 @@ def _add(found: dict[str, Group], event: Event) -> None:
 
 def _letter(event: Event, *, payloads: bool) -> Letter:
     found = letter_of(event)
-    known = {name: found[name] for name in Letter.__struct_fields__ if name in found and name != "data"}
-    return Letter(**known, bytes=len(event.data), data=_data(event.data) if payloads else None, hidden=not payloads)  # type: ignore[arg-type]
+    known: dict[str, Any] = {name: found[name] for name in Letter.__struct_fields__ if name in found and name != "data"}
+    return Letter(**known, bytes=len(event.data), data=_data(event.data) if payloads else None, hidden=not payloads)
 
 
 def _data(data: bytes) -> object:
     if len(data) > _SHOWN:
         return data[:_SHOWN].decode(errors="backslashreplace") + " …"
-    found = data_of(data)
-    return data.decode(errors="backslashreplace") if found is data else found
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return data.decode(errors="backslashreplace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from ..values import is_a, items
 
 HEADER = "x-eventwagon"
 """Without this header no POST is accepted: no form and no page of another site can send it."""
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -107,7 +109,7 @@ def host_of(named: str) -> str | None:
         return None
     if not parts.hostname or parts.path or parts.query or parts.fragment or "@" in named:
         return None
-    return parts.hostname.lower().rstrip(".")
+    return parts.hostname.lower().rstrip(".") if _HOST.fullmatch(parts.hostname) else None
 
 
 def _is_origin(origin: str, named: str) -> bool:

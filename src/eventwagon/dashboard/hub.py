@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
-
-import msgspec
 
 from ..display.text import said
 from ..errors import EventwagonError
 from ..runtime.bulkhead import Bulkhead, is_ours
 from ..runtime.tasks import kept_up
 from .clients import HELLO, Client, message
+from .encoding import encode
 from .jobs import Jobs
 from .picture import unreadable
 from .places import Opened, Place
@@ -27,14 +26,16 @@ _TRAINS = 100
 """The most trains that are read."""
 _AT_ONCE = 10
 """Trains that are read each second; if there are more, each is read less often, but not one that is looked at."""
+_SELDOM = 5
+"""Readings between two searches for new trains."""
 _FIRST_ROWS = 200
 """Entries of the journal that a browser gets at first."""
 _REOPEN = 10
 """Failed searches for trains in a row after which the drivers are opened anew."""
+_SOON = 2.0
+"""Seconds for which a list of all trains waits for one."""
 _PATIENCE = 10.0
 """Seconds for one search, and for somebody who waits for the first reading."""
-
-encode = msgspec.json.Encoder().encode
 
 
 class Hub:
@@ -78,7 +79,7 @@ class Hub:
             yield
         finally:
             self._clients.discard(client)
-            self._left_at = time.monotonic()
+            self._left_at = self._now()
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
@@ -86,13 +87,13 @@ class Hub:
         self._passing += 1
         self._wake()
         try:
-            deadline = time.monotonic() + _PATIENCE
-            while not self._known and self.trouble is None and time.monotonic() < deadline:
+            deadline = self._now() + _PATIENCE
+            while not self._known and self.trouble is None and self._now() < deadline:
                 await self._poke_or(0.05)
             yield
         finally:
             self._passing -= 1
-            self._left_at = time.monotonic()
+            self._left_at = self._now()
 
     async def watch(self, name: str, *, journal: bool = True) -> TrainWatch | None:
         """The train, read within the last second or so, by whomever; None if there is none. Call it while `looking`."""
@@ -102,8 +103,10 @@ class Hub:
         return watch
 
     async def cards(self) -> list[Card]:
-        """All trains at a glance. Call it while `looking`."""
-        await asyncio.gather(*(w.look(journal=False, fresh=2 * self.every) for w in self._watches.values()))
+        """All trains at a glance; one that does not answer soon, as it was. Call it while `looking`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SOON):
+                await asyncio.gather(*(w.look(journal=False, fresh=2 * self.every) for w in self._watches.values()))
         return self._cards()
 
     def _cards(self) -> list[Card]:
@@ -132,6 +135,10 @@ class Hub:
 
     # --- its tasks ------------------------------------------------------------------------
 
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
     def _wake(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:  # the app is served by another one
@@ -154,7 +161,7 @@ class Hub:
         return poked.done()
 
     def _is_wanted(self) -> bool:
-        return bool(self._is_looked_at() or self._jobs_under_way or time.monotonic() - self._left_at < _LINGER)
+        return bool(self._is_looked_at() or self._jobs_under_way or self._now() - self._left_at < _LINGER)
 
     def _is_looked_at(self) -> bool:
         return bool(self._clients or self._passing)
@@ -202,7 +209,9 @@ class Hub:
                         raise
                     failures += 1
                     self._failed(str(e) if isinstance(e, EventwagonError) else said(e))
-                await asyncio.sleep(max(0.0, searched + self.every - clock()))  # whoever comes meanwhile
+                # on Kafka a search lists all topics of the cluster
+                pause = self.every * (_SELDOM if looking and not failures else 1)
+                await asyncio.sleep(max(0.0, searched + pause - clock()))
                 await self._while_nobody_looks()
             for task in looking.values():
                 task.cancel()
@@ -285,7 +294,7 @@ class Hub:
         own = self._watches.get(client.train or "")
         is_complete = own is None or own.is_complete
         all_read = is_complete and all(w.full() is not None for w in self._watches.values())
-        return all_read or time.monotonic() > client.came_at + 2.0
+        return all_read or self._now() > client.came_at + 2.0
 
     def _trains(self) -> bytes:
         return message("trains", encode({"at": time.time(), "trouble": self.trouble, "trains": self._cards()}))

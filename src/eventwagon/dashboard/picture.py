@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,28 +46,40 @@ _LEVELS = {"bad": "bad", "alert": "warn", "warn": "warn", "request": "info", "in
 _WORST_FIRST = {"bad": 0, "warn": 1, "info": 2}
 
 
-def train_of(
-    found: Found, view: View, seen: Seen, figures: TrainFigures, together: Sequence[Sample], every: Sequence[Member]
-) -> TrainShape:
-    """The train as the page gets it, without what depends on earlier readings: its refusal, and the verdict's `since`.
-    `together`: the samples of all wagons together; `every`: all check-ins, those on budgets included."""
-    manifest = found.snapshot.manifest
+class Measures(NamedTuple):
+    """What was measured over several readings."""
+
+    seen: Seen
+    figures: TrainFigures
+    together: Sequence[Sample]
+    """Of all wagons together."""
+    paces: Mapping[int, float]
+    """Events that each wagon settles per second in all its channels, by number."""
+
+
+def train_of(found: Found, view: View, measures: Measures, check_ins: Sequence[Member]) -> TrainShape:
+    """The train as the page gets it, without its refusal, and since when the verdict is what it is. `check_ins`: those
+    on budgets included."""
+    manifest, seen, figures = found.snapshot.manifest, measures.seen, measures.figures
+    wagons = [_wagon(w, found, measures) for w in view.wagons]
     waiting, in_flight, inside = (_sum(getattr(w, name) for w in view.wagons) for name in _COUNTED)
-    oldest = dict(figures.oldest)
+    draining = [w for w in wagons if w.state == State.DRAINING.value]
     waits = Waits(
-        Waiting(figures.predicted.get("new"), oldest.get("new")),
-        Waiting(figures.predicted.get("backlog"), oldest.get("backlog")),
+        Waiting(figures.predicted.get("new"), figures.oldest.get("new")),
+        Waiting(_longest(w.drain_left for w in draining), _longest(w.oldest_age for w in draining)),
     )
-    arrivals, settled = _rates(together)
+    arrivals, settled = _rates(measures.together)
     notes = [*losses(view, view.wagons), *later_note(view), *conditions(view, view.wagons)]
     active = manifest.active
     declared = view.declared
     return TrainShape(
         train=view.train,
-        verdict=verdict_of(view, waits, figures.promise, notes, waiting=waiting, in_flight=in_flight, settled=settled),
+        verdict=verdict_of(
+            view, waits, figures.promise, notes, waiting=waiting, at_work=_sum((in_flight, inside)), settled=settled
+        ),
         waits=waits,
         promise=figures.promise,
-        oldest_age=max(oldest.values()) if len(oldest) == 2 else None,
+        oldest_age=_longest(w.oldest_age for w in wagons if w.state in _WITH_EVENTS),
         waiting=waiting,
         in_flight=in_flight,
         inside=inside,
@@ -100,15 +113,16 @@ def train_of(
         at_budget=view.at_budget,
         crashed=view.crashed,
         threatened=view.threatened,
-        budgets=_budgets(every),
+        budgets=_budgets(check_ins),
         schedules=view.schedules,
         later=LaterShape(view.later, view.later_next),
         dead_lost=view.dead_lost,
         members=[_member(m) for m in view.members],
-        wagons=[_wagon(w, manifest, found, seen) for w in view.wagons],
+        wagons=wagons,
     )
 
 
+_WITH_EVENTS = (State.ACTIVE.value, State.DRAINING.value)
 _COUNTED = ("waiting", "in_flight", "inside")
 
 
@@ -189,7 +203,18 @@ def _budgets(members: Sequence[Member]) -> list[BudgetShape]:
     ]
 
 
-def _wagon(view: WagonView, manifest: Manifest, found: Found, seen: Seen) -> WagonShape:
+def _longest(times: Iterable[float | None]) -> float | None:
+    """The longest of the times; 0 if there are none, None if one is not known."""
+    known = [0.0]
+    for each in times:
+        if each is None:
+            return None
+        known.append(each)
+    return max(known)
+
+
+def _wagon(view: WagonView, found: Found, measures: Measures) -> WagonShape:
+    manifest, seen = found.snapshot.manifest, measures.seen
     wagon = manifest.wagon(view.number)
     assert wagon is not None  # noqa: S101 - the view is of this manifest
     reading = seen.readings.get(wagon.number)
@@ -219,8 +244,8 @@ def _wagon(view: WagonView, manifest: Manifest, found: Found, seen: Seen) -> Wag
         age=view.age,
         reason=view.reason,
         rate=rate,
-        oldest_age=_oldest(reading),
-        drain_left=_drain_left(wagon, left, rate),
+        oldest_age=_oldest(found.depths.get(wagon.number, {}), found.at),
+        drain_left=_drain_left(wagon, left, measures.paces.get(wagon.number)),
         opened_at=wagon.opened_at,
         ready_at=wagon.ready_at,
         active_at=wagon.active_at,
@@ -242,18 +267,20 @@ def _outstanding(depths: Mapping[str, Depth]) -> int | None:
     return outstanding([depth for name, depth in depths.items() if name != DEAD])
 
 
-def _oldest(reading: Reading | None) -> float | None:
-    if reading is None:
+def _oldest(depths: Mapping[str, Depth], now: float) -> float | None:
+    """How long the oldest event has waited in any channel; 0: none waits."""
+    working = [d for name, d in depths.items() if name != DEAD]
+    if any(d.waiting is None or (d.waiting and d.oldest_at is None) for d in working):
         return None
-    return 0.0 if reading.oldest_age is None and reading.waiting == 0 else reading.oldest_age
+    return max([0.0, *(now - d.oldest_at for d in working if d.oldest_at is not None)])
 
 
-def _drain_left(wagon: Wagon, left: int | None, rate: float | None) -> float | None:
+def _drain_left(wagon: Wagon, left: int | None, pace: float | None) -> float | None:
     if wagon.state is not State.DRAINING or left is None:
         return None
     if left == 0:
         return 0.0
-    return left / rate if rate else None
+    return left / pace if pace else None
 
 
 def past_of(train: str, entry: Entry, fact: WagonRemoved) -> Past:

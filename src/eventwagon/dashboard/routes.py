@@ -25,8 +25,9 @@ from ..values import text
 from ..views.journal import Row, is_found, row_of
 from .clients import Client, message
 from .dead import Letters
+from .encoding import encode
 from .guard import address_of, refused
-from .hub import Hub, encode
+from .hub import Hub
 from .jobs import AT_ONCE, OF_WAGONS, VERBS, Order
 from .picture import balance_of, channels_of
 from .previews import preview_of
@@ -149,12 +150,13 @@ class Routes:
         if not self._sessions.has_token:
             return refused(403, "this dashboard is read-only: it was started without a token")
         address = address_of(request.scope)
-        if wait := self._sessions.wait(address):
-            return refused(429, "too many wrong tokens: wait a little", **{"Retry-After": str(math.ceil(wait))})
         try:
             given = await _body(request, _Login)
         except Stop as e:
             return refused(e.status_code, e.detail)
+        # only now: many bodies may have been on their way at once
+        if wait := self._sessions.wait(address):
+            return refused(429, "too many wrong tokens: wait a little", **{"Retry-After": str(math.ceil(wait))})
         session = self._sessions.login(given.token, address)
         if session is None:
             return refused(401, "this is not the token")
@@ -163,7 +165,7 @@ class Routes:
             cookie_of(request),
             session,
             path=_prefix(request) + "/",
-            secure=request.url.scheme == "https",
+            secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
             httponly=True,
             samesite="strict",
         )

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from urllib.parse import quote
 
 from ..display import redaction
 from ..errors import UsageError
@@ -37,7 +38,7 @@ class Sessions:
                 "`openssl rand -hex 24` prints"
             )
         if token is not None:
-            redaction.learn(f"dashboard://x:{token}@dashboard")
+            redaction.learn(f"dashboard://x:{quote(token, safe='')}@dashboard")
         self._digest = None if token is None else _digest(token)
         self._clock = clock
         self._ends: OrderedDict[str, float] = OrderedDict()

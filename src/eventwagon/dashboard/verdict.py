@@ -16,13 +16,15 @@ def verdict_of(
     notes: list[Note],
     *,
     waiting: int | None,
-    in_flight: int | None,
+    at_work: int | None,
     settled: float | None,
 ) -> Verdict:
-    """The worst that is known of the train, or that all is well. `notes` are all sentences on its state, `settled` is
-    how many events are settled per second."""
+    """The worst that is known of the train, or that all is well. `notes`: all sentences on its state; `at_work`: events
+    in flight and in inner channels; `settled`: events per second."""
     sentence = _waits(waits, promise, waiting)
     active = next((w for w in view.wagons if w.state == State.ACTIVE), None)
+    if view.version == 0:
+        return Verdict("unknown", "empty", "No program has run this train yet.")
     if view.removal:
         return Verdict("warn", "removing", f"The train is being removed: {view.removal}.")
     if view.dead_lost or any(w.lost for w in view.wagons):
@@ -47,7 +49,7 @@ def verdict_of(
     for level in ("bad", "alert", "warn"):
         if text := _first(notes, level):
             return Verdict("bad" if level == "bad" else "warn", "attention", f"{_capital(text)}. {sentence}")
-    if waiting == 0 and in_flight == 0:
+    if waiting == 0 and at_work == 0:
         return Verdict("ok", "idle", "No event waits.")
     if waiting is None:
         return Verdict("unknown", "unknown", "The broker does not know how many events wait.")

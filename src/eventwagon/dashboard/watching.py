@@ -16,15 +16,19 @@ from ..display.text import said
 from ..errors import EventwagonError
 from ..policy.figures import figures_of
 from ..policy.onlooking import Onlooking
+from ..runtime.bulkhead import Bulkhead, is_ours
 from ..views.journal import Row, row_of
 from ..views.source import Outside
 from ..views.train import Found, read, view_of
 from .curves import Curves
-from .picture import past_of, point_of, refusal_after, train_of, unreadable
+from .paces import Paces
+from .picture import Measures, past_of, point_of, refusal_after, train_of, unreadable
 from .shapes import Card, Past, Refusal, TrainShape, Trouble, Verdict
 
 _TAIL = 100
 """The newest entries of the journal, which are read each time. If more were written since, all are read."""
+_JOURNAL = 5.0
+"""Seconds for which the journal is not read again while the manifest does not change: only refusals come meanwhile."""
 _ROWS = 1_000
 """Entries of the journal that are kept."""
 _PAST = 1_000
@@ -76,7 +80,9 @@ class TrainWatch:
         self.journal = Log[Row](_ROWS)
         self.past = Log[Past](_PAST)
         self._url = url
+        self._bulkhead = Bulkhead("dashboard")
         self._onlooking = Onlooking()
+        self._paces = Paces()
         self._refusal: Refusal | None = None
         self._last: Entry | None = None
         """The newest entry of the journal that was read."""
@@ -84,29 +90,38 @@ class TrainWatch:
         self._looking = asyncio.Lock()
         self._looked = float("-inf")
         self._journal_read = float("-inf")
+        self._journal_at = -1
+        """The manifest's version when the journal was read."""
 
     async def look(self, *, journal: bool, fresh: float = 0.0) -> None:
         """Read the train, with its journal if asked, unless the last reading is younger than `fresh` seconds. What goes
         wrong becomes the train's trouble. One reading at a time: others wait for it."""
         async with self._looking:
             clock = asyncio.get_running_loop().time
-            if clock() - self._looked < fresh and (not journal or clock() - self._journal_read < fresh):
+            if clock() - self._looked < fresh and not (journal and self._is_journal_due(clock())):
                 return
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    if journal:
+                    found = await read(self.source)
+                    if journal and (self._is_journal_due(clock()) or found.snapshot.version != self._journal_at):
                         await self._read_journal()
-                        self._journal_read = clock()
-                    self._take(await read(self.source))
-                    self._looked = clock()
+                        self._journal_read, self._journal_at = clock(), found.snapshot.version
+                    self._take(found)
             except EventwagonError as e:
                 self.failed(str(e))
             except TimeoutError:
                 self.failed(f"no answer within {_PATIENCE:g} s")
-            except Exception as e:  # noqa: BLE001 - a driver of another package may raise anything: others are shown
+            except BaseException as e:  # a driver of another package may raise anything: the others are shown
+                if is_ours(e):
+                    raise
+                self._bulkhead.report(f"a reading of train {self.name}", e)
                 self.failed(said(e))
             else:
                 self.trouble = None
+            self._looked = clock()
+
+    def _is_journal_due(self, now: float) -> bool:
+        return now - self._journal_read >= _JOURNAL
 
     def failed(self, why: str) -> None:
         """It can't be read now."""
@@ -122,6 +137,7 @@ class TrainWatch:
             for w in wagons
             if w.number not in found.unread and {"", *w.channels} <= found.depths[w.number].keys()
         }
+        steady = asyncio.get_running_loop().time()
         seen = self._onlooking.see(
             settings,
             self.source.broker.capabilities,
@@ -129,23 +145,24 @@ class TrainWatch:
             depths,
             found.members,
             now=found.at,
-            steady=asyncio.get_running_loop().time(),
+            steady=steady,
         )
         figures = figures_of(seen)
         if settings.declared().get("limit") != manifest.declared.get("limit"):  # a limit of the user's own
             figures = msgspec.structs.replace(figures, pressures={}, promise=None)
         view = view_of(found, self._url)
-        history = self._onlooking.history.of(0)
-        train = train_of(found, view, seen, figures, history, self.source.every_member)
+        paces = self._paces.look({w.number: found.depths[w.number] for w in wagons}, steady)
+        measures = Measures(seen, figures, self._onlooking.history.of(0), paces)
+        train = train_of(found, view, measures, self.source.every_member)
         verdict = self._dated(train.verdict, found.at)
-        point = point_of(train)
+        self.curves.add(point_of(train))
         self._verdict = verdict
         self.found = found
         self.train = msgspec.structs.replace(
             train,
             verdict=verdict,
             refusal=self._refusal,
-            point=point if self.curves.add(point) else None,
+            point=self.curves.last,  # the same as before between two points: readers tell by its time
         )
 
     def rest(self) -> None:

@@ -17,8 +17,7 @@ from ..contracts.metering import Meter, ProcessFigures
 from ..contracts.timetable import timetable_of
 from ..display.text import said
 from ..errors import EventwagonError
-from ..event import DEAD, Channel
-from ..policy.figures import figures_of
+from ..policy.figures import figures_of, letters_in, letters_kept
 from ..policy.onlooking import Onlooking
 from ..runtime.bulkhead import Bulkhead, is_ours
 from ..runtime.observed import system_of
@@ -131,7 +130,7 @@ class Onlooker:
         members = await self._registry.members(self._train)
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING)
         channels = {w.number: manifest.working_channels(w) for w in wagons}
-        letters = [Channel(self._train, 0, DEAD), *(manifest.dead_letters(w) for w in manifest.wagons)]
+        letters = letters_in(manifest)
         asked = [*(c for of in channels.values() for c in of), *letters]
         found = dict(zip(asked, await self._broker.depth(asked), strict=True))
         depths = {number: [found[c] for c in of] for number, of in channels.items()}
@@ -147,7 +146,7 @@ class Onlooker:
         )
         figures = figures_of(
             seen,
-            dead_letters=sum(max(0, (d.published or 0) - (d.settled or 0)) for d in map(found.__getitem__, letters)),
+            dead_letters=letters_kept(map(found.__getitem__, letters)),
             later=later,
         )
         if settings.declared().get("limit") != manifest.declared.get("limit"):  # a limit of the user's own

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ..contracts.broker import Depth
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.metering import TrainFigures
 from ..contracts.reading import Reading
 from ..contracts.registry import Member
+from ..event import DEAD, Channel
 from ..limits import All, Any_, Limit, Pressure, measured, written
 from ..settings import Settings
 from .seen import Seen
@@ -52,6 +54,18 @@ def figures_of(seen: Seen, *, dead_letters: int | None = None, later: int | None
         refusing=bool(manifest.refusing) or (manifest.paused is not None and manifest.paused.publishing),
         processes={role: sum(role in m.roles for m in seen.members) for role in _ROLES},
     )
+
+
+def letters_in(manifest: Manifest) -> list[Channel]:
+    """The channels that hold the train's dead letters. Those of a wagon that is being removed count until they are in
+    the train's own channel; that comes last, so that a letter which moves meanwhile is not missed."""
+    wagons = manifest.in_state(State.ACTIVE, State.DRAINING, State.DRAINED, State.REMOVING)
+    return [*(manifest.dead_letters(w) for w in wagons if w.letters_kept == 0), Channel(manifest.train, 0, DEAD)]
+
+
+def letters_kept(depths: Iterable[Depth]) -> int:
+    """How many dead letters the channels of these depths hold."""
+    return sum(max(0, (d.published or 0) - (d.settled or 0)) for d in depths)
 
 
 def _reading(wagon: Wagon | None, readings: Mapping[int, Reading]) -> Reading | None:

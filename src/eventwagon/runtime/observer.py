@@ -49,6 +49,7 @@ from ..policy.edits import (
     spec_of,
     words,
 )
+from ..policy.figures import letters_in, letters_kept
 from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
@@ -493,13 +494,16 @@ class Observer:
         wagons = manifest.in_state(State.ACTIVE, State.DRAINING, State.DRAINED)
         ending = {w.number for w in manifest.in_state(State.REMOVING, State.FAILED)}
         channels = [Channel(self._train, 0, DEAD), *map(manifest.dead_letters, wagons)]
-        found = await self._broker.depth(channels)
+        kept = letters_in(manifest)
+        asked = list(dict.fromkeys([*kept, *channels]))
+        depth_of = dict(zip(asked, await self._broker.depth(asked), strict=True))
+        self._letters_kept = letters_kept(depth_of[c] for c in kept)
+        found = [depth_of[c] for c in channels]
         if there is None:  # the train's own channel is made with the first removed wagon that had any
             doubtful = any(
                 d == Depth() and (c.wagon or c in self._letters.held) for c, d in zip(channels, found, strict=True)
             )
             there = await self._broker.channels(self._train) if doubtful else ()
-        self._letters_kept = sum(max(0, (d.published or 0) - (d.settled or 0)) for d in found)
         took = {0: manifest.letters_taken, **{w.number: w.letters_taken for w in wagons}}
         if any((d.settled or 0) > took[c.wagon] for c, d in zip(channels, found, strict=True)):
             manifest = (await self._state.refresh()).manifest  # has somebody had some retried or dropped since?

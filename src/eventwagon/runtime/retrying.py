@@ -124,8 +124,8 @@ class DeadLetters:
         """The checked reason, and who asks."""
 
     async def list(self, where: DeadFilter | None = None) -> AsyncIterator[DeadLetter]:
-        """The dead letters, or those that are meant: first those of removed wagons, then those of live ones. One that a
-        crash has stored twice comes twice, with the same id and channel."""
+        """The dead letters, or those that are meant: first those of live wagons, then those of removed ones. One that a
+        crash has stored twice, or that moves meanwhile, may come twice, with the same id and channel."""
         self._here()
         if where is not None:
             _check(where)
@@ -176,7 +176,8 @@ class DeadLetters:
     # --- which they are --------------------------------------------------------------------------
 
     def _channels(self, manifest: Manifest) -> Sequence[Channel]:
-        return [Channel(self._train, 0, DEAD), *map(manifest.dead_letters, manifest.wagons)]
+        """The train's own comes last, so that a letter which moves meanwhile is not missed."""
+        return [*map(manifest.dead_letters, manifest.wagons), Channel(self._train, 0, DEAD)]
 
     async def _in(self, channel: Channel) -> AsyncIterator[DeadLetter]:
         with suppress(ChannelGone):

@@ -16,6 +16,9 @@ Level = Literal["bad", "alert", "warn", "request", "info"]
 what the train was asked for."""
 
 
+_DOCTOR = "look at what the server keeps and for how long: eventwagon doctor"
+
+
 class Note(msgspec.Struct, frozen=True):
     """A sentence on the state of a train."""
 
@@ -29,11 +32,11 @@ def losses(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
     """What was lost of these wagons and of the train, or may be."""
     for w in wagons:
         if w.lost:
-            yield Note("bad", f"{w.name} lost {count(w.lost, 'event')}")
+            yield Note("bad", f"{w.name} lost {count(w.lost, 'event')}", _DOCTOR)
     if view.dead_lost:
-        yield Note("bad", f"{view.dead_lost:,} dead letters went from the broker")
+        yield Note("bad", f"{view.dead_lost:,} dead letters went from the broker", _DOCTOR)
     for why in view.threatened:
-        yield Note("bad", why)
+        yield Note("bad", why, _DOCTOR)
 
 
 def later_note(view: View) -> Iterator[Note]:
@@ -54,34 +57,42 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
             if w.paused:
                 yield Note("alert", f"{w.name} was paused {w.paused}")
     if view.at_risk:
-        yield Note("bad", f"the promise to new events can't be kept: {view.at_risk}")
+        yield Note("bad", f"the promise to new events can't be kept: {view.at_risk}", "allow more workers")
     if view.refusing:
-        yield Note("bad", f"publishers are refused: {view.refusing}")
+        yield Note("bad", f"publishers are refused: {view.refusing}", "add workers, or let the train have more wagons")
     if view.stepped_back:
         yield Note("warn", f"the registry stepped back {view.stepped_back}; `why` says what was lost")
     for name, whys in view.open.items():
         where = f" in {len(whys)} processes" if len(whys) > 1 else ""
-        yield Note("bad", f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}")
+        yield Note(
+            "bad",
+            f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}",
+            "look at the service that its handler calls",
+        )
     for name, which in view.at_budget.items():
         yield Note("warn", f"events of {name or 'the ingress'} wait for their budget: {'; '.join(which)}")
     for text in view.crashed:
-        yield Note("alert", text)
+        yield Note("alert", text, "the logs of these processes say more")
     if view.asked:
         yield Note("request", f"a switch is requested: {view.asked}")
     if view.watched:
         yield Note("request", f"watched: {view.watched}")
     for text in _missing(view):
-        yield Note("warn", text)
+        yield Note("warn", text, "run a program that has this handler")
     for m in view.members:
         if m.trouble:
-            yield Note("bad", f"{m.name}: {m.trouble}")
+            yield Note("bad", f"{m.name}: {m.trouble}", "its log says more; restart it")
     if held := sum(m.held for m in view.members):
         text = "workers take no events: their handlers still run in threads after handler_timeout; `why` says which"
-        yield Note("warn", f"{held} {text}")
+        yield Note("warn", f"{held} {text}", "make these handlers end in time, or restart their processes")
     if caught := sum(m.caught for m in view.members):
         yield Note("warn", f"caught {count(caught, 'unexpected failure')}; the logs say which")
     if not any("observe" in m.roles for m in view.members):
-        yield Note("warn", "no observer is alive: no wagon is switched, drained or removed until one is")
+        yield Note(
+            "warn",
+            "no observer is alive: no wagon is switched, drained or removed until one is",
+            "start one: eventwagon observe MODULE:TRAIN",
+        )
 
 
 def _missing(view: View) -> list[str]:

@@ -45,6 +45,14 @@ app.kubernetes.io/component: cleanup
     {{- end }}
 {{- end }}
 
+{{/* What may reach observers and workers: nobody, or whoever asks for their metrics. */}}
+{{- define "eventwagon.ingress" -}}
+{{- if .Values.metrics.enabled }}
+- ports:
+    - {protocol: TCP, port: {{ .Values.metrics.port }}}
+{{- else }}[]{{ end }}
+{{- end }}
+
 {{- define "eventwagon.image" -}}
 {{- with .Values.image }}
 {{- if and .tag .digest }}{{ fail "image: give a tag or a digest, not both" }}{{ end }}
@@ -69,7 +77,13 @@ capabilities:
 {{/* The user's Pod template for workers: see the page of the orchestrator. */}}
 {{- define "eventwagon.template" -}}
 {{- $worker := dict "name" "worker" "imagePullPolicy" .Values.image.pullPolicy "resources" .Values.workers.resources }}
-{{- if .Values.env }}{{ $_ := set $worker "env" .Values.env }}{{ end }}
+{{- $env := .Values.env }}
+{{- with .Values.metrics }}{{ if .enabled }}
+{{- $port := dict "name" "EVENTWAGON_METRICS_PORT" "value" (toString .port) }}
+{{- $env = concat $env (list $port (dict "name" "EVENTWAGON_METRICS_HOST" "value" "0.0.0.0")) }}
+{{- $_ := set $worker "ports" (list (dict "name" "metrics" "containerPort" (int .port))) }}
+{{- end }}{{ end }}
+{{- if $env }}{{ $_ := set $worker "env" $env }}{{ end }}
 {{- $worker = mergeOverwrite $worker (deepCopy .Values.workers.container) }}
 {{- $others := list }}
 {{- range .Values.workers.spec.containers }}{{ $others = append $others . }}{{ end }}

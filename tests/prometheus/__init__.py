@@ -1,0 +1,1 @@
+"""The alert rules and the board, on a real Prometheus."""

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -138,6 +139,19 @@ def test_a_directory_that_somebody_deleted_is_made_again(metrics: Metrics) -> No
             lives.wait()
 
     asyncio.run(main())
+
+
+def test_without_a_directory_for_temporary_files_only_the_figures_of_others_are_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")  # as in a container whose file system is read-only
+    monkeypatch.delenv(FIGURES, raising=False)
+    metrics = Metrics()
+    metrics.called("publish", Channel("t", 1), 3, 0.02, "")
+    with caplog.at_level("INFO"), gathering(metrics):
+        assert FIGURES not in os.environ
+        assert Figures.of(metrics).one("messaging_client_sent_messages_total") == 3
+    assert "figures of processes that this one starts are missing" in caplog.text
 
 
 def test_a_scrape_at_the_end_leaves_no_directory() -> None:

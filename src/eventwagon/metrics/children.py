@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +28,7 @@ _EVERY = 1.0
 _SUFFIX = ".figures"
 _BYTES_MOST = 32 << 20
 """The largest file that is read. Instruments have at most 1,000 series each, of some 200 bytes."""
+_logger = logging.getLogger("eventwagon")
 _INSTRUMENTS = {each.name: each for each in i.INSTRUMENTS}
 
 
@@ -121,17 +123,20 @@ async def handing_over(metrics: Metrics | None = None) -> AsyncIterator[Metrics 
 @contextmanager
 def gathering(metrics: Metrics) -> Iterator[None]:
     """While entered, processes that this one starts (`subprocess:`, `command:eventwagon work …`) hand their figures
-    over to `metrics`, which adds them to its own. Totals of a process that has ended stay."""
-    with (
-        TemporaryDirectory(prefix="eventwagon-", ignore_cleanup_errors=True) as directory,
-        contextlib.ExitStack() as stack,
-    ):
-        before = os.environ.get(FIGURES)
-        os.environ[FIGURES] = directory
-        stack.callback(_restore, before)
-        children = Children(Path(directory))
-        stack.callback(children.close)
-        stack.callback(metrics.add(children.points))
+    over to `metrics`, which adds them to its own. Totals of a process that has ended stay. Without a directory for
+    temporary files it is logged that these figures are missing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(TemporaryDirectory(prefix="eventwagon-", ignore_cleanup_errors=True))
+        except OSError as e:  # a full disk, or a container whose file system is read-only
+            _logger.info("the figures of processes that this one starts are missing from its own: %s", e)
+        else:
+            before = os.environ.get(FIGURES)
+            os.environ[FIGURES] = directory
+            stack.callback(_restore, before)
+            children = Children(Path(directory))
+            stack.callback(children.close)
+            stack.callback(metrics.add(children.points))
         yield
 
 

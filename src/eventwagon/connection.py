@@ -903,7 +903,7 @@ class Connection:
         """All dead letters: first those that were moved out of removed wagons, then those of live wagons.
 
         The extensions `deadbecause`, `deadchannel`, `deadwagon`, `deadattempts` and `deadat` of each say why, where and
-        when it died. The same id may occur twice after an observer died or was suspended.
+        when it died. The same id may occur twice after a process died or was suspended.
         """
         self._here()
         async for event in kept(self.broker, self.manifest):

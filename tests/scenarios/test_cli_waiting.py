@@ -21,7 +21,7 @@ import pytest
 from eventwagon.cli import waiting
 from eventwagon.testing.virtual_time import run
 from eventwagon.views.steering import events_left
-from tests.scenarios.test_cli import cli, command, environment, lines, place, running  # noqa: F401 - a fixture
+from tests.scenarios.test_cli import cli, command, environment, lines, place, running, until_handled  # noqa: F401 - a fixture
 
 LEFT = re.compile(r"draining: (\d+) events? left: signups_v1 \d+")
 
@@ -77,6 +77,16 @@ def test_a_drain_says_what_it_waits_for_and_what_goes_on(place: Path) -> None:  
         assert late.returncode == 3
         assert "not done in time: 2 events left: signups_v1 2" in late.stderr
         assert "goes on draining" in late.stderr
+
+
+def test_a_drain_misses_no_worker_that_has_a_process_of_its_own(place: Path) -> None:  # noqa: F811
+    with running(place, "run", "app:train", "--isolate"):
+        cli(place, "publish", "app:train", given=lines("a@x"))
+        until_handled(place, 1)
+        done = cli(place, "drain", "signups")
+        assert (done.returncode, done.stderr) == (0, "")
+        cli(place, "stop", "signups")
+    assert "no worker of train signups is alive" in cli(place, "drain", "signups", "--timeout", "0.1").stderr
 
 
 class Talk:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -95,6 +99,67 @@ def test_a_file_that_can_t_be_read_hurts_no_other(metrics: Metrics, content: byt
         (Path(os.environ[FIGURES]) / f"{pid}-0.figures").write_bytes(content)
     (Path(os.environ[FIGURES]) / "notes.figures").write_bytes(b"[]")
     assert Figures.of(metrics).one("messaging_client_sent_messages_total") == 3
+
+
+def test_what_is_no_file_or_far_too_large_hurts_no_scrape(metrics: Metrics) -> None:
+    metrics.called("publish", Channel("t", 1), 3, 0.02, "")
+    directory = Path(os.environ[FIGURES])
+    for pid in (os.getpid(), 2**22 + 1):
+        (directory / f"{pid}-directory.figures").mkdir()
+        os.mkfifo(directory / f"{pid}-pipe.figures")
+        with (directory / f"{pid}-large.figures").open("wb") as file:
+            file.truncate(1 << 40)  # takes no room
+    for _ in range(2):
+        assert Figures.of(metrics).one("messaging_client_sent_messages_total") == 3
+
+
+def test_a_file_that_can_t_be_deleted_counts_once(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
+    ended = b'[["eventwagon.switches",["t","limit"],7]]'
+    (Path(os.environ[FIGURES]) / f"{2**22 + 1}-0.figures").write_bytes(ended)
+    with mock.patch.object(Path, "unlink", side_effect=OSError(errno.EROFS, "Read-only file system")):
+        for _ in range(3):
+            assert Figures.of(metrics).one("eventwagon_switches_total") == 7
+    assert "deleting the figures of a process that has ended" in caplog.text
+
+
+def test_a_directory_that_somebody_deleted_is_made_again(metrics: Metrics) -> None:
+    def mode() -> int:
+        return stat.S_IMODE(Path(os.environ[FIGURES]).stat().st_mode)
+
+    async def main() -> None:
+        lives = child(60)
+        try:
+            await until(metrics, TOOK, 2)
+            shutil.rmtree(os.environ[FIGURES])
+            await until(metrics, TOOK, 0)
+            assert mode() == 0o700
+            await until(metrics, TOOK, 2)  # although nothing was counted since
+        finally:
+            lives.kill()
+            lives.wait()
+
+    asyncio.run(main())
+
+
+def test_without_a_directory_for_temporary_files_only_the_figures_of_others_are_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")  # as in a container whose file system is read-only
+    monkeypatch.delenv(FIGURES, raising=False)
+    metrics = Metrics()
+    metrics.called("publish", Channel("t", 1), 3, 0.02, "")
+    with caplog.at_level("INFO"), gathering(metrics):
+        assert FIGURES not in os.environ
+        assert Figures.of(metrics).one("messaging_client_sent_messages_total") == 3
+    assert "figures of processes that this one starts are missing" in caplog.text
+
+
+def test_a_scrape_at_the_end_leaves_no_directory() -> None:
+    metrics = Metrics()
+    with mock.patch.object(metrics, "add") as added, gathering(metrics):
+        scrape, directory = added.call_args.args[0], Path(os.environ[FIGURES])
+    assert scrape() == []
+    assert not directory.exists()
 
 
 def test_a_histogram_with_other_bounds_is_left_out(metrics: Metrics) -> None:

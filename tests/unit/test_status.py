@@ -13,6 +13,7 @@ from eventwagon import Train
 from eventwagon.cli.status import table
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
+from eventwagon.contracts.registry import Member
 from eventwagon.views.schedules import ScheduleView, viewed
 from eventwagon.views.train import View, reason
 
@@ -77,6 +78,12 @@ def printed(shown: View, width: int, high: int | None = None) -> list[str]:
 def test_a_train_that_only_publishers_know_has_no_limit_to_show() -> None:
     head = printed(msgspec.structs.replace(view(1), declared={}), 80)[0]
     assert head == "signups  not declared: no program with handlers has run"
+
+
+def test_workers_of_an_orchestrator_work() -> None:
+    members = [Member(name="o", roles=("observe",)), *(Member(name=f"pod-{n}", roles=("serve",)) for n in range(2))]
+    head = printed(msgspec.structs.replace(view(1), members=members), 80)[1]
+    assert head == "3 processes (1 observing, 2 working), 0 dead letters"
 
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,9 @@ FIGURES = "EVENTWAGON_FIGURES"
 _EVERY = 1.0
 """Seconds between two writings."""
 _SUFFIX = ".figures"
+_BYTES_MOST = 32 << 20
+"""The largest file that is read. Instruments have at most 1,000 series each, of some 200 bytes."""
+_logger = logging.getLogger("eventwagon")
 _INSTRUMENTS = {each.name: each for each in i.INSTRUMENTS}
 
 
@@ -90,7 +94,7 @@ async def handing_over(metrics: Metrics | None = None) -> AsyncIterator[Metrics 
 
     def write() -> None:
         nonlocal before
-        if (now := _written(metrics)) != before:
+        if (now := _written(metrics)) != before or not path.exists():
             new = path.with_suffix(".new")
             new.write_bytes(now)
             new.replace(path)
@@ -119,13 +123,20 @@ async def handing_over(metrics: Metrics | None = None) -> AsyncIterator[Metrics 
 @contextmanager
 def gathering(metrics: Metrics) -> Iterator[None]:
     """While entered, processes that this one starts (`subprocess:`, `command:eventwagon work …`) hand their figures
-    over to `metrics`, which adds them to its own. Totals of a process that has ended stay."""
-    with TemporaryDirectory(prefix="eventwagon-") as directory, contextlib.ExitStack() as stack:
-        before = os.environ.get(FIGURES)
-        os.environ[FIGURES] = directory
-        stack.callback(_restore, before)
-        children = Children(Path(directory))
-        stack.callback(metrics.add(children.points))
+    over to `metrics`, which adds them to its own. Totals of a process that has ended stay. Without a directory for
+    temporary files it is logged that these figures are missing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(TemporaryDirectory(prefix="eventwagon-", ignore_cleanup_errors=True))
+        except OSError as e:  # a full disk, or a container whose file system is read-only
+            _logger.info("the figures of processes that this one starts are missing from its own: %s", e)
+        else:
+            before = os.environ.get(FIGURES)
+            os.environ[FIGURES] = directory
+            stack.callback(_restore, before)
+            children = Children(Path(directory))
+            stack.callback(children.close)
+            stack.callback(metrics.add(children.points))
         yield
 
 
@@ -143,6 +154,9 @@ class Children:
         self._directory = directory
         self._ended = Metrics()
         """The totals of processes that have ended."""
+        self._kept: set[Path] = set()
+        """Files of ended processes that could not be deleted; they are read no more."""
+        self._is_closed = False
         self._bulkhead = Bulkhead("metrics")
         self._lock = threading.Lock()
 
@@ -151,21 +165,49 @@ class Children:
         with self._lock:
             return list(self._points())
 
+    def close(self) -> None:
+        """Leave the directory alone from now on."""
+        with self._lock:
+            self._is_closed = True
+
     def _points(self) -> Iterator[Point]:
-        for path in sorted(self._directory.glob(f"[0-9]*-*{_SUFFIX}")):
+        for path in self._files():
             alive = _is_alive(path.name.partition("-")[0])  # first: what is read then is the last that it wrote
             points = self._read(path)
             if alive:
                 yield from points
-                continue
-            for point in points:
-                self._ended.keep(point)
-            path.unlink(missing_ok=True)
+            else:
+                self._keep(path, points)
         yield from self._ended.own()
+
+    def _files(self) -> list[Path]:
+        if self._is_closed:
+            return []
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)  # somebody may have cleaned up
+            return sorted(set(self._directory.glob(f"[0-9]*-*{_SUFFIX}")) - self._kept)
+        except OSError as e:
+            self._bulkhead.report("the directory of the figures of processes that this one started", e)
+            return []
+
+    def _keep(self, path: Path, points: list[Point]) -> None:
+        for point in points:
+            self._ended.keep(point)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as e:  # read-only, or the directory of another
+            self._kept.add(path)
+            self._bulkhead.report("deleting the figures of a process that has ended", e)
 
     def _read(self, path: Path) -> list[Point]:
         try:
-            return [point for each in _decode(path.read_bytes()) if (point := each.point()) is not None]
+            if not path.is_file():  # a pipe would block
+                return []
+            with path.open("rb") as file:
+                content = file.read(_BYTES_MOST + 1)
+            if len(content) > _BYTES_MOST:
+                raise ValueError(f"{path.name} has more than {_BYTES_MOST} bytes")
+            return [point for each in _decode(content) if (point := each.point()) is not None]
         except (OSError, ValueError, RecursionError) as e:  # a full disk, or the file of another
             self._bulkhead.report("the figures of a process that this one started", e)
             return []

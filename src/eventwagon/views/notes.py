@@ -111,8 +111,8 @@ def _missing(view: View) -> list[str]:
 def who_is_there(view: View) -> str:
     """The live processes by what they do, and how many dead letters are kept."""
     roles = ", ".join(
-        f"{sum(role in m.roles for m in view.members)} {verb}"
-        for role, verb in (("observe", "observing"), ("work", "working"))
+        f"{sum(not roles.isdisjoint(m.roles) for m in view.members)} {verb}"
+        for roles, verb in (({"observe"}, "observing"), ({"work", "serve"}, "working"))
     )
     alive = len(view.members)
     who = f"{count(alive, 'process', 'processes')} ({roles})" if alive else "no process is alive"

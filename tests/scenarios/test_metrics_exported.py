@@ -531,6 +531,17 @@ def test_publish_says_what_it_does(tmp_path: Path) -> None:
         gives.stdin.write(b"1\n2\n3\n")
         await gives.stdin.drain()
         found = await scraped(port, "messaging_client_sent_messages_total")
+        # beside it, as in a container whose environment says the port of the process that runs there
+        beside = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "eventwagon", "publish", "app.py:numbers"),
+            cwd=tmp_path,
+            env={**variables, "EVENTWAGON_METRICS_PORT": str(port)},
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await beside.communicate(b"4\n")
+        assert beside.returncode == 0, said
         gives.stdin.close()
         _, said = await gives.communicate()
         assert gives.returncode == 0, said

@@ -29,7 +29,7 @@ from ..train import Train
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
 from .later import After, At, asked
-from .scraped import MetricsHost, MetricsPort, Scraped
+from .scraped import MetricsHost, OwnMetricsPort, Scraped
 from .target import load_train, reached
 
 _BLOCK = 1 << 18
@@ -57,7 +57,7 @@ async def publish(
     ] = False,
     after: After = None,
     at: At = None,
-    metrics_port: MetricsPort = None,
+    metrics_port: OwnMetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
 ) -> None:
     """Publish JSON Lines to a train, now or (with --after or --at) later.

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,15 +16,23 @@ from ..metrics.children import handing_over, is_gathered
 from ..tracing.wanted import exporters
 
 _PORT = "EVENTWAGON_METRICS_PORT"
-METRICS_PORT = typer.Option(
-    "--metrics-port",
-    envvar=_PORT,
-    min=1,
-    max=65535,
-    metavar="PORT",
-    help="Answer Prometheus at this port: GET /metrics.",
-)
+
+
+def _port(envvar: str | None) -> Any:
+    return typer.Option(
+        "--metrics-port",
+        envvar=envvar,
+        min=1,
+        max=65535,
+        metavar="PORT",
+        help="Answer Prometheus at this port: GET /metrics.",
+    )
+
+
+METRICS_PORT = _port(_PORT)
 MetricsPort = Annotated[int | None, METRICS_PORT]
+OwnMetricsPort = Annotated[int | None, _port(None)]
+"""Of a command that people also run beside the process whose environment says the port, as in a container."""
 MetricsHost = Annotated[
     str,
     typer.Option(

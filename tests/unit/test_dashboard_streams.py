@@ -6,7 +6,7 @@ import asyncio
 import time
 import tracemalloc
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +90,33 @@ def test_two_hundred_browsers_cost_the_registry_as_much_as_one() -> None:
             before = registry.calls + broker.calls
             await asyncio.sleep(1.5)
             assert registry.calls + broker.calls == before  # nobody looks: nothing is read
+
+    asyncio.run(main())
+
+
+def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection closes only once its rest is sent: one that nobody takes would stay for ever."""
+    whole = 32 * 1024 * 1024
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": bytes(whole)})
+
+    async def main() -> None:
+        monkeypatch.setattr("eventwagon.cli.dashboard._CLOSING", 0.3)
+        async with AsyncExitStack() as stack:
+            address = await stack.enter_async_context(serving(app))
+            reader, writer = await _raw_client(address)
+            writer.transport.pause_reading()
+            await asyncio.sleep(1.5)
+            writer.transport.resume_reading()
+            async with asyncio.timeout(10):
+                taken = 0
+                with suppress(ConnectionError):
+                    while chunk := await reader.read(1 << 20):
+                        taken += len(chunk)
+            assert taken < whole
+            writer.close()
 
     asyncio.run(main())
 

@@ -7,7 +7,8 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ _CONNECTIONS = 1_000
 """Further ones get 503."""
 _GRACE = 3
 """Seconds that open requests have at the end."""
+_CLOSING = 30.0
+"""Seconds that a client has to take the rest of an answer whose connection is closing."""
 
 
 @job
@@ -122,6 +125,23 @@ def _server(served: Any) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
+        _closing: Mapping[Any, float] = {}
+        """Connections that are closing: since when."""
+
+        async def on_tick(self, counter: int) -> bool:
+            """Ten times a second."""
+            self._abort_closing()
+            return await super().on_tick(counter)
+
+        def _abort_closing(self) -> None:
+            """Cut off clients that never read: a connection closes only once they have taken what is left."""
+            now = time.monotonic()
+            transports = [getattr(each, "transport", None) for each in self.server_state.connections]
+            self._closing = {t: self._closing.get(t, now) for t in transports if t is not None and t.is_closing()}
+            for transport, since in self._closing.items():
+                if now - since >= _CLOSING:
+                    transport.abort()
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             """Signals are the command's."""

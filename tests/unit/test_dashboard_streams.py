@@ -121,6 +121,29 @@ def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(main())
 
 
+def test_connections_that_say_nothing_are_bounded_and_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They must not use up the files that the process may open: nobody would get an answer then."""
+
+    async def main() -> None:
+        monkeypatch.setattr("eventwagon.cli.dashboard._CONNECTIONS", 20)
+        monkeypatch.setattr("eventwagon.cli.dashboard._SILENT", 1.0)
+        async with AsyncExitStack() as stack:
+            c = await stack.enter_async_context(a_train().connect("memory://dashboard-silent", listeners=()))
+            address = await stack.enter_async_context(serving(app(c)))
+            host, _, port = address.removeprefix("http://").strip("/").partition(":")
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(50)]
+            await asyncio.sleep(0.3)
+            assert sum(reader.at_eof() for reader, _ in silent) == 30
+            await asyncio.sleep(1.2)
+            assert all(reader.at_eof() for reader, _ in silent)
+            async with httpx.AsyncClient(base_url=address) as client:
+                assert (await client.get("api/session")).status_code == 200
+            for _, writer in silent:
+                writer.close()
+
+    asyncio.run(main())
+
+
 def test_a_browser_sees_a_switch_in_the_stream_and_all_text_as_text() -> None:
     async def main() -> None:
         registry, broker = CountedRegistry(), CountedBroker()

@@ -20,7 +20,13 @@ from .serve import LogLevel, asked_to_end, level_of, set_up_logging
 
 _logger = logging.getLogger("eventwagon.cli")
 _CONNECTIONS = 1_000
-"""Further ones get 503."""
+"""Further ones are closed at once, or get 503; fewer where this process may not open so many files."""
+_BACKLOG = 100
+"""Connections that are accepted in one go."""
+_SPARE = 64
+"""Files that are left for everything else."""
+_SILENT = 30.0
+"""Seconds that a new connection has for its first request."""
 _GRACE = 3
 """Seconds that open requests have at the end."""
 _CLOSING = 30.0
@@ -127,11 +133,23 @@ def _server(served: Any) -> Any:
     class Server(uvicorn.Server):
         _closing: Mapping[Any, float] = {}
         """Connections that are closing: since when."""
+        _silent: Mapping[Any, float] = {}
+        """Connections without a request: since when."""
 
         async def on_tick(self, counter: int) -> bool:
             """Ten times a second."""
             self._abort_closing()
+            self._abort_silent()
             return await super().on_tick(counter)
+
+        def _abort_silent(self) -> None:
+            """Cut off those that only hold a connection open."""
+            now = time.monotonic()
+            silent = [c for c in self.server_state.connections if getattr(c, "cycle", self) is None]
+            self._silent = {c: self._silent.get(c, now) for c in silent}
+            for connection, since in self._silent.items():
+                if now - since >= _SILENT:
+                    connection.transport.abort()
 
         def _abort_closing(self) -> None:
             """Cut off clients that never read: a connection closes only once they have taken what is left."""
@@ -157,5 +175,30 @@ def _server(served: Any) -> Any:
         server_header=False,
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE,
+        backlog=_BACKLOG,
     )
+    config.load()
+    config.http_protocol_class = _bounded(config.http_protocol_class, _most_connections())
     return Server(config)
+
+
+def _bounded(protocol: Any, most: int) -> Any:
+    """The same protocol, which closes further connections at once: an event loop that can't open another file logs that
+    thousands of times a second, and answers nobody."""
+
+    def connection_made(self: Any, transport: Any) -> None:
+        protocol.connection_made(self, transport)
+        if len(self.connections) > most:
+            transport.abort()
+
+    return type("Bounded", (protocol,), {"connection_made": connection_made})
+
+
+def _most_connections() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # what was accepted in two rounds is not known to the protocol yet
+    return _CONNECTIONS if files == resource.RLIM_INFINITY else max(8, min(_CONNECTIONS, files - _SPARE - 2 * _BACKLOG))

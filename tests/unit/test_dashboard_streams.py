@@ -131,7 +131,11 @@ def test_connections_that_say_nothing_are_bounded_and_cut_off(monkeypatch: pytes
             c = await stack.enter_async_context(a_train().connect("memory://dashboard-silent", listeners=()))
             address = await stack.enter_async_context(serving(app(c)))
             host, _, port = address.removeprefix("http://").strip("/").partition(":")
-            silent = [await asyncio.open_connection(host, int(port)) for _ in range(50)]
+            silent = [await asyncio.open_connection(host, int(port))]
+            request = f"GET /api/session HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+            silent[0][1].write(request + request[:20])  # it begins a second request, and says no more
+            await silent[0][0].readuntil(b"}")
+            silent += [await asyncio.open_connection(host, int(port)) for _ in range(49)]
             await asyncio.sleep(0.3)
             assert sum(reader.at_eof() for reader, _ in silent) == 30
             await asyncio.sleep(1.2)

@@ -26,7 +26,7 @@ _BACKLOG = 100
 _SPARE = 64
 """Files that are left for everything else."""
 _SILENT = 30.0
-"""Seconds that a new connection has for its first request."""
+"""Seconds that a connection has for its first request, and for each further one."""
 _GRACE = 3
 """Seconds that open requests have at the end."""
 _CLOSING = 30.0
@@ -134,7 +134,7 @@ def _server(served: Any) -> Any:
         _closing: Mapping[Any, float] = {}
         """Connections that are closing: since when."""
         _silent: Mapping[Any, float] = {}
-        """Connections without a request: since when."""
+        """Connections without a request, with the one before: since when."""
 
         async def on_tick(self, counter: int) -> bool:
             """Ten times a second."""
@@ -145,9 +145,10 @@ def _server(served: Any) -> Any:
         def _abort_silent(self) -> None:
             """Cut off those that only hold a connection open."""
             now = time.monotonic()
-            silent = [c for c in self.server_state.connections if getattr(c, "cycle", self) is None]
-            self._silent = {c: self._silent.get(c, now) for c in silent}
-            for connection, since in self._silent.items():
+            cycles = [(c, getattr(c, "cycle", None)) for c in self.server_state.connections]  # of its newest request
+            silent = [(c, cycle) for c, cycle in cycles if cycle is None or cycle.response_complete]
+            self._silent = {each: self._silent.get(each, now) for each in silent}
+            for (connection, _), since in self._silent.items():
                 if now - since >= _SILENT:
                     connection.transport.abort()
 

@@ -148,6 +148,24 @@ def test_connections_that_say_nothing_are_bounded_and_cut_off(monkeypatch: pytes
     asyncio.run(main())
 
 
+def test_who_leaves_in_the_middle_of_a_body_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            c = await stack.enter_async_context(a_train().connect("memory://dashboard-leaves", listeners=()))
+            address = await stack.enter_async_context(serving(app(c, token=TOKEN)))
+            host, _, port = address.removeprefix("http://").strip("/").partition(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            headers = f"Host: {host}\r\nX-Eventwagon: 1\r\nContent-Type: application/json\r\nContent-Length: 99"
+            writer.write(f"POST /api/login HTTP/1.1\r\n{headers}\r\n\r\n{{".encode())
+            await writer.drain()
+            await asyncio.sleep(0.3)
+            writer.close()
+            await asyncio.sleep(0.3)
+
+    asyncio.run(main())
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+
+
 def test_a_browser_sees_a_switch_in_the_stream_and_all_text_as_text() -> None:
     async def main() -> None:
         registry, broker = CountedRegistry(), CountedBroker()

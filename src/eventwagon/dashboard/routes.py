@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -368,6 +368,8 @@ async def _body(request: Request, kind: type[T]) -> T:
                     raise Stop(413, f"the body is longer than {_BODY:,} bytes")
     except TimeoutError:
         raise Stop(408, "the body did not come in time") from None
+    except ClientDisconnect:  # nobody is there to read this
+        raise Stop(400, "the body was cut short") from None
     try:
         return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError):

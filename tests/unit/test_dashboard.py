@@ -14,6 +14,7 @@ import pytest
 
 from eventwagon import Connection, UsageError
 from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.facts import Entry
 from eventwagon.dashboard import Dashboard, app
 from eventwagon.dashboard.dead import key_of
 from eventwagon.dashboard.encoding import encode
@@ -208,11 +209,61 @@ def test_jobs_are_bounded_in_number() -> None:
         async with a_train().connect(broker=CountedBroker(), registry=registry, listeners=()) as c:
             async with logged_in(app(c, token=TOKEN, every=0.2)) as client:  # nobody observes: no switch is ever made
                 await c.found()
-                answers = [await client.post("api/trains/orders/actions/switch", json={}) for _ in range(12)]
-                assert [answer.status_code for answer in answers] == [202] * 10 + [429] * 2
+                asked = [client.post("api/trains/orders/actions/switch", json={}) for _ in range(12)]
+                answers = await asyncio.gather(*asked)  # all while the train is read for the first time
+                assert sorted(answer.status_code for answer in answers) == [202] * 10 + [429] * 2
+                pause = await client.post("api/trains/orders/actions/pause", json={})
+                assert pause.status_code == 202  # others are not held up
                 preview = (await client.get("api/trains/orders/actions/switch")).json()
                 assert "No observer is alive" in preview["warnings"][0]
             assert not [task for task in asyncio.all_tasks() if "dashboard" in task.get_name()]  # they have an owner
+
+    asyncio.run(main())
+
+
+def test_who_waits_for_a_registry_that_hangs_gets_an_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(CountedRegistry):
+        async def entries(self, train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+            if last is None:
+                await asyncio.sleep(3600)
+            async for entry in super().entries(train, last=last):
+                yield entry
+
+    class HangingBroker(CountedBroker):
+        async def read(self, channel: Channel) -> AsyncIterator[Event]:
+            await asyncio.sleep(3600)
+            async for event in super().read(channel):
+                yield event
+
+    async def main() -> None:
+        monkeypatch.setattr("eventwagon.dashboard.routes._PATIENCE", 0.3)
+        monkeypatch.setattr("eventwagon.dashboard.dead._PATIENCE", 0.9)
+        connecting = a_train().connect(broker=HangingBroker(), registry=Hanging(), listeners=())
+        async with connecting as c, browser(app(c, every=0.2), **OURS) as client:
+            await c.found()
+            await client.get("api/trains/orders")
+            for page in ("journal?q=x", "dead", "dead/abc"):
+                began = time.monotonic()
+                answers = await asyncio.gather(*(client.get(f"api/trains/orders/{page}") for _ in range(4)))
+                assert [answer.status_code for answer in answers] == [503] * 4, page
+                assert time.monotonic() - began < 1.8, page  # not one after the other
+
+    asyncio.run(main())
+
+
+def test_previews_speak_of_one_event_in_the_singular() -> None:
+    async def main() -> None:
+        connecting = a_train().connect(broker=CountedBroker(), registry=CountedRegistry(), listeners=())
+        async with connecting as c, browser(app(c, every=0.2), **OURS) as client:
+            await c.publish(1)
+            said = {
+                verb: " ".join((await client.get(f"api/trains/orders/actions/{verb}")).json()["effects"])
+                for verb in ("switch", "pause", "resume", "drain")
+            }
+            assert "1 event waits in it" in said["switch"]
+            assert "1 event waits until" in said["pause"]
+            assert "1 event is handed out" in said["resume"]
+            assert "1 event is still to be handled in 1 wagon" in said["drain"]
 
     asyncio.run(main())
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 import tracemalloc
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,6 +92,78 @@ def test_two_hundred_browsers_cost_the_registry_as_much_as_one() -> None:
             assert registry.calls + broker.calls == before  # nobody looks: nothing is read
 
     asyncio.run(main())
+
+
+def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection closes only once its rest is sent: one that nobody takes would stay for ever."""
+    whole = 32 * 1024 * 1024
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": bytes(whole)})
+
+    async def main() -> None:
+        monkeypatch.setattr("eventwagon.cli.dashboard._CLOSING", 0.3)
+        async with AsyncExitStack() as stack:
+            address = await stack.enter_async_context(serving(app))
+            reader, writer = await _raw_client(address)
+            writer.transport.pause_reading()
+            await asyncio.sleep(1.5)
+            writer.transport.resume_reading()
+            async with asyncio.timeout(10):
+                taken = 0
+                with suppress(ConnectionError):
+                    while chunk := await reader.read(1 << 20):
+                        taken += len(chunk)
+            assert taken < whole
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_connections_that_say_nothing_are_bounded_and_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They must not use up the files that the process may open: nobody would get an answer then."""
+
+    async def main() -> None:
+        monkeypatch.setattr("eventwagon.cli.dashboard._CONNECTIONS", 20)
+        monkeypatch.setattr("eventwagon.cli.dashboard._SILENT", 1.0)
+        async with AsyncExitStack() as stack:
+            c = await stack.enter_async_context(a_train().connect("memory://dashboard-silent", listeners=()))
+            address = await stack.enter_async_context(serving(app(c)))
+            host, _, port = address.removeprefix("http://").strip("/").partition(":")
+            silent = [await asyncio.open_connection(host, int(port))]
+            request = f"GET /api/session HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+            silent[0][1].write(request + request[:20])  # it begins a second request, and says no more
+            await silent[0][0].readuntil(b"}")
+            silent += [await asyncio.open_connection(host, int(port)) for _ in range(49)]
+            await asyncio.sleep(0.3)
+            assert sum(reader.at_eof() for reader, _ in silent) == 30
+            await asyncio.sleep(1.2)
+            assert all(reader.at_eof() for reader, _ in silent)
+            async with httpx.AsyncClient(base_url=address) as client:
+                assert (await client.get("api/session")).status_code == 200
+            for _, writer in silent:
+                writer.close()
+
+    asyncio.run(main())
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            c = await stack.enter_async_context(a_train().connect("memory://dashboard-leaves", listeners=()))
+            address = await stack.enter_async_context(serving(app(c, token=TOKEN)))
+            host, _, port = address.removeprefix("http://").strip("/").partition(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            headers = f"Host: {host}\r\nX-Eventwagon: 1\r\nContent-Type: application/json\r\nContent-Length: 99"
+            writer.write(f"POST /api/login HTTP/1.1\r\n{headers}\r\n\r\n{{".encode())
+            await writer.drain()
+            await asyncio.sleep(0.3)
+            writer.close()
+            await asyncio.sleep(0.3)
+
+    asyncio.run(main())
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
 
 
 def test_a_browser_sees_a_switch_in_the_stream_and_all_text_as_text() -> None:

@@ -23,7 +23,7 @@ _TYPES = 5
 _FRESH = 5.0
 """Seconds for which the groups are not read again."""
 _PATIENCE = 30.0
-"""Seconds for reading them."""
+"""Seconds for reading them, with the wait for one's turn."""
 _SHOWN = 8192
 """Bytes of a letter's data that are shown."""
 
@@ -83,11 +83,10 @@ class Letters:
 
     async def groups(self) -> Groups:
         """The groups, as they were within the last seconds. Raises Unavailable, StorageBroken and TimeoutError."""
-        async with self._reading:
+        async with asyncio.timeout(_PATIENCE), self._reading:
             clock = asyncio.get_running_loop().time
             if self._groups is None or clock() - self._read_at >= _FRESH:
-                async with asyncio.timeout(_PATIENCE):
-                    self._groups = await self._grouped()
+                self._groups = await self._grouped()
                 self._read_at = clock()
             return self._groups
 
@@ -107,7 +106,7 @@ class Letters:
         """Letters of one group without the first `after` of them, and whether there are more. Raises the same."""
         found: list[Letter] = []
         skipped = read = 0
-        async with self._reading, asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_PATIENCE), self._reading:
             async for event in self._all():
                 read += 1
                 if read > _MOST:

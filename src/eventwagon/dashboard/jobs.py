@@ -30,7 +30,7 @@ from .places import Place
 _KEPT = 50
 """The jobs that are remembered, the newest."""
 AT_ONCE = 10
-"""The most jobs that are under way."""
+"""The most jobs of one verb that are under way."""
 _SWITCH, _PAUSE, _DRAIN = 30.0, 5.0, 3600.0
 """Seconds after which a job waits no longer; what was asked for goes on by itself."""
 
@@ -83,10 +83,9 @@ class Jobs:
         self._bulkhead = Bulkhead("dashboard")
         self._jobs: dict[str, Job] = {}
 
-    @property
-    def running(self) -> int:
-        """How many are under way."""
-        return sum(job.state == "running" for job in self._jobs.values())
+    def running(self, verb: str) -> int:
+        """How many of this verb are under way."""
+        return sum(job.state == "running" and job.verb == verb for job in self._jobs.values())
 
     def newest_first(self) -> list[Job]:
         """All that are remembered."""

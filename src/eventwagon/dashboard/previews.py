@@ -108,8 +108,9 @@ def _own_pause(train: TrainShape, wagon: int | None) -> bool | None:
     return None if pause is None or pause.whole else pause.publishing
 
 
-def _events(n: int | None) -> str:
-    return count(n, "event")
+def _events(n: int | None, one: str, many: str) -> str:
+    """`1 event waits`, `2 events wait`."""
+    return f"{count(n, 'event')} {one if n == 1 else many}"
 
 
 def _unwatched(train: TrainShape) -> list[str]:
@@ -130,7 +131,10 @@ def _next(train: TrainShape) -> str:
 
 def _switch(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) -> tuple[list[str], list[str]]:
     active = next((w.name for w in train.wagons if w.number == train.active), "The active wagon")
-    effects = [_next(train), f"{active} takes no more events; {_events(n.waiting)} wait in it, and it drains."]
+    effects = [
+        _next(train),
+        f"{active} takes no more events; {_events(n.waiting, 'waits', 'wait')} in it, and it drains.",
+    ]
     warnings = _unwatched(train)
     if train.asked:
         warnings.append(f"A switch is requested already: {train.asked}")
@@ -145,7 +149,7 @@ def _drain(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) ->
     left = _sum([n.waiting, n.in_flight, n.inside])
     effects = [
         _next(train),
-        f"{_events(left)} in {count(n.wagons, 'wagon')} are handled; then these wagons are removed.",
+        f"{_events(left, 'is', 'are')} still to be handled in {count(n.wagons, 'wagon')}; what is empty is removed.",
     ]
     warnings = _unwatched(train)
     if not n.processes and not n.workers:
@@ -161,8 +165,8 @@ def _drain(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) ->
 
 def _pause(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) -> tuple[list[str], list[str]]:
     effects = [
-        f"No more events are handed out: {_events(n.waiting)} wait until it is resumed.",
-        f"{_events(n.in_flight)} that are handed out: their handlers finish, those fetched ahead go back.",
+        f"No more events are handed out: {_events(n.waiting, 'waits', 'wait')} until it is resumed.",
+        f"{_events(n.in_flight, 'is', 'are')} handed out: handlers finish, and what was fetched ahead goes back.",
         "Publishers are refused (TrainPaused)." if publishing else "New events are still stored.",
     ]
     warnings = []
@@ -174,7 +178,7 @@ def _pause(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) ->
 
 
 def _resume(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) -> tuple[list[str], list[str]]:
-    effects = [f"{_events(n.waiting)} that wait are handed out at once, retries that became due included."]
+    effects = [f"{_events(n.waiting, 'is', 'are')} handed out at once, retries that became due included."]
     warnings = []
     if wagon is not None and train.pause is not None:
         warnings.append("The whole train is paused, too: resume it as well.")

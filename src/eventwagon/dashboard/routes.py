@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -241,10 +241,11 @@ class Routes:
         wagon = _number(query["wagon"], "wagon") if query.get("wagon") else None
         before = _time(query["before"]) if query.get("before") else math.inf
         limit = min(_ROWS, _number(query.get("limit", "200"), "limit"))
-        async with self._watched(request) as (watch, _), self._searching:
+        async with self._watched(request) as (watch, _):
             found: list[Row] = []
             is_more, read = False, 0
-            async with asyncio.timeout(3 * _PATIENCE):
+            # the wait for one's turn included: where nothing answers, the turns would add up
+            async with asyncio.timeout(3 * _PATIENCE), self._searching:
                 async for entry in watch.source.journal():
                     read += 1
                     if read % 200 == 0:
@@ -306,9 +307,10 @@ class Routes:
             reason=text("the reason", asked.reason or "") or "by hand",
             by=f"{by} at the dashboard" if by else f"the dashboard at {socket.gethostname()}",
         )
-        if self._hub.jobs.running >= AT_ONCE:
-            raise Stop(429, "too many jobs are under way: wait until one is done")
         async with self._watched(request, journal=False):
+            # only now: many may have come at once. By verb: a drain may take an hour, and a pause may not wait for it
+            if self._hub.jobs.running(verb) >= AT_ONCE:
+                raise Stop(429, f"too many jobs of this kind ({verb}) are under way: wait until one is done")
             job = self._hub.jobs.new(order)
             self._hub.start(self._hub.jobs.run(job, order))
         return _json({"job": job}, 202)
@@ -366,6 +368,8 @@ async def _body(request: Request, kind: type[T]) -> T:
                     raise Stop(413, f"the body is longer than {_BODY:,} bytes")
     except TimeoutError:
         raise Stop(408, "the body did not come in time") from None
+    except ClientDisconnect:  # nobody is there to read this
+        raise Stop(400, "the body was cut short") from None
     try:
         return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError):

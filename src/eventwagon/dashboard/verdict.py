@@ -40,7 +40,9 @@ def verdict_of(
         return Verdict("warn", "paused", f"The whole train was paused {view.paused}. {sentence}")
     works = any(w.workers for w in view.wagons) or any({"work", "serve"} & set(m.roles) for m in view.members)
     if waiting and not works and not settled:
-        return Verdict("bad", "no workers", f"No worker is alive; {count(waiting, 'event')} wait.")
+        return Verdict(
+            "bad", "no workers", f"No worker is alive; {count(waiting, 'event')} {'waits' if waiting == 1 else 'wait'}."
+        )
     new = waits.new.expected if waits.new.expected is not None else waits.new.oldest
     if promise is not None and new is not None and new > promise:
         return Verdict("bad", "late", sentence)

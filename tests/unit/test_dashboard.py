@@ -195,6 +195,9 @@ def test_each_action_is_previewed_and_done() -> None:
             assert [w.number for w in c.manifest.wagons] == [3]
             rows = (await client.get("api/trains/orders/journal?q=anna")).json()["rows"]
             assert {"DeliveryPaused", "DeliveryResumed", "SwitchRequested"} <= {row["kind"] for row in rows}
+            mistyped = await client.post("api/trains/orders/actions/pause", json={"wagn": 3})
+            assert mistyped.status_code == 400
+            assert c.manifest.paused is None, "it would be the whole train"
             gone = await client.post("api/trains/orders/actions/pause", json={"wagon": 77})
             failed = await done(client, gone.json()["job"]["id"])
             assert failed["state"] == "failed"

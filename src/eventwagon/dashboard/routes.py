@@ -50,11 +50,11 @@ _WORDS = 10
 T = TypeVar("T")
 
 
-class _Login(msgspec.Struct):
+class _Login(msgspec.Struct, forbid_unknown_fields=True):
     token: str
 
 
-class _Asked(msgspec.Struct):
+class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     reason: str | None = None
     by: str | None = None
     wagon: int | None = None

@@ -67,9 +67,12 @@ def _capital(text: str) -> str:
 def _waits(waits: Waits, promise: float | None, waiting: int | None) -> str:
     new = waits.new.expected if waits.new.expected is not None else waits.new.oldest
     promised = "" if promise is None else f"; {span(promise)} are promised"
-    first = (
-        f"How long new events wait is not known{promised}" if new is None else f"New events wait {span(new)}{promised}"
-    )
+    if new is None:
+        first = f"How long new events wait is not known{promised}"
+    elif waits.new.expected is None and new > 0:  # nothing is settled: they may wait much longer
+        first = f"New events have waited {span(new)} so far{promised}"
+    else:
+        first = f"New events wait {span(new)}{promised}"
     known = [age for age in (waits.new.oldest, waits.backlog.oldest) if age is not None]
     if waiting == 0 or not known:
         return f"{first}."

@@ -225,7 +225,7 @@ def test_the_verdict_and_what_to_do_come_first(page: Page, complaints: Complaint
     show(page, **trouble(time.time()))
     verdict = page.locator(".verdict").first
     expect(verdict).to_contain_text("Late (in trouble) New events wait 14 s; 2 s are promised.")
-    expect(verdict).to_contain_text("since")
+    expect(verdict).to_contain_text("seen since")
     notes = page.get_by_role("list", name="What needs attention").get_by_role("listitem")
     expect(notes.first).to_contain_text("circuit breaker of ship is open Look at the service behind it")
     box = notes.first.bounding_box()
@@ -256,6 +256,9 @@ def test_trains_are_listed_worst_first(page: Page, complaints: Complaints) -> No
     names = page.locator(".train-name")
     expect(names).to_have_text(["invoices", "mails", "orders"])
     expect(page.locator(".verdict")).to_contain_text("2 of 3 trains need attention")
+    scripted.tell("trains", {"at": time.time(), "trouble": None, "trains": []})
+    expect(page.locator(".verdict")).to_have_attribute("data-level", "unknown")  # it may be the wrong URL
+    expect(page.get_by_text("compare the dashboard's --url with theirs")).to_be_visible()
     now = time.time()
     many = [figures.card(f"train-{n:02}", "bad" if n == 30 else "ok") for n in range(40)]
     scripted.tell("trains", {"at": now, "trouble": None, "trains": many})
@@ -294,6 +297,33 @@ def test_a_thousand_past_wagons_are_a_handful_of_elements(page: Page, complaints
     complaints.but("404")
     table.get_by_role("link", name="orders_v1000", exact=True).click()
     expect(page.get_by_role("alert").get_by_text("nothing at")).to_be_visible()
+    expect(page.get_by_text("Read-only")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Channels")).to_be_hidden()
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+
+
+def test_the_first_wagon_is_not_switched_to(page: Page, complaints: Complaints) -> None:
+    now = time.time()
+    scripted = show(page, wagons=[figures.wagon(1, "active", now)])
+    scripted.tell("past", {"reset": True, "wagons": []})
+    expect(page.get_by_text("1 wagon, 0 switches")).to_be_visible()
+
+
+def test_a_wait_that_is_not_known_is_said_to_go_on(page: Page, complaints: Complaints) -> None:
+    show(page, waits={"new": {"expected": None, "oldest": 0.5}, "backlog": {"expected": None, "oldest": 9.0}})
+    expect(page.locator(".tile").first).to_contain_text("so far; 2 s promised")
+
+
+def test_an_action_that_is_done_does_not_go_on(page: Page, complaints: Complaints) -> None:
+    scripted = show(page)
+    (job,) = scripted.answers["jobs"]["jobs"]
+    scripted.answers["trains/orders/actions/pause"]["job"] = job | {"state": "running", "ended_at": None}
+    page.get_by_role("button", name="Pause …").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Pause").click()
+    expect(dialog.get_by_text("it goes on")).to_be_visible()
+    scripted.tell("jobs", {"jobs": [job]})
+    expect(dialog.get_by_text("it goes on")).to_be_hidden()
 
 
 def test_curves_can_be_read_as_tables(page: Page, complaints: Complaints) -> None:
@@ -328,6 +358,8 @@ def test_a_lost_connection_is_said_and_its_figures_are_marked(page: Page, compla
     expect(lost).to_be_hidden()
     lose(page)
     expect(lost).to_contain_text("Connection lost at")
+    # Nor does the verdict's colour say that all is well.
+    expect(page.locator(".verdict").first).to_have_css("filter", "grayscale(1)")
     expect(page.locator("body")).to_have_attribute("data-stale", "")
     scripted.tell("train", figures.train(time.time()))
     expect(lost).to_be_hidden()

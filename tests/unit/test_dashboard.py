@@ -14,11 +14,12 @@ import pytest
 
 from eventwagon import Connection, UsageError
 from eventwagon.contracts.broker import Depth
-from eventwagon.contracts.facts import Entry
+from eventwagon.contracts.facts import Entry, Switched, SwitchRefused
 from eventwagon.dashboard import Dashboard, app
 from eventwagon.dashboard.dead import key_of
 from eventwagon.dashboard.encoding import encode
 from eventwagon.dashboard.paces import Paces
+from eventwagon.dashboard.picture import refusal_after
 from eventwagon.dashboard.shapes import TrainShape, Verdict, WagonShape, Waiting, Waits
 from eventwagon.dashboard.verdict import verdict_of
 from eventwagon.event import Channel, Event
@@ -412,6 +413,18 @@ def test_no_text_can_turn_around_what_follows() -> None:
     assert shown == r'{"a":["\\u202egpj.exe","line\\nline","naïve <b>"],"\\u202e":null}'.encode()
 
 
+def test_a_refusal_that_is_over_lasted_until_then() -> None:
+    no = SwitchRefused(
+        train="orders", number=1, pressure=1.0, figures="", because="the cap of 4 live wagons is reached"
+    )
+    yes = Switched(train="orders", old=1, new=2, pressure=1.0, because="full")
+    refusal = None
+    for at, fact in ((100.0, no), (190.0, yes), (200.0, yes)):
+        refusal = refusal_after(refusal, Entry(at, "host-1", fact))
+    assert refusal is not None
+    assert (refusal.current, refusal.lasted) == (False, 90.0)
+
+
 def test_two_connections_to_one_train_are_refused() -> None:
     c = a_train().connect("memory://dashboard-twice")
     with pytest.raises(UsageError, match="one connection for each train"):
@@ -440,12 +453,17 @@ def test_the_worst_comes_first_in_the_verdict() -> None:
     assert _verdict(view, expected=0.0, waiting=0).level == "ok"
     assert _verdict(view, expected=3.0).word == "late"  # an event that is retried waits long, and breaks no promise
     assert _verdict(view, expected=None).word == "late"
+    assert _verdict(view, expected=None).sentence.startswith("New events have waited 90 s so far; 2.0 s are promised.")
     late = replace(view, refusing="at the cap of 8 wagons")
     assert _verdict(late, expected=3.0).word == "refusing"
     lost = replace(late, wagons=[replace(active, lost=3)])
     assert _verdict(lost, expected=3.0).sentence.startswith("Events were lost: orders_v1 lost 3 events.")
     assert _verdict(replace(view, members=[]), expected=0.0).word == "unwatched"
     assert _verdict(replace(view, wagons=[]), expected=None).word == "starting"
+    dying = replace(view, wagons=[replace(active, dead=70, settled=70)])
+    assert _verdict(dying, expected=0.0, waiting=0).level == "warn"
+    assert "70 events of the live wagons went to the dead letters" in _verdict(dying, expected=0.0, waiting=0).sentence
+    assert _verdict(replace(view, wagons=[replace(active, dead=1, settled=70)]), expected=0.5).word == "on time"
     opened = _verdict(replace(view, open={"mail": ["20 of 20 failed"]}), expected=0.5)
     assert (opened.level, opened.word) == ("bad", "attention")
     assert "The circuit breaker of mail is open: 20 of 20 failed" in opened.sentence

@@ -142,7 +142,7 @@ def point_of(train: TrainShape) -> Point:
 
 def unreadable(why: str) -> Verdict:
     """The verdict on a train that can't be read."""
-    return Verdict("unknown", "can't read", f"Can't be read: {why}")
+    return Verdict("unknown", "can't read", f"{why[:1].upper()}{why[1:]}")
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
@@ -335,17 +335,17 @@ def refusal_after(refusal: Refusal | None, entry: Entry) -> Refusal | None:
                 current=True,
             )
         case Switched():
-            return _over(refusal, "switch")
+            return _over(refusal, "switch", entry.at)
         case WagonOpened():
-            return _over(refusal, "open")
+            return _over(refusal, "open", entry.at)
         case _:
             return refusal
 
 
-def _over(refusal: Refusal | None, kind: str) -> Refusal | None:
-    if refusal is None or refusal.kind != kind:
+def _over(refusal: Refusal | None, kind: str, at: float) -> Refusal | None:
+    if refusal is None or refusal.kind != kind or not refusal.current:
         return refusal
-    return msgspec.structs.replace(refusal, current=False)
+    return msgspec.structs.replace(refusal, current=False, lasted=refusal.lasted + max(0.0, at - refusal.at))
 
 
 def channels_of(depths: Mapping[str, Depth]) -> list[ChannelShape]:

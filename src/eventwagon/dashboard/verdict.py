@@ -8,6 +8,9 @@ from ..views.notes import Note
 from ..views.train import View
 from .shapes import Verdict, Waits
 
+_DYING = 0.1
+"""The share of dead letters among the settled events of live wagons that deserves a look."""
+
 
 def verdict_of(
     view: View,
@@ -51,6 +54,12 @@ def verdict_of(
     for level in ("bad", "alert", "warn"):
         if text := _first(notes, level):
             return Verdict("bad" if level == "bad" else "warn", "attention", f"{_capital(text)}. {sentence}")
+    dead, done = (
+        sum(n or 0 for n in figures) for figures in zip(*((w.dead, w.settled) for w in view.wagons), strict=True)
+    )
+    if dead and dead >= _DYING * done:
+        died = f"{count(dead, 'event')} of the live wagons went to the dead letters; {done:,} were settled"
+        return Verdict("warn", "attention", f"{died}. {sentence}")
     if waiting == 0 and at_work == 0:
         return Verdict("ok", "idle", "No event waits.")
     if waiting is None:
@@ -69,9 +78,12 @@ def _capital(text: str) -> str:
 def _waits(waits: Waits, promise: float | None, waiting: int | None) -> str:
     new = waits.new.expected if waits.new.expected is not None else waits.new.oldest
     promised = "" if promise is None else f"; {span(promise)} are promised"
-    first = (
-        f"How long new events wait is not known{promised}" if new is None else f"New events wait {span(new)}{promised}"
-    )
+    if new is None:
+        first = f"How long new events wait is not known{promised}"
+    elif waits.new.expected is None and new > 0:  # nothing is settled: they may wait much longer
+        first = f"New events have waited {span(new)} so far{promised}"
+    else:
+        first = f"New events wait {span(new)}{promised}"
     known = [age for age in (waits.new.oldest, waits.backlog.oldest) if age is not None]
     if waiting == 0 or not known:
         return f"{first}."

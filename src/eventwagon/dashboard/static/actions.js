@@ -98,11 +98,16 @@ function act(feed, train, verb, wagon) {
       function follow() {
         const { node, update } = jobLine();
         const done = h("button", { type: "button", class: "main", onclick: close }, "Close");
-        outcome.replaceChildren(h("div", { role: "status" }, node), h("p", { class: "dim" }, "You can close this: it goes on, and stands among the latest actions."), h("div", { class: "dialog-buttons" }, done));
+        const goesOn = h("p", { class: "dim" }, "You can close this: it goes on. The train's page lists it among the latest actions.");
+        outcome.replaceChildren(h("div", { role: "status" }, node), goesOn, h("div", { class: "dialog-buttons" }, done));
         show(form, false);
         show(outcome, true);
         done.focus();
-        const look = () => update(feed.jobs.find((each) => each.id === job.id) ?? job);
+        const look = () => {
+          const now = feed.jobs.find((each) => each.id === job.id) ?? job;
+          update(now);
+          show(goesOn, now.state === "running");
+        };
         look();
         const timer = setInterval(look, 300);
         stop = () => clearInterval(timer);

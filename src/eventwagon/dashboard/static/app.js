@@ -132,6 +132,7 @@ let lostAt = 0;
 function drawLink() {
   const link = by("link");
   attr(link, "data-link", feed.link);
+  show(link, !loggedOut); // there is none before the login
   const newest = feed.train?.at ?? feed.trains?.at ?? null;
   say(link.lastElementChild, feed.link === "live" ? "live" : feed.link === "lost" ? "connection lost" : "connecting");
   const lost = feed.link === "lost" && !loggedOut;

@@ -54,14 +54,16 @@ export class Feed {
   open() {
     this.stop();
     const train = this.wanted;
-    const source = new EventSource(train ? `api/events?train=${encodeURIComponent(train)}` : "api/events");
+    const source = new EventSource(train && train !== this.unknown ? `api/events?train=${encodeURIComponent(train)}` : "api/events");
     this.source = source;
     this.began = Date.now();
+    this.told = false;
     const on = (name, take) =>
       source.addEventListener(name, (event) => {
         if (source !== this.source) return;
         take(JSON.parse(event.data));
         this.heard = Date.now();
+        this.told = true;
         this.tries = 0;
         this.link = "live";
         this.changed();
@@ -99,6 +101,7 @@ export class Feed {
   /** The browser has given the stream up: ask why, and open it anew. */
   again() {
     this.stop();
+    const refused = Boolean(this.wanted) && !this.told;
     const pause = AGAIN[Math.min(this.tries, AGAIN.length - 1)];
     this.tries += 1;
     this.timer = setTimeout(async () => {
@@ -109,11 +112,26 @@ export class Feed {
           this.login();
           return;
         }
-        this.open();
+        if (!refused || !(await this.isUnknown())) this.open();
       } catch {
         this.again();
       }
     }, pause);
+  }
+
+  /** The server has no stream for a name that no train can have: say so, and follow the others. */
+  async isUnknown() {
+    const train = this.wanted;
+    try {
+      await get(trainPath(train));
+    } catch (error) {
+      if (error.status !== 404 || train !== this.wanted) return false;
+      this.unknown = train;
+      this.train = { train, trouble: { why: error.message } };
+      this.open();
+      return true;
+    }
+    return false;
   }
 
   check() {

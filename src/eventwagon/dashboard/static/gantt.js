@@ -58,7 +58,7 @@ export function gantt({ open, href, name }) {
     show(plot, drawn.length > 0);
     show(details, drawn.length > 0);
     say(none, `No wagon in the last ${seen.period}.`);
-    const switches = drawn.filter((w) => w.activeAt !== null && w.activeAt >= begin).length;
+    const switches = drawn.filter((w) => switchedTo(w)).length;
     say(said, drawn.length ? `${counted(drawn.length, "wagon")}, ${counted(switches, "switch", "switches")}` : "");
     if (!drawn.length) return;
     const x = (at) => Math.round(Math.max(0, Math.min(1, (at - begin) / (to - begin))) * W * 10) / 10;
@@ -78,7 +78,7 @@ export function gantt({ open, href, name }) {
         bar("ready", w.openedAt, w.activeAt ?? cut, 0.42, 0.16);
         if (w.activeAt !== null) bar("active", w.activeAt, cut, 0.1, 0.8);
         if (w.closedAt !== null) bar("drain", w.closedAt, last, 0.1, 0.8);
-        if (w.activeAt !== null && w.activeAt >= begin && drawn.length <= ONE_EACH) d.switches += `M${x(w.activeAt)} ${Math.max(0, row - 1)}V${row + 1}`;
+        if (switchedTo(w) && drawn.length <= ONE_EACH) d.switches += `M${x(w.activeAt)} ${Math.max(0, row - 1)}V${row + 1}`;
       }
     });
     const all = JSON.stringify([drawn.length, d]);
@@ -94,6 +94,9 @@ export function gantt({ open, href, name }) {
     marks(moments(begin, to).map(({ time, at: share, step }, i) => ({ key: i, at: share, text: tick(time, step) })));
     rows();
   }
+
+  /** The first wagon was active from the start: nothing was switched. */
+  const switchedTo = (w) => w.number > 1 && w.activeAt !== null && w.activeAt >= begin;
 
   function rows() {
     if (!details.open) return;

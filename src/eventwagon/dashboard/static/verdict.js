@@ -25,7 +25,7 @@ export function verdict() {
   const unseen = h("span", { class: "unseen" });
   const sentence = h("span", { class: "sentence" });
   const since = time(null);
-  const sinceLine = h("span", { class: "since dim" }, "since ", since, h("span"));
+  const sinceLine = h("span", { class: "since dim", title: "The dashboard reads only while somebody looks" }, "seen since ", since, h("span"));
   const trouble = h("p", { class: "stale-line", hidden: true });
   const line = h("p", { class: "verdict-line" }, mark, h("span", { class: "verdict-text" }, word, unseen, " ", sentence, " ", sinceLine));
   const tiles = {
@@ -61,7 +61,7 @@ export function verdict() {
       const { new: fresh, backlog } = of.waits;
       const wait = waitOf(of);
       const share = of.promise && wait !== null ? wait / of.promise : null;
-      tiles.new.set(span(wait), of.promise === null ? "no promise" : `${span(of.promise)} promised`, share > 1 ? "bad" : null, share);
+      tiles.new.set(span(wait), `${soFar(of) ? "so far; " : ""}${of.promise === null ? "no promise" : `${span(of.promise)} promised`}`, share > 1 ? "bad" : null, share);
       const stuck = of.wagons.some((w) => w.state === "draining" && w.drain_left === null); // it has a backlog of unknown length
       tiles.backlog.set(backlog.expected !== 0 ? span(backlog.expected) : stuck ? "?" : "no backlog", backlog.oldest ? `oldest ${span(backlog.oldest)}` : "");
       tiles.oldest.set(of.oldest_age === 0 ? "none waits" : span(of.oldest_age), "");
@@ -76,6 +76,9 @@ export function verdict() {
 
 /** What a new event waits: what the observer expects or, as long as that is not known, what the oldest one has waited. */
 export const waitOf = ({ waits }) => waits.new.expected ?? waits.new.oldest;
+
+/** Nothing is settled: how long they will wait is not known, only how long the oldest has waited. */
+const soFar = ({ waits }) => waits.new.expected === null && waits.new.oldest > 0;
 
 function tile(name, metered = false) {
   const value = h("a");

@@ -35,6 +35,7 @@ export function trainView(train, feed, go) {
   const more = h("a", { href: `${base}/journal` }, "The whole journal");
   const silent = h("p", { class: "empty" }, "Nothing yet.");
   const at_ = time(null);
+  const readAt = h("p", { class: "dim read-at" }, "Read at ", at_);
   let journalSeen = -1;
 
   const rest = h("div", { hidden: true },
@@ -51,7 +52,7 @@ export function trainView(train, feed, go) {
     node: h("div", { class: "train-page" },
       h("div", { class: "top" }, h("div", { class: "title-row" }, h("h1", {}, train), bar.node), top.node, attention.node),
       rest,
-      h("p", { class: "dim read-at" }, "Read at ", at_)),
+      readAt),
     update({ train: of, session, past, journal, journalVersion, jobs: all, history }) {
       if (of === null) return;
       const known = !of.trouble || of.wagons.length > 0 || of.waiting !== null; // it was read, now or before
@@ -79,6 +80,7 @@ export function trainView(train, feed, go) {
       processes.update(of.members, of.head);
       schedules.update(of.schedules);
       budgets.update(of.budgets);
+      show(readAt, of.at > 0); // a train that is not there was never read
       setTime(at_, of.at);
     },
   };

@@ -24,7 +24,7 @@ export function trainsView() {
     const { trains, trouble } = seen;
     const cards = [...trains].sort((a, b) => ORDER[levelOf(a)] - ORDER[levelOf(b)] || late(b) - late(a) || (a.train < b.train ? -1 : 1));
     const bad = cards.filter((card) => levelOf(card) !== "ok").length;
-    const worst = trouble ? "unknown" : cards.length ? levelOf(cards[0]) : "ok";
+    const worst = trouble || !cards.length ? "unknown" : levelOf(cards[0]);
     attr(head, "data-level", worst);
     setSign(mark, worst);
     say(line, trouble ? `The trains can't be read: ${trouble.why}` : bad ? `${bad} of ${counted(cards.length, "train")} ${bad === 1 ? "needs" : "need"} attention` : cards.length ? `${cards.length === 1 ? "The train is" : `All ${cards.length} trains are`} well` : "No train has run here yet");
@@ -33,7 +33,7 @@ export function trainsView() {
     const found = cards.filter((card) => card.train.toLowerCase().includes(wanted));
     fill(found.slice(0, 200));
     show(none, !found.length || found.length > 200);
-    say(none, cards.length ? (found.length ? `200 of ${found.length} are shown: search for the others.` : `No train's name has "${filter.value}" in it.`) : "Run one: eventwagon run app:train");
+    say(none, cards.length ? (found.length ? `200 of ${found.length} are shown: search for the others.` : `No train's name has "${filter.value}" in it.`) : "Run one: eventwagon run app:train. If trains run already, compare the dashboard's --url with theirs.");
   }
 
   return {

@@ -13,7 +13,7 @@ const LIFE = [["opened_at", "opened", "opened_because"], ["ready_at", "ready"], 
 
 export function wagonView(train, number, feed) {
   const title = h("h1", {}, `${train}_v${number}`);
-  const chip = h("span", { class: "chip" });
+  const chip = h("span", { class: "chip", hidden: true });
   const reason = h("p", { class: "wagon-reason" });
   const bar = actionBar(feed, train, number);
   const mark = sign();
@@ -53,7 +53,11 @@ export function wagonView(train, number, feed) {
   const limits = h("section", { class: "card", hidden: true }, h("h2", {}, "Limits"), fills);
   const workers = tableCard("Workers by process", [["process", (w) => w.process], ["workers", (w) => count(w.workers)], ["in hand", (w) => count(w.in_hand)]]);
   const journal = journalRows("Journal of this wagon");
-  const head = h("div", { class: "verdict" }, reason, balance, trouble, facts);
+  const head = h("div", { class: "verdict" }, reason, balance, facts);
+  const rest = h("div", { hidden: true },
+    head, limits, channels.node,
+    h("div", { class: "columns" }, h("section", { class: "card" }, h("h2", {}, "Life"), life), workers.node),
+    h("section", { class: "card" }, h("h2", {}, "Journal"), journal.node));
   let timer;
   let known = null;
   let ended = false;
@@ -76,6 +80,8 @@ export function wagonView(train, number, feed) {
   }
 
   function draw() {
+    show(rest, true);
+    show(chip, true);
     const { wagon, past, live } = known;
     const w = wagon ?? past;
     const now = feed.train?.at ?? Date.now() / 1000;
@@ -111,14 +117,13 @@ export function wagonView(train, number, feed) {
     journal.update([...known.journal].reverse());
   }
 
+  bar.update(feed.session, false, false);
   read();
   return {
     title: `${train}_v${number}`,
     node: h("div", {},
       h("div", { class: "title-row" }, h("div", { class: "with-chip" }, title, chip), bar.node),
-      head, limits, channels.node,
-      h("div", { class: "columns" }, h("section", { class: "card" }, h("h2", {}, "Life"), life), workers.node),
-      h("section", { class: "card" }, h("h2", {}, "Journal"), journal.node)),
+      trouble, rest),
     update() {},
     leave() {
       ended = true;

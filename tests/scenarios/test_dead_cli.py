@@ -184,3 +184,19 @@ def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], tmp_path:
     assert "Delete 3 dead letters for good?" in said
     assert ("3 dead letters deleted" in said) == (len(left) == 2)
     assert stands(url) == left
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_is_said_in_one_line(url: str, buffered: bool) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "eventwagon", "dead", "export", "shop", "--all", "--url", url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "eventwagon: the output can't be written: [Errno 28] No space left on device\n"

@@ -160,11 +160,16 @@ def read(event: Event) -> DeadLetter:
         event,
         x.get("deadbecause", ""),
         channel,
-        int(figure(x.get("deadwagon"), 0)),
-        int(figure(x.get("deadattempts"), 0)),
+        count_in(x.get("deadwagon")),
+        count_in(x.get("deadattempts")),
         figure(x.get("deadat"), 0.0),
-        int(figure(x.get("deadretries"), 0)),
+        count_in(x.get("deadretries")),
     )
+
+
+def count_in(text: str | None) -> int:
+    """`text` as a count, or 0. What is below 0 is none: it would be retried without end."""
+    return max(0, int(figure(text, 0)))
 
 
 def figure(text: str | None, otherwise: float) -> float:

@@ -286,7 +286,7 @@ class DeadLetters:
                     if held and missing > 0:  # they may wait for these, as this call waits for theirs
                         await self._answer(partial(subscription.release, held, tried=False, cleared=True))
                         held.clear()
-                        pause = 2 * pause or poll
+                        pause = min(2 * pause or poll, _CLAIM / 4)  # claims of dead processes end meanwhile
                         await asyncio.sleep(pause * (0.5 + self._runtime.rng.random()))
                 if clock() - extended > _CLAIM / 4 and (held or ready):
                     extended = clock()

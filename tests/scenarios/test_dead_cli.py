@@ -159,8 +159,13 @@ def test_mistakes(url: str, words: tuple[str, ...], said: str) -> None:
     assert len(stands(url)) == 5
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y\n", ["id3", "id4"]), ("\n", ["id0", "id1", "id2", "id3", "id4"])])
-def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], tmp_path: Path) -> None:
+ALL_IDS = ["id0", "id1", "id2", "id3", "id4"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "code"), [("y\n", ["id3", "id4"], 0), ("\n", ALL_IDS, 1), ("\x04", ALL_IDS, 130)]
+)
+def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], code: int) -> None:
     ours, theirs = pty.openpty()
     command: list[Any] = [
         sys.executable,
@@ -184,6 +189,7 @@ def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], tmp_path:
     assert "Delete 3 dead letters for good?" in said
     assert ("3 dead letters deleted" in said) == (len(left) == 2)
     assert stands(url) == left
+    assert process.returncode == code
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -204,10 +204,12 @@ class ending:  # noqa: N801 - used as a statement: `with ending():`
             if not isinstance(unwritable[0], BrokenPipeError):
                 say(f"the output can't be written: {unwritable[0]}")
             raise typer.Exit(Code.FAILED) from None
-        if any(isinstance(e, KeyboardInterrupt | asyncio.CancelledError) for e in causes):
+        if isinstance(error, typer.Abort):  # Ctrl-C or Ctrl-D at a question, in whose line the cursor is
+            print(file=sys.stderr)
+        if any(isinstance(e, KeyboardInterrupt | asyncio.CancelledError | typer.Abort) for e in causes):
             say("interrupted")
             raise typer.Exit(Code.INTERRUPTED) from None
-        if isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort):
+        if isinstance(error, SystemExit | GeneratorExit | typer.Exit):
             return
         if not all(isinstance(e, EventwagonError | Ended) for e in causes):
             if not debugging():

@@ -159,8 +159,13 @@ def test_mistakes(url: str, words: tuple[str, ...], said: str) -> None:
     assert len(stands(url)) == 5
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y\n", ["id3", "id4"]), ("\n", ["id0", "id1", "id2", "id3", "id4"])])
-def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], tmp_path: Path) -> None:
+ALL_IDS = ["id0", "id1", "id2", "id3", "id4"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "code"), [("y\n", ["id3", "id4"], 0), ("\n", ALL_IDS, 1), ("\x04", ALL_IDS, 130)]
+)
+def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], code: int) -> None:
     ours, theirs = pty.openpty()
     command: list[Any] = [
         sys.executable,
@@ -184,3 +189,20 @@ def test_at_a_terminal_it_asks(url: str, answer: str, left: list[str], tmp_path:
     assert "Delete 3 dead letters for good?" in said
     assert ("3 dead letters deleted" in said) == (len(left) == 2)
     assert stands(url) == left
+    assert process.returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_is_said_in_one_line(url: str, buffered: bool) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "eventwagon", "dead", "export", "shop", "--all", "--url", url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "eventwagon: the output can't be written: [Errno 28] No space left on device\n"

@@ -4,6 +4,7 @@ counted, none lost, none reported as lost. In virtual time."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from eventwagon import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.event import DEAD, Channel
+from eventwagon.policy import letters as letters_policy
 from eventwagon.runtime.removal import WagonRemover
 from eventwagon.testing.virtual_time import run
 from tests.support import World, until
@@ -237,6 +239,16 @@ def test_a_filter_that_says_nothing_or_nonsense_is_refused(filters: dict[str, An
         DeadFilter(**filters)
 
 
+def test_many_ids_cost_no_more_than_one() -> None:
+    """They are looked up, not compared with each letter: a filter of 20,000 ids would hold up the loop for seconds."""
+    events = [Event(id=f"id{n}", type="int", source="s", time=1.0, data=b"1") for n in range(20_000)]
+    where = DeadFilter(ids=[event.id for event in reversed(events)])
+    began = time.process_time()
+    assert all(where.takes(letters_policy.read(event)) for event in events)
+    assert time.process_time() - began < 1
+    assert where == msgspec.json.decode(msgspec.json.encode(where), type=DeadFilter)
+
+
 def test_wrong_use() -> None:
     async def main(case: Case, c: Connection) -> None:
         for wrong in (None, {}, "all", object()):
@@ -263,6 +275,9 @@ def test_strange_letters() -> None:
         x = {"deadattempts": "1e999", "deadretries": "-inf", "deadwagon": "x", "deadat": "nan", "deadbecause": "\x00?"}
         strange = Event(id="\u202e\n", type="int", source="s", time=1.0, data=b"1500", extensions=x)
         cut = Event(id="cut", type="int", source="s", time=1.0, data=b"15", extensions={"deadsize": "4"})
+        below = msgspec.structs.replace(cut, id="below", extensions={"deadretries": "-7", "deadattempts": "-7"})
+        read_back = letters_policy.read(below)
+        assert (read_back.retries, read_back.attempts) == (0, 0)
         own = Channel("train", 0, DEAD)
         await case.world.broker.create(own)
         await case.world.broker.publish(own, [strange, cut, strange])  # one of them twice, as after a crash
@@ -414,6 +429,26 @@ def test_two_operators_at_once() -> None:
         assert one.count + two.count == 1200
         await asyncio.sleep(10)
         assert sorted(n for _, n, _ in case.seen) == [*range(1001, 2201)]
+        assert not await letters(c)
+
+    scenario(main)
+
+
+def test_two_operators_whose_letters_lie_among_each_others() -> None:
+    """Each claims what the other one looks for. Neither waits for the other in vain."""
+
+    async def main(case: Case, c: Connection) -> None:
+        found = await case.died(c, *range(1001, 4001))
+        case.bad = False
+        ids = [letter.event.id for letter in found]
+        one = await c.dead.preview(DeadFilter(ids=ids[0::2]))
+        two = await c.dead.preview(DeadFilter(ids=ids[1::2]))
+        began = asyncio.get_running_loop().time()
+        done = await asyncio.gather(c.dead.retry(one), c.dead.drop(two))
+        assert [(each.count, each.left) for each in done] == [(1500, 0), (1500, 0)]
+        assert asyncio.get_running_loop().time() - began < 45
+        await asyncio.sleep(10)
+        assert len(case.seen) == 1500
         assert not await letters(c)
 
     scenario(main)

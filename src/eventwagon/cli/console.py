@@ -4,6 +4,7 @@ mistake."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import sys
@@ -187,21 +188,28 @@ class ending:  # noqa: N801 - used as a statement: `with ending():`
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
         if error is None:
-            with suppress(BrokenPipeError):
+            try:
                 sys.stdout.flush()
+            except OSError as unflushed:
+                if not _is_unwritable(unflushed):
+                    raise
+                error = unflushed
+            else:
                 return
-            _forget_stdout()
-            raise typer.Exit(Code.FAILED)
         causes = list(_leaves(error))
         if debugging():
             _print_traceback(error)
-        if any(isinstance(e, BrokenPipeError) for e in causes):
+        if unwritable := [e for e in causes if _is_unwritable(e)]:
             _forget_stdout()
+            if not isinstance(unwritable[0], BrokenPipeError):
+                say(f"the output can't be written: {unwritable[0]}")
             raise typer.Exit(Code.FAILED) from None
-        if any(isinstance(e, KeyboardInterrupt | asyncio.CancelledError) for e in causes):
+        if isinstance(error, typer.Abort):  # Ctrl-C or Ctrl-D at a question, in whose line the cursor is
+            print(file=sys.stderr)
+        if any(isinstance(e, KeyboardInterrupt | asyncio.CancelledError | typer.Abort) for e in causes):
             say("interrupted")
             raise typer.Exit(Code.INTERRUPTED) from None
-        if isinstance(error, SystemExit | GeneratorExit | typer.Exit | typer.Abort):
+        if isinstance(error, SystemExit | GeneratorExit | typer.Exit):
             return
         if not all(isinstance(e, EventwagonError | Ended) for e in causes):
             if not debugging():
@@ -235,7 +243,16 @@ def _code(error: BaseException) -> Code:
     return Code.USAGE if isinstance(error, UsageError) else Code.FAILED
 
 
+def _is_unwritable(error: BaseException) -> bool:
+    """Whether the reader of stdout has gone, or the disk to which it is written is full."""
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, OSError)
+        and error.filename is None
+        and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    )
+
+
 def _forget_stdout() -> None:
-    """Redirect stdout to the null device once its reader has gone, so that flushing it at exit can't fail again."""
+    """Redirect stdout to the null device once it can't be written, so that flushing it at exit can't fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

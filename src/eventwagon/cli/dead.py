@@ -285,10 +285,10 @@ def _tell(verb: str, done: DeadDone, as_json: bool) -> None:
 def _stayed(done: DeadDone) -> str:
     stayed = []
     if done.refused:
-        stayed.append(f"the broker refuses {counted(done.refused, 'event')}")
+        stayed.append(f"the broker refuses {counted(done.refused, 'event')}, which stay")
     if done.left:
         stayed.append(f"{counted(done.left, 'dead letter')} could not be had: another process works on them, or has")
-    return f"{'; '.join(stayed)}. They stay; look again"
+    return f"{'; '.join(stayed)}. Look again"
 
 
 # --- for a person --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -48,7 +49,7 @@ Death = tuple[str, str, float, int]
 """The same with when it died, and after how many retries: an event that is retried and dies again is another letter."""
 
 
-class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
+class DeadFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Which dead letters are meant: those for which everything holds that is given. Refused (UsageError) if nothing is;
     `DeadFilter(all=True)` means all of them.
 
@@ -96,6 +97,11 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
         if self.all and self.words:
             raise UsageError(f"all the dead letters, or those with {', '.join(self.words)}: give one, not both")
 
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        """To look one up among many."""
+        return frozenset(self.ids)
+
     @property
     def words(self) -> list[str]:
         """What is given, each as `name=value`."""
@@ -109,7 +115,7 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True):
         """Whether this letter is meant."""
         event = letter.event
         return (
-            (not self.ids or event.id in self.ids)
+            (not self.ids or event.id in self._ids)
             and self.wagon in (None, letter.wagon)
             and self.channel in (None, letter.channel)
             and self.type in (None, event.type)
@@ -160,11 +166,16 @@ def read(event: Event) -> DeadLetter:
         event,
         x.get("deadbecause", ""),
         channel,
-        int(figure(x.get("deadwagon"), 0)),
-        int(figure(x.get("deadattempts"), 0)),
+        count_in(x.get("deadwagon")),
+        count_in(x.get("deadattempts")),
         figure(x.get("deadat"), 0.0),
-        int(figure(x.get("deadretries"), 0)),
+        count_in(x.get("deadretries")),
     )
+
+
+def count_in(text: str | None) -> int:
+    """`text` as a count, or 0. What is below 0 is none: it would be retried without end."""
+    return max(0, int(figure(text, 0)))
 
 
 def figure(text: str | None, otherwise: float) -> float:

@@ -2,7 +2,8 @@
 
 Letters are settled out of order with what a broker can do anyway: a consumer of the channel claims letter after letter,
 works on those that are meant, 500 at most at a time, and holds the others; at the end it gives them back, without an
-attempt. It stops as soon as it has met as many as were counted.
+attempt. It stops as soon as it has met as many as were counted. If nothing comes any more, it gives them back before
+that, for a while: two calls with different filters may each hold what the other one looks for.
 
 For each 500 the order of things is: publish them, write into the manifest how many are about to be settled (else they
 would count as lost), settle them. A process that dies in between leaves letters that were published and are still
@@ -70,7 +71,7 @@ class DeadDone(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     """Letters that the broker refuses to take as events: they stay."""
     left: int
-    """Letters that could not be received, since somebody else holds them, or has settled them: they stay."""
+    """Letters that could not be received, since somebody else holds them, or has settled them."""
 
 
 class _Chosen(NamedTuple):
@@ -262,15 +263,19 @@ class DeadLetters:
         """`held` gets what is to be given back."""
         clock = asyncio.get_running_loop().time
         poll = min(_POLL, self._runtime.settings.publish_timeout / 2)
+        pause = 0.0
         met = extended = clock()
         ready: _Deliveries = []
         try:
             while missing > 0 and clock() - met < _PATIENCE:
                 # no more than one batch: what a killed process had claimed comes back one by one
                 got = await self._answer(partial(subscription.receive, _BATCH - len(ready), poll))
+                before = len(ready)
                 for delivery in got:
-                    (ready if read(delivery.event).death in order.deaths else held).append(delivery)
-                if got:
+                    letter = read(delivery.event)
+                    is_meant = letter.death in order.deaths and letter.mark not in order.refused
+                    (ready if is_meant else held).append(delivery)
+                if len(ready) > before or (got and not pause):  # what was given back and comes again is no progress
                     met = clock()
                 if ready and (len(ready) >= min(_BATCH, missing) or not got):
                     held += await self._work(channel, subscription, ready, order)
@@ -278,6 +283,11 @@ class DeadLetters:
                     ready = []
                 elif not got:  # somebody else has them, or has settled them by now
                     missing = await self._missing(channel, order)
+                    if held and missing > 0:  # they may wait for these, as this call waits for theirs
+                        await self._answer(partial(subscription.release, held, tried=False, cleared=True))
+                        held.clear()
+                        pause = min(2 * pause or poll, _CLAIM / 4)  # claims of dead processes end meanwhile
+                        await asyncio.sleep(pause * (0.5 + self._runtime.rng.random()))
                 if clock() - extended > _CLAIM / 4 and (held or ready):
                     extended = clock()
                     await self._answer(partial(subscription.extend, [*held, *ready]))

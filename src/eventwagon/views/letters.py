@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..event import DEATH, Event, born
-from ..policy.letters import figure
+from ..policy.letters import count_in, figure
 
 
 def letter_of(event: Event) -> dict[str, object]:
@@ -22,9 +22,9 @@ def letter_of(event: Event) -> dict[str, object]:
         "extensions": {name: value for name, value in x.items() if name not in DEATH},
         "because": x.get("deadbecause", ""),
         "channel": x.get("deadchannel", ""),
-        "wagon": int(figure(x.get("deadwagon"), 0)),
-        "attempts": int(figure(x.get("deadattempts"), 0)),
-        "retries": int(figure(x.get("deadretries"), 0)),
+        "wagon": count_in(x.get("deadwagon")),
+        "attempts": count_in(x.get("deadattempts")),
+        "retries": count_in(x.get("deadretries")),
         "at": figure(x.get("deadat"), 0.0),
         "data": data_of(event.data),
     }

@@ -382,11 +382,12 @@ def test_a_train_tells_what_it_lost(server: PulsarServer, tmp_path: Path) -> Non
                         await asyncio.sleep(0.5)
                 assert "message TTL of 3600 s" in view.threatened[0]
                 async with asyncio.timeout(60), connection.running():
-                    while len(handled) < 2:
-                        await asyncio.sleep(0.1)
+                    facts: list[object] = []
+                    while len(handled) < 2 or not any(isinstance(f, ChannelThreatened) for f in facts):
+                        await asyncio.sleep(0.2)
+                        facts = [entry.fact async for entry in connection.journal()]
                     await place.set("messageTTL", 0)
                     await connection.request_switch("by hand")
-                    facts: list[object] = []
                     while not any(isinstance(f, WagonRemoved) for f in facts):
                         await asyncio.sleep(0.2)
                         facts = [entry.fact async for entry in connection.journal()]

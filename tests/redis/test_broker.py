@@ -254,8 +254,7 @@ def test_a_train_leaves_nothing_behind(own_redis: RedisServer) -> None:
             async with asyncio.timeout(60), raw(own_redis) as redis:
                 while len(handled) < 1000:
                     await asyncio.sleep(0.02)
-                while len(await redis.keys("eventwagon:{signups_v[1-9]}")) > 0:
+                while await redis.keys("eventwagon:{signups_v[1-9]}*"):
                     await asyncio.sleep(0.05)
-                assert not await redis.keys("eventwagon:{signups_v[1-9]}*")
 
     asyncio.run(main())

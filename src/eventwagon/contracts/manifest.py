@@ -169,7 +169,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     letters_gone: int = 0
     """Dead letters that disappeared before their wagon was removed or forgotten, as far as reported."""
     letters_taken: int = 0
-    """Dead letters of removed wagons that somebody had retried or dropped."""
+    """Dead letters of removed wagons that somebody had retried or dropped. Older code drops this field; then they are
+    reported as lost."""
     stepped_back_at: float | None = None
     """When a step back was last found."""
     stepped_back_to: int = 0

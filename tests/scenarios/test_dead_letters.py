@@ -397,6 +397,38 @@ def test_cut_off_between_publishing_and_settling(where: str, monkeypatch: pytest
     scenario(main)
 
 
+def test_interrupted_while_the_broker_hands_letters_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was claimed in that moment is given back at once: nobody waits for claims to expire."""
+
+    async def main(case: Case, c: Connection) -> None:
+        await case.died(c, *range(1001, 1011))
+        case.bad = False
+        receive, claimed = MemorySubscription.receive, asyncio.Event()
+
+        async def slow(self: Any, *given: Any) -> Any:
+            got = await receive(self, *given)
+            if self.channel.name == DEAD and got:
+                claimed.set()
+                await asyncio.sleep(0.2)  # the answer is on its way
+            return got
+
+        preview = await c.dead.preview(ALL)
+        with monkeypatch.context() as patched:
+            patched.setattr(MemorySubscription, "receive", slow)
+            retrying = asyncio.create_task(c.dead.retry(preview))
+            await claimed.wait()
+            retrying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await retrying
+        depths = await c.broker.depth([Channel("train", 1, DEAD)])
+        assert (depths[0].waiting, depths[0].in_flight) == (10, 0)
+        began = asyncio.get_running_loop().time()
+        assert (await c.dead.retry(preview)).count == 10
+        assert asyncio.get_running_loop().time() - began < 5
+
+    scenario(main)
+
+
 def test_what_the_broker_refuses_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(case: Case, c: Connection) -> None:
         await case.died(c, *range(1001, 1021))

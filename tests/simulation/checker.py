@@ -66,7 +66,7 @@ def evidence(run: Run) -> Evidence:
         most_calls=_most_calls(run) if rest.reached else None,
         short=rest.short,
         charged=tuple(_charged(run)) if strict else (),
-        kept=tuple(r.seq for r in run.history.of(Ended) if _keeps(run, r) and not r.error and could),
+        kept=tuple(r.seq for r in run.history.of(Ended) if r.held and not r.error and could),
         punctual=not run.scenario.faults and "kills" not in run.scenario.guests,
         touched=frozenset(key for key in rest.dead.values() if strict and not may_die(run.scenario, key)),
         heard_within=None
@@ -88,13 +88,6 @@ def _late_by(run: Run) -> float | None:
     if scenario.settings["at_cap"] == "refuse" or run.history.of(Crashed):
         return None
     return 6 * (scenario.latency + scenario.answers) + float(scenario.settings.get("hold", 2.0))
-
-
-def _keeps(run: Run, ended: Ended) -> bool:
-    """Whether it had claimed what it should have given back. Somebody who retries dead letters and is interrupted while
-    the broker hands some out does not know of them: these claims run out, and another retry waits for that."""
-    retries = any(h.what == "retry" for h in run.scenario.by_hand)
-    return any(not (retries and held.endswith(".dead")) for held in ended.held)
 
 
 def _could_give_back(run: Run) -> bool:

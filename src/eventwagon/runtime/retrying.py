@@ -269,7 +269,7 @@ class DeadLetters:
         try:
             while missing > 0 and clock() - met < _PATIENCE:
                 # no more than one batch: what a killed process had claimed comes back one by one
-                got = await self._answer(partial(subscription.receive, _BATCH - len(ready), poll))
+                got = await self._received(subscription, _BATCH - len(ready), poll, held)
                 before = len(ready)
                 for delivery in got:
                     letter = read(delivery.event)
@@ -293,6 +293,19 @@ class DeadLetters:
                     await self._answer(partial(subscription.extend, [*held, *ready]))
         finally:
             held += ready
+
+    async def _received(
+        self, subscription: Subscription, count: int, poll: float, held: _Deliveries
+    ) -> Sequence[Delivery]:
+        """What the broker hands out. If the call is interrupted meanwhile, it waits for the answer, and `held` gets
+        that: else its claims would have to expire."""
+        asked = asyncio.create_task(self._answer(partial(subscription.receive, count, poll)))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            with suppress(BrokerError):
+                held += await asked
+            raise
 
     async def _work(
         self, channel: Channel, subscription: Subscription, deliveries: Sequence[Delivery], order: _Order

@@ -41,6 +41,7 @@ from .policy.edits import Edit, differences, differing, switch_asked, switch_wit
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.dead_letters import kept
+from .runtime.depths import depths_of
 from .runtime.due_events import DueEvents
 from .runtime.handler import Handler
 from .runtime.later import Later
@@ -878,15 +879,8 @@ class Connection:
         """The depth of each channel of each live wagon: by the wagon's number, then by the channel's name. The
         ingress's name is empty; `dead` holds the dead letters."""
         self._here()
-        manifest = self.manifest
-        channels = [c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))]
-        found: dict[int, dict[str, Depth]] = {w.number: {} for w in manifest.wagons}
-        if channels:
-            async with self._answering():
-                depths = await self.broker.depth(channels)
-            for channel, depth in zip(channels, depths, strict=True):
-                found[channel.wagon][channel.name] = depth
-        return found
+        async with self._answering():
+            return await depths_of(self.broker, self.manifest)
 
     def journal(self, *, last: int | None = None) -> AsyncIterator[Entry]:
         """The journal's entries, oldest first: decisions and events of the train, with figures. `last`: only that many,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ipaddress
 import math
 import numbers
 import operator
@@ -198,3 +199,13 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - what can't be shown is still refused
         found = f"a {type(value).__name__} that can't be shown"
     return found if len(found) <= 80 else f"{found[:77]}..."
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or `localhost`, can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import time
@@ -15,6 +14,7 @@ import typer
 
 from ..display.redaction import shown
 from ..errors import UsageError
+from ..values import is_loopback
 from .console import DEFAULT_URL, Url, job, line
 from .serve import LogLevel, asked_to_end, level_of, set_up_logging
 
@@ -78,7 +78,7 @@ async def dashboard(
 
     It reads once a second for all browsers together, and only while one looks. Behind a proxy, let that end TLS.
     """
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise UsageError(
             f"--host {host!r} can be reached from elsewhere: give a token (EVENTWAGON_DASHBOARD_TOKEN), or leave the "
             "host out and reach it through a tunnel"
@@ -107,15 +107,6 @@ async def dashboard(
                 ending.cancel()
                 serving.cancel()
                 await asyncio.gather(ending, serving, return_exceptions=True)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

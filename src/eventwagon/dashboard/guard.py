@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UsageError
-from ..values import is_a, items
+from ..values import is_a, is_loopback, items
 
 HEADER = "x-eventwagon"
 """Without this header no POST is accepted: no form and no page of another site can send it."""
@@ -88,16 +87,7 @@ class Guard:
         if "*" in self._hosts:
             return True
         host = host_of(named)
-        return host is not None and (host in self._hosts or _is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return host is not None and (host in self._hosts or is_loopback(host))
 
 
 def host_of(named: str) -> str | None:

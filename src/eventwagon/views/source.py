@@ -16,6 +16,7 @@ from ..contracts.timetable import Timetable, Waiting, timetable_of
 from ..errors import Unavailable, UsageError
 from ..event import Event
 from ..runtime.dead_letters import kept
+from ..runtime.depths import depths_of
 from .following import follower
 
 
@@ -73,15 +74,8 @@ class Outside:
         return [m for m in self.every_member if m.is_process]
 
     async def depths(self) -> Mapping[int, Mapping[str, Depth]]:
-        manifest = self._manifest
-        channels = [c for w in manifest.wagons for c in (*manifest.working_channels(w), manifest.dead_letters(w))]
-        found: dict[int, dict[str, Depth]] = {w.number: {} for w in manifest.wagons}
-        if channels:
-            async with self._answering():
-                depths = await self.broker.depth(channels)
-            for channel, depth in zip(channels, depths, strict=True):
-                found[channel.wagon][channel.name] = depth
-        return found
+        async with self._answering():
+            return await depths_of(self.broker, self._manifest)
 
     async def later(self) -> Waiting:
         async with self._answering():

@@ -147,7 +147,7 @@ class RemovalRefused(EventwagonError):
 
 
 class DeadLettersChanged(EventwagonError):
-    """The dead letters that were counted are not those that are there now. Nothing was done: look again."""
+    """The dead letters have changed since they were counted. Nothing was done: look again."""
 
 
 # --- bugs ---------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 
 from eventwagon.contracts.orchestrator import Orchestrator, WagonSpec
 from eventwagon.drivers.opening import open_drivers
-from eventwagon.orchestrators.kubernetes.names import UNIT
+from eventwagon.orchestrators.kubernetes.errors import is_ending, is_ready
+from eventwagon.orchestrators.kubernetes.names import COST, UNIT
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
 from tests.held import a_wagon, given
 from tests.kubernetes.world import Looking, World, until
@@ -126,7 +127,8 @@ def test_a_unit_goes_to_its_next_wagon_without_a_new_pod(world: World) -> None:
 
 
 def test_idle_pods_go_first(world: World) -> None:
-    """Two of four Pods have an event in hand; those two are left. By chance that would be one case of six."""
+    """Two of four Pods have an event in hand; those two are left. By chance that would be one case of six. Kubernetes
+    deletes Pods that are not ready before all others, whatever their cost; so the four are ready first."""
 
     async def main() -> None:
         async with PodsHarness(world) as harness, world.looking() as looking:
@@ -139,9 +141,12 @@ def test_idle_pods_go_first(world: World) -> None:
             async def in_hand() -> bool:
                 return sum(a.in_hand for m in await registry.members(held.name) for a in m.attachments) == 2
 
+            async def ready() -> bool:
+                return sum(is_ready(pod) for pod in (await looking.all("pods")).values()) == 4
+
             async def stay() -> set[str]:
                 pods = await looking.all("pods")
-                staying = {name for name, pod in pods.items() if "deletionTimestamp" not in pod["metadata"]}
+                staying = {name for name, pod in pods.items() if not is_ending(pod)}
                 return staying if len(staying) == 2 else set()
 
             async with registry:
@@ -149,9 +154,14 @@ def test_idle_pods_go_first(world: World) -> None:
                 await until("four are attached", attached)
                 await harness.give(spec, 2)
                 await until("two have checked in with an event", in_hand)
+                await until("four are ready", ready)
+                busy = {pod for pod, _ in await looking.notes("began-1")}
                 await harness.orchestrator.ensure(msgspec.structs.replace(spec, workers=2))
                 staying = await until("two go", stay)
-                assert staying == {pod for pod, _ in await looking.notes("began-1")}
+                pods = await looking.all("pods")
+                marked = {name for name, pod in pods.items() if pod["metadata"].get("annotations", {}).get(COST) == "1"}
+                assert marked == busy
+                assert staying == busy, pods
                 assert await harness.ended(1) == 0
 
     asyncio.run(main())

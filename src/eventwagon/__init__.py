@@ -102,6 +102,7 @@ from .errors import (
 from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .options import Budget
+from .pause_on import PauseOn
 from .policy.letters import DeadFilter, DeadGroup, DeadLetter, DeadPreview
 from .runtime.batching import BatchContext
 from .runtime.context import Context
@@ -177,6 +178,7 @@ __all__ = [
     "NumbersSkipped",
     "OpenRefused",
     "OrphanRemoved",
+    "PauseOn",
     "Pressure",
     "PromiseAtRisk",
     "ProvisioningFailed",

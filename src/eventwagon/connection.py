@@ -771,7 +771,8 @@ class Connection:
             await self._state.apply(lambda m: paused(m, wagon, pause))
 
     async def resume(self, why: str = "by hand", *, wagon: int | None = None, by: str | None = None) -> bool:
-        """End the pause of the train, or that of one wagon; neither ends the other. Returns False if it was not paused.
+        """End the pause of the train, or that of one wagon; neither ends the other. A wagon whose own pause was ended
+        is not paused by `pause_on` again. Returns False if it was not paused.
         `by` as in `request_switch`. Raises UsageError, also if there is no such wagon."""
         why, by = _reason(why), _asker(by)
         if wagon is not None:

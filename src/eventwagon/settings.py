@@ -12,6 +12,7 @@ from .errors import UsageError
 from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .options import Options, check_backoff
 from .other_words import refusal
+from .pause_on import PauseOn
 from .values import in_seconds, is_a, plain, real, shown, whole
 from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
@@ -70,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest pause before a retry: events are retried at most this long after their service is back."""
     breaker: Breaker | None = Breaker()
     """When a channel counts as broken, so that only one probe at a time is handed out. None: never."""
+    pause_on: PauseOn | None = None
+    """When observers pause a wagon whose handlings fail, until somebody resumes it. None: never."""
     handler_timeout: float = 60.0
     """How long a handler may take for one event before it is cancelled and the event retried."""
     visibility: float = 30.0
@@ -118,6 +121,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, name, number)
         if self.breaker is not None and not is_a(self.breaker, Breaker):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
+        if self.pause_on is not None and not is_a(self.pause_on, PauseOn):
+            raise UsageError(f"pause_on={shown(self.pause_on)}: give PauseOn(failures=0.2, of=50) or None")
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
@@ -261,6 +266,7 @@ _SHARED = (
     "cooldown",
     "hold",
     "attempts",
+    "pause_on",
     "max_event_bytes",
 )
 

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from .breaker import Breaker
 from .limits import Limit
+from .pause_on import PauseOn
 from .settings import AtCap, Auto
 from .workers import Workers
 
@@ -27,6 +28,7 @@ class FurtherSettings(TypedDict, total=False):
     backoff: float
     backoff_most: float
     breaker: Breaker | None
+    pause_on: PauseOn | None
     handler_timeout: float
     visibility: float
     publish_timeout: float

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine
@@ -113,6 +114,14 @@ class Stage:
                     await asyncio.sleep(0.02)
 
         self.start(wait()).result(PATIENCE + 5)
+
+    def until_true(self, true: Callable[[], bool]) -> None:
+        """Wait for it, in the tests' thread, where it may `do` things. Raises TimeoutError."""
+        deadline = time.monotonic() + PATIENCE
+        while not true():
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.05)
 
     # --- the dashboard --------------------------------------------------------------------------
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
+from eventwagon import Connection
 from eventwagon.event import wagon_name
 from tests.dashboard.browser import Complaints
 from tests.dashboard.figures import NASTY
@@ -93,6 +94,83 @@ def test_each_action_is_pressed_and_has_its_effect(page: Page, complaints: Compl
     page.goto(f"{stage.address}{TRAIN}/journal?q=anna")
     rows = page.get_by_role("list", name="Journal, newest first").get_by_role("listitem")
     expect(rows.filter(has_text="the mail server moves").first).to_contain_text("anna at the dashboard, in")
+
+
+def test_dead_letters_are_retried_and_dropped(page: Page, complaints: Complaints, stage: Stage) -> None:
+    train = stage.run(orders())
+    stage.do(train.publish_many(["no price"] * 3))
+    stage.do(train.publish_many(["no address"] * 2))
+
+    def letters() -> set[str]:
+        return stage.do(_letters(train))
+
+    stage.until_true(lambda: len(letters()) == 5)
+    stage.start_dashboard()
+    complaints.but(REFUSED)
+    sign_in(page, stage, f"{TRAIN}/dead")
+    expect(page.get_by_text("5 dead letters, by 2 errors")).to_be_visible()
+    before = letters()
+
+    group = page.locator(".group", has_text="no price")
+    group.locator("summary").click()
+    order(page, group, "Retry", "3 events will be published again", "3 dead letters published again", "prices are back")
+    stage.until_true(lambda: letters() == before)  # the same ids: they died again, and were retried once
+    expect(page.get_by_text("5 dead letters, by 2 errors")).to_be_visible()
+
+    group = page.locator(".group", has_text="no address")
+    group.locator("summary").click()
+    order(page, group, "Drop", "2 dead letters will be deleted", "2 dead letters deleted")
+    expect(page.get_by_text("3 dead letters, by 1 error")).to_be_visible()
+    assert len(letters()) == 3
+
+    group = page.locator(".group")
+    group.locator("summary").click()
+    group.get_by_role("button", name="Drop …").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("3 dead letters will be deleted")
+    stage.do(train.publish("no price"))
+    stage.until_true(lambda: len(letters()) == 4)
+    dialog.get_by_role("button", name="Drop", exact=True).click()
+    expect(dialog.get_by_role("status")).to_contain_text("Nothing was done")  # the set has changed
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.get_by_text("4 dead letters, by 1 error")).to_be_visible()
+    assert len(letters()) == 4
+
+    page.goto(f"{stage.address}{TRAIN}/journal?q=anna")
+    rows = page.get_by_role("list", name="Journal, newest first").get_by_role("listitem")
+    expect(rows.filter(has_text="prices are back").first).to_contain_text("anna at the dashboard, in")
+    page.get_by_role("button", name="Sign out").click()
+
+
+def order(page: Page, group: Locator, verb: str, effect: str, outcome: str, reason: str = "") -> None:
+    """An order about the dead letters of a group, up to its end."""
+    group.get_by_role("button", name=f"{verb} …").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(effect)
+    dialog.get_by_label("Reason, for the journal").fill(reason)
+    dialog.get_by_label("Your name, for the journal").fill("anna")
+    dialog.get_by_role("button", name=verb, exact=True).click()
+    expect(dialog.get_by_role("status")).to_contain_text(f"{verb}: done")
+    expect(dialog.get_by_role("status")).to_contain_text(outcome)
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+
+
+async def _letters(train: Connection) -> set[str]:
+    return {letter.id async for letter in train.dead_letters()}
+
+
+def test_who_may_only_read_can_do_nothing_with_dead_letters(page: Page, complaints: Complaints, stage: Stage) -> None:
+    train = stage.run(orders())
+    stage.do(train.publish("no price"))
+    stage.until_true(lambda: len(stage.do(_letters(train))) == 1)
+    stage.start_dashboard(token=None)
+    page.goto(f"{stage.address}{TRAIN}/dead")
+    group = page.locator(".group")
+    group.locator("summary").click()
+    expect(group.get_by_text("Payload of")).to_be_visible()
+    expect(page.get_by_role("button", name="Drop …")).to_be_hidden()
+    expect(page.get_by_role("button", name="Retry …")).to_be_hidden()
 
 
 def test_an_action_by_keyboard_alone(page: Page, complaints: Complaints, stage: Stage) -> None:

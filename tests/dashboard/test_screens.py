@@ -83,6 +83,14 @@ def answers(now: float, change: Callable[[Any], Any] = lambda value: value) -> F
         "warnings": ["Its limit switches no wagons meanwhile"],
         "counts": {"waiting": 8_200, "in_flight": 96, "inside": None, "wagons": 4, "workers": 26, "processes": 3},
     }
+    drop = preview | {
+        "verb": "drop",
+        "title": "Drop dead letters of orders",
+        "effects": ["3 dead letters will be deleted."],
+        "warnings": ["They can't be got back."],
+        "counts": {"letters": 3},
+        "digest": "d1",
+    }
     job = {
         "id": "j1",
         "train": "orders",
@@ -108,6 +116,7 @@ def answers(now: float, change: Callable[[Any], Any] = lambda value: value) -> F
         "trains/orders/journal": {"rows": rows, "more": True},
         "trains/orders/dead": {"at": now, "total": 3, "complete": True, "groups": [group]},
         "trains/orders/dead/ab12": {"letters": [letter], "more": False},
+        "trains/orders/dead/ab12/actions/drop": drop,
     }
     return {name: change(value) for name, value in found.items()} | {
         "session": figures.session(),
@@ -178,6 +187,11 @@ def test_every_screen_is_accessible(page: Page, complaints: Complaints, scheme: 
     page.get_by_role("button", name="Pause …").click()
     expect(page.get_by_role("dialog").get_by_text("8,200 waiting events")).to_be_visible()
     _assert_clean(page, "the dialog")
+    show(page, f"{TRAIN}/dead")
+    page.locator("summary").click()
+    page.get_by_role("button", name="Drop …").click()
+    expect(page.get_by_role("dialog").get_by_text("They can't be got back.")).to_be_visible()
+    _assert_clean(page, "the dialog of dead letters")
     show(page)
     lose(page)
     expect(page.get_by_role("alert").first).to_contain_text("Connection lost")

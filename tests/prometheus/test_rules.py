@@ -37,7 +37,7 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def test_promtool_takes_the_rules() -> None:
-    assert "8 rules found" in promtool("check", "rules", RULES)
+    assert "9 rules found" in promtool("check", "rules", RULES)
 
 
 def test_each_alert_fires_and_resolves_and_not_in_the_healthy_case_beside_it() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from eventwagon import Pressure, Reading, Settings, Throughput, Volume, Wait, Workers
+from eventwagon import PauseOn, Pressure, Reading, Settings, Throughput, Volume, Wait, Workers
 from eventwagon.cli.app import app
 from eventwagon.contracts.lifecycle import LIVE, State
 from eventwagon.contracts.manifest import Manifest, Request
@@ -26,6 +26,7 @@ from eventwagon.display.text import as_line
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
 from eventwagon.limits import Limit
+from eventwagon.policy.latest_outcomes import Outcomes
 from eventwagon.policy.plan import plan
 from eventwagon.policy.record import decode_look, encode_look, find_looks
 from eventwagon.policy.seen import Seen
@@ -120,12 +121,17 @@ def _readings(draw: Any, number: int) -> Reading:
 @st.composite
 def looks(draw: Any) -> Seen:
     m = draw(_trains())
-    return look(
+    outcomes = {w.number: Outcomes(draw(st.integers(0, 9)), 3) for w in m.wagons if draw(st.booleans())}
+    seen = look(
         m,
         [draw(_readings(w.number)) for w in m.wagons if draw(st.booleans())],
         {w.unit: draw(_DEPLOYMENTS) for w in m.in_state(*LIVE) if draw(st.booleans())},
         settings=Settings(
-            limit=draw(_LIMITS), workers=Workers(each=2), spares=draw(st.integers(0, 1)), reuse=draw(st.booleans())
+            limit=draw(_LIMITS),
+            workers=Workers(each=2),
+            spares=draw(st.integers(0, 1)),
+            reuse=draw(st.booleans()),
+            pause_on=draw(st.none() | st.just(PauseOn(0.3, 6))),
         ),
         members=draw(st.lists(_MEMBERS, max_size=2)),
         bounds=draw(st.booleans()),
@@ -136,6 +142,7 @@ def looks(draw: Any) -> Seen:
         idle=draw(_SECONDS),
         unwanted=draw(_SECONDS),
     )
+    return msgspec.structs.replace(seen, outcomes=outcomes)
 
 
 def without_secrets(text: str) -> str:

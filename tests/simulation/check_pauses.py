@@ -1,11 +1,13 @@
-"""The invariant of a pause by hand: nothing of what is paused is handed out, and no limit is heeded."""
+"""The invariants of a pause, by hand or by rule: nothing of what is paused is handed out, no limit is heeded, and a
+person has the last word."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from eventwagon.contracts.facts import Switched, WagonOpened, WentBack
-from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.facts import DeliveryPaused, Switched, WagonOpened, WentBack
+from eventwagon.contracts.manifest import RULE, Manifest
 from eventwagon.policy.pausing import resting
 
 from .history import Begun, ManifestSeen, Revised, SteppedBack
@@ -68,3 +70,43 @@ def _limits_rest(before: Manifest | None, revised: Revised) -> Iterator[Violatio
         if isinstance(fact, Switched) or (isinstance(fact, WagonOpened) and "the active wagon fills" in fact.because):
             says = f"a limit was heeded while the train was paused: {fact.because}"
             yield Violation(invariant="paused", says=says, wagon=before.active.number, moments=(revised.seq,))
+
+
+def rule_kept(case: Evidence) -> Iterator[Violation]:
+    """A wagon that is paused by the rule had as many handlings as were counted. It stays paused until somebody resumes
+    it, and then the rule never pauses it again."""
+    begun: Counter[int] = Counter()
+    """By wagon: handlings."""
+    before: Manifest | None = None
+    for record in case.history:
+        match record:
+            case Begun():
+                begun[record.channel.wagon] += 1
+            case Revised():
+                for fact in record.facts:
+                    if isinstance(fact, DeliveryPaused) and fact.by_rule:
+                        yield from _judged(fact, begun, record)
+                if before is not None:
+                    yield from _by_people(before, record)
+                before = record.manifest
+
+
+def _judged(fact: DeliveryPaused, begun: Counter[int], record: Revised) -> Iterator[Violation]:
+    number, counted = fact.number or 0, fact.handled + fact.failed
+    if counted > begun[number]:
+        says = f"wagon {number} was paused by {counted} handlings, of which {begun[number]} had begun"
+        yield Violation(invariant="rule", says=says, wagon=number, moments=(record.seq,))
+
+
+def _by_people(before: Manifest, record: Revised) -> Iterator[Violation]:
+    for was in before.wagons:
+        now = record.manifest.wagon(was.number)
+        if now is None:
+            continue
+        says = ""
+        if was.paused is not None and now.paused is None and now.resumed_at is None:
+            says = f"wagon {was.number} goes on, and nobody has resumed it"
+        elif was.paused is None and now.paused is not None and now.paused.by == RULE and was.resumed_at is not None:
+            says = f"wagon {was.number} was paused by the rule after somebody had resumed it"
+        if says:
+            yield Violation(invariant="rule", says=says, wagon=was.number, moments=(record.seq,))

@@ -13,7 +13,7 @@ from .check_events import Books, events_kept, letters_once, order_of_emits, seal
 from .check_later import due_events_come
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_metrics import measured_as_done
-from .check_pauses import pauses_hold
+from .check_pauses import pauses_hold, rule_kept
 from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
 from .history import (
     Accepted,
@@ -147,6 +147,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from _strangers(books, case)
     yield from _put_off(case)
     yield from pauses_hold(case)
+    yield from rule_kept(case)
     yield from budget_kept(case)
     yield from measured_as_done(case)
 

@@ -26,7 +26,7 @@ from eventwagon.contracts import orchestrator as orchestrator_module
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import LIVE, Move, State
-from eventwagon.contracts.manifest import Manifest, Wagon, changed, moved
+from eventwagon.contracts.manifest import RULE, Manifest, Wagon, changed, moved
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.contracts.timetable import Due
@@ -35,6 +35,8 @@ from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, Us
 from eventwagon.errors import Failed as SomeFailed
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
+from eventwagon.policy import latest_outcomes as outcomes_module
+from eventwagon.policy import pause_on as pause_on_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
@@ -42,6 +44,7 @@ from eventwagon.policy.budgets import shares
 from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
+from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes, is_judged
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
@@ -122,6 +125,8 @@ HANGING: dict[str, Mutant] = {}
 """Those for scenarios in which some calls are never answered."""
 PAUSED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody pauses and resumes."""
+RULED: dict[str, Mutant] = {}
+"""Those for scenarios in which observers pause wagons that fail."""
 BATCHED: dict[str, Mutant] = {}
 """Those for scenarios in which handlers take batches."""
 LATER: dict[str, Mutant] = {}
@@ -1165,6 +1170,39 @@ def _limits_heeded() -> Iterator[None]:
         yield
 
 
+@_mutant("what the rule pauses goes on", "paused", RULED)
+def _rule_not_heeded() -> Iterator[None]:
+    def mutant(manifest: Manifest) -> frozenset[int]:
+        return frozenset(w.number for w in manifest.wagons if (p := manifest.pause_of(w)) is not None and p.by != RULE)
+
+    with mock.patch.object(member_module, "resting", mutant), _specs_silent():
+        yield
+
+
+@_mutant("the rule does not take a person's word", "rule", RULED)
+def _rule_pauses_again() -> Iterator[None]:
+    def mutant(manifest: Manifest, wagon: Wagon) -> bool:
+        return is_judged(manifest, msgspec.structs.replace(wagon, resumed_at=None))
+
+    with (
+        mock.patch.object(outcomes_module, "is_judged", mutant),
+        mock.patch.object(pause_on_module, "is_judged", mutant),
+    ):
+        yield
+
+
+@_mutant("the rule counts totals as if they were new at each look", "rule", RULED)
+def _totals_counted_again() -> Iterator[None]:
+    look = LatestOutcomes.look
+
+    def mutant(self: LatestOutcomes, *given: Any) -> Any:
+        self._totals = dict.fromkeys(self._totals, Outcomes(0, 0))
+        return look(self, *given)
+
+    with mock.patch.object(LatestOutcomes, "look", mutant):
+        yield
+
+
 @contextmanager
 def _specs_silent() -> Iterator[None]:
     """What wagons should have says nothing of pauses."""
@@ -1304,6 +1342,7 @@ ALL: dict[str, Mutant] = {
     **LEAVING,
     **HANGING,
     **PAUSED,
+    **RULED,
     **LATER,
     **RETRIED,
     **AGAIN,

@@ -10,7 +10,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
 
-from eventwagon import DeadFilter
+from eventwagon import DeadFilter, PauseOn
 from eventwagon.breaker import Breaker
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import Fact
@@ -285,6 +285,7 @@ class Process(Actor):
             workers=parse_workers(workers),
             revision=self.slot.program.revision,
             breaker=_breaker(scenario),
+            pause_on=None if scenario.pause_on is None else PauseOn(*scenario.pause_on),
             **settings,
         )
         if scenario.surrounded:

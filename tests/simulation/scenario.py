@@ -288,6 +288,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of events that are published, or emitted, for later."""
     again: float = 0.0
     """The share of events whose handler publishes one more, to the active wagon."""
+    pause_on: tuple[float, int] | None = None
+    """Observers pause a wagon if this share of its latest so many handlings failed."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -391,6 +393,10 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     budget = random.Random(f"{seed} budget")
     if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
         scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
+    rule = random.Random(f"{seed} pause_on")
+    if not scenario.guests and rule.random() < 0.2:
+        pause_on = rule.choice([0.1, 0.3, 0.6]), rule.choice([1, 3, 8])
+        scenario = msgspec.structs.replace(scenario, pause_on=pause_on, trouble=max(0.3, scenario.trouble))
     return _bearable(_with_retries(scenario, random.Random(f"{seed} retries")))
 
 

@@ -33,6 +33,7 @@ from tests.simulation.mutants import (
     PAUSED,
     RENAMING,
     RETRIED,
+    RULED,
     STEPPING,
     SURROUNDED,
     UNFENCED,
@@ -202,6 +203,16 @@ def has_pauses(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", PAUSED)
 def test_a_pause_that_is_not_heeded_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=has_pauses))
+
+
+def has_a_rule(scenario: Scenario) -> bool:
+    return scenario.pause_on is not None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", RULED)
+def test_a_rule_that_pauses_wrongly_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_a_rule))
 
 
 @pytest.mark.timeout(900)

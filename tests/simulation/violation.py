@@ -15,9 +15,10 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     invariant: str
     """`I1` … `I10`; `alive`: a process ended by itself, or a defect of ours was held up; `pool`: it lost a worker;
     `strangers`: what one event did hurt another; `pause`: an event came too early; `later`: one came before it was due,
-    or late; `paused`: a pause by hand was not heeded; `budget`: workers that follow the traffic are more than there may
-    be, or a wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be;
-    `measured`: a meter counted other handlings than there were."""
+    or late; `paused`: a pause was not heeded; `rule`: `pause_on` paused a wagon against a person's word or by handlings
+    that were none, or a machine resumed it; `budget`: workers that follow the traffic are more than there may be, or a
+    wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be; `measured`: a meter
+    counted other handlings than there were."""
     says: str
     key: str = ""
     """The event that it is about."""

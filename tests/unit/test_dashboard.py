@@ -207,6 +207,115 @@ def test_each_action_is_previewed_and_done() -> None:
     asyncio.run(main())
 
 
+async def _dead_of(c: Connection, client: httpx.AsyncClient, count: int) -> dict[str, str]:
+    """The groups' keys, by reason, once there are so many letters."""
+    async with asyncio.timeout(20):
+        while len([e async for e in c.dead_letters()]) < count:
+            await asyncio.sleep(0.05)
+    found = (await client.get("api/trains/orders/dead")).json()
+    return {group["because"]: group["key"] for group in found["groups"]}
+
+
+def test_dead_letters_are_retried_and_dropped_as_they_were_counted() -> None:
+    async def main() -> None:
+        async with _at_work() as (c, client):
+            await c.publish_many([-1, -2, -3, 5])
+            (key,) = (await _dead_of(c, client, 3)).values()
+            retry, drop = (f"api/trains/orders/dead/{key}/actions/{verb}" for verb in ("retry", "drop"))
+            preview = (await client.get(retry)).json()
+            assert (preview["allowed"], preview["counts"]) == (True, {"letters": 3})
+            assert preview["effects"][0] == (
+                "3 events will be published again, with the same ids, into the active wagon."
+            )
+            ids = {e.id async for e in c.dead_letters()}
+            answer = await client.post(
+                retry, json={"by": "anna", "reason": "prices are back", "digest": preview["digest"]}
+            )
+            assert answer.status_code == 202, answer.text
+            job = await done(client, answer.json()["job"]["id"])
+            assert (job["state"], job["text"], job["by"]) == (
+                "done",
+                "3 dead letters published again",
+                "anna at the dashboard",
+            )
+            (key,) = (await _dead_of(c, client, 3)).values()  # they died again
+            assert {e.id async for e in c.dead_letters()} == ids
+            rows = (await client.get("api/trains/orders/journal?q=anna")).json()["rows"]
+            assert {"DeadLettersRetried"} <= {row["kind"] for row in rows}
+
+            before = (await client.get(drop)).json()
+            assert before["warnings"] == ["They can't be got back."]
+            await c.publish(-4)
+            await _dead_of(c, client, 4)
+            answer = await client.post(drop, json={"digest": before["digest"]})
+            job = await done(client, answer.json()["job"]["id"])
+            assert job["state"] == "failed"
+            assert "have changed since they were counted: now there are 4. Nothing was done" in job["text"]
+            assert len([e async for e in c.dead_letters()]) == 4
+            now = (await client.get(drop)).json()
+            answer = await client.post(drop, json={"digest": now["digest"]})
+            job = await done(client, answer.json()["job"]["id"])
+            assert (job["state"], job["text"]) == ("done", "4 dead letters deleted")
+            assert [e async for e in c.dead_letters()] == []
+            found = (await client.get("api/trains/orders/dead")).json()
+            assert found["groups"] == [], "it is read again once the job is done"
+            assert (await client.get(drop)).status_code == 404
+            everything = (await client.get("api/trains/orders/dead/all/actions/drop")).json()
+            assert (everything["allowed"], everything["refused"]) == (False, "there are none")
+
+    asyncio.run(main())
+
+
+def test_a_group_whose_reason_is_a_part_of_anothers_is_told_from_it() -> None:
+    async def main() -> None:
+        broker = CountedBroker()
+        async with AsyncExitStack() as stack:
+            c = await stack.enter_async_context(
+                a_train().connect(broker=broker, registry=CountedRegistry(), listeners=())
+            )
+            await stack.enter_async_context(c.running())
+            client = await stack.enter_async_context(logged_in(app(c, token=TOKEN, every=0.2)))
+            await c.publish(1)
+            await _settled(c, 1)
+            reasons = ("17", "", "error 18", "error 19", "no answer")
+            letters = [
+                Event(f"id-{n}", "t", "/s", NOW, b"1", extensions={"deadbecause": why, "deadat": str(NOW + n)})
+                for n, why in enumerate(reasons)
+            ]
+            await broker.publish(Channel("orders", 1, "dead"), letters)
+            keys = await _dead_of(c, client, 5)
+            assert set(keys) == {"#", "", "error #", "no answer"}
+            for because, left in (("#", 4), ("", 3), ("error #", 1)):
+                drop = f"api/trains/orders/dead/{keys[because]}/actions/drop"
+                preview = (await client.get(drop)).json()
+                assert preview["counts"] == {"letters": 2 if because == "error #" else 1}
+                answer = await client.post(drop, json={"digest": preview["digest"]})
+                job = await done(client, answer.json()["job"]["id"])
+                assert job["state"] == "done", job
+                assert len([e async for e in c.dead_letters()]) == left
+
+    asyncio.run(main())
+
+
+def test_bad_orders_about_dead_letters_are_refused() -> None:
+    async def main() -> None:
+        async with _at_work() as (c, client):
+            await c.publish(-1)
+            await _dead_of(c, client, 1)
+            drop = "api/trains/orders/dead/all/actions/drop"
+            bodies: list[Any] = [{}, {"digest": 3}, {"digest": "x", "all": True}, [], {"digest": None}]
+            for body in bodies:
+                assert (await client.post(drop, json=body)).status_code == 400, body
+            for path in ("dead/all/actions/pause", "dead/zz/actions/drop", "actions/drop", "actions/retry"):
+                answer = await client.post(f"api/trains/orders/{path}", json={"digest": "x"})
+                assert answer.status_code == 404, path
+            answer = await client.post(drop, json={"digest": "\u0000" * 10})
+            assert (await done(client, answer.json()["job"]["id"]))["state"] == "failed"
+            assert len([e async for e in c.dead_letters()]) == 1
+
+    asyncio.run(main())
+
+
 def test_jobs_are_bounded_in_number() -> None:
     async def main() -> None:
         registry = CountedRegistry()

@@ -25,7 +25,9 @@ READS = (
     "api/jobs",
     "api/trains/orders/dead",
     "api/trains/orders/journal",
+    "api/trains/orders/dead/all/actions/retry",
 )
+ACTS_ON_DEAD = ("api/trains/orders/dead/all/actions/retry", "api/trains/orders/dead/all/actions/drop")
 ACT = "api/trains/orders/actions/pause"
 
 
@@ -36,9 +38,10 @@ def test_without_a_token_everybody_reads_and_nobody_steers() -> None:
             session = (await client.get("api/session")).json()
             assert (session["login"], session["can_act"]) == ("off", False)
             assert (await client.get("api/trains/orders")).status_code == 200
-            answer = await client.post(ACT, json={})
-            assert answer.status_code == 403
-            assert "read-only" in answer.json()["error"]
+            for act in (ACT, *ACTS_ON_DEAD):
+                answer = await client.post(act, json={"digest": "x"})
+                assert answer.status_code == 403
+                assert "read-only" in answer.json()["error"]
             assert (await client.post("api/login", json={"token": ""})).status_code == 403
             assert (await c.refresh()).manifest.paused is None
 

@@ -70,10 +70,13 @@ MAY_BE_DROPPED: dict[type[Any], set[str]] = {
         *("epoch", "lost_wagons", "letters_lost", "letters_gone", "letters_taken"),
         *("stepped_back_at", "stepped_back_to", "at_risk"),
     },
-    Wagon: {"letters_lost", "letters_taken", "workers", "grown_at", "remover", "letters_kept"},
+    Wagon: {
+        *("letters_lost", "letters_taken", "workers", "grown_at", "remover", "letters_kept"),
+        *("paused_seconds", "resumed_at"),
+    },
 }
-"""Fields that came with no new form: where older code drops one, something is told twice, or dead letters that were
-retried are told as lost, and nothing worse happens."""
+"""Fields that came with no new form: where older code drops one, something is told twice, dead letters that were
+retried are told as lost, or `pause_on` pauses a wagon again that somebody has resumed, and nothing worse happens."""
 FORM_3: dict[type[Any], str] = {
     Manifest: "train format wagons next_number turns declared channels revision request watch refusing "
     "failed_opens stops",

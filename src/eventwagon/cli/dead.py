@@ -20,6 +20,7 @@ from ..policy.letters import RETRIES, DeadFilter, DeadGroup, DeadLetter, DeadPre
 from ..runtime.retrying import DeadDone
 from ..values import shown
 from ..views.letters import began, letter_of
+from ..views.retrying import done_with, left_out, stayed
 from .completion import dead_words
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, ending, json_line, line, out, say
 from .steer import By, Reason
@@ -230,7 +231,7 @@ def _ordered(
             _print(*_of_group(group, train))
         if (more := len(preview.groups) - _GROUPS) > 0:
             line(f"and {counted(more, 'more group')}")
-    for note in _left_out(preview) if asked.verb == "retry" else ():
+    for note in left_out(preview) if asked.verb == "retry" else ():
         say(note)
     if not count:
         _tell(asked.verb, DeadDone(count=0, refused=0, left=0), as_json)
@@ -244,8 +245,8 @@ def _ordered(
             raise Ended(Code.FAILED, "nothing was done")
     done = asyncio.run(_carried_out(asked, preview, reason, by))
     _tell(asked.verb, done, as_json)
-    if done.refused or done.left:
-        raise Ended(Code.FAILED, _stayed(done))
+    if left := stayed(done):
+        raise Ended(Code.FAILED, left)
 
 
 async def _previewed(asked: _Asked, retries: int) -> tuple[DeadPreview, str]:
@@ -262,33 +263,11 @@ async def _carried_out(asked: _Asked, preview: DeadPreview, reason: str, by: str
         return await order(preview, reason, by=by)
 
 
-def _left_out(preview: DeadPreview) -> list[str]:
-    notes = []
-    if preview.quarantined:
-        notes.append(
-            f"{counted(preview.quarantined, 'dead letter')} died again after "
-            f"{counted(preview.retries, 'retry', 'retries')} and will not be retried; "
-            f"--retries {preview.retries + 1} allows one more"
-        )
-    if preview.cut:
-        notes.append(f"{counted(preview.cut, 'dead letter')} can't be retried: the end of the data was cut off")
-    return notes
-
-
 def _tell(verb: str, done: DeadDone, as_json: bool) -> None:
     if as_json:
         json_line(done)
     else:
-        line(f"{counted(done.count, 'dead letter')} {'published again' if verb == 'retry' else 'deleted'}")
-
-
-def _stayed(done: DeadDone) -> str:
-    stayed = []
-    if done.refused:
-        stayed.append(f"the broker refuses {counted(done.refused, 'event')}, which stay")
-    if done.left:
-        stayed.append(f"{counted(done.left, 'dead letter')} could not be had: another process works on them, or has")
-    return f"{'; '.join(stayed)}. Look again"
+        line(done_with(verb, done))
 
 
 # --- for a person --------------------------------------------------------------------------------

@@ -405,13 +405,22 @@ class StopRequested(_Fact, frozen=True):
 
 
 class DeliveryPaused(_Fact, frozen=True):
-    """No event of the wagon is handed out until somebody resumes it; `number` is None for the whole train."""
+    """No event of the wagon is handed out until somebody resumes it; `number` is None for the whole train.
+
+    `by_rule`: an observer paused it by `pause_on`. Only then are the other figures known."""
 
     number: int | None
     because: str
     by: str = ""
     publishing: bool = False
     """Publishers are refused too."""
+    by_rule: bool = False
+    revision: str = ""
+    """The code that the wagon runs."""
+    handled: int = 0
+    """How many of its latest handlings ended well."""
+    failed: int = 0
+    """How many of them failed."""
 
 
 class DeliveryResumed(_Fact, frozen=True):
@@ -801,6 +810,9 @@ def _sentence(fact: Fact) -> str:
             return f"{name(n)} is woken: {why}"
         case StopRequested(because=why, by=by):
             return f"the train's processes were asked to end{_who(by)}: {why}"
+        case DeliveryPaused(number=n, because=why, by_rule=True, revision=revision):
+            code = _code(revision)
+            return f"{paused(n)}{code} was paused by rule: {why}; no event is handed out until somebody resumes it"
         case DeliveryPaused(number=n, because=why, by=by, publishing=publishing):
             more = ", and publishers are refused" if publishing else ""
             return f"{paused(n)} was paused{_who(by)}: {why}; no event is handed out{more}"
@@ -924,6 +936,8 @@ def _level(fact: Fact) -> int:
             return logging.INFO  # a spare after a restart: its workers come back, or their absence is reported
         case EventRetried() | EventSnoozed():
             return logging.DEBUG
+        case DeliveryPaused(by_rule=True):
+            return logging.WARNING
     return logging.WARNING if isinstance(fact, _ALARMING) else logging.INFO
 
 

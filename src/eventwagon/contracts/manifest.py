@@ -21,13 +21,17 @@ _WITHOUT_PAUSES = 3
 """The form that is written while no delivery is paused and no train is being removed: older code can read it."""
 
 
+RULE = "rule"
+"""Who pauses a wagon by `pause_on`."""
+
+
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
     """No event is handed out until somebody resumes."""
 
     why: str
     at: float
     by: str = ""
-    """Who paused it."""
+    """Who paused it; `rule`: an observer, by `pause_on`."""
     publishing: bool = False
     """Publishers are refused too."""
 
@@ -95,6 +99,11 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     lost."""
     paused: Pause | None = None
     """The pause of this wagon alone; the train may be paused too."""
+    paused_seconds: float = 0.0
+    """How long its own pauses that are over lasted, in all. Older code drops it."""
+    resumed_at: float | None = None
+    """When somebody last ended a pause of its own: `pause_on` does not pause it any more. Older code drops it; then it
+    may be paused by the rule again."""
     remover: str = ""
     """The process that removes it. Another goes on only when that one is gone, or has made no progress for long. Older
     code drops it; then some of its dead letters may be stored twice."""

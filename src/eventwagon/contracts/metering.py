@@ -57,6 +57,10 @@ class TrainFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Events that wait for their time."""
     paused: bool = False
     """The train, or one of its wagons, is paused."""
+    wagons_paused: int = 0
+    """Live wagons that are paused, by themselves or with the train."""
+    pause_age: float = 0.0
+    """Seconds since the pause began that has lasted longest; 0: nothing is paused."""
     refusing: bool = False
     """Publishers are refused."""
     processes: Mapping[str, int] = {}

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from ..display.text import plain
+from ..errors import UsageError
 from ..event import Event
-from ..policy.letters import kind_of
+from ..policy.letters import RETRIES, DeadFilter, DeadLetter, DeadPreview, Mark, kind_of, newest, previewed, read
 from ..views.letters import letter_of
 from .watching import TrainWatch
 
@@ -24,6 +25,8 @@ _FRESH = 5.0
 """Seconds for which the groups are not read again."""
 _PATIENCE = 30.0
 """Seconds for reading them, with the wait for one's turn."""
+_COUNTED = 100_000
+"""Dead letters that are counted for an order at most."""
 _SHOWN = 8192
 """Bytes of a letter's data that are shown."""
 
@@ -121,6 +124,35 @@ class Letters:
                 found.append(_letter(event, payloads=payloads))
         return found, False
 
+    async def group(self, key: str) -> Group | None:
+        """The group of that key. Raises the same."""
+        return next((group for group in (await self.groups()).groups if group.key == key), None)
+
+    async def preview(self, group: Group | None) -> DeadPreview:
+        """Count the letters of the group, or all (None), as `connection.dead.preview` does with the preview's filter.
+        Raises the same, and UsageError if there are too many."""
+        chosen: dict[Mark, DeadLetter] = {}
+        where = DeadFilter(all=True)
+        if group is not None:
+            where = DeadFilter(channel=group.channel, error=group.because if group.because.strip() else None)
+        async with asyncio.timeout(_PATIENCE), self._reading:
+            async for event in self._watch.source.dead_letters():
+                letter = read(event)
+                if where.takes(letter):
+                    newest(chosen, letter._replace(event=msgspec.structs.replace(event, data=b"")))
+                if len(chosen) > _COUNTED:
+                    raise UsageError(f"there are more than {_COUNTED:,}: use eventwagon dead on the command line")
+        if group is not None and any(kind_of(letter.because) != group.because for letter in chosen.values()):
+            # its reason is a part of another's: only the ids tell them apart
+            chosen = {mark: letter for mark, letter in chosen.items() if kind_of(letter.because) == group.because}
+            ids = tuple(event_id for event_id, _ in chosen)
+            where = msgspec.structs.replace(where, ids=ids) if ids else where
+        return previewed(chosen, where, RETRIES)
+
+    def forget(self) -> None:
+        """They have changed: read them again."""
+        self._read_at = float("-inf")
+
     async def _all(self) -> AsyncIterator[Event]:
         seen: set[str] = set()
         async for event in self._watch.source.dead_letters():
@@ -131,8 +163,8 @@ class Letters:
 
 def key_of(event: Event) -> tuple[str, str, str]:
     """The key of the event's group, its channel, and its reason without what differs."""
-    channel = event.extensions.get("deadchannel", "")
-    because = kind_of(event.extensions.get("deadbecause", ""))
+    letter = read(event)
+    channel, because = letter.channel, kind_of(letter.because)
     digest = hashlib.sha256(f"{channel}\0{because}".encode(errors="replace")).hexdigest()
     return digest[:16], channel, because
 

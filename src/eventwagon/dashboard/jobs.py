@@ -1,5 +1,5 @@
 """What somebody at the dashboard has asked for, and what became of it. It does what the commands `switch`, `drain`,
-`pause` and `resume` do."""
+`pause`, `resume` and `dead` do."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ..views.steering import (
     resumed,
     switched,
 )
+from .dead_orders import DeadOrder, Incomplete, carry_out
 from .places import Place
 
 _KEPT = 50
@@ -44,6 +45,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     publishing: bool
     reason: str
     by: str
+    dead: DeadOrder | None = None
+    """Which dead letters are meant, with `retry` and `drop`."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,12 +189,24 @@ async def _resume(c: Connection, order: Order, tell: Tell) -> Outcome:
     return resumed(c, order.wagon, await c.resume(order.reason, wagon=order.wagon, by=order.by))
 
 
+async def _dead(c: Connection, order: Order, tell: Tell) -> Outcome:
+    assert order.dead is not None  # noqa: S101 - for the type checker
+    tell("counts them again, then begins")
+    try:
+        return Outcome(await carry_out(c, order.verb, order.dead, order.reason, order.by))
+    except Incomplete as e:
+        raise _Failed(str(e)) from None
+
+
 _VERBS: Mapping[str, Callable[[Connection, Order, Tell], Awaitable[Outcome]]] = {
     "switch": _switch,
     "pause": _pause,
     "resume": _resume,
     "drain": _drain,
+    "retry": _dead,
+    "drop": _dead,
 }
-VERBS = frozenset(_VERBS)
+VERBS = frozenset({"switch", "pause", "resume", "drain"})
+"""What can be done to a train."""
 OF_WAGONS = frozenset({"pause", "resume"})
 """What can be done to one wagon, too."""

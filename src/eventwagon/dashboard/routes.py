@@ -21,14 +21,17 @@ from starlette.types import ASGIApp
 
 from ..errors import BrokerError, UsageError
 from ..event import DEAD, check_train_name
+from ..policy.letters import DeadPreview
 from ..values import text
 from ..views.journal import Row, is_found, row_of
 from .clients import Client, message
 from .dead import Letters
+from .dead_orders import VERBS as DEAD_VERBS
+from .dead_orders import DeadOrder, action_of
 from .encoding import encode
 from .guard import address_of, refused
 from .hub import Hub
-from .jobs import AT_ONCE, OF_WAGONS, VERBS, Order
+from .jobs import AT_ONCE, OF_WAGONS, VERBS, Job, Order
 from .picture import balance_of, channels_of
 from .previews import preview_of
 from .sessions import Sessions
@@ -59,6 +62,12 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     by: str | None = None
     wagon: int | None = None
     publishing: bool = False
+
+
+class _AskedDead(msgspec.Struct, forbid_unknown_fields=True):
+    digest: str
+    reason: str | None = None
+    by: str | None = None
 
 
 class Stop(HTTPException):
@@ -92,7 +101,8 @@ class Routes:
             Route(f"{one}/journal", self._reading(self._journal)),
             Route(f"{one}/dead", self._reading(self._dead)),
             Route(f"{one}/dead/{{key}}", self._reading(self._dead_of)),
-            # retry and drop of dead letters will come here
+            Route(f"{one}/dead/{{key}}/actions/{{verb}}", self._reading(self._preview_dead), methods=["GET"]),
+            Route(f"{one}/dead/{{key}}/actions/{{verb}}", self._acting(self._act_dead), methods=["POST"]),
             Route(f"{one}/actions/{{verb}}", self._reading(self._preview), methods=["GET"]),
             Route(f"{one}/actions/{{verb}}", self._acting(self._act), methods=["POST"]),
             Route("/api/jobs", self._reading(self._jobs)),
@@ -298,21 +308,56 @@ class Routes:
         verb = _verb(request)
         asked = await _body(request, _Asked)
         _check_order(verb, asked.wagon, asked.publishing)
-        by = text("by", asked.by or "", most=100)
         order = Order(
             train=_checked_name(request.path_params["train"]),
             verb=verb,
             wagon=asked.wagon,
             publishing=asked.publishing,
             reason=text("the reason", asked.reason or "") or "by hand",
-            by=f"{by} at the dashboard" if by else f"the dashboard at {socket.gethostname()}",
+            by=_who(asked.by),
         )
         async with self._watched(request, journal=False):
-            # only now: many may have come at once. By verb: a drain may take an hour, and a pause may not wait for it
-            if self._hub.jobs.running(verb) >= AT_ONCE:
-                raise Stop(429, f"too many jobs of this kind ({verb}) are under way: wait until one is done")
-            job = self._hub.jobs.new(order)
+            job = self._new(order)
             self._hub.start(self._hub.jobs.run(job, order))
+        return _json({"job": job}, 202)
+
+    def _new(self, order: Order) -> Job:
+        """A job for this order. Made once the body was read: many may come at once. Bounded by verb: a drain may take
+        an hour, and a pause may not wait for it."""
+        if self._hub.jobs.running(order.verb) >= AT_ONCE:
+            raise Stop(429, f"too many jobs of this kind ({order.verb}) are under way: wait until one is done")
+        return self._hub.jobs.new(order)
+
+    async def _preview_dead(self, request: Request) -> Response:
+        verb = _dead_verb(request)
+        async with self._watched(request, journal=False) as (watch, _):
+            letters = self._letters_of(watch)
+            return _json(action_of(verb, watch.name, await _meant(letters, request)))
+
+    async def _act_dead(self, request: Request) -> Response:
+        verb = _dead_verb(request)
+        asked = await _body(request, _AskedDead)
+        reason, by = text("the reason", asked.reason or "") or "by hand", _who(asked.by)
+        async with self._watched(request, journal=False) as (watch, _):
+            letters = self._letters_of(watch)
+            order = Order(
+                train=watch.name,
+                verb=verb,
+                wagon=None,
+                publishing=False,
+                reason=reason,
+                by=by,
+                dead=DeadOrder(where=(await _meant(letters, request)).filter, digest=asked.digest),
+            )
+            job = self._new(order)
+
+            async def run() -> None:
+                try:
+                    await self._hub.jobs.run(job, order)
+                finally:
+                    letters.forget()
+
+            self._hub.start(run())
         return _json({"job": job}, 202)
 
     @asynccontextmanager
@@ -404,6 +449,28 @@ def _verb(request: Request) -> str:
     if verb not in VERBS:
         raise Stop(404, f"there is {', '.join(sorted(VERBS))}")
     return verb
+
+
+def _dead_verb(request: Request) -> str:
+    verb: str = request.path_params["verb"]
+    if verb not in DEAD_VERBS:
+        raise Stop(404, f"there is {', '.join(sorted(DEAD_VERBS))}")
+    return verb
+
+
+async def _meant(letters: Letters, request: Request) -> DeadPreview:
+    """The dead letters that the request names by their group's key, or `all`, as they are now."""
+    key = request.path_params["key"]
+    group = None if key == "all" else await letters.group(key)
+    if group is None and key != "all":
+        raise Stop(404, "there are no such dead letters any more: read them again")
+    return await letters.preview(group)
+
+
+def _who(given: str | None) -> str:
+    """Who gives an order, for the journal."""
+    by = text("by", given or "", most=100)
+    return f"{by} at the dashboard" if by else f"the dashboard at {socket.gethostname()}"
 
 
 def _check_order(verb: str, wagon: int | None, publishing: bool) -> None:

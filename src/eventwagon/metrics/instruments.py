@@ -347,6 +347,22 @@ PAUSED = Instrument(
     labels=(TRAIN,),
     by="observer",
 )
+WAGONS_PAUSED = Instrument(
+    name="eventwagon.wagons.paused",
+    kind="gauge",
+    unit="{wagon}",
+    help="Live wagons that are paused, by hand or by rule; all of them while the train is.",
+    labels=(TRAIN,),
+    by="observer",
+)
+PAUSE_AGE = Instrument(
+    name="eventwagon.wagon.pause.age",
+    kind="gauge",
+    unit="s",
+    help="Since the beginning of the pause that has lasted longest; 0 if nothing is paused.",
+    labels=(TRAIN,),
+    by="observer",
+)
 REFUSING = Instrument(
     name="eventwagon.refusing",
     kind="gauge",

@@ -262,6 +262,8 @@ def of_train(figures: TrainFigures) -> Iterator[tuple[Instrument, Labels, float]
         i.DEAD_LETTERS: figures.dead_letters,
         i.DUE_LATER: figures.later,
         i.PAUSED: figures.paused,
+        i.WAGONS_PAUSED: figures.wagons_paused,
+        i.PAUSE_AGE: figures.pause_age,
         i.REFUSING: figures.refusing,
     }
     for instrument, value in single.items():

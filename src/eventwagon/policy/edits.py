@@ -281,9 +281,13 @@ _ATTEMPTS_UNSET = "attempts", "5", "None"
 """No difference: a program that sets no attempts, at a train founded by an older program, whose default was five."""
 
 
+_LATER = {"pause_on": "None"}
+"""Settings that older programs do not declare, and what they do."""
+
+
 def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """The settings in which a program differs from the train's declaration: the train's value and the program's."""
-    theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
+    theirs = {**_LATER, **manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
     return {
         name: (theirs.get(name, ""), value)
@@ -385,13 +389,20 @@ def unmade_given_up(manifest: Manifest, now: float) -> Edit:
 def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
     """Keep the pauses and the train's removal that `known` has, except for pauses requested since. Idempotent."""
     since = as_of(known)
-    own = {w.number: w.paused for w in known.wagons}
-    wagons = tuple(
-        msgspec.structs.replace(w, paused=_last(own.get(w.number), w.paused, since) if w.number in own else w.paused)
-        for w in manifest.wagons
-    )
+    own = {w.number: w for w in known.wagons}
+    wagons = tuple(_pauses_kept(own[w.number], w, since) if w.number in own else w for w in manifest.wagons)
     paused = _last(known.paused, manifest.paused, since)
     return msgspec.structs.replace(manifest, wagons=wagons, paused=paused, removal=manifest.removal or known.removal)
+
+
+def _pauses_kept(known: Wagon, found: Wagon, since: float) -> Wagon:
+    ended = [at for at in (known.resumed_at, found.resumed_at) if at is not None]
+    return msgspec.structs.replace(
+        found,
+        paused=_last(known.paused, found.paused, since),
+        paused_seconds=max(known.paused_seconds, found.paused_seconds),
+        resumed_at=max(ended, default=None),
+    )
 
 
 def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..contracts.broker import Depth
-from ..contracts.lifecycle import State
-from ..contracts.manifest import Manifest, Wagon
+from ..contracts.lifecycle import LIVE, State
+from ..contracts.manifest import Manifest, Pause, Wagon
 from ..contracts.metering import TrainFigures
 from ..contracts.reading import Reading
 from ..contracts.registry import Member
@@ -51,9 +51,16 @@ def figures_of(seen: Seen, *, dead_letters: int | None = None, later: int | None
         dead_letters=dead_letters,
         later=later,
         paused=manifest.paused is not None or any(w.paused is not None for w in manifest.wagons),
+        wagons_paused=sum(manifest.pause_of(w) is not None for w in manifest.in_state(*LIVE)),
+        pause_age=max((max(0.0, seen.now - pause.at) for pause in _pauses(manifest)), default=0.0),
         refusing=bool(manifest.refusing) or (manifest.paused is not None and manifest.paused.publishing),
         processes={role: sum(role in m.roles for m in seen.members) for role in _ROLES},
     )
+
+
+def _pauses(manifest: Manifest) -> list[Pause]:
+    found = [manifest.paused, *(w.paused for w in manifest.in_state(*LIVE))]
+    return [pause for pause in found if pause is not None]
 
 
 def letters_in(manifest: Manifest) -> list[Channel]:

@@ -1,4 +1,4 @@
-"""Pauses requested by people: how the manifest stores them, and which workers do not follow them yet. Pure."""
+"""Pauses: how the manifest stores them, and which workers do not follow them yet. Pure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
 
 
 def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Edit:
-    """End the train's pause, or the wagon's own; neither ends the other. Idempotent."""
+    """End the train's pause, or the wagon's own; neither ends the other. The rule `pause_on` does not pause a wagon
+    again whose own pause was ended. Idempotent."""
     standing = manifest.own_pause(number)
     if standing is None:
         return Edit(manifest)
     seconds = max(0.0, now - standing.at)
     fact = DeliveryResumed(train=manifest.train, number=number, because=because, by=by, seconds=seconds)
-    return Edit(_with(manifest, number, None), (fact,))
+    left = _with(manifest, number, None)
+    if number is not None and (wagon := left.wagon(number)) is not None:
+        left = changed(left, number, resumed_at=now, paused_seconds=wagon.paused_seconds + seconds)
+    return Edit(left, (fact,))
 
 
 def _with(manifest: Manifest, number: int | None, pause: Pause | None) -> Manifest:

@@ -30,7 +30,7 @@ from ..contracts.facts import (
     WorkersLost,
 )
 from ..contracts.lifecycle import LIVE, Move, State
-from ..contracts.manifest import Wagon, changed, check, moved
+from ..contracts.manifest import Manifest, Wagon, changed, check, moved
 from ..contracts.orchestrator import Deployment
 from ..contracts.reading import Reading
 from ..event import wagon_name
@@ -56,6 +56,7 @@ from .edits import (
     switch_to,
 )
 from .losses import GONE
+from .pause_on import pause_failing
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
@@ -86,6 +87,7 @@ class Plan(Edit, frozen=True):
 # - looking at channels, making channels anew, counting what was lost: these treat wagons as the look saw them. They
 #   come before the phases that move wagons on, so that a wagon proven empty in this look has its losses reported too.
 # - judging new code comes before the switch: if it requests the way back, the same plan can switch.
+# - pausing by rule comes after it: new code that fails is both gone back from and paused.
 # - switching: redirects ingestion to a READY wagon or says why not, and finds out whether a next wagon is wanted.
 # - draining comes after the switch: a wagon that was just cut off is sealed by the same plan. It also finds the units
 #   that stay warm.
@@ -108,6 +110,7 @@ def plan(seen: Seen) -> Plan:
     draft.attempt("looking at channels", draft.channels)
     draft.attempt("making channels anew", draft.restore)
     draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, seen.deployments, seen.now)))
+    draft.attempt("pausing by rule", lambda: draft.follow(_paused_by_rule(seen, draft.manifest)))
     draft.attempt("counting what was lost", draft.losses)
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
@@ -117,6 +120,10 @@ def plan(seen: Seen) -> Plan:
         draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
     draft.attempt("sweeping", draft.sweep)
     return draft.plan()
+
+
+def _paused_by_rule(seen: Seen, manifest: Manifest) -> Edit:
+    return pause_failing(seen.settings.pause_on, manifest, seen.outcomes, seen.now)
 
 
 class Draft:

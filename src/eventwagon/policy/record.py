@@ -28,9 +28,11 @@ from ..display.text import said
 from ..errors import EventwagonError, UsageError
 from ..event import Channel
 from ..limits import Limit, Pressure, capacity, measured, parse_limit, slo, written
+from ..pause_on import PauseOn
 from ..settings import Settings
 from ..workers import parse_workers
 from .demand import Demand
+from .latest_outcomes import Outcomes
 from .seen import Ages, Seen
 
 FORM = 1
@@ -76,6 +78,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     orchestrated: bool
     demand: Demand = Demand()
     step: int = 1
+    pause_on: PauseOn | None = None
+    outcomes: dict[int, Outcomes] = {}
 
 
 def record(seen: Seen) -> Record:
@@ -84,7 +88,7 @@ def record(seen: Seen) -> Record:
     settings, active = seen.settings, seen.manifest.active
     number = active.number if active is not None else 0
     others = {n: msgspec.structs.replace(r, samples=()) for n, r in seen.readings.items() if n != number}
-    apart = ("limit", "workers", "breaker")
+    apart = ("limit", "workers", "breaker", "pause_on")
     plain = {name: getattr(settings, name) for name in Settings.__struct_fields__ if name not in apart}
     return _redacted(
         Record(
@@ -102,6 +106,8 @@ def record(seen: Seen) -> Record:
             orchestrated=seen.orchestrated,
             demand=seen.demand,
             step=seen.step,
+            pause_on=settings.pause_on,
+            outcomes=dict(seen.outcomes),
         )
     )
 
@@ -144,6 +150,7 @@ def decode_look(word: str) -> Seen:
             orchestrated=stored.orchestrated,
             demand=stored.demand,
             step=stored.step,
+            outcomes=stored.outcomes,
         )
     except (ValueError, TypeError, LookupError, RecursionError, EventwagonError) as e:
         raise UsageError(f"this look can't be read: {said(e)}") from e
@@ -188,7 +195,7 @@ def _settings(stored: Record) -> Settings:
         limit = read if written(read) == stored.limit.written else limit
     with warnings.catch_warnings(action="ignore"):  # warned where the numbers were set
         known["workers"] = parse_workers(str(known["workers"]))
-        return Settings(**known, breaker=stored.breaker, limit=limit)
+        return Settings(**known, breaker=stored.breaker, pause_on=stored.pause_on, limit=limit)
 
 
 def _redacted(value: T) -> T:

@@ -15,6 +15,7 @@ from ..contracts.registry import Member
 from ..event import Channel
 from ..settings import Settings
 from .demand import Demand
+from .latest_outcomes import Outcomes
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +90,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Existing channels, as far as this look has searched for them: some may belong to no wagon."""
     demand: Demand = Demand()
     """The demand for workers, if their number follows the traffic."""
+    outcomes: Mapping[int, Outcomes] = {}
+    """How the latest handlings ended, by wagon number, if there is a rule (`pause_on`) that needs them."""
     step: int = 1
     """Workers are started and stopped in multiples of this."""
     orchestrated: bool = False

@@ -344,8 +344,9 @@ class HandlerRunner:
                 circuits.passed(circuit, event_id, gone=False)
                 for each in deliveries:
                     settler.snooze(each, after, because)
-            case Dead(because=because):
+            case Dead(because=because, unreadable=unreadable):
                 wagon.failed += 1
+                wagon.unreadable += unreadable
                 circuits.passed(circuit, event_id, gone=True)
                 settler.die(delivery, because, worker.attempt, exc_info)  # a batch does not die as a whole
             case Failed(because=because, error=error, after=after):

@@ -97,8 +97,8 @@ def no_payload(event: Event, handler: Handler, error: BaseException | None = Non
     """The outcome of an event whose data are no payload for this handler. `error` is what the decoder raised; None: the
     message could not even be read."""
     if error is None:
-        return Dead(event.extensions.get("deadbecause", "can't be decoded"))
-    return Dead(f"can't be decoded for handler {handler.name}: {said(error)}")
+        return Dead(event.extensions.get("deadbecause", "can't be decoded"), unreadable=True)
+    return Dead(f"can't be decoded for handler {handler.name}: {said(error)}", unreadable=True)
 
 
 async def _each(handler: Handler, batch: Event, context: Context, run: RunState, threads: Threads) -> Outcome:

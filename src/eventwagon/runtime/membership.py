@@ -48,7 +48,8 @@ _SLOW = 5.0
 _NEWS_MOST = 100
 """How many facts are kept for the journal while the registry is away: the latest."""
 _LOOK_UNDER_WATCH = 0.5
-"""Seconds between two check-ins with fresh counts while new code is watched."""
+"""Seconds between two check-ins with fresh counts while new code is watched, or handlings fail and `pause_on` counts
+them."""
 
 
 @asynccontextmanager
@@ -102,6 +103,10 @@ class Membership:
         self._woken = asyncio.Event()
         self._said: object = None
         self._due = 0.0
+        self._failed = 0
+        """Failed handlings here, at the last check-in."""
+        self._fails = False
+        """Some have failed since the check-in before, and `pause_on` counts them."""
         self._shared_workers = 0
         self._local_workers: LocalWorkers | None = None
         self._resting: frozenset[int] = frozenset()
@@ -261,7 +266,7 @@ class Membership:
                 with self._steps.going_on("writing to the journal"):
                     await self._write_news()
                 pause = self._settings.member_ttl / 3
-                if self._state.snapshot.manifest.watch is not None:
+                if self._state.snapshot.manifest.watch is not None or self._fails:
                     pause = min(pause, _LOOK_UNDER_WATCH)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
@@ -329,6 +334,9 @@ class Membership:
         if self._orchestrator is not None:
             with self._steps.going_on("asking the orchestrator for the check-in"):
                 deployed = _in_order(await self._orchestrator.deployments(self._train))
+        counts = self._settings.pause_on is not None
+        failed = sum(a.failed - a.unreadable for a in attachments)
+        self._fails, self._failed = counts and failed > self._failed, failed
         watch, own = manifest.watch, self._settings.workers.total is None or self._post is not None
         saying = (
             tuple(
@@ -345,6 +353,7 @@ class Membership:
                     a.workers if own else 0,
                     own and a.work is not None and a.work.count >= FEW,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,
+                    a.failed - a.unreadable if counts else None,
                 )
                 for a in (*attachments, *deployed)
             ),

@@ -50,6 +50,7 @@ from ..policy.edits import (
     words,
 )
 from ..policy.figures import letters_in, letters_kept
+from ..policy.latest_outcomes import LatestOutcomes
 from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pausing import resting
 from ..policy.plan import plan
@@ -146,6 +147,7 @@ class Observer:
         self._meter = DemandMeter()
         self._crashes = Crashes()
         self._active_ages = ActiveAges()
+        self._outcomes = LatestOutcomes()
         self._refused: dict[tuple[object, ...], _Told] = {}
         """The refusals of the last look, and what was reported of each."""
         self._since: dict[int | str, tuple[object, float]] = {}
@@ -265,6 +267,7 @@ class Observer:
             ages=self._ages(base.manifest, readings),
             leftovers=await self._leftovers(),
             demand=demand,
+            outcomes=self._outcomes.look(self._settings.pause_on, base.manifest, deployments, members),
             step=self._orchestrator.step if isinstance(self._orchestrator, InSteps) else 1,
             orchestrated=self._orchestrator is not None,
         )
@@ -339,7 +342,7 @@ class Observer:
             if d.channels is None:
                 d = msgspec.structs.replace(d, channels=own.channels)
             if not (d.handled or d.failed):
-                d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed)
+                d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed, unreadable=own.unreadable)
             d = msgspec.structs.replace(d, work=d.work or own.work)
             found[unit] = msgspec.structs.replace(d, missing=d.missing or own.missing)
         wagons = {w.number: w for w in manifest.wagons}

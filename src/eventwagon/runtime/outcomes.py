@@ -37,6 +37,8 @@ class Dead(NamedTuple):
     """No attempt can succeed: the event goes to the dead letters."""
 
     because: str
+    unreadable: bool = False
+    """Its data could not be decoded, so no handler saw it."""
 
 
 class Failed(NamedTuple):

@@ -112,6 +112,11 @@ class WagonConsumer:
         return self.state.failed
 
     @property
+    def unreadable(self) -> int:
+        """How many of these were of events whose data no handler could decode."""
+        return self.state.unreadable
+
+    @property
     def work(self) -> Work:
         """How long handlings took."""
         return Work(count=self.state.count, seconds=self.state.seconds, squares=self.state.squares)

@@ -97,6 +97,7 @@ class WagonState:
         "seconds",
         "spec",
         "squares",
+        "unreadable",
     )
 
     def __init__(self, spec: WagonSpec, *, paused: bool) -> None:
@@ -117,6 +118,8 @@ class WagonState:
         """Events whose handling ended well. Written by HandlerRunner."""
         self.failed = 0
         """Events whose handling failed; a batch that failed as a whole counts once. Written by HandlerRunner."""
+        self.unreadable = 0
+        """How many of these failed because their data could not be decoded. Written by HandlerRunner."""
         self.count = 0
         """Events whose handling ended, whatever came of it. Written by HandlerRunner."""
         self.seconds = self.squares = 0.0

@@ -6,7 +6,7 @@ import { attr, h, list, say, sayCoded, show } from "./dom.js";
 import { count, setTime, span, time } from "./format.js";
 import { setSign, sign } from "./verdict.js";
 
-const VERBS = { switch: "Switch", drain: "Drain", pause: "Pause", resume: "Resume" };
+const VERBS = { switch: "Switch", drain: "Drain", pause: "Pause", resume: "Resume", retry: "Retry", drop: "Drop" };
 const STATES = { running: "under way", done: "done", failed: "failed", waiting: "goes on by itself" };
 const LEVELS = { running: "info", done: "ok", failed: "bad", waiting: "warn" };
 const BY = "eventwagon-by";
@@ -14,7 +14,7 @@ const BY = "eventwagon-by";
 /** The buttons of a train, or of one wagon. update(session, paused). */
 export function actionBar(feed, train, wagon = null) {
   const verbs = wagon === null ? ["switch", "drain", "pause", "resume"] : ["pause", "resume"];
-  const buttons = Object.fromEntries(verbs.map((verb) => [verb, h("button", { type: "button", "data-verb": verb, onclick: () => act(feed, train, verb, wagon) }, `${VERBS[verb]} …`)]));
+  const buttons = Object.fromEntries(verbs.map((verb) => [verb, h("button", { type: "button", "data-verb": verb, onclick: () => act(feed, ofTrain(train, verb, wagon)) }, `${VERBS[verb]} …`)]));
   const readOnly = h("p", { class: "dim read-only" }, "Read-only");
   const node = h("div", { class: "actions", role: "group", "aria-label": wagon === null ? "Actions on the train" : "Actions on the wagon" }, Object.values(buttons), readOnly);
   return {
@@ -28,12 +28,51 @@ export function actionBar(feed, train, wagon = null) {
   };
 }
 
-function act(feed, train, verb, wagon) {
+/** The buttons of a group of dead letters, or of all of them (key "all"). update(session). `after` is called once a dialog that did something is closed. */
+export function deadBar(feed, train, key, name, after) {
+  const buttons = ["retry", "drop"].map((verb) => h("button", { type: "button", "data-verb": verb, onclick: () => act(feed, ofDead(train, verb, key, name), after) }, `${VERBS[verb]} …`));
+  const node = h("div", { class: "actions", role: "group", "aria-label": `Actions on ${name}` }, buttons);
+  return {
+    node,
+    update(session) {
+      show(node, Boolean(session?.can_act));
+    },
+  };
+}
+
+/** What is asked for: its title, where it is previewed and posted, and what is posted besides the reason and the name. */
+function ofTrain(train, verb, wagon) {
+  return {
+    verb,
+    title: `${VERBS[verb]} ${wagon === null ? train : `wagon v${wagon} of ${train}`}`,
+    path: `${trainPath(train)}/actions/${verb}`,
+    query: (publishing) => new URLSearchParams(wagon === null ? { publishing } : { publishing, wagon }),
+    body: (publishing) => ({ wagon, publishing }),
+    publishing: verb === "pause" && wagon === null,
+  };
+}
+
+function ofDead(train, verb, key, name) {
+  return {
+    verb,
+    title: `${VERBS[verb]} ${name} of ${train}`,
+    path: `${trainPath(train)}/dead/${encodeURIComponent(key)}/actions/${verb}`,
+    query: () => new URLSearchParams(),
+    body: (_, found) => ({ digest: found.digest }), // exactly what was counted
+    publishing: false,
+  };
+}
+
+function act(feed, of, after = () => {}) {
+  const { verb } = of;
   let job = null;
   let stop = () => {};
   openDialog({
-    title: `${VERBS[verb]} ${wagon === null ? train : `wagon v${wagon} of ${train}`}`,
-    closed: () => stop(),
+    title: of.title,
+    closed: () => {
+      stop();
+      if (job !== null) after();
+    },
     content(close) {
       const effects = h("ul", { class: "effects" });
       const warnings = h("ul", { class: "notes" });
@@ -47,7 +86,7 @@ function act(feed, train, verb, wagon) {
       const cancel = h("button", { type: "button", onclick: close, autofocus: true }, "Cancel");
       const form = h("form", {},
         preview,
-        verb === "pause" && wagon === null ? h("label", { class: "check" }, publishing, h("span", {}, "Refuse publishers too")) : null,
+        of.publishing ? h("label", { class: "check" }, publishing, h("span", {}, "Refuse publishers too")) : null,
         h("label", {}, h("span", {}, "Reason, for the journal"), reason),
         h("label", {}, h("span", {}, "Your name, for the journal"), by),
         refused,
@@ -55,14 +94,14 @@ function act(feed, train, verb, wagon) {
       const outcome = h("div", { class: "outcome", hidden: true });
 
       let asked = 0;
+      let counted = null;
       async function count_() {
         const mine = ++asked;
         attr(confirm, "disabled", true);
         try {
-          const query = new URLSearchParams({ publishing: String(publishing.checked) });
-          if (wagon !== null) query.set("wagon", wagon);
-          const found = await get(`${trainPath(train)}/actions/${verb}?${query}`);
+          const found = await get(`${of.path}?${of.query(publishing.checked)}`);
           if (mine !== asked) return;
+          counted = found;
           preview.replaceChildren(counts, effects, warnings);
           counts.replaceChildren(...figures(found.counts));
           effects.replaceChildren(...found.effects.map((text) => h("li", {}, text)));
@@ -87,7 +126,7 @@ function act(feed, train, verb, wagon) {
         remember(by.value);
         say(refused, "");
         try {
-          ({ job } = await post(`${trainPath(train)}/actions/${verb}`, { reason: reason.value.trim(), by: by.value.trim(), wagon, publishing: publishing.checked }));
+          ({ job } = await post(of.path, { reason: reason.value.trim(), by: by.value.trim(), ...of.body(publishing.checked, counted) }));
           follow();
         } catch (error) {
           say(refused, error.message);
@@ -119,7 +158,7 @@ function act(feed, train, verb, wagon) {
   });
 }
 
-const COUNTS = { waiting: "waiting", in_flight: "in flight", inside: "inside", wagons: "wagons", workers: "workers", processes: "processes" };
+const COUNTS = { letters: "dead letters", waiting: "waiting", in_flight: "in flight", inside: "inside", wagons: "wagons", workers: "workers", processes: "processes" };
 
 function figures(counts) {
   return Object.entries(COUNTS).filter(([key]) => key in counts).map(([key, name]) => h("div", {}, h("dt", {}, name), h("dd", {}, count(counts[key]))));

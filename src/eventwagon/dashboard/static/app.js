@@ -64,7 +64,7 @@ function make(to) {
     case "journal":
       return journalView(to.train, feed, to.given, (query) => history.replaceState(null, "", `${base}/journal${query.size ? `?${query}` : ""}`));
     case "dead":
-      return deadView(to.train);
+      return deadView(to.train, feed);
     default:
       return trainsView();
   }

@@ -1,25 +1,36 @@
-// Dead letters, grouped by error. What may be done with them has its place at the right of each group's head.
+// Dead letters, grouped by error, with what may be done with each group and with all.
 
+import { deadBar } from "./actions.js";
 import { get, trainPath } from "./api.js";
 import { cut, h, say, show } from "./dom.js";
 import { count, counted, time } from "./format.js";
 
 const PAGE = 50;
 const MOST = 500;
+const SHORT = 60;
 
-export function deadView(train) {
+export function deadView(train, feed) {
   const path = `${trainPath(train)}/dead`;
   const said = h("p", { class: "dim", role: "status" }, "Reading …");
   const groups = h("div", { class: "groups" });
   const again = h("button", { type: "button", onclick: () => read() }, "Read again");
+  const all = deadBar(feed, train, "all", "all dead letters", () => read());
+  let bars = [];
   let ended = false;
+
+  function update() {
+    for (const bar of [all, ...bars]) bar.update(feed.session);
+  }
 
   async function read() {
     try {
       const found = await get(path);
       if (ended) return;
       say(said, found.groups.length ? `${counted(found.total, "dead letter")}${found.complete ? "" : " read, there are more"}, by ${counted(found.groups.length, "error")}` : "No dead letters: every event that is done was handled.");
-      groups.replaceChildren(...found.groups.map((each) => group(path, train, each)));
+      bars = found.groups.map((each) => deadBar(feed, train, each.key, named(each), () => read()));
+      groups.replaceChildren(...found.groups.map((each, i) => group(path, train, each, bars[i].node)));
+      show(all.node.parentNode, found.groups.length > 1);
+      update();
     } catch (error) {
       if (!ended) say(said, error.message);
     }
@@ -28,15 +39,20 @@ export function deadView(train) {
   read();
   return {
     title: `Dead letters of ${train}`,
-    node: h("div", {}, h("div", { class: "title-row" }, h("h1", {}, "Dead letters"), h("div", { class: "actions" }, again)), said, groups),
-    update() {},
+    node: h("div", {}, h("div", { class: "title-row" }, h("h1", {}, "Dead letters"), h("div", { class: "actions" }, h("div", { hidden: true }, all.node), again)), said, groups),
+    update,
     leave() {
       ended = true;
     },
   };
 }
 
-function group(path, train, of) {
+function named(of) {
+  const why = of.because.length > SHORT ? `${of.because.slice(0, SHORT)} …` : of.because;
+  return `${counted(of.count, "dead letter")} (${why || "no reason given"})`;
+}
+
+function group(path, train, of, actions) {
   const letters = h("ol", { class: "letters" });
   const more = h("button", { type: "button", hidden: true, onclick: () => read() }, "More");
   const trouble = h("p", { class: "refused", role: "alert" });
@@ -59,9 +75,8 @@ function group(path, train, of) {
   return h("details", { class: "card group", ontoggle: (event) => event.target.open && !begun && read() },
     h("summary", {},
       h("span", { class: "group-count" }, count(of.count)),
-      h("span", { class: "group-text" }, h("b", {}, cut(of.because) || "no reason given"), h("span", { class: "dim" }, `${of.channel || "ingress"}, ${wagons}, ${of.types.join(", ")}, the last `, time(of.last_at))),
-      h("span", { class: "group-actions" })),
-    letters, trouble, more);
+      h("span", { class: "group-text" }, h("b", {}, cut(of.because) || "no reason given"), h("span", { class: "dim" }, `${of.channel || "ingress"}, ${wagons}, ${of.types.join(", ")}, the last `, time(of.last_at)))),
+    actions, letters, trouble, more);
 }
 
 function letter(train, of) {

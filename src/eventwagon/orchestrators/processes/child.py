@@ -79,7 +79,9 @@ class Follower:
         if found is not None:
             fields = msgspec.structs.asdict(found)
             if not self._beat_due() and found.number == self._state.number:  # counts change all the time
-                fields |= {name: getattr(self._state, name) for name in ("handled", "failed", "work", "in_hand")}
+                fields |= {
+                    name: getattr(self._state, name) for name in ("handled", "failed", "unreadable", "work", "in_hand")
+                }
             new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})
         if new != self._state or not mark(self.files.state_path):
             with suppress(OSError):  # a full disk must not end the unit: write it when there is room

@@ -169,6 +169,7 @@ _WRONG: dict[str, list[Any]] = {
     "spares": [-1, 1.5, "1", None, True, 32],
     "attempts": [wrong for wrong in _NO_COUNT if wrong is not None],
     "breaker": [True, {}, 20, "Breaker()"],
+    "once": [0, *(wrong for wrong in _NO_SECONDS if wrong is not None), 10.0],
     "max_event_bytes": [0, 1023, 2048.5, None],
 }
 for name in ("wagons", "provision_attempts", "publish_batch", "keep"):
@@ -217,6 +218,7 @@ _ALL_FACTS: list[type[Fact]] = [
     facts.EventDied,
     facts.EventRetried,
     facts.EventSnoozed,
+    facts.EventsSkipped,
     facts.SwitchSeen,
 ]
 

@@ -87,6 +87,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings that ended well at this wagon."""
     failed: int = 0
     """Handlings there that failed."""
+    skipped: int = 0
+    """Events there that were settled because they had been handled before (`once`)."""
     work: Work | None = None
     """How long handlings there took; None: not reported."""
     in_hand: int = 0
@@ -128,6 +130,7 @@ def together(found: Sequence[Deployment]) -> Deployment:
         trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
         handled=sum(d.handled for d in found),
         failed=sum(d.failed for d in found),
+        skipped=sum(d.skipped for d in found),
         work=_summed([d.work for d in found if d.work is not None]),
         in_hand=sum(d.in_hand for d in found),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,

@@ -86,6 +86,7 @@ class InProcess:
             trouble=trouble,
             handled=consumer.handled,
             failed=consumer.failed,
+            skipped=consumer.skipped,
             work=consumer.work,
             in_hand=consumer.in_hand,
             channels=consumer.channels,

@@ -30,6 +30,7 @@ from tests.simulation.mutants import (
     LATER,
     LEAVING,
     MEASURED,
+    ONCE,
     PAUSED,
     RENAMING,
     RETRIED,
@@ -425,3 +426,15 @@ def test_each_commit_has_seeds_of_its_own_and_what_is_printed_repeats_them(
     assert first() == one
     git("commit", "--quiet", "-m", "two")
     assert first() != one
+
+
+def remembers(scenario: Scenario) -> bool:
+    return scenario.once
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ONCE)
+def test_what_is_handled_twice_or_skipped_unhandled_is_seen(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=remembers))

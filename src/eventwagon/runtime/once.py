@@ -101,11 +101,15 @@ class OnceGuard:
         standings: dict[int, Standing] = {}
         if new:
             keys = [self._keys[id(delivery)] for delivery in new]
+            loop = asyncio.get_running_loop()
+            began = loop.time()
             try:
                 async with asyncio.timeout(within):
                     found = await self._claim(keys)
             except TimeoutError:
                 raise Unavailable("the record of handled events has not answered in time") from None
+            if loop.time() - began > self._lease:  # this process was suspended, say: others may have the claims by now
+                raise Unavailable("the record of handled events took so long to answer that its claims have run out")
             standings = {id(delivery): standing for delivery, standing in zip(new, found, strict=True)}
             self.forget(delivery for delivery in new if standings[id(delivery)] is not Standing.OURS)
         copies += [delivery for delivery in new if standings[id(delivery)] is Standing.CLAIMED]

@@ -30,8 +30,12 @@ from eventwagon.drivers.memory.once import MemoryOnce
 from eventwagon.errors import DeclarationDiffers, Unavailable
 from eventwagon.event import Channel
 from eventwagon.metrics import Metrics
+from eventwagon.orchestrators import aws
+from eventwagon.orchestrators.aws.handler import PROBE
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import run
+from eventwagon.views.notes import conditions
+from eventwagon.views.train import look
 from tests.support import World, until
 
 DAY = timedelta(days=1)
@@ -326,6 +330,11 @@ def test_skipped_events_are_counted() -> None:
             await idle(world)
             await c.publish(event("a"))
             await idle(world)
+            async with asyncio.timeout(30):
+                while not any(a.skipped for m in await world.registry.members("orders") for a in m.attachments):
+                    await asyncio.sleep(0.5)
+            notes = conditions(await look(c, "memory://"), ())
+            assert "once: these processes skipped 1 event that had been handled" in [note.text for note in notes]
             (family,) = [each for each in meter.collect() if each.instrument.name == "eventwagon.events.skipped"]
             assert list(family.series.values()) == [1]
 
@@ -404,3 +413,16 @@ def test_all_programs_agree_on_the_window() -> None:
                 pass
 
     run(main())
+
+
+def test_where_a_platform_hands_out_the_events_it_is_refused() -> None:
+    train, _ = counting()
+    with pytest.raises(UsageError, match="Lambda delivers the events by itself, so once= can't be kept to"):
+        train.connect("sqlite:///nowhere", orchestrator=aws.LambdaMappings("function"))
+    function = aws.handler(train, url="sqs://eu-west-1/x")
+    try:
+        assert "once= can't be kept to" in function({PROBE: [""]}, None)["trouble"]
+        with pytest.raises(UsageError, match="Lambda delivers"):
+            function({"Records": []}, None)
+    finally:
+        function.close()

@@ -31,13 +31,13 @@ class MemoryOnce:
             kept.put(key, "", now + window)
 
     async def release(self, train: str, keys: Sequence[bytes], *, holder: str) -> None:
-        entries = self._of(train).entries
+        entries = self._trains.get(train, _Kept()).entries
         for key in keys:
             if key in entries and entries[key][0] == holder:
                 del entries[key]
 
     async def count(self, train: str) -> int:
-        return sum(not holder for holder, _ in self._of(train).entries.values())
+        return sum(not holder for holder, _ in self._trains.get(train, _Kept()).entries.values())
 
     async def clear(self, train: str) -> None:
         self._trains.pop(train, None)

@@ -51,6 +51,7 @@ from .runtime.membership import Membership
 from .runtime.middleware import Middleware, publish_through
 from .runtime.observed import Metering, observed
 from .runtime.observer import Observer
+from .runtime.once import once_for
 from .runtime.payload_batches import Attributes, batches, check_payloads
 from .runtime.publisher import TrainPublisher
 from .runtime.retrying import DeadLetters
@@ -132,6 +133,11 @@ class Connection:
                 f"handler of {bounded[0]!r}: {given.platform} delivers the events by itself, so concurrency=, "
                 "rate= and budget= can't be kept to: leave them out, or use another orchestrator"
             )
+        if train.settings.once is not None and isinstance(given, Delivering):
+            raise UsageError(
+                f"train {train.name!r}: {given.platform} delivers the events by itself, so once= can't be kept to: "
+                "leave it out, or use another orchestrator"
+            )
         self.train = train
         self.broker = broker
         self.registry = registry
@@ -162,6 +168,7 @@ class Connection:
             revision=train.revision,
             orchestrator=orchestrator,
             timetable=timetable_of(broker, registry),
+            once=once_for(train.name, train.settings, train.handlers, broker, registry),
             metering=metering,
             switch_traces=switch_traces(train.around_publishing),
         )

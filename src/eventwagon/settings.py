@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -13,6 +14,7 @@ from .limits import Limit, Volume, check_stated, check_written, slo, written
 from .options import Options, check_backoff
 from .other_words import refusal
 from .pause_on import PauseOn
+from .times import lasting
 from .values import in_seconds, is_a, plain, real, shown, whole
 from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
@@ -82,6 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The time limit of a publish unless the caller gives one."""
     publish_batch: int = 1000
     """The largest number of events in one call to the broker."""
+    once: float | timedelta | None = None
+    """How long the train remembers which events were handled: one that comes again within this time, whether it is
+    delivered or published again, is settled without being handled. In seconds or as a timedelta. None: not at all."""
     max_event_bytes: int = 262_144
     """The largest event, data and attributes together. Every supported broker accepts the default unless configured for
     less."""
@@ -119,6 +124,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             zero, brief = name not in _NEVER_ZERO, name in _BRIEF
             number = in_seconds(f"{name} (seconds)", getattr(self, name), zero=zero, brief=brief)
             msgspec.structs.force_setattr(self, name, number)
+        if self.once is not None:
+            window = lasting("once", self.once)
+            if window < self.visibility:
+                raise UsageError(
+                    f"once={window:g} is shorter than visibility={self.visibility:g}, after which events of a killed "
+                    "process come again: give at least that"
+                )
+            msgspec.structs.force_setattr(self, "once", window)
         if self.breaker is not None and not is_a(self.breaker, Breaker):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
         if self.pause_on is not None and not is_a(self.pause_on, PauseOn):
@@ -267,6 +280,7 @@ _SHARED = (
     "hold",
     "attempts",
     "pause_on",
+    "once",
     "max_event_bytes",
 )
 

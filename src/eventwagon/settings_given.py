@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TypedDict
 
 from .breaker import Breaker
@@ -33,6 +34,7 @@ class FurtherSettings(TypedDict, total=False):
     visibility: float
     publish_timeout: float
     publish_batch: int
+    once: float | timedelta | None
     max_event_bytes: int
     grace: float
     member_ttl: float

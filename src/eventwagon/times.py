@@ -48,14 +48,25 @@ def when(at: Any, after: Any) -> When | None:
 
 def delay(after: Any) -> float:
     """`after` in seconds: a number of 0 or more, or a timedelta. Raises UsageError."""
-    if is_a(after, timedelta):
-        seconds = _asked(lambda: timedelta.total_seconds(after), "after", after)
-        found = real("after (seconds)", seconds, zero=True)
-    else:
-        found = in_seconds("after (seconds)", after, zero=True)
+    found = _seconds("after", after, zero=True)
     if found > FARTHEST:
         raise UsageError(f"after={shown(after)} is more than ten years ahead: it is in seconds")
     return found
+
+
+def lasting(what: str, value: Any) -> float:
+    """How long something lasts, in seconds: a number above 0, or a timedelta. Raises UsageError."""
+    found = _seconds(what, value, zero=False)
+    if found > FARTHEST:
+        raise UsageError(f"{what}={shown(value)} is more than ten years: it is in seconds")
+    return found
+
+
+def _seconds(what: str, value: Any, *, zero: bool) -> float:
+    if is_a(value, timedelta):
+        seconds = _asked(lambda: timedelta.total_seconds(value), what, value)
+        return real(f"{what} (seconds)", seconds, zero=zero)
+    return in_seconds(f"{what} (seconds)", value, zero=zero)
 
 
 def _moment(at: Any) -> float:

@@ -19,6 +19,7 @@ from .connection import Connection
 from .contracts.broker import Broker
 from .contracts.facts import Listener, log
 from .contracts.metering import Meter
+from .contracts.once import once_of
 from .contracts.orchestrator import Orchestrator
 from .contracts.registry import Registry
 from .contracts.timetable import timetable_of
@@ -38,6 +39,7 @@ from .runtime.listeners import Telling
 from .runtime.membership import wagon_workers
 from .runtime.middleware import Middleware, check_middleware
 from .runtime.observed import Metering, observed
+from .runtime.once import once_for
 from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
@@ -334,6 +336,7 @@ class Train:
         if meter is not None:
             must_be(Meter, meter, "working: meter")
         drivers, metering = open_drivers(url, clock=clock), Metering.of(meter, self.name)
+        once = once_for(self.name, self.settings, self.handlers, drivers.broker, drivers.registry)
         tracing.connected(self, drivers.broker)
         async with AsyncExitStack() as stack:
             broker = await stack.enter_async_context(drivers.broker)
@@ -349,6 +352,7 @@ class Train:
                 name=owner,
                 revision=self.revision,
                 timetable=timetable_of(broker),
+                once=once,
                 metering=metering,
             )
             publisher = await stack.enter_async_context(
@@ -356,9 +360,11 @@ class Train:
             )
             state = await stack.enter_async_context(alive(self.opening, self.settings.grace, runtime.bulkhead))
             budgets: Mapping[str, ChannelBudget] = {}
-            if any(handler.options.is_bounded for handler in self.handlers.values()):
+            is_bounded = any(handler.options.is_bounded for handler in self.handlers.values())
+            if is_bounded or (once is not None and once_of(broker) is None):
                 registry = await stack.enter_async_context(drivers.registry)
-                budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
+                if is_bounded:
+                    budgets = await stack.enter_async_context(agreed_budgets(runtime, registry))
             runtime = dataclasses.replace(runtime, state=state, budgets=budgets, publisher=publisher)
             workers, local = await stack.enter_async_context(wagon_workers(runtime, shared=False))
             if metering is not None:

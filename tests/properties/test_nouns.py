@@ -170,6 +170,7 @@ _WRONG: dict[str, list[Any]] = {
     "attempts": [wrong for wrong in _NO_COUNT if wrong is not None],
     "breaker": [True, {}, 20, "Breaker()"],
     "pause_on": [True, {}, 0.2, "PauseOn()", (0.2, 50)],
+    "once": [0, *(wrong for wrong in _NO_SECONDS if wrong is not None), 10.0],
     "max_event_bytes": [0, 1023, 2048.5, None],
 }
 for name in ("wagons", "provision_attempts", "publish_batch", "keep"):
@@ -218,6 +219,7 @@ _ALL_FACTS: list[type[Fact]] = [
     facts.EventDied,
     facts.EventRetried,
     facts.EventSnoozed,
+    facts.EventsSkipped,
     facts.SwitchSeen,
 ]
 

@@ -13,6 +13,7 @@ from .check_events import Books, events_kept, letters_once, order_of_emits, seal
 from .check_later import due_events_come
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_metrics import measured_as_done
+from .check_once import handled_once
 from .check_pauses import pauses_hold, rule_kept
 from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
 from .history import (
@@ -53,6 +54,7 @@ def evidence(run: Run) -> Evidence:
         keep=int(settings["keep"]),
         wagons=int(settings["wagons"]),
         concurrency=run.scenario.concurrency,
+        once=float(settings["once"]) if run.scenario.once else None,
         member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
@@ -150,6 +152,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from rule_kept(case)
     yield from budget_kept(case)
     yield from measured_as_done(case)
+    yield from handled_once(case, books)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

@@ -12,6 +12,7 @@ from typing import Protocol, Self, TypeVar
 from eventwagon.contracts.broker import Capabilities, Delivery, Depth, Subscription
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.once import OnceRecord
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.contracts.timetable import Timetable
 from eventwagon.errors import BrokerError, EventwagonError, PublishUncertain, Unavailable
@@ -227,6 +228,10 @@ class GatedBroker(AlwaysOpen):
     @property
     def timetable(self) -> Timetable | None:
         return self._gate.process.world.timetable_for(self._gate)
+
+    @property
+    def once(self) -> OnceRecord | None:
+        return self._gate.process.world.once_for(self._gate)
 
     async def create(self, channel: Channel, *, capacity: int | None = None) -> None:
         await self._gate.call("create", partial(self._truth.create, channel, capacity=capacity))

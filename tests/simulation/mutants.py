@@ -27,10 +27,12 @@ from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import RULE, Manifest, Wagon, changed, moved
+from eventwagon.contracts.once import Standing
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.contracts.timetable import Due
 from eventwagon.drivers.memory import broker as memory_module
+from eventwagon.drivers.memory.once import MemoryOnce
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
 from eventwagon.errors import Failed as SomeFailed
 from eventwagon.event import DEAD, Channel, Event, born, new_ids
@@ -78,6 +80,7 @@ from eventwagon.runtime.membership import Membership
 from eventwagon.runtime.middleware import through
 from eventwagon.runtime.observed import Handlings
 from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.once import OnceGuard
 from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
@@ -139,6 +142,8 @@ SURROUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which middleware surrounds the handlers."""
 MEASURED: dict[str, Mutant] = {}
 """Those for scenarios in which each process has a meter."""
+ONCE: dict[str, Mutant] = {}
+"""Those for scenarios in which the train remembers what was handled."""
 BOUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
@@ -1335,6 +1340,49 @@ def _last_unmeasured() -> Iterator[None]:
         yield
 
 
+@_mutant("handled and not recorded", "once", ONCE)
+def _handled_unrecorded() -> Iterator[None]:
+    async def mutant(self: OnceGuard, deliveries: object) -> None:
+        pass
+
+    with mock.patch.object(OnceGuard, "record", mutant):
+        yield
+
+
+@_mutant("copies are handled side by side", "once", ONCE)
+def _copies_together() -> Iterator[None]:
+    """Only what was handled is skipped; what others have claimed is handled here, too."""
+    claim = MemoryOnce.claim
+
+    async def mutant(self: MemoryOnce, *given: Any, **more: Any) -> Sequence[Standing]:
+        found = await claim(self, *given, **more)
+        return [Standing.OURS if standing is Standing.CLAIMED else standing for standing in found]
+
+    with mock.patch.object(MemoryOnce, "claim", mutant):
+        yield
+
+
+@_mutant("recorded before what it emitted is stored", "I1", ONCE)
+def _recorded_before_stored() -> Iterator[None]:
+    """A process that dies in between loses what the event emitted: it is skipped when it comes again."""
+    settle = Settler._settle
+
+    async def mutant(self: Settler, queue: SettleQueue, finished: Sequence[tuple[Delivery, Any]]) -> None:
+        if self.source.once is not None:
+            await self.source.once.record([delivery for delivery, _ in finished])
+        await settle(self, queue, finished)
+
+    with mock.patch.object(Settler, "_settle", mutant):
+        yield
+
+
+@_mutant("the dead are recorded as handled", "I1", ONCE)
+def _dead_recorded() -> Iterator[None]:
+    """What is retried is skipped, and gone."""
+    with mock.patch.object(OnceGuard, "died"):
+        yield
+
+
 ALL: dict[str, Mutant] = {
     **FENCED,
     **UNFENCED,
@@ -1353,6 +1401,7 @@ ALL: dict[str, Mutant] = {
     **SURROUNDED,
     **MEASURED,
     **BOUNDED,
+    **ONCE,
     **RARE,
 }
 """Each of them, by name."""

@@ -20,8 +20,10 @@ from eventwagon import breaker as breaker_module
 from eventwagon import connection as connection_module
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.once import OnceRecord
 from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.contracts.timetable import Timetable
+from eventwagon.drivers.memory.once import MemoryOnce
 from eventwagon.errors import Conflict, EventwagonError
 from eventwagon.event import DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
@@ -37,9 +39,11 @@ from .gate import Gate
 from .guests import is_thrown
 from .history import Faulted, Healed, Rested
 from .loop import PROCESS, SimulationLoop, StandsStill, close
+from .once import GatedOnce
 from .process import TRAIN, Process, Slot
 from .scenario import INNER, Scenario
 from .timetable import GatedTimetable, TruthTimetable
+from .truth import EPOCH
 from .world import Ambush, World
 
 REST_WITHIN = 900.0
@@ -98,8 +102,15 @@ class Simulation:
         self, scenario: Scenario, loop: SimulationLoop, ambush: Ambush | None, left_over: Sequence[Channel]
     ) -> None:
         self.world = world = World(
-            scenario, loop, ambush, orchestrator=self._orchestrator, timetable=self._timetable, kept=self._kept
+            scenario,
+            loop,
+            ambush,
+            orchestrator=self._orchestrator,
+            timetable=self._timetable,
+            kept=self._kept,
+            once=self._once,
         )
+        self.once = MemoryOnce(clock=lambda: EPOCH + loop.time())
         self.timetable = TruthTimetable(world.record)
         self.slots = [Slot(program, scenario) for program in scenario.programs]
         self.cluster = Cluster(world, keep=self.supervise)
@@ -111,6 +122,9 @@ class Simulation:
 
     def _timetable(self, gate: Gate) -> Timetable:
         return GatedTimetable(gate, self.timetable)
+
+    def _once(self, gate: Gate) -> OnceRecord:
+        return GatedOnce(gate, self.once)
 
     def _kept(self) -> int:
         return self.timetable.count(TRAIN)

@@ -68,6 +68,8 @@ OPS = {
     "claim": 20.0,
     "forget": 2.0,
     "time": 4.0,
+    "once": 8.0,
+    "record": 4.0,
     "step": 400.0,
     "*": 120.0,
 }
@@ -160,6 +162,21 @@ _ROUGH: tuple[Guest, ...] = tuple(g for g in GUESTS if g not in _MILD)
 
 _MAY_HANG = ("publish", "settle", "release", "extend")
 """Calls that publishers, workers and observers give up by themselves. All others are the driver's to give up."""
+
+_MAY_BE_IN_FLIGHT = (
+    "replace",
+    "seal",
+    "create",
+    "settle",
+    "append",
+    "ensure",
+    "deployments",
+    "remove",
+    "keep",
+    "forget",
+    "record",
+)
+"""Calls that may arrive although their process gave up."""
 
 _MOST_WORK = 200.0
 """Seconds of work in a run."""
@@ -290,6 +307,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of events whose handler publishes one more, to the active wagon."""
     pause_on: tuple[float, int] | None = None
     """Observers pause a wagon if this share of its latest so many handlings failed."""
+    once: bool = False
+    """The train remembers for all of the run what was handled."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -397,7 +416,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     if not scenario.guests and rule.random() < 0.2:
         pause_on = rule.choice([0.1, 0.3, 0.6]), rule.choice([1, 3, 8])
         scenario = msgspec.structs.replace(scenario, pause_on=pause_on, trouble=max(0.3, scenario.trouble))
-    return _bearable(_with_retries(scenario, random.Random(f"{seed} retries")))
+    scenario = _with_retries(scenario, random.Random(f"{seed} retries"))
+    return _bearable(_with_once(scenario, random.Random(f"{seed} once")))
 
 
 def unit_process(unit: int, index: int) -> str:
@@ -605,6 +625,22 @@ def _with_later(scenario: Scenario, rng: random.Random) -> Scenario:
     return msgspec.structs.replace(scenario, later=rng.choice([0.1, 0.5, 1.0]), faults=(*scenario.faults, *troubles))
 
 
+def _with_once(scenario: Scenario, rng: random.Random) -> Scenario:
+    """What was handled is not handled again, and the record of it has trouble of its own."""
+    if scenario.guests or scenario.renames is not None or rng.random() >= 0.15:
+        return scenario
+    names = [p.name for p in scenario.programs]
+    troubles = [
+        _fault_at(rng, rng.choice(names), rng.choice(["once", "record"]))
+        for _ in range(rng.randint(0, 4) if scenario.faults else 0)
+    ]
+    publishers = [p.name for p in scenario.programs if "publish" in p.roles]
+    copies = [Fault(rng.choice(publishers), "publish", n, "twice") for n in range(1, rng.choice([2, 5, 9]))]
+    settings = {**scenario.settings, "once": 36_000.0}
+    faults = (*scenario.faults, *troubles, *(copies if scenario.faults else ()))
+    return msgspec.structs.replace(scenario, once=True, settings=settings, faults=faults)
+
+
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:
     """Some calls are never answered."""
     if all(f.kind == "bug" for f in scenario.faults) or rng.random() >= 0.2:
@@ -743,7 +779,7 @@ def _fault(rng: random.Random, program: Program) -> Fault:
 def _fault_at(rng: random.Random, process: str, op: str) -> Fault:
     call = 1 + int(rng.expovariate(1 / OPS[op]))
     kinds: tuple[str, ...] = _ANY
-    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove", "keep", "forget"):
+    if op in _MAY_BE_IN_FLIGHT:
         kinds = (*_ANY, "in-flight")
     if op == "publish":
         kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from tests.simulation.guests import is_strict, may_fail
 from tests.simulation.history import (
     Accepted,
     Attached,
+    Begun,
+    Crashed,
     Created,
     Deleted,
     Detached,
@@ -305,6 +308,42 @@ def paused() -> Tale:
 
 def switched_while_paused() -> Tale:
     return paused().switched()
+
+
+def handled_by(*names: str, channel: Channel = ONE) -> Tale:
+    """Each of these processes handles the same event."""
+    tale = Tale().founded()
+    for by in names:
+        tale.add(Begun, by, channel=channel, id="id-k", key="k")
+        tale.add(Handled, by, channel=channel, id="id-k", key="k", children=())
+    return tale
+
+
+def test_what_is_remembered_is_handled_once() -> None:
+    def found(tale: Tale, once: float | None = 60.0) -> bool:
+        return "once" in {v.invariant for v in tale.judged(once=once)}
+
+    assert not found(handled_by("p.1"))
+    assert found(handled_by("p.1", "q.1"))
+    assert found(handled_by("p.1", "p.1"))
+    assert not found(handled_by("p.1", "q.1"), once=None)
+    inner = handled_by("p.1")
+    inner.add(Begun, channel=INNER, id="id-k", key="k").add(Handled, channel=INNER, id="id-k", key="k", children=())
+    assert not found(inner)
+    for trouble in (
+        Crashed,
+        partial(Faulted, op="record", call=1, kind="lost", amount=0.0),
+        partial(Ended, error="", early=False),
+    ):
+        excused, anothers, late = handled_by("p.1"), handled_by("p.1"), handled_by("p.1", "q.1")
+        for tale, by in ((excused, "p.1"), (anothers, "r.1")):
+            tale.add(trouble, by)
+            tale.add(Begun, "q.1", channel=TWO, id="id-k", key="k")
+            tale.add(Handled, "q.1", channel=TWO, id="id-k", key="k", children=())
+        late.add(trouble, "p.1")
+        assert not found(excused)
+        assert found(anothers)
+        assert found(late)
 
 
 def test_going_back_from_new_code_is_no_limit_that_is_heeded_in_a_pause() -> None:

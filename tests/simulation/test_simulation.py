@@ -30,6 +30,7 @@ from tests.simulation.mutants import (
     LATER,
     LEAVING,
     MEASURED,
+    ONCE,
     PAUSED,
     RENAMING,
     RETRIED,
@@ -62,6 +63,7 @@ CAUGHT = {
     "an active wagon that is gone or sealed is kept": 1317,
     "an event that died again is taken for its earlier letter": 108,
     "an open circuit is never probed": 15,
+    "copies are handled side by side": 310,
     "dead letters are settled before they are published": 93,
     "draining wagons of elastic wagons get no workers": 7,
     "due by the clock of its process": 16,
@@ -71,6 +73,7 @@ CAUGHT = {
     "emitted for later and not kept": 10,
     "emptiness read published before settled": 675,
     "half deleted taken for unknown": 196,
+    "handled and not recorded": 48,
     "late events not rescued": 17,
     "leaving gives nothing back": 100,
     "leftovers never swept": 32,
@@ -87,6 +90,7 @@ CAUGHT = {
     "published by a handler after its event is settled": 8,
     "published by a handler under a new id each time": 8,
     "ready again without workers": 20,
+    "recorded before what it emitted is stored": 306,
     "removed from the timetable before it is published": 10,
     "retry with a new id": 8,
     "seal skipped": 4,
@@ -94,6 +98,7 @@ CAUGHT = {
     "spare leaked after a crash": 39,
     "suspects beside others": 41,
     "switched to a spare with other code": 5,
+    "the dead are recorded as handled": 158,
     "the pause that a handler asks for is ignored": 27,
     "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
@@ -436,3 +441,15 @@ def test_each_commit_has_seeds_of_its_own_and_what_is_printed_repeats_them(
     assert first() == one
     git("commit", "--quiet", "-m", "two")
     assert first() != one
+
+
+def remembers(scenario: Scenario) -> bool:
+    return scenario.once
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ONCE)
+def test_what_is_handled_twice_or_skipped_unhandled_is_seen(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("caught", caught_at(name, fits=remembers))

@@ -18,7 +18,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     or late; `paused`: a pause was not heeded; `rule`: `pause_on` paused a wagon against a person's word or by handlings
     that were none, or a machine resumed it; `budget`: workers that follow the traffic are more than there may be, or a
     wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be; `measured`: a meter
-    counted other handlings than there were."""
+    counted other handlings than there were; `once`: something was handled twice that the train remembers."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -70,6 +70,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of the records of processes that ended and kept claims, where nothing prevented them from giving back."""
     heard_within: float | None = None
     """Seconds within which every process has a new manifest, where nothing goes wrong."""
+    once: float | None = None
+    """How long the train remembers what was handled."""
     concurrency: int | None = None
     """How many events of the ingress may be handled at a time."""
     member_ttl: float = 5.0

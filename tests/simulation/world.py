@@ -10,6 +10,7 @@ from typing import Any
 
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.manifest import Manifest
+from eventwagon.contracts.once import OnceRecord
 from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.contracts.timetable import Timetable
 
@@ -25,8 +26,8 @@ Ambush = Callable[[str, Role, str, Manifest], Fault | None]
 
 class World:
     """Broker and registry as they really are, the history, and what was decided about the run. `orchestrator` gives the
-    control plane as a process reaches it through its gate, where there is one, `timetable` the timetable; `kept` says
-    how many events that one keeps."""
+    control plane as a process reaches it through its gate, where there is one, `timetable` the timetable, `once` the
+    record of handled events; `kept` says how many events the timetable keeps."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class World:
         orchestrator: Callable[[Any], Orchestrator | None],
         timetable: Callable[[Any], Timetable],
         kept: Callable[[], int],
+        once: Callable[[Any], OnceRecord],
     ) -> None:
         self.scenario = scenario
         self.loop = loop
@@ -48,6 +50,7 @@ class World:
         self.orchestrator = orchestrator
         self._reach_timetable = timetable
         self.kept = kept
+        self._reach_once = once
         self.healed = False
         self.ending = False
         self.arriving: dict[asyncio.Task[Any], None] = {}
@@ -58,6 +61,10 @@ class World:
         """The timetable as a process reaches it through its gate; None where no event is for later: then nothing of it
         runs."""
         return self._reach_timetable(gate) if self.scenario.later else None
+
+    def once_for(self, gate: Any) -> OnceRecord | None:
+        """The record of handled events as a process reaches it; None where the train keeps none."""
+        return self._reach_once(gate) if self.scenario.once else None
 
     def on_its_way(self, arriving: asyncio.Task[Any]) -> None:
         """A call that takes effect later, without its process."""

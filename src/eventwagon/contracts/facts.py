@@ -312,6 +312,17 @@ class EventSnoozed(_Fact, frozen=True):
     because: str
 
 
+class EventsSkipped(_Fact, frozen=True):
+    """Events that had been handled before came again, within the time that `once` remembers them, and were settled
+    without being handled. Reported for what one receive brought."""
+
+    number: int
+    channel: str
+    id: str
+    """The id of the first of them."""
+    count: int
+
+
 class BreakerOpened(_Fact, frozen=True):
     """Too many handlings of a channel failed in one process: it hands out only one probe at a time from that
     channel."""
@@ -589,7 +600,7 @@ class SwitchSeen(_Fact, frozen=True):
     skipped: int = 0
 
 
-Fact = Decision | EventDied | EventRetried | EventSnoozed | SwitchSeen
+Fact = Decision | EventDied | EventRetried | EventSnoozed | EventsSkipped | SwitchSeen
 """Everything that a listener receives."""
 
 Listener = Callable[[Fact], None]
@@ -764,6 +775,9 @@ def _sentence(fact: Fact) -> str:
             )
         case EventSnoozed(number=n, channel=channel, id=event, pause=pause, because=why):
             return f"{channel or 'ingress'} of {name(n)}: event {event} comes again in {pause:.1f} s: {why}"
+        case EventsSkipped(number=n, channel=channel, id=event, count=many):
+            what = f"event {event}" if many == 1 else f"{many} events, the first of them {event},"
+            return f"{channel or 'ingress'} of {name(n)}: {what} came again and had been handled: skipped"
         case BreakerOpened(channel=channel, because=why):
             return (
                 f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from "
@@ -919,7 +933,7 @@ def _fields(fact: Fact) -> dict[str, Any]:
             number = getattr(fact, "number", None)
     if isinstance(number, int):
         fields["wagon"] = wagon_name(fact.train, number)
-    if isinstance(fact, EventDied | EventRetried | EventSnoozed):
+    if isinstance(fact, EventDied | EventRetried | EventSnoozed | EventsSkipped):
         fields |= {"channel": fact.channel or fact.train, "event": fact.id}
     return fields
 
@@ -934,7 +948,7 @@ def _level(fact: Fact) -> int:
             return logging.INFO
         case WorkersLost(because=because) if because == NOBODY_ATTACHED:
             return logging.INFO  # a spare after a restart: its workers come back, or their absence is reported
-        case EventRetried() | EventSnoozed():
+        case EventRetried() | EventSnoozed() | EventsSkipped():
             return logging.DEBUG
         case DeliveryPaused(by_rule=True):
             return logging.WARNING

@@ -89,6 +89,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings there that failed."""
     unreadable: int = 0
     """How many of these were of events whose data no handler could decode, as far as reported."""
+    skipped: int = 0
+    """Events there that were settled because they had been handled before (`once`)."""
     work: Work | None = None
     """How long handlings there took; None: not reported."""
     in_hand: int = 0
@@ -131,6 +133,7 @@ def together(found: Sequence[Deployment]) -> Deployment:
         handled=sum(d.handled for d in found),
         failed=sum(d.failed for d in found),
         unreadable=sum(d.unreadable for d in found),
+        skipped=sum(d.skipped for d in found),
         work=_summed([d.work for d in found if d.work is not None]),
         in_hand=sum(d.in_hand for d in found),
         channels=tuple(sorted({c for each in attached for c in each})) if len(attached) == len(asked) else None,

@@ -18,6 +18,7 @@ from ..contracts.facts import (
     EventDied,
     EventRetried,
     EventsLost,
+    EventsSkipped,
     Fact,
     OpenRefused,
     PromiseAtRisk,
@@ -50,6 +51,8 @@ def counted(fact: Fact) -> Iterator[tuple[Instrument, tuple[str, ...], float]]:
             yield i.DRAIN_TIME, (train,), seconds
         case EventRetried(channel=channel):
             yield i.RETRIED, (train, template_of(train, channel)), 1
+        case EventsSkipped(channel=channel, count=count):
+            yield i.SKIPPED, (train, template_of(train, channel)), count
         case EventDied(channel=channel, because=because):
             yield i.DEAD_EVENTS, (train, template_of(train, channel), why_died(because)), 1
         case EventsLost(count=count):

@@ -136,6 +136,13 @@ RETRIED = Instrument(
     help="Failed handlings after which the event comes again.",
     labels=(TRAIN, TEMPLATE),
 )
+SKIPPED = Instrument(
+    name="eventwagon.events.skipped",
+    kind="counter",
+    unit="{event}",
+    help="Events that came again within `once` and were settled, because they had been handled.",
+    labels=(TRAIN, TEMPLATE),
+)
 DEAD_EVENTS = Instrument(
     name="eventwagon.events.dead",
     kind="counter",

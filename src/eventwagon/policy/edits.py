@@ -277,8 +277,9 @@ def bootstrap(
     return Edit(manifest, tuple(facts), tasks)
 
 
-_ATTEMPTS_UNSET = "attempts", "5", "None"
-"""No difference: a program that sets no attempts, at a train founded by an older program, whose default was five."""
+_UNSET = ("attempts", "5", "None"), ("once", None, "None")
+"""No differences: a program that sets no attempts, at a train founded by an older program, whose default was five; and
+one that sets no `once`, which older programs did not know."""
 
 
 _LATER = {"pause_on": "None"}
@@ -292,7 +293,7 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
     return {
         name: (theirs.get(name, ""), value)
         for name, value in ours.items()
-        if not _alike(theirs.get(name, ""), value) and (name, theirs.get(name), value) != _ATTEMPTS_UNSET
+        if not _alike(theirs.get(name, ""), value) and (name, theirs.get(name), value) not in _UNSET
     }
 
 

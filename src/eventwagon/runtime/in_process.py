@@ -87,6 +87,7 @@ class InProcess:
             handled=consumer.handled,
             failed=consumer.failed,
             unreadable=consumer.unreadable,
+            skipped=consumer.skipped,
             work=consumer.work,
             in_hand=consumer.in_hand,
             channels=consumer.channels,

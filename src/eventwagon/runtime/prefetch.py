@@ -31,6 +31,7 @@ from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
 from .forming import WITHIN, Forming, is_alone
+from .once import COPY_AGAIN, OnceGuard
 from .runtime import Runtime, report_failure
 from .settling import Settler
 from .worker_states import PAUSES, PoolState, WagonState
@@ -232,7 +233,8 @@ class Prefetcher:
                     self.receiving = True
                     deliveries = await source.subscription.receive(count, timeout)
                     self.receiving = False
-                    self._received(deliveries, count)
+                    ours = deliveries if source.once is None else await self._claimed(source.once, deliveries)
+                    self._received(ours, count - len(deliveries) + len(ours))
                 except ChannelGone:
                     self._on_gone(f"channel {channel} is gone")
                     return
@@ -272,6 +274,24 @@ class Prefetcher:
             return len(self._called) if self.resting else ahead - len(self.buffer)
         most = len(self._called) * self.forming.most if self.resting else ahead - len(self.buffer)
         return most - len(self.forming)
+
+    async def _claimed(self, once: OnceGuard, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Claim these events in the record of handled events. Those that were handled before are settled, and copies of
+        events that are being handled are given back for a moment. Returns the others."""
+        self.settler.received(deliveries)
+        try:
+            found = await once.admit(deliveries, within=self._runtime.settings.publish_timeout)
+        except BaseException:
+            for delivery in deliveries:
+                self.settler.give_back(delivery, PAUSES[1])
+            raise
+        for delivery in found.copies:
+            self.settler.give_back(delivery, COPY_AGAIN)
+        for delivery in found.handled:
+            self.settler.done(delivery, ())
+        if found.handled:
+            self._runtime.tell(once.fact(found.handled))
+        return found.ours
 
     def _received(self, deliveries: Sequence[Delivery], asked: int) -> None:
         """A receive that asked for `asked` events has returned these."""

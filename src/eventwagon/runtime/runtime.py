@@ -22,6 +22,7 @@ from .context import Publisher
 from .handler import Handler
 from .lifespan import Opening
 from .observed import Metering
+from .once import Once
 
 SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
 """Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
@@ -65,6 +66,8 @@ class Runtime:
     """Starts the workers of each wagon; None: processes attach by themselves and say so in their check-ins."""
     timetable: Timetable | None = None
     """Keeps events for later; None: neither the broker nor the registry can."""
+    once: Once | None = None
+    """The train's record of handled events; None: it keeps none."""
     metering: Metering | None = None
     """Is told of handlings, and of the calls to the `broker`, which is an observed one then; None: nothing is
     measured."""

@@ -128,6 +128,8 @@ class Settler:
         """Put the event among the wagon's dead letters, then settle it. `attempt`: how often it was tried, as far as
         this process knows. `exc_info`: the handler's error, if the log should have its traceback."""
         channel = self.source.channel
+        if self.source.once is not None:
+            self.source.once.died(delivery)
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         self.done(delivery, letters)
         self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt), exc_info=exc_info)
@@ -185,6 +187,9 @@ class Settler:
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
         """They are settled or given back, or their claims are left to expire. Idempotent."""
+        if self.source.once is not None:
+            deliveries = list(deliveries)
+            self.source.once.forget(deliveries)
         for delivery in deliveries:
             self.unsettled.pop(id(delivery), None)
             if self._later and (later := self._later.pop(id(delivery), None)) is not None:
@@ -324,6 +329,9 @@ class Settler:
                 queue.stores = False
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
+            if (once := self.source.once) is not None:
+                await self._insist(f"recording what was handled in {self.source.channel}", partial(once.record, kept))
+                await once.release_dead(kept)
             await self._settle_all(kept)
         for place, (name, error) in refused.items():
             self._refuse(finished[place][0], name, error)
@@ -472,6 +480,8 @@ class Settler:
             await all_of([partial(self._release_all, *key, deliveries) for key, deliveries in some])
 
     async def _release_all(self, delay: float, tried: bool, cleared: bool, deliveries: list[Delivery]) -> None:
+        if self.source.once is not None:
+            await self.source.once.release(deliveries)
         release = partial(self.source.subscription.release, deliveries, delay=delay, tried=tried, cleared=cleared)
         try:
             await self._insist("giving back", release)

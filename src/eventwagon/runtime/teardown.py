@@ -10,11 +10,13 @@ import msgspec
 from ..contracts.broker import outstanding
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, TrainRemoval
+from ..contracts.once import once_of
 from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
 from ..event import DEAD, Channel
 from ..policy.edits import as_of, removal_asked, removal_given_up
+from .observed import unobserved
 from .probe import PROBE
 from .removed_trains import remember
 from .runtime import Runtime
@@ -91,6 +93,8 @@ class Teardown:
         standing.update(await self._sweep())
         timetable = self._runtime.timetable
         later = 0 if timetable is None else await timetable.clear(self._train)
+        if (record := once_of(unobserved(self._broker), self._registry)) is not None:
+            await record.clear(self._train)
         if existed:
             now = max(self._runtime.clock(), as_of(manifest) + 0.001)  # later than every time in the manifest
             gone = msgspec.structs.replace(manifest.removal or asked, at=now)

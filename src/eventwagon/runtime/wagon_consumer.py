@@ -16,6 +16,7 @@ from .budgets import LEASE_LOST, Watcher
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .observed import Handlings
+from .once import OnceGuard
 from .prefetch import Prefetcher, WagonPrefetch
 from .runtime import Runtime
 from .settling import Settler
@@ -117,6 +118,11 @@ class WagonConsumer:
         return self.state.unreadable
 
     @property
+    def skipped(self) -> int:
+        """Events that were settled because they had been handled before."""
+        return sum(each.source.once.skipped for each in self._channels if each.source.once is not None)
+
+    @property
     def work(self) -> Work:
         """How long handlings took."""
         return Work(count=self.state.count, seconds=self.state.seconds, squares=self.state.squares)
@@ -168,7 +174,12 @@ class WagonConsumer:
         circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
         budget = runtime.budgets.get(channel.name)
         handlings = None if runtime.metering is None else Handlings(runtime.metering, runtime.clock)
-        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget, handlings)
+        once = (
+            None
+            if runtime.once is None
+            else OnceGuard(runtime.once, channel, lease=settings.visibility, bulkhead=runtime.bulkhead)
+        )
+        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget, handlings, once)
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )
@@ -271,7 +282,10 @@ class WagonConsumer:
     async def _keep_claims_of(self, settler: Settler, within: float) -> None:
         try:
             async with asyncio.timeout(within):
-                await settler.source.subscription.extend(list(settler.unsettled.values()))
+                unsettled = list(settler.unsettled.values())
+                await settler.source.subscription.extend(unsettled)
+                if settler.source.once is not None:
+                    await settler.source.once.keep(unsettled)
         except (EventwagonError, TimeoutError):
             pass  # then it may be delivered twice; the next round tries again
         except BaseException as e:  # the bulkhead of this channel's claims

@@ -15,6 +15,7 @@ from ..settings import Settings
 from .budgets import ChannelBudget
 from .handler import Handler
 from .observed import Handlings
+from .once import OnceGuard
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
@@ -138,6 +139,7 @@ class ChannelState:
         "circuit",
         "handler",
         "handlings",
+        "once",
         "retries",
         "room",
         "subscription",
@@ -155,11 +157,14 @@ class ChannelState:
         settings: Settings,
         budget: ChannelBudget | None = None,
         handlings: Handlings | None = None,
+        once: OnceGuard | None = None,
     ) -> None:
         self.budget = budget
         """What this process may use now of the channel's budgets; None: it has none."""
         self.handlings = handlings
         """Handlings for the meter; None: nothing is measured. Written by HandlerRunner and Settler."""
+        self.once = once
+        """Its claims in the record of handled events; None: the train keeps none."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler

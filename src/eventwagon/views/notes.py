@@ -73,6 +73,8 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
         yield Note("warn", f"events of {name or 'the ingress'} wait for their budget: {'; '.join(which)}")
     for text in view.crashed:
         yield Note("alert", text, "the logs of these processes say more")
+    if skipped := sum(a.skipped for m in view.members for a in m.attachments):
+        yield Note("info", f"once: these processes skipped {count(skipped, 'event')} that had been handled")
     if view.asked:
         yield Note("request", f"a switch is requested: {view.asked}")
     if view.watched:

@@ -14,6 +14,7 @@ import msgspec
 from ...contracts.broker import Capabilities, Delivery, Depth, Finding
 from ...errors import ChannelFull, ChannelGone, Sealed
 from ...event import Channel, Event
+from .once import MemoryOnce
 from .timetable import MemoryTimetable
 
 
@@ -30,6 +31,7 @@ class MemoryBroker:
             fences=fences, bounds=True, totals=True, durable=False, shared=False, reclaims=True
         )
         self.timetable = MemoryTimetable(clock=clock)
+        self.once = MemoryOnce(clock=clock)
         self.queues: dict[Channel, MemoryQueue] = {}
         """The contents of each channel: for subclasses that change how a channel behaves."""
 

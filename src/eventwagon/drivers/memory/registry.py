@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Member, Snapshot, out_of_date, sound_member
+from .once import MemoryOnce
 from .timetable import MemoryTimetable
 
 
@@ -22,6 +23,7 @@ class MemoryRegistry:
         self.documents: dict[str, _Document] = {}
         """All that is stored, by train: for subclasses, several of which may share it."""
         self.timetable = MemoryTimetable(clock=clock)
+        self.once = MemoryOnce(clock=clock)
 
     async def __aenter__(self) -> MemoryRegistry:
         return self

@@ -30,6 +30,7 @@ from .errors import Lost, NotSent
 from .inspection import inspect
 from .members import Strangers, split, told
 from .notifier import Notifier
+from .once import RedisOnce
 from .server import Server
 from .subscription import RedisSubscription, gone
 from .timetable import RedisTimetable
@@ -78,6 +79,7 @@ class RedisBroker:
         self.server = server or Server()
         self._client = Client(self.server)
         self.timetable = RedisTimetable(self._client)
+        self.once = RedisOnce(self._client)
         self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._displaced: set[Channel | str] = set()

@@ -27,6 +27,7 @@ from .errors import Lost, NotSent
 from .inspection import inspect
 from .members import Strangers, split, told
 from .notifier import Notifier
+from .once import RedisOnce
 from .scripts import ADDED, KIND, LAST_ID, deletion
 from .server import Server
 from .timetable import RedisTimetable
@@ -163,6 +164,7 @@ class RedisRegistry:
         self.server = server or Server()
         self._client = Client(self.server)
         self.timetable = RedisTimetable(self._client)
+        self.once = RedisOnce(self._client)
         self._notifier = Notifier(self._client.some)
         self._strangers = Strangers(self.server.where)
 

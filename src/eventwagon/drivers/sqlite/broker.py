@@ -18,6 +18,7 @@ from ...errors import BrokerError, ChannelGone
 from ...event import Channel, Event
 from .actor import Actor, Files
 from .inspection import inspect
+from .once import SQLiteOnce
 from .op import Op, Parked
 from .place import Place
 from .schema import OWN, WAGON
@@ -54,6 +55,7 @@ class SQLiteBroker:
         self._wagons = Files(self._place_on_disk, WAGON, WagonTurn, sync=sync, clock=clock, poll=poll)
         self._own = Files(self._place_on_disk, OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
         self.timetable = SQLiteTimetable(self._place_on_disk, sync=sync, clock=clock, poll=poll)
+        self.once = SQLiteOnce(self._place_on_disk, sync=sync, clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteBroker:
         """Check the directory; a missing one is created with the first channel. Raises StorageBroken."""
@@ -61,6 +63,7 @@ class SQLiteBroker:
         self._wagons.open()
         self._own.open()
         self.timetable.open()
+        self.once.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -68,6 +71,7 @@ class SQLiteBroker:
         await self._wagons.close()
         await self._own.close()
         await self.timetable.close()
+        await self.once.close()
 
     def _place(self, channel: Channel) -> tuple[Files, str]:
         if channel.wagon:

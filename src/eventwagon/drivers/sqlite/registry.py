@@ -20,6 +20,7 @@ from ...errors import StorageBroken
 from ...event import Channel
 from .actor import Files
 from .inspection import inspect
+from .once import SQLiteOnce
 from .op import CLOCK_SLACK, Op, Parked, Turn
 from .place import Place
 from .storage import Format
@@ -66,18 +67,21 @@ class SQLiteRegistry:
         self._place = Place(self.directory)
         self._files = Files(self._place, _TRAIN, Turn, sync="full", clock=clock, poll=poll)
         self.timetable = SQLiteTimetable(self._place, sync="full", clock=clock, poll=poll)
+        self.once = SQLiteOnce(self._place, sync="full", clock=clock, poll=poll)
 
     async def __aenter__(self) -> SQLiteRegistry:
         """Check the directory; a missing one is created with the first manifest. Raises StorageBroken."""
         await asyncio.to_thread(self._place.check, make=False)
         self._files.open()
         self.timetable.open()
+        self.once.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
         await self._files.close()
         await self.timetable.close()
+        await self.once.close()
 
     async def call(self, train: str, op: Op[R]) -> R:
         """Carry out the operation on the train's file."""

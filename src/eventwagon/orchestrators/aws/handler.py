@@ -252,8 +252,13 @@ class Function:
 
 
 def _bounded(train: FunctionTrain) -> str:
-    """Why this function can't work for the train: Lambda delivers the events, so nothing can keep to a budget. Empty
-    if it can."""
+    """Why this function can't work for the train: Lambda delivers the events, so nothing can keep to a budget or claim
+    events in a record. Empty if it can."""
+    if train.settings.once is not None:
+        return (
+            f"train {train.name!r}: Lambda delivers the events by itself, so once= can't be kept to: leave it out, or "
+            "use another orchestrator"
+        )
     bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
     if not bounded:
         return ""

@@ -15,6 +15,7 @@ They need no test framework: a check returns, or raises CheckFailed (an Assertio
 from .broker import broker_checks
 from .broker_trial import BrokerTrial
 from .check import Check, CheckFailed, Undeclared
+from .once import OnceTrial, once_checks
 from .orchestrator import orchestrator_checks
 from .orchestrator_trial import Harness, OrchestratorTrial
 from .registry import RegistryTrial, registry_checks
@@ -25,11 +26,13 @@ __all__ = [
     "Check",
     "CheckFailed",
     "Harness",
+    "OnceTrial",
     "OrchestratorTrial",
     "RegistryTrial",
     "TimetableTrial",
     "Undeclared",
     "broker_checks",
+    "once_checks",
     "orchestrator_checks",
     "registry_checks",
     "timetable_checks",

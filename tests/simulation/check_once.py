@@ -1,0 +1,48 @@
+"""The promise of `once`: nothing is handled twice but where its process was in trouble between effect and record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from .check_events import Books
+from .history import Begun, Crashed, Ended, Faulted, Handled, Paused
+from .violation import Evidence, Violation
+
+_CLAIMED = 6.0
+"""Seconds that a claim lasts at most: an event may wait for so long, claimed, until its handling begins."""
+
+
+def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
+    """No event of a channel is handled twice. Excused is what a process had in hand that was struck by a fault, or
+    ended, before the event was handled again: it may not have recorded that, or have lost its claim. So is an event
+    whose handler, having done its work, was cut short: that counts as a failure."""
+    if case.once is None:
+        return
+    trouble: dict[str, list[tuple[int, float]]] = {}
+    begun: dict[tuple[str, str, str], Begun] = {}
+    handled: dict[tuple[str, str], list[tuple[Begun, Handled]]] = {}
+    for record in case.history:
+        match record:
+            case Faulted(amount=seconds) | Paused(seconds=seconds):
+                trouble.setdefault(record.by, []).append((record.seq, record.at + seconds))
+            case Crashed() | Ended():
+                trouble.setdefault(record.by, []).append((record.seq, record.at))
+            case Begun():
+                begun[record.by, record.channel.name, record.id] = record
+            case Handled():
+                began = begun[record.by, record.channel.name, record.id]
+                handled.setdefault((record.channel.name, record.id), []).append((began, record))
+    for times in handled.values():
+        for (began, first), (again, second) in pairwise(times):
+            if second.channel == first.channel and second.attempt > first.attempt:
+                continue
+            if any(_struck(trouble.get(of.by, ()), of, second) for of in (began, again)):
+                continue
+            says = f"{first.key} was handled by {first.by} and again by {second.by} {second.at - first.at:.3f} s later"
+            yield Violation(invariant="once", says=says, key=first.key, moments=(first.seq, second.seq))
+
+
+def _struck(trouble: Sequence[tuple[int, float]], since: Begun, before: Handled) -> bool:
+    """Something struck the process since it began, or had struck it before and held it up until shortly before."""
+    return any(seq <= before.seq and (seq > since.seq or until > since.at - _CLAIMED) for seq, until in trouble)

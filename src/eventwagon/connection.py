@@ -17,6 +17,7 @@ import msgspec
 
 from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
+from .contracts.ledger import Ledger
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
 from .contracts.metering import Meter, ProcessFigures
@@ -56,6 +57,7 @@ from .runtime.publisher import TrainPublisher
 from .runtime.retrying import DeadLetters
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
+from .runtime.tallying import Tallies
 from .runtime.tasks import InOwnTask, kept_up
 from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.ticking import Ticking
@@ -124,6 +126,7 @@ class Connection:
         clock: Callable[[], float],
         redeclare: bool,
         meter: Meter | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
         given: object = orchestrator
@@ -163,6 +166,8 @@ class Connection:
             orchestrator=orchestrator,
             timetable=timetable_of(broker, registry),
             metering=metering,
+            ledger=ledger,
+            tallies=None if ledger is None else Tallies(),
             switch_traces=switch_traces(train.around_publishing),
         )
         self._state = TrainState(self._runtime, registry)
@@ -210,6 +215,8 @@ class Connection:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._runtime.broker)
             await stack.enter_async_context(self.registry)
+            if self._runtime.ledger is not None:
+                await stack.enter_async_context(self._runtime.ledger)
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
             async with self._answering():

@@ -15,6 +15,7 @@ from ..settings import Settings
 from .budgets import ChannelBudget
 from .handler import Handler
 from .observed import Handlings
+from .tallying import ChannelTally
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
@@ -138,6 +139,7 @@ class ChannelState:
         "retries",
         "room",
         "subscription",
+        "tally",
         "timeout",
         "wagon",
     )
@@ -152,11 +154,14 @@ class ChannelState:
         settings: Settings,
         budget: ChannelBudget | None = None,
         handlings: Handlings | None = None,
+        tally: ChannelTally | None = None,
     ) -> None:
         self.budget = budget
         """What this process may use now of the channel's budgets; None: it has none."""
         self.handlings = handlings
-        """Handlings for the meter; None: nothing is measured. Written by HandlerRunner and Settler."""
+        """Handlings for the meter and the tally; None: there is neither. Written by HandlerRunner and Settler."""
+        self.tally = tally
+        """What this process did in the channel; None: the train has no ledger. Written by Settler."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler

@@ -18,6 +18,7 @@ from ...errors import BrokerError, ChannelGone
 from ...event import Channel, Event
 from .actor import Actor, Files
 from .inspection import inspect
+from .ledger import SQLiteLedger
 from .op import Op, Parked
 from .place import Place
 from .schema import OWN, WAGON
@@ -54,6 +55,8 @@ class SQLiteBroker:
         self._wagons = Files(self._place_on_disk, WAGON, WagonTurn, sync=sync, clock=clock, poll=poll)
         self._own = Files(self._place_on_disk, OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
         self.timetable = SQLiteTimetable(self._place_on_disk, sync=sync, clock=clock, poll=poll)
+        self.ledger = SQLiteLedger(directory, clock=clock)
+        """Beside the events; whoever uses it enters it."""
 
     async def __aenter__(self) -> SQLiteBroker:
         """Check the directory; a missing one is created with the first channel. Raises StorageBroken."""

@@ -57,6 +57,8 @@ from .contracts.facts import (
     WagonRemoved,
     WagonScaled,
     WagonSealed,
+    WagonUnreconciled,
+    WagonUnrecorded,
     WatchDropped,
     WatchEnded,
     WentBack,
@@ -64,6 +66,7 @@ from .contracts.facts import (
     WorkersCrashed,
     WorkersLost,
 )
+from .contracts.ledger import WagonRecord
 from .contracts.reading import Reading
 from .contracts.timetable import Waiting
 from .display.json_lines import JsonFormatter
@@ -103,6 +106,7 @@ from .event import Event
 from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .options import Budget
 from .policy.letters import DeadFilter, DeadGroup, DeadLetter, DeadPreview
+from .policy.record_filter import RecordFilter
 from .runtime.batching import BatchContext
 from .runtime.context import Context
 from .runtime.middleware import Next
@@ -184,6 +188,7 @@ __all__ = [
     "PublishTimeout",
     "PublishUncertain",
     "Reading",
+    "RecordFilter",
     "RegistryError",
     "RegistrySteppedBack",
     "Reject",
@@ -217,9 +222,12 @@ __all__ = [
     "WagonDrained",
     "WagonOpened",
     "WagonReady",
+    "WagonRecord",
     "WagonRemoved",
     "WagonScaled",
     "WagonSealed",
+    "WagonUnreconciled",
+    "WagonUnrecorded",
     "Wait",
     "Waiting",
     "WatchDropped",

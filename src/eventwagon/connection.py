@@ -17,7 +17,7 @@ import msgspec
 
 from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
-from .contracts.ledger import Ledger
+from .contracts.ledger import Ledger, WagonRecord
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
 from .contracts.metering import Meter, ProcessFigures
@@ -40,7 +40,9 @@ from .event import Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
 from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
+from .policy.record_filter import RecordFilter
 from .runtime.bulkhead import Bulkhead, is_ours
+from .runtime.counting import Counters
 from .runtime.dead_letters import kept
 from .runtime.depths import depths_of
 from .runtime.due_events import DueEvents
@@ -57,7 +59,6 @@ from .runtime.publisher import TrainPublisher
 from .runtime.retrying import DeadLetters
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
-from .runtime.tallying import Tallies
 from .runtime.tasks import InOwnTask, kept_up
 from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.ticking import Ticking
@@ -167,7 +168,7 @@ class Connection:
             timetable=timetable_of(broker, registry),
             metering=metering,
             ledger=ledger,
-            tallies=None if ledger is None else Tallies(),
+            counters=None if ledger is None else Counters(),
             switch_traces=switch_traces(train.around_publishing),
         )
         self._state = TrainState(self._runtime, registry)
@@ -894,6 +895,17 @@ class Connection:
         the newest."""
         self._here()
         return self.registry.entries(self.train.name, last=last)
+
+    async def records(self, which: RecordFilter | None = None) -> AsyncIterator[WagonRecord]:
+        """The permanent records of the train's wagons in its ledger, in the order in which they were written; with
+        `which`, only those that meet it. Raises UsageError if the train has no ledger, and StorageBroken."""
+        self._here()
+        ledger = self._runtime.ledger
+        if ledger is None:
+            raise UsageError(f"train {self.train.name!r} has no ledger: Train(ledger='sqlite:///var/ledger') gives one")
+        async for record in ledger.records(self.train.name):
+            if which is None or which.takes(record):
+                yield record
 
     @property
     def dead(self) -> DeadLetters:

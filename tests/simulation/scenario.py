@@ -68,6 +68,8 @@ OPS = {
     "claim": 20.0,
     "forget": 2.0,
     "time": 4.0,
+    "record": 2.0,
+    "recall": 2.0,
     "step": 400.0,
     "*": 120.0,
 }
@@ -286,6 +288,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     comes when the trouble is over."""
     later: float = 0.0
     """The share of events that are published, or emitted, for later."""
+    recorded: bool = False
+    """The train has a ledger."""
     again: float = 0.0
     """The share of events whose handler publishes one more, to the active wagon."""
 
@@ -391,6 +395,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     budget = random.Random(f"{seed} budget")
     if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
         scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
+    scenario = _with_ledger(scenario, random.Random(f"{seed} ledger"))
     return _bearable(_with_retries(scenario, random.Random(f"{seed} retries")))
 
 
@@ -597,6 +602,18 @@ def _with_later(scenario: Scenario, rng: random.Random) -> Scenario:
         for _ in range(rng.randint(0, 6) if scenario.faults else 0)
     ]
     return msgspec.structs.replace(scenario, later=rng.choice([0.1, 0.5, 1.0]), faults=(*scenario.faults, *troubles))
+
+
+def _with_ledger(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The train has a ledger, which has trouble of its own."""
+    if scenario.guests or rng.random() >= 0.25:
+        return scenario
+    observers = [p.name for p in scenario.programs if "observe" in p.roles]
+    troubles = [
+        _fault_at(rng, rng.choice(observers), rng.choice(["record", "record", "recall"]))
+        for _ in range(rng.randint(0, 5) if scenario.faults else 0)
+    ]
+    return msgspec.structs.replace(scenario, recorded=True, faults=(*scenario.faults, *troubles))
 
 
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:

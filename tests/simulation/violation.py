@@ -17,7 +17,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     `strangers`: what one event did hurt another; `pause`: an event came too early; `later`: one came before it was due,
     or late; `paused`: a pause by hand was not heeded; `budget`: workers that follow the traffic are more than there may
     be, or a wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be;
-    `measured`: a meter counted other handlings than there were."""
+    `measured`: a meter counted other handlings than there were; `ledger`: a wagon's record is missing or wrong."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -71,6 +71,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds within which every process has a new manifest, where nothing goes wrong."""
     concurrency: int | None = None
     """How many events of the ingress may be handled at a time."""
+    recorded: bool = False
+    """The train has a ledger."""
+    all_counted: bool = False
+    """Nothing could keep the workers' counts from the records."""
     member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

@@ -26,7 +26,7 @@ class Sketch(msgspec.Struct, frozen=True, kw_only=True):
     most: float = 0.0
 
 
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
+class ChannelCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What one process did in one channel of a wagon. Its figures only grow while the process lives."""
 
     wagon: int
@@ -69,7 +69,8 @@ class ChannelRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The inner channel's; empty: the ingress."""
     published: int | None = None
-    """Events published to it, or emitted to it by handlers. None: the broker did not know it."""
+    """Events published to it, or emitted to it by handlers, the lost ones included. None: the broker did not know
+    it."""
     settled: int | None = None
     """Events that were settled: handled, or among the dead letters."""
     lost: int = 0
@@ -77,14 +78,14 @@ class ChannelRecord(msgspec.Struct, frozen=True, kw_only=True):
     left: int = 0
     """Events that were in it at the end: published again elsewhere, or deleted with the train."""
 
-    tallied: int = 0
-    """Settled events in the tallies of workers that were seen. Less than `settled`: a worker was killed before it
-    handed in its last one, or hands in none. More: events were settled twice."""
+    counted: int = 0
+    """Settled events in the counts of workers that were seen. Less than `settled`: a worker was killed before it
+    handed in its last ones, or sends none. More: events were settled twice."""
     dead: int = 0
     retried: int = 0
     snoozed: int = 0
     digest: str = ""
-    """Over the ids of the tallied events, see `policy/digest.py`."""
+    """Over the ids of the counted events, see `policy/digest.py`."""
     waits: Times = Times()
     """From an event's time to its first handling."""
     handlings: Times = Times()
@@ -182,9 +183,9 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
         return _sum(c.published for c in self.channels)
 
     @property
-    def tallied(self) -> int:
+    def counted(self) -> int:
         """Settled events that the digests and percentiles cover."""
-        return sum(c.tallied for c in self.channels)
+        return sum(c.counted for c in self.channels)
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -14,7 +14,7 @@ from ..display.text import said
 from ..errors import Conflict
 from .documents import as_read
 from .facts import Entry
-from .ledger import Tally
+from .ledger import ChannelCounts
 from .manifest import Manifest
 from .orchestrator import Deployment
 from .process import Pod, Process
@@ -96,14 +96,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     budgets: dict[str, BudgetPart] = {}
     """What it holds of budgets, in check-ins of its own under names that begin with its name and `/budgets/`."""
 
-    tallies: tuple[Tally, ...] = ()
+    counts: tuple[ChannelCounts, ...] = ()
     """What it did in the wagons' channels, for the ledger, in a check-in of its own under a name that ends in
-    `/tallies`. Older code takes that for a process without a role."""
+    `/counts`. Older code takes that for a process without a role."""
 
     @property
     def is_process(self) -> bool:
         """It is a process, and not what one holds of budgets or has done."""
-        return not self.budgets and not self.tallies
+        return not self.budgets and not self.counts
 
 
 _member_decoder = msgspec.json.Decoder(Member)

@@ -1,4 +1,4 @@
-"""The record of a wagon: put together from the broker's totals, the workers' tallies and the journal. Pure."""
+"""The record of a wagon: put together from the broker's totals, the workers' counts and the journal. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from ..contracts.broker import Depth
 from ..contracts.facts import DeliveryPaused, DeliveryResumed, Entry, sentence
-from ..contracts.ledger import ByHand, ChannelRecord, Hold, Ran, Tally, WagonRecord
+from ..contracts.ledger import ByHand, ChannelCounts, ChannelRecord, Hold, Ran, WagonRecord
 from ..contracts.manifest import Manifest, Wagon
 from ..display.text import as_line, count
 from ..event import DEAD, Channel
@@ -22,11 +22,11 @@ _LONG = 500
 
 
 class Handed(msgspec.Struct, frozen=True):
-    """The tallies of one process about one wagon, by channel."""
+    """The counts of one process about one wagon, by channel."""
 
     name: str
     revision: str
-    tallies: Mapping[str, Tally]
+    counts: Mapping[str, ChannelCounts]
 
 
 def record_of(
@@ -44,7 +44,7 @@ def record_of(
     """The wagon's record. `depths`: of its working channels and its dead letters; `entries`: the newest of the journal.
     `left`: how many events were published again from its ingress; None: whatever is not settled, in each channel."""
     channels = tuple(
-        _channel(c.name, depth, [h.tallies[c.name] for h in handed if c.name in h.tallies], left, is_first=not c.name)
+        _channel(c.name, depth, [h.counts[c.name] for h in handed if c.name in h.counts], left, is_first=not c.name)
         for c, depth in depths.items()
         if c.name != DEAD
     )
@@ -83,37 +83,39 @@ def record_of(
         unreconciled=_why(channels, manifest.train),
         difference=sum(known) if len(known) == len(differences) else None,
         ran=tuple(_ran(handed)),
-        holds=tuple(_holds(manifest, wagon, own))[-_MOST:],
+        holds=tuple(_holds(manifest, wagon, entries))[-_MOST:],
         by_hand=tuple(_by_hand(wagon.number, own))[-_MOST:],
         journal_from=None if reaches else entries[0].at,
     )
 
 
-def _channel(name: str, depth: Depth, tallies: Sequence[Tally], left: int | None, *, is_first: bool) -> ChannelRecord:
+def _channel(
+    name: str, depth: Depth, counts: Sequence[ChannelCounts], left: int | None, *, is_first: bool
+) -> ChannelRecord:
     over = 0
     if left is not None:
         over = left if is_first else 0
     elif depth.published is not None and depth.settled is not None:
-        over = depth.published - depth.settled - depth.lost
+        over = depth.published - depth.settled
     return ChannelRecord(
         name=name,
-        published=depth.published,
+        published=None if depth.published is None else depth.published + depth.lost,  # a Depth counts those apart
         settled=depth.settled,
         lost=depth.lost,
         left=over,
-        tallied=sum(t.settled for t in tallies),
-        dead=sum(t.dead for t in tallies),
-        retried=sum(t.retried for t in tallies),
-        snoozed=sum(t.snoozed for t in tallies),
-        digest=written(together(*(_digest(t) for t in tallies))),
-        waits=times_of(merged(t.waits for t in tallies)),
-        handlings=times_of(merged(t.handlings for t in tallies)),
+        counted=sum(t.settled for t in counts),
+        dead=sum(t.dead for t in counts),
+        retried=sum(t.retried for t in counts),
+        snoozed=sum(t.snoozed for t in counts),
+        digest=written(together(*(_digest(t) for t in counts))),
+        waits=times_of(merged(t.waits for t in counts)),
+        handlings=times_of(merged(t.handlings for t in counts)),
     )
 
 
-def _digest(tally: Tally) -> int:
+def _digest(counts: ChannelCounts) -> int:
     try:
-        return int(tally.digest, 16)
+        return int(counts.digest, 16)
     except ValueError:  # no process of ours writes that
         return 0
 
@@ -135,7 +137,7 @@ def _ran(handed: Sequence[Handed]) -> Iterator[Ran]:
     of: dict[str, Ran] = {}
     for each in handed:
         of[each.name] = Ran(
-            name=each.name, revision=each.revision, settled=sum(t.settled for t in each.tallies.values())
+            name=each.name, revision=each.revision, settled=sum(t.settled for t in each.counts.values())
         )
     yield from sorted(of.values(), key=lambda r: (-r.settled, r.name))[:_MOST]
 
@@ -157,7 +159,8 @@ def _holds(manifest: Manifest, wagon: Wagon, entries: Sequence[Entry]) -> Iterat
         if pause is not None and number not in standing:
             why = as_line(pause.why)[:_LONG]
             standing[number] = Hold(why=why, by=pause.by, since=pause.at, train=number is None)
-    yield from sorted((*done, *standing.values()), key=lambda h: h.since)
+    meanwhile = (h for h in (*done, *standing.values()) if h.until is None or h.until >= wagon.opened_at)
+    yield from sorted(meanwhile, key=lambda h: h.since)
 
 
 def _by_hand(number: int, entries: Sequence[Entry]) -> Iterator[ByHand]:
@@ -168,10 +171,10 @@ def _by_hand(number: int, entries: Sequence[Entry]) -> Iterator[ByHand]:
             yield ByHand(at=entry.at, by=by, what=as_line(sentence(entry.fact))[:_LONG])
 
 
-def tallies_wanted(record: WagonRecord) -> bool:
-    """Whether workers settled more than their tallies say: the last ones may still be on their way."""
+def counts_wanted(record: WagonRecord) -> bool:
+    """Whether workers settled more than their counts say: the last ones may still be on their way."""
     settled = record.settled
-    return settled is not None and record.tallied < settled
+    return settled is not None and record.counted < settled
 
 
 def may_still_reconcile(record: WagonRecord, gone: Iterable[Channel]) -> bool:
@@ -206,31 +209,5 @@ def covered(record: WagonRecord) -> str:
     """What the digests and percentiles cover, in words."""
     settled = record.settled
     if settled is None:
-        return f"{count(record.tallied, 'settled event')} in the workers' tallies"
-    return f"{record.tallied} of {count(settled, 'settled event')} in the workers' tallies"
-
-
-class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records are wanted: those that meet all that is given. Times are in seconds since the epoch."""
-
-    wagon: int | None = None
-    revision: str | None = None
-    reason: str | None = None
-    """Part of why the wagon was opened or closed, in upper or lower case."""
-    since: float | None = None
-    """It was recorded at this time or later."""
-    until: float | None = None
-    """It was opened before this time."""
-    unreconciled: bool = False
-
-    def takes(self, record: WagonRecord) -> bool:
-        """Whether the record meets it."""
-        said = f"{record.opened_because}\n{record.closed_because}\n{record.unreconciled}".casefold()
-        return (
-            (self.wagon is None or record.number == self.wagon)
-            and (self.revision is None or record.revision == self.revision)
-            and (self.reason is None or self.reason.casefold() in said)
-            and (self.since is None or record.recorded_at >= self.since)
-            and (self.until is None or record.opened_at < self.until)
-            and (not self.unreconciled or bool(record.unreconciled))
-        )
+        return f"{count(record.counted, 'settled event')} in the workers' counts"
+    return f"{record.counted} of {count(settled, 'settled event')} in the workers' counts"

@@ -98,7 +98,7 @@ class Membership:
         self._steps = Steps(runtime)
         """Steps that failed the last time."""
         self._ended = EndedMembers(runtime, state)
-        self._tallies = None if runtime.tallies is None else HandIn(runtime, state, runtime.tallies)
+        self._counts = None if runtime.counters is None else HandIn(runtime, state, runtime.counters)
         self._process = this_process()
         self._pod = this_pod()
         self._woken = asyncio.Event()
@@ -166,9 +166,9 @@ class Membership:
             self._state.on_change.remove(self._heed)
             if self.observing is not None and not self.observing.done():
                 await self._stay()
-            if self._tallies is not None:
-                with self._steps.going_on("handing in its tallies"):
-                    await self._tallies.hand_in(last=True)
+            if self._counts is not None:
+                with self._steps.going_on("handing in its counts"):
+                    await self._counts.hand_in(last=True)
             with self._steps.going_on("checking out"):  # it expires by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
@@ -263,9 +263,9 @@ class Membership:
                         await self._attend(local_workers, local, leaving)
                 with self._steps.going_on("a check-in"):
                     await self._check_in(local)
-                if self._tallies is not None:
-                    with self._steps.going_on("handing in its tallies"):
-                        await self._tallies.hand_in()
+                if self._counts is not None:
+                    with self._steps.going_on("handing in its counts"):
+                        await self._counts.hand_in()
                 with self._steps.going_on("writing to the journal"):
                     await self._write_news()
                 pause = self._settings.member_ttl / 3

@@ -16,7 +16,7 @@ from ..errors import ChannelFull, Sealed
 from ..event import Channel, Event
 from ..values import class_name
 from .bulkhead import Bulkhead, passes
-from .tallying import ChannelTally
+from .counting import ChannelCounter
 
 
 class Metering:
@@ -85,16 +85,16 @@ class Metering:
 
 class Handlings:
     """The handlings of one channel that ended well, gathered until a batch of events is settled: telling the meter and
-    the tally of each by itself would cost every event."""
+    the counter of each by itself would cost every event."""
 
-    __slots__ = ("_clock", "_metering", "_tally", "began", "seconds")
+    __slots__ = ("_clock", "_counter", "_metering", "began", "seconds")
 
     def __init__(
-        self, metering: Metering | None, clock: Callable[[], float], tally: ChannelTally | None = None
+        self, metering: Metering | None, clock: Callable[[], float], counter: ChannelCounter | None = None
     ) -> None:
         self._metering = metering
         self._clock = clock
-        self._tally = tally
+        self._counter = counter
         self.seconds: list[float] = []
         """How long each took."""
         self.began: list[float] = []
@@ -117,8 +117,8 @@ class Handlings:
     def _tell(
         self, channel: Channel, seconds: Sequence[float], waits: Sequence[float], error: str, *, late: bool
     ) -> None:
-        if self._tally is not None:
-            self._tally.handled(seconds, waits)
+        if self._counter is not None:
+            self._counter.handled(seconds, waits)
         if self._metering is not None:
             self._metering.handled(channel, seconds, waits, error, late)
 

@@ -60,7 +60,7 @@ from ..values import shown
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .looks import Looks
-from .recording import Recorder, SeenTallies
+from .recording import Recorder, SeenCounts
 from .removal import WagonRemover
 from .reporting import Reporter
 from .runtime import Runtime
@@ -138,9 +138,9 @@ class Observer:
         """The same for dead letters, by wagon; 0: those of removed wagons."""
         self._letters_at = float("-inf")
         """When the dead letters were last looked at (the loop's time)."""
-        self._tallies = SeenTallies()
+        self._seen_counts = SeenCounts()
         ledger = runtime.ledger
-        recorder = None if ledger is None else Recorder(runtime, state, ledger, self._tallies)
+        recorder = None if ledger is None else Recorder(runtime, state, ledger, self._seen_counts)
         self._remover = WagonRemover(runtime, state, switcher, self._letters, recorder)
         self._ended = EndedMembers(runtime, state)
         self._reporter = None if runtime.metering is None else Reporter(runtime, runtime.metering)
@@ -318,11 +318,11 @@ class Observer:
     # --- seeing ---------------------------------------------------------------------------
 
     def _apart(self, members: Sequence[Member], manifest: Manifest) -> Sequence[Member]:
-        """Without the tallies, which are remembered: no decision uses them."""
-        if not any(m.tallies for m in members):
+        """Without the counts, which are remembered: no decision uses them."""
+        if not any(m.counts for m in members):
             return members
-        self._tallies.look(members, manifest)
-        return [m for m in members if not m.tallies]
+        self._seen_counts.look(members, manifest)
+        return [m for m in members if not m.counts]
 
     async def _deployments(
         self, members: Sequence[Member], manifest: Manifest

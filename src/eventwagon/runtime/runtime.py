@@ -20,10 +20,10 @@ from ..settings import Settings
 from .budgets import ChannelBudget
 from .bulkhead import Bulkhead, is_ours
 from .context import Publisher
+from .counting import Counters
 from .handler import Handler
 from .lifespan import Opening
 from .observed import Metering
-from .tallying import Tallies
 
 SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
 """Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
@@ -72,7 +72,7 @@ class Runtime:
     measured."""
     ledger: Ledger | None = None
     """Keeps a record of every wagon; None: nothing does."""
-    tallies: Tallies | None = None
+    counters: Counters | None = None
     """What the workers did, for the records; None: the train has no ledger, or this process can't hand any in."""
     switch_traces: SwitchTraces | None = None
     """None: switches are not traced."""

@@ -108,7 +108,7 @@ class Settler:
         self._awaited: dict[int, asyncio.Future[None]] = {}
         """By identity: events for which `until_settled` waits."""
         self._dying: set[int] = set()
-        """By identity: events that are to be settled as dead. Empty if nothing is tallied."""
+        """By identity: events that are to be settled as dead. Empty if nothing is counted."""
         self._told_letterless = False
         """It was told that the wagon's dead letters go to the train's."""
 
@@ -131,7 +131,7 @@ class Settler:
         this process knows. `exc_info`: the handler's error, if the log should have its traceback."""
         channel = self.source.channel
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
-        if self.source.tally is not None:
+        if self.source.counter is not None:
             self._dying.add(id(delivery))
         self.done(delivery, letters)
         self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt), exc_info=exc_info)
@@ -148,8 +148,8 @@ class Settler:
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
         """Try the event again after a pause."""
         self._queue_return(delivery, again.pause, tried=again.counts)
-        if self.source.tally is not None:
-            self.source.tally.retried += 1
+        if self.source.counter is not None:
+            self.source.counter.retried += 1
         channel = self.source.channel
         self._runtime.tell(
             EventRetried(
@@ -166,8 +166,8 @@ class Settler:
     def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
         """Deliver the event again after the pause that its handler asked for; this does not count as an attempt."""
         self._queue_return(delivery, pause, tried=False)
-        if self.source.tally is not None:
-            self.source.tally.snoozed += 1
+        if self.source.counter is not None:
+            self.source.counter.snoozed += 1
         channel = self.source.channel
         self._runtime.tell(
             EventSnoozed(
@@ -462,9 +462,9 @@ class Settler:
 
     async def _settle_now(self, deliveries: list[Delivery]) -> None:
         await self.source.subscription.settle(deliveries)
-        if (tally := self.source.tally) is not None:
+        if (counter := self.source.counter) is not None:
             dying = self._dying
-            tally.settled(deliveries, sum(id(d) in dying for d in deliveries) if dying else 0)
+            counter.settled(deliveries, sum(id(d) in dying for d in deliveries) if dying else 0)
 
     def _settle_later(self, delivery: Delivery) -> None:
         """The event was handled but could not be settled. Its claim is kept, so that nobody handles it again, and

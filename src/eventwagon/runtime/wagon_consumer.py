@@ -162,11 +162,11 @@ class WagonConsumer:
         retries = settings.retries_of(handler.options)
         circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
         budget = runtime.budgets.get(channel.name)
-        tally = None if runtime.tallies is None else runtime.tallies.of(channel)
+        counter = None if runtime.counters is None else runtime.counters.of(channel)
         handlings = None
-        if runtime.metering is not None or tally is not None:
-            handlings = Handlings(runtime.metering, runtime.clock, tally)
-        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget, handlings, tally)
+        if runtime.metering is not None or counter is not None:
+            handlings = Handlings(runtime.metering, runtime.clock, counter)
+        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget, handlings, counter)
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )

@@ -13,9 +13,9 @@ from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
 from ..settings import Settings
 from .budgets import ChannelBudget
+from .counting import ChannelCounter
 from .handler import Handler
 from .observed import Handlings
-from .tallying import ChannelTally
 
 PAUSES = (0.05, 2.0)
 """The first pause after a failure and the longest, in seconds."""
@@ -134,12 +134,12 @@ class ChannelState:
         "budget",
         "channel",
         "circuit",
+        "counter",
         "handler",
         "handlings",
         "retries",
         "room",
         "subscription",
-        "tally",
         "timeout",
         "wagon",
     )
@@ -154,13 +154,13 @@ class ChannelState:
         settings: Settings,
         budget: ChannelBudget | None = None,
         handlings: Handlings | None = None,
-        tally: ChannelTally | None = None,
+        counter: ChannelCounter | None = None,
     ) -> None:
         self.budget = budget
         """What this process may use now of the channel's budgets; None: it has none."""
         self.handlings = handlings
-        """Handlings for the meter and the tally; None: there is neither. Written by HandlerRunner and Settler."""
-        self.tally = tally
+        """Handlings for the meter and the counter; None: there is neither. Written by HandlerRunner and Settler."""
+        self.counter = counter
         """What this process did in the channel; None: the train has no ledger. Written by Settler."""
         self.wagon = wagon
         self.channel = channel

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -64,20 +65,22 @@ class SQLiteLedger:
         document = encode_record(record).decode()
         path = self.path(record.train)
 
-        def run(turn: Turn) -> str:
+        def run(turn: Turn) -> bytes:
             execute, key = turn.db.execute, (record.number, record.opened_at)
             execute("INSERT OR IGNORE INTO record (number, opened_at, document) VALUES (?, ?, ?)", (*key, document))
-            return str(execute("SELECT document FROM record WHERE number=? AND opened_at=?", key).get)
+            kept: Any = execute("SELECT CAST(document AS BLOB) FROM record WHERE number=? AND opened_at=?", key).get
+            return bytes(kept)
 
-        return _read(await self._files.call(path, Op(run, absent=lambda: document, creates=True)), path)
+        return _read(await self._files.call(path, Op(run, absent=bytes, creates=True)), path)
 
     async def read(self, train: str, number: int) -> tuple[WagonRecord, ...]:
-        sql, path = "SELECT CAST(document AS TEXT) FROM record WHERE number=? ORDER BY seq", self.path(train)
+        sql, path = "SELECT CAST(document AS BLOB) FROM record WHERE number=? ORDER BY seq", self.path(train)
 
-        def run(turn: Turn) -> list[str]:
-            return [str(document) for (document,) in turn.db.execute(sql, (number,))]
+        def run(turn: Turn) -> list[bytes]:
+            rows: list[Any] = turn.db.execute(sql, (number,)).fetchall()
+            return [document for (document,) in rows]
 
-        found: list[str] = await self._files.call(path, Op(run, absent=list))
+        found: list[bytes] = await self._files.call(path, Op(run, absent=list))
         return tuple(_read(document, path) for document in found)
 
     async def records(self, train: str) -> AsyncIterator[WagonRecord]:
@@ -91,16 +94,17 @@ class SQLiteLedger:
                     _logger.warning("%s", e)
             after = page[-1][0]
 
-    async def _page(self, path: str, after: int) -> list[tuple[int, str]]:
-        sql = "SELECT seq, CAST(document AS TEXT) FROM record WHERE seq>? ORDER BY seq LIMIT ?"
+    async def _page(self, path: str, after: int) -> list[tuple[int, bytes]]:
+        sql = "SELECT seq, CAST(document AS BLOB) FROM record WHERE seq>? ORDER BY seq LIMIT ?"
 
-        def run(turn: Turn) -> list[tuple[int, str]]:
-            return [(int(str(seq)), str(document)) for seq, document in turn.db.execute(sql, (after, _PAGE))]
+        def run(turn: Turn) -> list[tuple[int, bytes]]:
+            found: list[Any] = turn.db.execute(sql, (after, _PAGE)).fetchall()
+            return found
 
         return await self._files.call(path, Op(run, absent=list))
 
 
-def _read(document: str, path: str) -> WagonRecord:
+def _read(document: bytes, path: str) -> WagonRecord:
     try:
         return decode_record(document)
     except (msgspec.MsgspecError, ValueError, RecursionError) as e:

@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..contracts.broker import Delivery
-from ..contracts.ledger import Tally
+from ..contracts.ledger import ChannelCounts
 from ..contracts.manifest import Manifest
 from ..event import Channel
 from ..policy.digest import digest_of, together, written
 from ..policy.sketch import Sketcher
 
 
-class ChannelTally:
-    """The tally of one channel. `handled` and `settled` are called once for each batch."""
+class ChannelCounter:
+    """The counter of one channel. `handled` and `settled` are called once for each batch."""
 
     __slots__ = ("_channel", "_dead", "_digest", "_handlings", "_settled", "_waits", "retried", "snoozed")
 
@@ -43,9 +43,9 @@ class ChannelTally:
         self._handlings.add(seconds)
         self._waits.add(waits)
 
-    def of(self, wagon: int, opened_at: float) -> Tally:
-        """The tally as it is now."""
-        return Tally(
+    def of(self, wagon: int, opened_at: float) -> ChannelCounts:
+        """The figures as they are now."""
+        return ChannelCounts(
             wagon=wagon,
             opened_at=opened_at,
             channel=self._channel,
@@ -59,29 +59,29 @@ class ChannelTally:
         )
 
 
-class Tallies:
+class Counters:
     """Those of one process. They outlast the wagons' consumers, until the wagons are gone from the manifest."""
 
     def __init__(self) -> None:
-        self._of: dict[Channel, ChannelTally] = {}
+        self._of: dict[Channel, ChannelCounter] = {}
 
-    def of(self, channel: Channel) -> ChannelTally:
-        """The tally of this channel, a new one if there is none."""
+    def of(self, channel: Channel) -> ChannelCounter:
+        """The counter of this channel, a new one if there is none."""
         found = self._of.get(channel)
         if found is None:
-            found = self._of[channel] = ChannelTally(channel.name)
+            found = self._of[channel] = ChannelCounter(channel.name)
         return found
 
     def marks(self, manifest: Manifest) -> dict[Channel, tuple[int, int, int]]:
-        """The marks of the tallies that have figures. Those of wagons that are gone are dropped."""
+        """The marks of the counts that have figures. Those of wagons that are gone are dropped."""
         for channel in [c for c in self._of if c.wagon < manifest.next_number and manifest.wagon(c.wagon) is None]:
             del self._of[channel]
-        return {channel: tally.mark for channel, tally in self._of.items() if any(tally.mark)}
+        return {channel: counter.mark for channel, counter in self._of.items() if any(counter.mark)}
 
-    def said(self, manifest: Manifest) -> tuple[Tally, ...]:
-        """The tallies that have figures, of the manifest's wagons."""
+    def said(self, manifest: Manifest) -> tuple[ChannelCounts, ...]:
+        """The counts that have figures, of the manifest's wagons."""
         return tuple(
-            tally.of(wagon.number, wagon.opened_at)
-            for channel, tally in self._of.items()
-            if any(tally.mark) and (wagon := manifest.wagon(channel.wagon)) is not None
+            counter.of(wagon.number, wagon.opened_at)
+            for channel, counter in self._of.items()
+            if any(counter.mark) and (wagon := manifest.wagon(channel.wagon)) is not None
         )

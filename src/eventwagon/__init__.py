@@ -58,6 +58,8 @@ from .contracts.facts import (
     WagonRemoved,
     WagonScaled,
     WagonSealed,
+    WagonUnreconciled,
+    WagonUnrecorded,
     WatchDropped,
     WatchEnded,
     WentBack,
@@ -65,6 +67,7 @@ from .contracts.facts import (
     WorkersCrashed,
     WorkersLost,
 )
+from .contracts.ledger import WagonRecord
 from .contracts.reading import Reading
 from .contracts.timetable import Waiting
 from .display.json_lines import JsonFormatter
@@ -105,6 +108,7 @@ from .limits import Age, Lag, Limit, Pressure, Throughput, Volume, Wait
 from .options import Budget
 from .pause_on import PauseOn
 from .policy.letters import DeadFilter, DeadGroup, DeadLetter, DeadPreview
+from .policy.record_filter import RecordFilter
 from .runtime.batching import BatchContext
 from .runtime.context import Context
 from .runtime.middleware import Next
@@ -188,6 +192,7 @@ __all__ = [
     "PublishTimeout",
     "PublishUncertain",
     "Reading",
+    "RecordFilter",
     "RegistryError",
     "RegistrySteppedBack",
     "Reject",
@@ -221,9 +226,12 @@ __all__ = [
     "WagonDrained",
     "WagonOpened",
     "WagonReady",
+    "WagonRecord",
     "WagonRemoved",
     "WagonScaled",
     "WagonSealed",
+    "WagonUnreconciled",
+    "WagonUnrecorded",
     "Wait",
     "Waiting",
     "WatchDropped",

@@ -17,6 +17,7 @@ import msgspec
 
 from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
+from .contracts.ledger import Ledger, WagonRecord
 from .contracts.lifecycle import LIVE
 from .contracts.manifest import Manifest, Pause, Request, gone_by
 from .contracts.metering import Meter, ProcessFigures
@@ -39,7 +40,9 @@ from .event import Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
 from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
+from .policy.record_filter import RecordFilter
 from .runtime.bulkhead import Bulkhead, is_ours
+from .runtime.counting import Counters
 from .runtime.dead_letters import kept
 from .runtime.depths import depths_of
 from .runtime.due_events import DueEvents
@@ -125,6 +128,7 @@ class Connection:
         clock: Callable[[], float],
         redeclare: bool,
         meter: Meter | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
         given: object = orchestrator
@@ -170,6 +174,8 @@ class Connection:
             timetable=timetable_of(broker, registry),
             once=once_for(train.name, train.settings, train.handlers, broker, registry),
             metering=metering,
+            ledger=ledger,
+            counters=None if ledger is None else Counters(),
             switch_traces=switch_traces(train.around_publishing),
         )
         self._state = TrainState(self._runtime, registry)
@@ -217,6 +223,8 @@ class Connection:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._runtime.broker)
             await stack.enter_async_context(self.registry)
+            if self._runtime.ledger is not None:
+                await stack.enter_async_context(self._runtime.ledger)
             if self._orchestrator is not None:
                 await stack.enter_async_context(self._orchestrator)
             async with self._answering():
@@ -895,6 +903,17 @@ class Connection:
         the newest."""
         self._here()
         return self.registry.entries(self.train.name, last=last)
+
+    async def records(self, which: RecordFilter | None = None) -> AsyncIterator[WagonRecord]:
+        """The permanent records of the train's wagons in its ledger, in the order in which they were written; with
+        `which`, only those that meet it. Raises UsageError if the train has no ledger, and StorageBroken."""
+        self._here()
+        ledger = self._runtime.ledger
+        if ledger is None:
+            raise UsageError(f"train {self.train.name!r} has no ledger: Train(ledger='sqlite:///var/ledger') gives one")
+        async for record in ledger.records(self.train.name):
+            if which is None or which.takes(record):
+                yield record
 
     @property
     def dead(self) -> DeadLetters:

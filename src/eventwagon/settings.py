@@ -15,9 +15,10 @@ from .options import Options, check_backoff
 from .other_words import refusal
 from .pause_on import PauseOn
 from .times import lasting
-from .values import in_seconds, is_a, plain, real, shown, whole
+from .values import in_seconds, is_a, plain, real, shown, split_url, whole
 from .workers import FORMER, ORCHESTRATED, UNSAID, Unsaid, Workers
 
+NO_LEDGER = "none"
 AtCap = Literal["fill", "refuse"]
 Auto = Literal["auto"]
 
@@ -102,6 +103,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     process still sends there are found and published again. Set it longer than any suspension that you expect."""
     keep: int = 10_000
     """How many journal entries are kept; the oldest are deleted."""
+    ledger: str | None = None
+    """Where the permanent record of every wagon is kept: `"sqlite:///directory"`, on the machine of the observers, or
+    `"none"`. None: on a `sqlite:` train beside its events, elsewhere nowhere. See docs/ledger.md."""
 
     def __post_init__(self) -> None:
         if not _is_limit(self.limit):
@@ -132,6 +136,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     "process come again: give at least that"
                 )
             msgspec.structs.force_setattr(self, "once", window)
+        if self.ledger is not None:
+            msgspec.structs.force_setattr(self, "ledger", _ledger(self.ledger))
         if self.breaker is not None and not is_a(self.breaker, Breaker):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
         if self.pause_on is not None and not is_a(self.pause_on, PauseOn):
@@ -283,6 +289,14 @@ _SHARED = (
     "once",
     "max_event_bytes",
 )
+
+
+def _ledger(value: object) -> str:
+    """A ledger's URL, or `none`. Raises UsageError."""
+    found = plain(value)
+    if found == NO_LEDGER or (found is not None and "://" in found and split_url(found).scheme):
+        return found
+    raise UsageError(f"ledger={shown(value)}: give the URL of a directory, as 'sqlite:///var/ledger', or 'none'")
 
 
 def _is_limit(value: object) -> bool:

@@ -41,6 +41,7 @@ class FurtherSettings(TypedDict, total=False):
     lease: float
     keep_drained: float
     keep: int
+    ledger: str | None
 
 
 class GivenSettings(FurtherSettings, total=False):

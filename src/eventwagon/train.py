@@ -18,12 +18,13 @@ from .blocking import BlockingConnection
 from .connection import Connection
 from .contracts.broker import Broker
 from .contracts.facts import Listener, log
+from .contracts.ledger import Ledger, ledger_of
 from .contracts.metering import Meter
 from .contracts.once import once_of
 from .contracts.orchestrator import Orchestrator
 from .contracts.registry import Registry
 from .contracts.timetable import timetable_of
-from .drivers.opening import open_drivers
+from .drivers.opening import open_drivers, open_ledger
 from .errors import UsageError
 from .event import check_channel_name, check_train_name, check_word
 from .limits import Limit
@@ -43,7 +44,7 @@ from .runtime.once import once_for
 from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
-from .settings import AtCap, Auto, Settings, make_settings
+from .settings import NO_LEDGER, AtCap, Auto, Settings, make_settings
 from .settings_given import FurtherSettings
 from .values import check_revision, is_a, items, must_be, plain
 from .workers import Workers
@@ -272,6 +273,7 @@ class Train:
         clock: Callable[[], float] = time.time,
         redeclare: bool = False,
         meter: Meter | None = None,
+        ledger: Ledger | None = None,
     ) -> Connection:
         """Return a connection to the train's broker and registry. Enter it with `async with`.
 
@@ -279,8 +281,8 @@ class Train:
         environment variable `EVENTWAGON_URL` names them. `orchestrator` starts the
         workers of each wagon; without one, working processes attach to wagons by themselves. Each of `listeners` is
         called with every fact. `redeclare`: if another program has declared the train differently, store this program's
-        settings instead. `meter` measures what the connection does: a `Metrics`, or your own (docs/metrics.md). Raises
-        UsageError.
+        settings instead. `meter` measures what the connection does: a `Metrics`, or your own (docs/metrics.md).
+        `ledger` keeps the wagons' records instead of the one that the setting names. Raises UsageError.
         """
         if url is None and broker is None and registry is None:
             url = _url_of_environment()
@@ -302,8 +304,14 @@ class Train:
             must_be(Orchestrator, orchestrator, "connect: orchestrator")
         if meter is not None:
             must_be(Meter, meter, "connect: meter")
+        if ledger is not None:
+            must_be(Ledger, ledger, "connect: ledger")
+        elif self.settings.ledger is None:
+            ledger = ledger_of(broker)
+        elif self.settings.ledger != NO_LEDGER:
+            ledger = open_ledger(self.settings.ledger, clock=clock)
         tracing.connected(self, broker)
-        return Connection(self, broker, registry, orchestrator, heard, clock, redeclare, meter)
+        return Connection(self, broker, registry, orchestrator, heard, clock, redeclare, meter, ledger)
 
     def connect_blocking(self, url: str | None = None, *, listeners: Sequence[Listener] = (log,)) -> BlockingConnection:
         """Return a connection that publishes from programs without an event loop (Django, Flask, scripts, Celery).

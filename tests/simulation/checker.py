@@ -11,6 +11,7 @@ from eventwagon.workers import parse_workers
 from .check_budgets import budget_kept
 from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
 from .check_later import due_events_come
+from .check_ledger import recorded_as_done
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_metrics import measured_as_done
 from .check_once import handled_once
@@ -58,6 +59,8 @@ def evidence(run: Run) -> Evidence:
         member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
+        recorded=run.scenario.recorded,
+        all_counted=not run.scenario.faults and not run.history.of(Crashed),
         reached=rest.reached,
         lacking=rest.lacking,
         left_behind=rest.left_behind,
@@ -153,6 +156,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from budget_kept(case)
     yield from measured_as_done(case)
     yield from handled_once(case, books)
+    yield from recorded_as_done(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

@@ -44,6 +44,8 @@ class CrashPoint(NamedTuple):
     """What else goes wrong, or a train never comes to that point."""
     later: float = 0.0
     """The share of events that are for later."""
+    recorded: bool = False
+    """The train has a ledger."""
     grows: bool = False
     """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
 
@@ -331,6 +333,25 @@ POINTS = (
         "forget",
         later=0.5,
     ),
+    CrashPoint(
+        "unrecorded",
+        "an observer had moved the dead letters of a drained wagon, before it wrote its record into the ledger",
+        "the wagon with its channels, and no record",
+        "another observer: it makes the record anew",
+        "observe",
+        "ledger",
+        recorded=True,
+    ),
+    CrashPoint(
+        "recorded",
+        "an observer had written the record, before it deleted the wagon's channels",
+        "the record, and the wagon with its channels",
+        "another observer: it finds the record, which stays as it is",
+        "observe",
+        "ledger",
+        answered=True,
+        recorded=True,
+    ),
 )
 
 
@@ -369,6 +390,7 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         calm_after=max(8.0, dead_for) + (40.0 if point.left_over else 0.0),  # leftovers are looked for every 30 s
         grows_at=1.0 if point.grows else None,
         later=point.later,
+        recorded=point.recorded,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Protocol, Self, TypeVar
 
 from eventwagon.contracts.broker import Capabilities, Delivery, Depth, Subscription
 from eventwagon.contracts.facts import Entry
+from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.once import OnceRecord
 from eventwagon.contracts.registry import Member, Snapshot
@@ -21,7 +22,7 @@ from eventwagon.event import Channel, Event
 from .guests import DriversDefect
 from .loop import PROCESS, for_ever
 from .scenario import Fault
-from .truth import SENT_BY
+from .truth import SENT_BY, TruthLedger
 from .world import World
 
 T = TypeVar("T")
@@ -464,3 +465,27 @@ class _News:
         self._before = snapshot
         process.seen(snapshot)
         return snapshot
+
+
+class GatedLedger:
+    """The ledger as one process has it."""
+
+    def __init__(self, gate: Gate, truth: TruthLedger) -> None:
+        self._gate = gate
+        self._truth = truth
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def append(self, record: WagonRecord) -> WagonRecord:
+        return await self._gate.call("ledger", partial(self._truth.append, record))
+
+    async def read(self, train: str, number: int) -> tuple[WagonRecord, ...]:
+        return await self._gate.call("recall", partial(self._truth.read, train, number))
+
+    async def records(self, train: str) -> AsyncIterator[WagonRecord]:
+        for record in await self._truth.read(train, 1):  # no process of a simulation asks
+            yield record

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from eventwagon.contracts.facts import Decision
+from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.event import Channel
 
@@ -173,6 +174,12 @@ class Leaked(Record, frozen=True):
 
 
 # --- processes and faults -------------------------------------------------------------------
+
+
+class Recorded(Record, frozen=True):
+    """The ledger was given a wagon's record. `record`: the one that it keeps from then on."""
+
+    record: WagonRecord
 
 
 class Started(Record, frozen=True):

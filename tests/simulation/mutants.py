@@ -24,7 +24,8 @@ from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
-from eventwagon.contracts.facts import Fact
+from eventwagon.contracts.facts import Decision, Fact
+from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import RULE, Manifest, Wagon, changed, moved
 from eventwagon.contracts.once import Standing
@@ -40,6 +41,7 @@ from eventwagon.policy import edits as edits_module
 from eventwagon.policy import latest_outcomes as outcomes_module
 from eventwagon.policy import pause_on as pause_on_module
 from eventwagon.policy import plan as plan_module
+from eventwagon.policy import reconcile as reconcile_module
 from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
 from eventwagon.policy.budgets import shares
@@ -48,6 +50,7 @@ from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes, is_judged
 from eventwagon.policy.plan import Draft, Plan, plan
+from eventwagon.policy.reconcile import Handed
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import batching as batching_module
@@ -62,6 +65,7 @@ from eventwagon.runtime import later as later_module
 from eventwagon.runtime import membership as member_module
 from eventwagon.runtime import observer as observer_module
 from eventwagon.runtime import prefetch as prefetch_module
+from eventwagon.runtime import recording as recording_module
 from eventwagon.runtime import removal as removal_module
 from eventwagon.runtime import runtime as runtime_module
 from eventwagon.runtime import settling as settling_module
@@ -72,6 +76,7 @@ from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.context import OUT
 from eventwagon.runtime.due_events import DueEvents
+from eventwagon.runtime.handing_in import HandIn
 from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import begin
 from eventwagon.runtime.lease import Lease
@@ -84,6 +89,7 @@ from eventwagon.runtime.once import OnceGuard
 from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
+from eventwagon.runtime.recording import Recorder, SeenCounts
 from eventwagon.runtime.removal import WagonRemover
 from eventwagon.runtime.retrying import DeadLetters
 from eventwagon.runtime.runtime import Runtime
@@ -120,6 +126,8 @@ UNFENCED: dict[str, Mutant] = {}
 """Those for the lease fence."""
 HOSTILE: dict[str, Mutant] = {}
 """Those without one of the bulkheads, for scenarios with hostile guests."""
+RECORDED: dict[str, Mutant] = {}
+"""Those of records, for trains with a ledger."""
 STEPPING: dict[str, Mutant] = {}
 """Those for registries that step back."""
 LEAVING: dict[str, Mutant] = {}
@@ -1327,6 +1335,77 @@ def _failed_unmeasured() -> Iterator[None]:
         yield
 
 
+@_mutant("wagons go without a record", "ledger", RECORDED)
+def _unrecorded() -> Iterator[None]:
+    async def mutant(self: Recorder, wagon: Wagon, **_: object) -> tuple[Decision, ...]:
+        return ()
+
+    with mock.patch.object(Recorder, "record", mutant):
+        yield
+
+
+@_mutant("a crash between record and removal writes another record", "ledger", RECORDED)
+def _recorded_twice() -> Iterator[None]:
+    """Each attempt is a record of its own."""
+    make = reconcile_module.record_of
+
+    def mutant(manifest: Manifest, wagon: Wagon, **given: Any) -> WagonRecord:
+        return replace(make(manifest, wagon, **given), opened_at=given["now"])
+
+    with mock.patch.object(recording_module, "record_of", mutant):
+        yield
+
+
+@_mutant("recorded when its channels are gone", "ledger", RECORDED)
+def _recorded_late() -> Iterator[None]:
+    record = WagonRemover._record
+
+    async def mutant(self: WagonRemover, wagon: Wagon, left: int | None) -> Sequence[Decision]:
+        await self._delete(self._state.snapshot.manifest.ingress(wagon))
+        return await record(self, wagon, left)
+
+    with mock.patch.object(WagonRemover, "_record", mutant):
+        yield
+
+
+@_mutant("what a process settled last is not counted", "ledger", RECORDED)
+def _last_uncounted() -> Iterator[None]:
+    """It hands in nothing when it leaves."""
+    hand_in = HandIn.hand_in
+
+    async def mutant(self: HandIn, *, last: bool = False) -> None:
+        if not last:
+            await hand_in(self)
+
+    with mock.patch.object(HandIn, "hand_in", mutant):
+        yield
+
+
+@_mutant("of several processes only one is counted", "ledger", RECORDED)
+def _counts_of_one() -> Iterator[None]:
+    of = SeenCounts.of
+
+    def mutant(self: SeenCounts, wagon: Wagon) -> list[Handed]:
+        return of(self, wagon)[:1]
+
+    with mock.patch.object(SeenCounts, "of", mutant):
+        yield
+
+
+@_mutant("settled events are counted twice", "ledger", RECORDED)
+def _counted_early() -> Iterator[None]:
+    """The first of each batch."""
+    settle = Settler._settle_now
+
+    async def mutant(self: Settler, deliveries: list[Delivery]) -> None:
+        if self.source.counter is not None:
+            self.source.counter.settled(deliveries[:1], 0)
+        await settle(self, deliveries)
+
+    with mock.patch.object(Settler, "_settle_now", mutant):
+        yield
+
+
 @_mutant("what was handled last is not measured", "measured", MEASURED)
 def _last_unmeasured() -> Iterator[None]:
     """The meter is told when a batch is settled, and not once more at the end."""
@@ -1400,6 +1479,7 @@ ALL: dict[str, Mutant] = {
     **BATCHED,
     **SURROUNDED,
     **MEASURED,
+    **RECORDED,
     **BOUNDED,
     **ONCE,
     **RARE,

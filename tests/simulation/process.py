@@ -28,7 +28,7 @@ from eventwagon.train import Train
 from eventwagon.workers import parse_workers
 
 from .check_metrics import handlings_of
-from .gate import Gate, GatedBroker, GatedRegistry
+from .gate import Gate, GatedBroker, GatedLedger, GatedRegistry
 from .guests import (
     REFUSED,
     DriversDefect,
@@ -167,6 +167,7 @@ class Process(Actor):
         connection = self._train().connect(
             broker=GatedBroker(Gate(self)),
             registry=GatedRegistry(Gate(self)),
+            ledger=None if self.world.ledger is None else GatedLedger(Gate(self), self.world.ledger),
             orchestrator=self.world.orchestrator(Gate(self)) if "observe" in roles else None,
             clock=self.clock,
             listeners=[self._hear],

@@ -70,6 +70,8 @@ OPS = {
     "time": 4.0,
     "once": 8.0,
     "record": 4.0,
+    "ledger": 2.0,
+    "recall": 2.0,
     "step": 400.0,
     "*": 120.0,
 }
@@ -175,6 +177,7 @@ _MAY_BE_IN_FLIGHT = (
     "keep",
     "forget",
     "record",
+    "ledger",
 )
 """Calls that may arrive although their process gave up."""
 
@@ -303,6 +306,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     comes when the trouble is over."""
     later: float = 0.0
     """The share of events that are published, or emitted, for later."""
+    recorded: bool = False
+    """The train has a ledger."""
     again: float = 0.0
     """The share of events whose handler publishes one more, to the active wagon."""
     pause_on: tuple[float, int] | None = None
@@ -417,6 +422,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         pause_on = rule.choice([0.1, 0.3, 0.6]), rule.choice([1, 3, 8])
         scenario = msgspec.structs.replace(scenario, pause_on=pause_on, trouble=max(0.3, scenario.trouble))
     scenario = _with_retries(scenario, random.Random(f"{seed} retries"))
+    scenario = _with_ledger(scenario, random.Random(f"{seed} ledger"))
     return _bearable(_with_once(scenario, random.Random(f"{seed} once")))
 
 
@@ -639,6 +645,18 @@ def _with_once(scenario: Scenario, rng: random.Random) -> Scenario:
     settings = {**scenario.settings, "once": 36_000.0}
     faults = (*scenario.faults, *troubles, *(copies if scenario.faults else ()))
     return msgspec.structs.replace(scenario, once=True, settings=settings, faults=faults)
+
+
+def _with_ledger(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The train has a ledger, which has trouble of its own."""
+    if scenario.guests or rng.random() >= 0.25:
+        return scenario
+    observers = [p.name for p in scenario.programs if "observe" in p.roles]
+    troubles = [
+        _fault_at(rng, rng.choice(observers), rng.choice(["ledger", "ledger", "recall"]))
+        for _ in range(rng.randint(0, 5) if scenario.faults else 0)
+    ]
+    return msgspec.structs.replace(scenario, recorded=True, faults=(*scenario.faults, *troubles))
 
 
 def _with_hangs(scenario: Scenario, rng: random.Random) -> Scenario:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 
 from eventwagon.contracts.facts import sentence
 from eventwagon.contracts.manifest import Manifest
+from eventwagon.policy.reconcile import summary
 
 from .history import (
     Accepted,
@@ -28,6 +29,7 @@ from .history import (
     Paused,
     PutOff,
     Record,
+    Recorded,
     Refused,
     Rested,
     Resumed,
@@ -152,6 +154,8 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"puts off {record.key} of {record.channel} for {record.seconds:g} s"
         case Leaked():
             return f"sees at {record.key} what {record.left_by} has left"
+        case Recorded():
+            return f"ledger: wagon {record.record.number} {record.record.ended}: {summary(record.record)}"
         case Measured():
             return f"has measured handlings: {record.handlings}"
         case Started():

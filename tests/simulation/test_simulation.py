@@ -32,6 +32,7 @@ from tests.simulation.mutants import (
     MEASURED,
     ONCE,
     PAUSED,
+    RECORDED,
     RENAMING,
     RETRIED,
     RULED,
@@ -343,6 +344,16 @@ def is_measured(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", MEASURED)
 def test_what_is_not_measured_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=is_measured))
+
+
+def is_recorded(scenario: Scenario) -> bool:
+    return scenario.recorded and not scenario.steps_back
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_record_that_is_missing_or_wrong_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=is_recorded))
 
 
 def is_bounded(scenario: Scenario) -> bool:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import Entry
+from eventwagon.contracts.ledger import WagonRecord, sound_record
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
@@ -24,6 +25,7 @@ from .history import (
     History,
     Noted,
     Record,
+    Recorded,
     Revised,
     SealedChannel,
     Settled,
@@ -225,3 +227,21 @@ class TruthRegistry(MemoryRegistry):
 
     def _measure(self, train: str) -> None:
         self.longest[train] = max(self.longest.get(train, 0), len(self.document_of(train).journal))
+
+
+class TruthLedger:
+    """A ledger that writes down what it is given."""
+
+    def __init__(self, record: Recorder) -> None:
+        self._record = record
+        self._kept: dict[tuple[str, int, float], WagonRecord] = {}
+
+    async def append(self, record: WagonRecord) -> WagonRecord:
+        """See Ledger."""
+        kept = self._kept.setdefault((record.train, record.number, record.opened_at), sound_record(record))
+        self._record(Recorded, record=kept)
+        return kept
+
+    async def read(self, train: str, number: int) -> tuple[WagonRecord, ...]:
+        """See Ledger."""
+        return tuple(r for r in self._kept.values() if (r.train, r.number) == (train, number))

@@ -18,7 +18,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     or late; `paused`: a pause was not heeded; `rule`: `pause_on` paused a wagon against a person's word or by handlings
     that were none, or a machine resumed it; `budget`: workers that follow the traffic are more than there may be, or a
     wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be; `measured`: a meter
-    counted other handlings than there were; `once`: something was handled twice that the train remembers."""
+    counted other handlings than there were; `once`: something was handled twice that the train remembers; `ledger`: a
+    wagon's record is missing or wrong."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -74,6 +75,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """How long the train remembers what was handled."""
     concurrency: int | None = None
     """How many events of the ingress may be handled at a time."""
+    recorded: bool = False
+    """The train has a ledger."""
+    all_counted: bool = False
+    """Nothing could keep the workers' counts from the records."""
     member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

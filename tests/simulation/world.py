@@ -18,7 +18,7 @@ from .guests import guest
 from .history import History
 from .loop import PROCESS, SimulationLoop
 from .scenario import Fault, Role, Scenario
-from .truth import Recorder, TruthBroker, TruthRegistry
+from .truth import Recorder, TruthBroker, TruthLedger, TruthRegistry
 
 Ambush = Callable[[str, Role, str, Manifest], Fault | None]
 """At each call of a process (its name, its first role, the call, the manifest as it is): a fault of its own."""
@@ -46,6 +46,7 @@ class World:
         self.record = Recorder(self.history)
         self.broker = TruthBroker(self.record, fences=scenario.fences, guest=lambda key: guest(scenario, key))
         self.registry = TruthRegistry(self.record)
+        self.ledger = TruthLedger(self.record) if scenario.recorded else None
         self.ambush = ambush
         self.orchestrator = orchestrator
         self._reach_timetable = timetable

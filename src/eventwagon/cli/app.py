@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..display.text import as_line
 from . import (
+    audit,
     dashboard,
     dead,
     demo,
@@ -169,6 +170,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (status.status, "Use", "eventwagon status user_registrations --watch"),
     (why.why, "Use", "eventwagon why user_registrations --wagon 3"),
     (dead.dead, "Use", "eventwagon dead retry user_registrations --channel welcome_email --error timeout"),
+    (audit.audit, "Use", "eventwagon audit user_registrations --since 2027-01-31T00:00:00Z --unreconciled"),
     (steer.switch, "Steer", "eventwagon switch user_registrations --reason 'new release'"),
     (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
     (steer.pause, "Steer", "eventwagon pause user_registrations --reason 'the mail server moves'"),

@@ -69,7 +69,7 @@ async def reached(
     """Connect to an existing train, by its name or its program. Raises UnknownTrain if `url` has no such train, and
     UsageError."""
     train = load_train(target) if ":" in target else None
-    name = train.name if train else _train_name(target)
+    name = train.name if train else train_name(target)
     registry = open_drivers(url).registry
     async with registry:
         snapshot = await registry.read(name)
@@ -88,7 +88,7 @@ async def reached_if_known(
     train = load_train(target) if ":" in target else None
     if orchestrator is not None and train is None:
         raise UsageError(f"--orchestrator needs the train's program as TARGET: module:attribute, not {target!r}")
-    name = train.name if train else _train_name(target)
+    name = train.name if train else train_name(target)
     registry = open_drivers(url).registry
     async with registry:
         snapshot = await registry.read(name)
@@ -103,7 +103,7 @@ async def reached_if_known(
 async def registered(target: str, url: str) -> AsyncIterator[tuple[Registry, str]]:
     """Open the registry that knows the train; also yields the train's name. For commands that must work even if the
     manifest can't be read: this is only reported. Raises UnknownTrain, UsageError."""
-    name = load_train(target).name if ":" in target else _train_name(target)
+    name = load_train(target).name if ":" in target else train_name(target)
     registry = open_drivers(url).registry
     async with registry:
         try:
@@ -135,7 +135,8 @@ def wagon_number(text: str | None, train: str) -> int | None:
     return int(digits)
 
 
-def _train_name(target: str) -> str:
+def train_name(target: str) -> str:
+    """The name that TARGET is, of a train and not of a wagon. Raises UsageError."""
     if not _NAME.fullmatch(target):
         raise UsageError(f"TARGET {target!r} is neither module:attribute nor a train's name")
     if wagon := re.fullmatch(r"(.+)_v\d+", target):

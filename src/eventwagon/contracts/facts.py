@@ -15,6 +15,7 @@ from ..display.text import count as counted
 from ..event import wagon_name
 from ..seldom import Seldom, counted_in
 from .documents import as_read
+from .ledger import WagonRecord
 from .manifest import Wagon
 
 
@@ -174,6 +175,23 @@ class WagonRemoved(_Fact, frozen=True):
     dead: int | None
     """How many dead letters were moved to the train's own channel; None: unknown, since the wagon's channel for them
     was gone and the train's own took them."""
+
+
+class WagonUnreconciled(_Fact, frozen=True):
+    """A wagon was removed though the figures in its record do not reconcile."""
+
+    number: int
+    difference: int | None
+    """Published, and neither settled nor lost nor left, over all channels; None: not known."""
+    because: str
+
+
+class WagonUnrecorded(_Fact, frozen=True):
+    """A wagon was removed though the ledger could not take its record for ten minutes. The record is kept here."""
+
+    number: int
+    record: WagonRecord
+    because: str
 
 
 class DrainUnproven(_Fact, frozen=True):
@@ -550,6 +568,8 @@ Decision = (
     | WagonSealed
     | WagonDrained
     | WagonRemoved
+    | WagonUnreconciled
+    | WagonUnrecorded
     | DrainUnproven
     | SealWaits
     | EventsLate
@@ -732,6 +752,14 @@ def _sentence(fact: Fact) -> str:
             if w.lost:
                 took += f", {counted(w.lost, 'event')} lost"
             return f"{name(w.number)}{_code(w.revision)} removed: {took}"
+        case WagonUnreconciled(number=n, difference=difference, because=why):
+            off = "" if difference is None else f" ({difference:+d} events)"
+            return f"the record of {name(n)} does not reconcile{off}: {why}; the wagon was removed all the same"
+        case WagonUnrecorded(number=n, because=why):
+            return (
+                f"{name(n)} was removed without a record in the ledger: {why}; the record is in the journal, and "
+                f"`eventwagon audit {fact.train} --recover` puts it in its place"
+            )
         case DrainUnproven(number=n, because=why):
             return f"{name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
@@ -940,7 +968,7 @@ def _fields(fact: Fact) -> dict[str, Any]:
 
 def _level(fact: Fact) -> int:
     match fact:
-        case DefectFound():
+        case DefectFound() | WagonUnreconciled() | WagonUnrecorded():
             return logging.ERROR
         case SwitchRefused(passing=True, lasted=0.0) | ProvisioningFailed(attempt=0):
             return logging.INFO  # a switch in progress, or a spare that is not needed

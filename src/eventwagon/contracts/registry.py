@@ -14,6 +14,7 @@ from ..display.text import said
 from ..errors import Conflict
 from .documents import as_read
 from .facts import Entry
+from .ledger import ChannelCounts
 from .manifest import Manifest
 from .orchestrator import Deployment
 from .process import Pod, Process
@@ -95,10 +96,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     budgets: dict[str, BudgetPart] = {}
     """What it holds of budgets, in check-ins of its own under names that begin with its name and `/budgets/`."""
 
+    counts: tuple[ChannelCounts, ...] = ()
+    """What it did in the wagons' channels, for the ledger, in a check-in of its own under a name that ends in
+    `/counts`. Older code takes that for a process without a role."""
+
     @property
     def is_process(self) -> bool:
-        """It is a process, and not what one holds of budgets."""
-        return not self.budgets
+        """It is a process, and not what one holds of budgets or has done."""
+        return not self.budgets and not self.counts
 
 
 _member_decoder = msgspec.json.Decoder(Member)

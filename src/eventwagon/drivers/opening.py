@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from ..contracts.address import Address, Drivers
 from ..contracts.broker import Broker
+from ..contracts.ledger import Ledger, ledger_of
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.registry import Registry
 from ..display.redaction import shown
@@ -19,7 +20,16 @@ from ..errors import UsageError
 from ..settings import Settings
 from ..values import class_name, must_be, split_url
 
-__all__ = ["ENTRY_POINTS", "ORCHESTRATORS", "Address", "Drivers", "Program", "open_drivers", "open_orchestrator"]
+__all__ = [
+    "ENTRY_POINTS",
+    "ORCHESTRATORS",
+    "Address",
+    "Drivers",
+    "Program",
+    "open_drivers",
+    "open_ledger",
+    "open_orchestrator",
+]
 
 ENTRY_POINTS = "eventwagon.drivers"
 """The entry point group in which a package names its drivers: scheme = function(Address) -> Drivers."""
@@ -56,6 +66,20 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     for part, contract in ((drivers.broker, Broker), (drivers.registry, Registry)):
         must_be(contract, part, f"{entry.name}: {_origin(entry)} returns Drivers whose {contract.__name__.lower()}")
     return drivers if address.registry is None else drivers._replace(registry=address.registry)
+
+
+def open_ledger(url: str, *, clock: Callable[[], float] = time.time) -> Ledger:
+    """The ledger that `url` names: `sqlite:///relative/dir` or `sqlite:////absolute/dir`. Raises UsageError."""
+    try:
+        ledger = ledger_of(open_drivers(url, clock=clock).broker)
+    except UsageError as e:
+        raise UsageError(f"ledger: {e}") from None
+    if ledger is None:
+        raise UsageError(
+            f"ledger={shown(url)!r}: no records of wagons can be kept there; give a local directory, as in "
+            "ledger='sqlite:///var/ledger'"
+        )
+    return ledger
 
 
 class Program(NamedTuple):

@@ -675,11 +675,12 @@ def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -
     return Edit(changed(manifest, number, letters_kept=count))
 
 
-def removed(manifest: Manifest, number: int, by: str) -> Edit:
-    """The wagon is gone, and its record written. Idempotent; nothing changes if another process is now removing it."""
+def removed(manifest: Manifest, number: int, by: str, told: Sequence[Decision] = ()) -> Edit:
+    """The wagon is gone, and its final figures are in the journal. Idempotent; nothing changes if another process is
+    now removing it. `told`: what is to be told with it."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.state not in (State.REMOVING, State.FAILED) or wagon.remover != by:
         return Edit(manifest)
     record = WagonRemoved(train=manifest.train, wagon=wagon, dead=wagon.letters_kept)
     manifest = msgspec.structs.replace(manifest, letters_gone=manifest.letters_gone + wagon.letters_lost)
-    return Edit(moved(manifest, number, Move.REMOVED), (record,))
+    return Edit(moved(manifest, number, Move.REMOVED), (record, *told))

@@ -85,8 +85,8 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                     raise UsageError(f"{name} is empty: leave it out, or give what to look for")
                 set_to(self, name, text)
         for name in ("since", "until"):
-            if (moment := getattr(self, name)) is not None:
-                set_to(self, name, _moment(name, moment))
+            if (given := getattr(self, name)) is not None:
+                set_to(self, name, moment(name, given))
         if not is_a(self.all, bool):
             raise UsageError(f"all={shown(self.all)}: give True or False")
         if not self.all and not self.words:
@@ -315,7 +315,7 @@ def _found_in(part: str, because: str) -> bool:
     return part in because.casefold() or part in kind_of(because).casefold()
 
 
-def _moment(name: str, value: object) -> float:
+def moment(name: str, value: object) -> float:
     if is_a(value, datetime):
         if value.tzinfo is None:
             raise UsageError(f"{name}={shown(value)}: add its time zone")

@@ -31,6 +31,7 @@ from ..policy.scheduling import may_serve, served_first, share, within
 from .budget_shares import agreed_budgets
 from .bulkhead import is_ours
 from .ended import EndedMembers
+from .handing_in import HandIn
 from .in_process import InProcess
 from .lifespan import alive
 from .local_workers import LocalWorkers
@@ -98,6 +99,7 @@ class Membership:
         self._steps = Steps(runtime)
         """Steps that failed the last time."""
         self._ended = EndedMembers(runtime, state)
+        self._counts = None if runtime.counters is None else HandIn(runtime, state, runtime.counters)
         self._process = this_process()
         self._pod = this_pod()
         self._woken = asyncio.Event()
@@ -169,6 +171,9 @@ class Membership:
             self._state.on_change.remove(self._heed)
             if self.observing is not None and not self.observing.done():
                 await self._stay()
+            if self._counts is not None:
+                with self._steps.going_on("handing in its counts"):
+                    await self._counts.hand_in(last=True)
             with self._steps.going_on("checking out"):  # it expires by itself
                 async with asyncio.timeout(self._settings.member_ttl):
                     await self._registry.check_in(self._train, Member(name=self._name), ttl=0)
@@ -263,6 +268,9 @@ class Membership:
                         await self._attend(local_workers, local, leaving)
                 with self._steps.going_on("a check-in"):
                     await self._check_in(local)
+                if self._counts is not None:
+                    with self._steps.going_on("handing in its counts"):
+                        await self._counts.hand_in()
                 with self._steps.going_on("writing to the journal"):
                     await self._write_news()
                 pause = self._settings.member_ttl / 3

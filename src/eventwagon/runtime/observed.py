@@ -16,6 +16,7 @@ from ..errors import ChannelFull, Sealed
 from ..event import Channel, Event
 from ..values import class_name
 from .bulkhead import Bulkhead, passes
+from .counting import ChannelCounter
 
 
 class Metering:
@@ -83,14 +84,17 @@ class Metering:
 
 
 class Handlings:
-    """The handlings of one channel that ended well, gathered until a batch of events is settled: telling the meter of
-    each by itself would cost every event."""
+    """The handlings of one channel that ended well, gathered until a batch of events is settled: telling the meter and
+    the counter of each by itself would cost every event."""
 
-    __slots__ = ("_clock", "_metering", "began", "seconds")
+    __slots__ = ("_clock", "_counter", "_metering", "began", "seconds")
 
-    def __init__(self, metering: Metering, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, metering: Metering | None, clock: Callable[[], float], counter: ChannelCounter | None = None
+    ) -> None:
         self._metering = metering
         self._clock = clock
+        self._counter = counter
         self.seconds: list[float] = []
         """How long each took."""
         self.began: list[float] = []
@@ -98,17 +102,25 @@ class Handlings:
         the clocks is added."""
 
     def tell(self, channel: Channel, *, late: bool) -> None:
-        """Tell the meter of those that have ended since the last time."""
+        """Tell of those that have ended since the last time."""
         if self.seconds:
             seconds, self.seconds = self.seconds, []
             began, self.began = self.began, []
             ahead = self._clock() - asyncio.get_running_loop().time()
             waits = [each + ahead for each in began]
-            self._metering.handled(channel, seconds, waits, "", late)
+            self._tell(channel, seconds, waits, "", late=late)
 
     def tell_failed(self, channel: Channel, seconds: float, waits: Sequence[float], error: str, *, late: bool) -> None:
-        """Tell the meter of one that failed, or of a batch."""
-        self._metering.handled(channel, [seconds], waits, error, late)
+        """Tell of one that failed, or of a batch."""
+        self._tell(channel, [seconds], waits, error, late=late)
+
+    def _tell(
+        self, channel: Channel, seconds: Sequence[float], waits: Sequence[float], error: str, *, late: bool
+    ) -> None:
+        if self._counter is not None:
+            self._counter.handled(seconds, waits)
+        if self._metering is not None:
+            self._metering.handled(channel, seconds, waits, error, late)
 
 
 _SYSTEMS = {"aws": "aws_sqs"}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from ..contracts.broker import Depth, outstanding
-from ..contracts.facts import EventsRescued, OrphanRemoved
+from ..contracts.facts import Decision, EventsRescued, OrphanRemoved
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..display.text import said
@@ -29,6 +29,7 @@ from .bulkhead import shown
 from .dead_letters import died, smaller
 from .probe import PROBE
 from .publish_queue import fitting
+from .recording import Recorder
 from .runtime import Runtime
 from .switcher import Switcher
 from .train_state import TrainState
@@ -44,7 +45,14 @@ _STANDS_STILL = 300.0
 class WagonRemover:
     """Removes wagons that are drained or failed, and leftovers of those that are gone."""
 
-    def __init__(self, runtime: Runtime, state: TrainState, switcher: Switcher, letters: Losses) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        state: TrainState,
+        switcher: Switcher,
+        letters: Losses,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._runtime = runtime
         self._train = runtime.train
         self._settings = runtime.settings
@@ -54,6 +62,8 @@ class WagonRemover:
         self._switcher = switcher
         self._letters = letters
         """What its observer knows of the dead letters."""
+        self._recorder = recorder
+        """Writes the wagons' records; None: the train has no ledger."""
         self._moved: dict[Channel, set[tuple[str, str]]] = {}
         """By channel: what an unfinished removal has moved already, so that the next attempt does not move it again."""
         self._others: dict[int, tuple[str, float]] = {}
@@ -78,7 +88,7 @@ class WagonRemover:
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed. Idempotent. The parts, in this order, each
         repeatable: a last look, after which there is no way back; its workers, its dead letters, late events, its
-        channels, its place in the manifest, and with that its record.
+        record in the ledger, its channels, its place in the manifest.
 
         The manifest names the process that removes it, since two that move dead letters at once would store them twice.
         Raises Conflict if another has taken it over.
@@ -115,15 +125,25 @@ class WagonRemover:
         lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:
             # in a time that the registry forgot it may have been in use
+            told = await self._record(now, None)
             await self._clear((*named, *lost))
         else:
             # sealed, and the last look found everything empty: since then only a publisher that the broker could not
             # refuse can have come
-            await self._rescue(manifest.ingress(wagon))
+            left = await self._rescue(manifest.ingress(wagon))
+            told = await self._record(now, left)
             for channel in (*named, *lost):
                 await self._delete(channel)
         await self._delete(manifest.dead_letters(wagon))
-        await self._state.apply(lambda m: removed(m, wagon.number, me))
+        await self._state.apply(lambda m: removed(m, wagon.number, me, told))
+
+    async def _record(self, wagon: Wagon, left: int | None) -> Sequence[Decision]:
+        """Write the wagon's record; returns what is to be told with its removal. Raises Unavailable."""
+        if self._recorder is None:
+            return ()
+        now = self._state.snapshot.manifest.wagon(wagon.number) or wagon
+        ended = "failed" if wagon.state is State.FAILED else "drained"
+        return await self._recorder.record(now, left=left, ended=ended)
 
     async def _end_workers(self, unit: int) -> None:
         """End the unit's workers, unless they serve, or are to serve, a live wagon by now."""
@@ -227,9 +247,9 @@ class WagonRemover:
         except TimeoutError:
             raise PublishUncertain(f"storing in {channel}: the broker has not answered in time") from None
 
-    async def _rescue(self, channel: Channel) -> None:
+    async def _rescue(self, channel: Channel) -> int:
         """Publish again what a stale publisher still left there, so that nothing is lost. This is a last check: if the
-        broker refuses writes to a sealed channel, it never finds anything."""
+        broker refuses writes to a sealed channel, it never finds anything. Returns how many events."""
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
             async for batch in self._batches(channel):
@@ -240,6 +260,7 @@ class WagonRemover:
             await self._state.note(
                 EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
             )
+        return count
 
     async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
         """Publish them again, to the active wagon's channel of that name. Those that can never be published, or are for

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..contracts.broker import Broker
 from ..contracts.facts import Listener, StepFailed, Switched
+from ..contracts.ledger import Ledger
 from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.timetable import Timetable
@@ -19,6 +20,7 @@ from ..settings import Settings
 from .budgets import ChannelBudget
 from .bulkhead import Bulkhead, is_ours
 from .context import Publisher
+from .counting import Counters
 from .handler import Handler
 from .lifespan import Opening
 from .observed import Metering
@@ -71,6 +73,10 @@ class Runtime:
     metering: Metering | None = None
     """Is told of handlings, and of the calls to the `broker`, which is an observed one then; None: nothing is
     measured."""
+    ledger: Ledger | None = None
+    """Keeps a record of every wagon; None: nothing does."""
+    counters: Counters | None = None
+    """What the workers did, for the records; None: the train has no ledger, or this process can't hand any in."""
     switch_traces: SwitchTraces | None = None
     """None: switches are not traced."""
     rng: random.Random = field(default_factory=lambda: random.Random())

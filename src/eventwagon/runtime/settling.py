@@ -107,6 +107,8 @@ class Settler:
         """By identity: events that could not be settled, how often that failed, and the timer of the next attempt."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
         """By identity: events for which `until_settled` waits."""
+        self._dying: set[int] = set()
+        """By identity: events that are to be settled as dead. Empty if nothing is counted."""
         self._told_letterless = False
         """It was told that the wagon's dead letters go to the train's."""
 
@@ -131,6 +133,8 @@ class Settler:
         if self.source.once is not None:
             self.source.once.died(delivery)
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
+        if self.source.counter is not None:
+            self._dying.add(id(delivery))
         self.done(delivery, letters)
         self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt), exc_info=exc_info)
 
@@ -146,6 +150,8 @@ class Settler:
     def retry(self, delivery: Delivery, because: str, attempt: int, again: Again) -> None:
         """Try the event again after a pause."""
         self._queue_return(delivery, again.pause, tried=again.counts)
+        if self.source.counter is not None:
+            self.source.counter.retried += 1
         channel = self.source.channel
         self._runtime.tell(
             EventRetried(
@@ -162,6 +168,8 @@ class Settler:
     def snooze(self, delivery: Delivery, pause: float, because: str) -> None:
         """Deliver the event again after the pause that its handler asked for; this does not count as an attempt."""
         self._queue_return(delivery, pause, tried=False)
+        if self.source.counter is not None:
+            self.source.counter.snoozed += 1
         channel = self.source.channel
         self._runtime.tell(
             EventSnoozed(
@@ -196,6 +204,8 @@ class Settler:
                 later[1].cancel()
             if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
                 waiter.set_result(None)
+            if self._dying:
+                self._dying.discard(id(delivery))
 
     def tell_deaths(self, emitted: Emitted, *, uncounted: int = 0, exc_info: ExcInfo | None = None) -> None:
         """Report and log each dead letter among the emitted events. `uncounted`: how many of the attempts did not
@@ -444,9 +454,7 @@ class Settler:
 
     async def _settle_all(self, deliveries: list[Delivery]) -> None:
         try:
-            await self._insist(
-                f"settling in {self.source.channel}", partial(self.source.subscription.settle, deliveries)
-            )
+            await self._insist(f"settling in {self.source.channel}", partial(self._settle_now, deliveries))
         except BaseException as e:  # a driver may fail on one of them in any way
             if _ends(e):
                 raise
@@ -459,6 +467,12 @@ class Settler:
             self._settle_later(deliveries[0])
             return
         self.forget(deliveries)
+
+    async def _settle_now(self, deliveries: list[Delivery]) -> None:
+        await self.source.subscription.settle(deliveries)
+        if (counter := self.source.counter) is not None:
+            dying = self._dying
+            counter.settled(deliveries, sum(id(d) in dying for d in deliveries) if dying else 0)
 
     def _settle_later(self, delivery: Delivery) -> None:
         """The event was handled but could not be settled. Its claim is kept, so that nobody handles it again, and

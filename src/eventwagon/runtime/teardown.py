@@ -8,16 +8,18 @@ from collections.abc import Sequence
 import msgspec
 
 from ..contracts.broker import outstanding
+from ..contracts.facts import WagonUnrecorded
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, TrainRemoval
 from ..contracts.once import once_of
 from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
-from ..event import DEAD, Channel
+from ..event import DEAD, Channel, wagon_name
 from ..policy.edits import as_of, removal_asked, removal_given_up
 from .observed import unobserved
 from .probe import PROBE
+from .recording import Recorder, SeenCounts
 from .removed_trains import remember
 from .runtime import Runtime
 from .train_state import TrainState
@@ -87,6 +89,8 @@ class Teardown:
                     await self._give_up(f"{e}, stored at the last moment")
                 raise
         units = await self._end_units(manifest)
+        if existed:
+            await self._record(manifest, force=force)
         for channel in channels:
             await self._broker.delete(channel)
         await self._let_it_be_known()
@@ -101,6 +105,24 @@ class Teardown:
             await remember(self._state.registry, self._train, gone, me=self._runtime.name)
         await self._state.registry.delete(self._train)
         return RemovedTrain(len(standing), units, existed, later)
+
+    async def _record(self, manifest: Manifest, *, force: bool) -> None:
+        """Write the records of the wagons that stand, if the train has a ledger. Raises Unavailable if it can't take
+        one, unless `force` says that the train is to go all the same."""
+        if self._runtime.ledger is None:
+            return
+        seen = SeenCounts()
+        seen.look(await self._registry.members(self._train), manifest)
+        recorder = Recorder(self._runtime, self._state, self._runtime.ledger, seen)
+        for wagon in manifest.wagons:
+            for fact in await recorder.record(wagon, left=None, ended="removed with its train", at_once=True):
+                if isinstance(fact, WagonUnrecorded) and not force:
+                    raise Unavailable(
+                        f"train {self._train} is not removed yet: the ledger can't take the record of "
+                        f"{wagon_name(self._train, wagon.number)}: {fact.because}. Mend that and remove the train "
+                        "again, or remove it with --force (force=True), without the record"
+                    )
+                self._runtime.tell(fact)
 
     async def _sweep(self) -> set[Channel]:
         """Delete the channels that are left or were created meanwhile, until there are none; returns them. Raises

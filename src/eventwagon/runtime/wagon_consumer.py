@@ -173,13 +173,18 @@ class WagonConsumer:
         retries = settings.retries_of(handler.options)
         circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
         budget = runtime.budgets.get(channel.name)
-        handlings = None if runtime.metering is None else Handlings(runtime.metering, runtime.clock)
         once = (
             None
             if runtime.once is None
             else OnceGuard(runtime.once, channel, lease=settings.visibility, bulkhead=runtime.bulkhead)
         )
-        source = ChannelState(self.state, channel, handler, subscription, circuit, settings, budget, handlings, once)
+        counter = None if runtime.counters is None else runtime.counters.of(channel)
+        handlings = None
+        if runtime.metering is not None or counter is not None:
+            handlings = Handlings(runtime.metering, runtime.clock, counter)
+        source = ChannelState(
+            self.state, channel, handler, subscription, circuit, settings, budget, handlings, once, counter
+        )
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )

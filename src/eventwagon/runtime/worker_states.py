@@ -13,6 +13,7 @@ from ..contracts.orchestrator import WagonSpec
 from ..event import Channel
 from ..settings import Settings
 from .budgets import ChannelBudget
+from .counting import ChannelCounter
 from .handler import Handler
 from .observed import Handlings
 from .once import OnceGuard
@@ -137,6 +138,7 @@ class ChannelState:
         "budget",
         "channel",
         "circuit",
+        "counter",
         "handler",
         "handlings",
         "once",
@@ -158,13 +160,16 @@ class ChannelState:
         budget: ChannelBudget | None = None,
         handlings: Handlings | None = None,
         once: OnceGuard | None = None,
+        counter: ChannelCounter | None = None,
     ) -> None:
         self.budget = budget
         """What this process may use now of the channel's budgets; None: it has none."""
         self.handlings = handlings
-        """Handlings for the meter; None: nothing is measured. Written by HandlerRunner and Settler."""
+        """Handlings for the meter and the counter; None: there is neither. Written by HandlerRunner and Settler."""
         self.once = once
         """Its claims in the record of handled events; None: the train keeps none."""
+        self.counter = counter
+        """What this process did in the channel; None: the train has no ledger. Written by Settler."""
         self.wagon = wagon
         self.channel = channel
         self.handler = handler

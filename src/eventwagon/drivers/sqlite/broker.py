@@ -18,6 +18,7 @@ from ...errors import BrokerError, ChannelGone
 from ...event import Channel, Event
 from .actor import Actor, Files
 from .inspection import inspect
+from .ledger import SQLiteLedger
 from .once import SQLiteOnce
 from .op import Op, Parked
 from .place import Place
@@ -56,6 +57,8 @@ class SQLiteBroker:
         self._own = Files(self._place_on_disk, OWN, WagonTurn, sync=sync, clock=clock, poll=poll)
         self.timetable = SQLiteTimetable(self._place_on_disk, sync=sync, clock=clock, poll=poll)
         self.once = SQLiteOnce(self._place_on_disk, sync=sync, clock=clock, poll=poll)
+        self.ledger = SQLiteLedger(directory, clock=clock)
+        """Beside the events; whoever uses it enters it."""
 
     async def __aenter__(self) -> SQLiteBroker:
         """Check the directory; a missing one is created with the first channel. Raises StorageBroken."""

@@ -1,0 +1,219 @@
+"""`audit`: the permanent records of a train's wagons."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.text import Text
+
+from ..contracts.ledger import ChannelRecord, Ledger, Times, WagonRecord, encode_record, ledger_of
+from ..display.text import count, local_time, span
+from ..drivers.opening import open_drivers, open_ledger
+from ..errors import UsageError
+from ..event import wagon_name
+from ..policy.reconcile import covered, summary
+from ..policy.record_filter import RecordFilter
+from ..runtime.recording import recover
+from ..settings import NO_LEDGER
+from ..values import shown
+from .completion import NAMED
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out
+from .target import load_train, train_name, wagon_number
+
+
+@job
+async def audit(
+    target: Annotated[str, NAMED],
+    wagon: Annotated[
+        str | None, typer.Argument(metavar="WAGON", help="Show this one in full, by name (orders_v7) or number.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            "--ledger",
+            metavar="URL",
+            help="Where the records are, say sqlite:///var/ledger; "
+            "else as TARGET's program says, or beside the train's events.",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REVISION", help="Those of wagons that ran this code.")
+    ] = None,
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            "--reason", metavar="TEXT", help="Those whose reason to open or close contains this, in either case."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Those that lived at this time or later: 2027-01-31T18:00:00Z."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Those that were opened before this time.")
+    ] = None,
+    unreconciled: Annotated[bool, typer.Option("--unreconciled", help="Those whose figures do not reconcile.")] = False,
+    recover_: Annotated[
+        bool,
+        typer.Option("--recover", help="First put records into the ledger that it could not take, from the journal."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the permanent records of a train's wagons, oldest first: why each was opened and closed, what went in and
+    came out, who ran it, and how long events waited.
+
+    A record is written before its wagon is removed, and never changes. It outlasts the train. With --json each is one
+    line, complete. If none is found, it exits with 1.
+    """
+    async with _opened(target, url, ledger) as (found, name):
+        if recover_:
+            async with open_drivers(url).registry as registry:
+                recovered = await recover(registry, found, name)
+            line(f"{count(recovered, 'record')} of the journal in the ledger")
+        which = RecordFilter(
+            wagon=wagon_number(wagon, name),
+            revision=revision,
+            reason=reason,
+            since=_time("--since", since),
+            until=_time("--until", until),
+            unreconciled=unreconciled,
+        )
+        told = 0
+        async for record in found.records(name):
+            if not which.takes(record):
+                continue
+            told += 1
+            if as_json:
+                json_line(msgspec.Raw(encode_record(record)))
+            elif wagon is not None:
+                for each in _in_full(record):
+                    line(each)
+            else:
+                _print(record)
+        if not told:
+            what = "no such record" if which != RecordFilter() else "no record yet"
+            raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")
+
+
+@asynccontextmanager
+async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tuple[Ledger, str]]:
+    """The ledger and the train's name. The train itself may be gone. Raises UsageError."""
+    named = ledger
+    if ":" in target:
+        train = load_train(target)
+        name, named = train.name, ledger or train.settings.ledger
+    else:
+        name = train_name(target)
+    if named == NO_LEDGER:
+        raise UsageError(f"train {name!r} has no ledger: it says ledger='none'")
+    found = open_ledger(named) if named is not None else ledger_of(open_drivers(url).broker)
+    if found is None:
+        raise UsageError(
+            f"no ledger is beside the events at {shown(url)}: say where the train keeps it (--ledger URL, or TARGET as "
+            "module:attribute)"
+        )
+    async with found:
+        yield found, name
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    """Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found
+    except ValueError:
+        pass
+    raise UsageError(f"{option} {shown(text)}: write a time with its zone, say 2027-01-31T18:00:00+01:00") from None
+
+
+def _print(record: WagonRecord) -> None:
+    name = wagon_name(record.train, record.number)
+    code = f" ({record.revision})" if record.revision else ""
+    wrong = f"; UNRECONCILED: {record.unreconciled}" if record.unreconciled else ""
+    why = f": {record.closed_because}" if record.closed_because else ""
+    text = f"{name}{code} {record.ended}{why}; {summary(record)}{wrong}"
+    console = out()
+    if console.is_terminal:
+        console.print(beside(Text(local_time(record.recorded_at), "dim"), text))
+    else:
+        line(f"{local_time(record.recorded_at)}  {text}")
+
+
+def _in_full(record: WagonRecord) -> Iterator[str]:
+    yield f"{wagon_name(record.train, record.number)} {record.ended}; recorded by {record.recorded_by}"
+    if record.revision:
+        yield f"  revision  {record.revision}"
+    for what, at, why in _times(record):
+        if at is not None:
+            yield f"  {what:<9} {local_time(at)}{': ' + why if why else ''}"
+    yield f"  figures   {summary(record)}"
+    yield f"  letters   {_figure(record.letters_kept)} kept, {record.letters_taken} taken, {record.letters_lost} lost"
+    if record.unreconciled:
+        yield f"  UNRECONCILED  {record.unreconciled}"
+    else:
+        yield "  reconciled: of each channel, published = settled + lost + left"
+    yield f"  digests and percentiles cover {covered(record)}"
+    for channel in record.channels:
+        yield from _of_channel(channel, record.train)
+    for ran in record.ran:
+        yield f"  ran by {ran.name}{' (' + ran.revision + ')' if ran.revision else ''}: settled {ran.settled}"
+    for hold in record.holds:
+        what = "train" if hold.train else "wagon"
+        end = f"until {local_time(hold.until)}" if hold.until is not None else "still held"
+        by, resumed = (f" by {who}" if who else "" for who in (hold.by, hold.resumed_by))
+        yield f"  {what} held from {local_time(hold.since)}{by} {end}{resumed}: {hold.why or 'not known why'}"
+    for done in record.by_hand:
+        yield f"  {local_time(done.at)}  {done.by}: {done.what}"
+    if record.journal_from is not None:
+        yield f"  (the journal had nothing any more from before {local_time(record.journal_from)})"
+
+
+def _times(record: WagonRecord) -> Sequence[tuple[str, float | None, str]]:
+    return (
+        ("opened", record.opened_at, record.opened_because),
+        ("ready", record.ready_at, ""),
+        ("active", record.active_at, ""),
+        ("closed", record.closed_at, record.closed_because),
+        ("sealed", record.sealed_at, ""),
+        ("drained", record.drained_at, ""),
+        ("recorded", record.recorded_at, ""),
+    )
+
+
+def _of_channel(channel: ChannelRecord, train: str) -> Iterator[str]:
+    more = f", lost {channel.lost}" if channel.lost else ""
+    more += f", left {channel.left}" if channel.left else ""
+    yield (
+        f"  channel {channel.name or train}: published {_figure(channel.published)}, settled "
+        f"{_figure(channel.settled)}{more}; counted {channel.counted}, of these dead {channel.dead}; retried "
+        f"{channel.retried}, put off {channel.snoozed}"
+    )
+    yield f"    waits      {_percentiles(channel.waits)}"
+    yield f"    handlings  {_percentiles(channel.handlings)}"
+    yield f"    digest     {channel.digest}"
+
+
+def _percentiles(times: Times) -> str:
+    if not times.count:
+        return "none"
+    parts = (("p50", times.p50), ("p90", times.p90), ("p99", times.p99), ("longest", times.most))
+    return ", ".join(f"{name} {_short(each)}" for name, each in parts) + f" ({times.count})"
+
+
+def _short(seconds: float | None) -> str:
+    if seconds is not None and seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return span(seconds)
+
+
+def _figure(number: int | None) -> str:
+    return "?" if number is None else str(number)

@@ -1,0 +1,213 @@
+"""The record of a wagon: put together from the broker's totals, the workers' counts and the journal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from ..contracts.broker import Depth
+from ..contracts.facts import DeliveryPaused, DeliveryResumed, Entry, sentence
+from ..contracts.ledger import ByHand, ChannelCounts, ChannelRecord, Hold, Ran, WagonRecord
+from ..contracts.manifest import Manifest, Wagon
+from ..display.text import as_line, count
+from ..event import DEAD, Channel
+from .digest import together, written
+from .sketch import merged, times_of
+
+_MOST = 200
+"""The most holds, hand-made changes and processes in a record: the newest, and the processes that did most."""
+_LONG = 500
+"""Characters of one sentence."""
+
+
+class Handed(msgspec.Struct, frozen=True):
+    """The counts of one process about one wagon, by channel."""
+
+    name: str
+    revision: str
+    counts: Mapping[str, ChannelCounts]
+
+
+def record_of(
+    manifest: Manifest,
+    wagon: Wagon,
+    *,
+    depths: Mapping[Channel, Depth],
+    handed: Sequence[Handed],
+    entries: Sequence[Entry],
+    now: float,
+    by: str,
+    left: int | None,
+    ended: str,
+) -> WagonRecord:
+    """The wagon's record. `depths`: of its working channels and its dead letters; `entries`: the newest of the journal.
+    `left`: how many events were published again from its ingress; None: whatever is not settled, in each channel."""
+    channels = tuple(
+        _channel(c.name, depth, [h.counts[c.name] for h in handed if c.name in h.counts], left, is_first=not c.name)
+        for c, depth in depths.items()
+        if c.name != DEAD
+    )
+    letters = depths.get(manifest.dead_letters(wagon), Depth())
+    if wagon.created_at is None:  # nothing could be published to it
+        channels = tuple(
+            msgspec.structs.replace(c, published=c.published or 0, settled=c.settled or 0) for c in channels
+        )
+    differences = [c.difference for c in channels]
+    known = [d for d in differences if d is not None]
+    own = [e for e in entries if e.at >= wagon.opened_at]
+    reaches = not entries or entries[0].at <= wagon.opened_at
+    return WagonRecord(
+        train=manifest.train,
+        number=wagon.number,
+        opened_at=wagon.opened_at,
+        opened_because=wagon.opened_because,
+        revision=wagon.revision,
+        created_at=wagon.created_at,
+        ready_at=wagon.ready_at,
+        active_at=wagon.active_at,
+        turn=wagon.turn,
+        closed_because=wagon.closed_because or wagon.trouble,
+        closed_at=wagon.closed_at,
+        sealed_at=wagon.sealed_at,
+        drained_at=wagon.drained_at,
+        ended=ended,
+        recorded_at=now,
+        recorded_by=by,
+        channels=channels,
+        dead=letters.published if wagon.created_at is not None else 0,
+        letters_kept=wagon.letters_kept,
+        letters_taken=wagon.letters_taken,
+        letters_lost=wagon.letters_lost,
+        lost=wagon.lost,
+        unreconciled=_why(channels, manifest.train),
+        difference=sum(known) if len(known) == len(differences) else None,
+        ran=tuple(_ran(handed)),
+        holds=tuple(_holds(manifest, wagon, entries))[-_MOST:],
+        by_hand=tuple(_by_hand(wagon.number, own))[-_MOST:],
+        journal_from=None if reaches else entries[0].at,
+    )
+
+
+def _channel(
+    name: str, depth: Depth, counts: Sequence[ChannelCounts], left: int | None, *, is_first: bool
+) -> ChannelRecord:
+    over = 0
+    if left is not None:
+        over = left if is_first else 0
+    elif depth.published is not None and depth.settled is not None:
+        over = depth.published - depth.settled
+    return ChannelRecord(
+        name=name,
+        published=None if depth.published is None else depth.published + depth.lost,  # a Depth counts those apart
+        settled=depth.settled,
+        lost=depth.lost,
+        left=over,
+        counted=sum(t.settled for t in counts),
+        dead=sum(t.dead for t in counts),
+        retried=sum(t.retried for t in counts),
+        snoozed=sum(t.snoozed for t in counts),
+        digest=written(together(*(_digest(t) for t in counts))),
+        waits=times_of(merged(t.waits for t in counts)),
+        handlings=times_of(merged(t.handlings for t in counts)),
+    )
+
+
+def _digest(counts: ChannelCounts) -> int:
+    try:
+        return int(counts.digest, 16)
+    except ValueError:  # no process of ours writes that
+        return 0
+
+
+def _why(channels: Iterable[ChannelRecord], train: str) -> str:
+    """Why they do not reconcile; empty if they do."""
+    found = []
+    for channel in channels:
+        name, difference = channel.name or train, channel.difference
+        if difference is None:
+            found.append(f"{name}: the broker did not know its totals")
+        elif difference:
+            parts = f"published {channel.published}, settled {channel.settled}, lost {channel.lost}"
+            found.append(f"{name}: {parts}, left {channel.left}: {difference:+d}")
+    return "; ".join(found)
+
+
+def _ran(handed: Sequence[Handed]) -> Iterator[Ran]:
+    of: dict[str, Ran] = {}
+    for each in handed:
+        of[each.name] = Ran(
+            name=each.name, revision=each.revision, settled=sum(t.settled for t in each.counts.values())
+        )
+    yield from sorted(of.values(), key=lambda r: (-r.settled, r.name))[:_MOST]
+
+
+def _holds(manifest: Manifest, wagon: Wagon, entries: Sequence[Entry]) -> Iterator[Hold]:
+    """The pauses of the wagon and of the train, as the journal has them; one under way also if it has it no more."""
+    standing: dict[int | None, Hold] = {}
+    done: list[Hold] = []
+    for entry in entries:
+        fact = entry.fact
+        if isinstance(fact, DeliveryPaused) and fact.number in (None, wagon.number):
+            why = as_line(fact.because)[:_LONG]
+            standing[fact.number] = Hold(why=why, by=fact.by, since=entry.at, train=fact.number is None)
+        elif isinstance(fact, DeliveryResumed) and fact.number in (None, wagon.number):
+            began = Hold(since=entry.at - fact.seconds, train=fact.number is None)
+            hold = standing.pop(fact.number, began)
+            done.append(msgspec.structs.replace(hold, until=entry.at, resumed_by=fact.by))
+    for number, pause in ((None, manifest.paused), (wagon.number, wagon.paused)):
+        if pause is not None and number not in standing:
+            why = as_line(pause.why)[:_LONG]
+            standing[number] = Hold(why=why, by=pause.by, since=pause.at, train=number is None)
+    meanwhile = (h for h in (*done, *standing.values()) if h.until is None or h.until >= wagon.opened_at)
+    yield from sorted(meanwhile, key=lambda h: h.since)
+
+
+def _by_hand(number: int, entries: Sequence[Entry]) -> Iterator[ByHand]:
+    """What somebody did meanwhile, to this wagon or to the train."""
+    for entry in entries:
+        by = getattr(entry.fact, "by", "")
+        if by and getattr(entry.fact, "number", None) in (None, number):
+            yield ByHand(at=entry.at, by=by, what=as_line(sentence(entry.fact))[:_LONG])
+
+
+def counts_wanted(record: WagonRecord) -> bool:
+    """Whether workers settled more than their counts say: the last ones may still be on their way."""
+    settled = record.settled
+    return settled is not None and record.counted < settled
+
+
+def may_still_reconcile(record: WagonRecord, gone: Iterable[Channel]) -> bool:
+    """Whether looking again later may help: not if the only figures in the way are those of channels that are gone."""
+    names = {c.name for c in gone}
+    return any(c.difference != 0 and not (c.published is None and c.name in names) for c in record.channels)
+
+
+def summary(record: WagonRecord) -> str:
+    """The figures in one line."""
+    ingress = next((c for c in record.channels if not c.name), ChannelRecord(name=""))
+    emitted = [c for c in record.channels if c.name]
+    parts = [f"in {_figure(ingress.published)}"]
+    if emitted:
+        total = None if any(c.published is None for c in emitted) else sum(c.published or 0 for c in emitted)
+        parts.append(f"emitted {_figure(total)}")
+    parts += [f"settled {_figure(record.settled)}", f"dead {_figure(record.dead)}"]
+    if retried := sum(c.retried for c in record.channels):
+        parts.append(f"retried {retried}")
+    if record.lost:
+        parts.append(f"lost {record.lost}")
+    if left := sum(c.left for c in record.channels):
+        parts.append(f"left {left}")
+    return ", ".join(parts)
+
+
+def _figure(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def covered(record: WagonRecord) -> str:
+    """What the digests and percentiles cover, in words."""
+    settled = record.settled
+    if settled is None:
+        return f"{count(record.counted, 'settled event')} in the workers' counts"
+    return f"{record.counted} of {count(settled, 'settled event')} in the workers' counts"

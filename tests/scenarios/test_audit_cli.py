@@ -1,0 +1,67 @@
+"""`eventwagon audit`: lists, searches, shows one; in words and as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eventwagon.cli.app import app
+from tests.recorded import recorded
+
+
+def audit(url: str, *words: str) -> Result:
+    return CliRunner().invoke(app, ["audit", "orders", *words, "--url", url])
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('trains')}"
+    asyncio.run(recorded(url, None))  # by default beside the events
+    return url
+
+
+def test_it_lists_and_shows(url: str) -> None:
+    listed = audit(url)
+    assert listed.exit_code == 0, listed.output
+    (line,) = [each for each in listed.stdout.splitlines() if "orders_v1" in each]
+    assert line.endswith("in 50, emitted 45, settled 95, dead 5, retried 7")
+    shown = audit(url, "orders_v1").stdout
+    assert "reconciled: of each channel, published = settled + lost + left" in shown
+    assert "digests and percentiles cover 95 of 95 settled events" in shown
+    assert "channel ship: published 45, settled 45" in shown
+
+
+def test_it_searches(url: str) -> None:
+    assert json.loads(audit(url, "--json", "1").stdout)["dead"] == 5
+    for nothing in (("9",), ("--revision", "v9"), ("--reason", "no such"), ("--until", "2001-01-01T00:00:00Z")):
+        found = audit(url, *nothing)
+        assert (found.exit_code, found.stdout) == (1, "")
+        assert "no such record" in found.stderr
+    assert audit(url, "--unreconciled").exit_code == 1
+    assert audit(url, "--since", "2001-01-01T00:00:00Z", "--recover").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--since", "yesterday"), "write a time with its zone"),
+        (("--since", "2027-01-01"), "write a time with its zone"),
+        (("other_v1",), "is a wagon of train 'other'"),
+        (("--ledger", "none"), "has no ledger"),
+        (("--ledger", "redis://localhost"), "ledger"),
+    ],
+)
+def test_mistakes_have_no_traceback(url: str, words: tuple[str, ...], says: str) -> None:
+    found = audit(url, *words)
+    assert found.exit_code == 2
+    assert says in found.stderr
+    assert "Traceback" not in found.output
+
+
+def test_a_train_elsewhere_needs_to_say_where() -> None:
+    found = audit("memory://")
+    assert found.exit_code == 2
+    assert "--ledger URL" in found.stderr

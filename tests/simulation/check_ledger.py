@@ -1,0 +1,81 @@
+"""The promises about the ledger: one record of each wagon, before its channels go, which never changes and has what
+really happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from eventwagon.contracts.facts import WagonRemoved, WagonUnrecorded
+from eventwagon.contracts.ledger import ChannelRecord, WagonRecord
+from eventwagon.event import DEAD, Channel
+from eventwagon.policy.digest import digest_of, written
+
+from .history import Deleted, Recorded, Revised, Settled, Stored
+from .process import TRAIN
+from .violation import Evidence, Violation
+
+
+def recorded_as_done(case: Evidence) -> Iterator[Violation]:
+    """A wagon is removed with one record, or with the fact that it has none. Its figures are the true ones where the
+    broker refuses late events; where nothing goes wrong the workers' counts cover all of them."""
+    if not case.recorded:
+        return
+    published, settled = Counter[Channel](), dict[Channel, list[str]]()
+    gone = set[Channel]()
+    records: dict[int, WagonRecord] = {}
+    for record in case.history:
+        match record:
+            case Stored():
+                published[record.channel] += 1
+            case Settled():
+                settled.setdefault(record.channel, []).append(record.id)
+            case Deleted(stood=True):
+                gone.add(record.channel)
+            case Recorded(record=found):
+                first = records.setdefault(found.number, found)
+                says = ""
+                if first != found:
+                    says = f"the record of wagon {found.number} is another than before"
+                elif first is found:
+                    says = next(_wrong(found, published, settled, gone, case), "")
+                if says:
+                    yield Violation(invariant="ledger", says=says, wagon=found.number, moments=(record.seq,))
+            case Revised():
+                unrecorded = {f.number for f in record.facts if isinstance(f, WagonUnrecorded)}
+                for fact in record.facts:
+                    if isinstance(fact, WagonRemoved) and fact.wagon.number not in unrecorded | records.keys():
+                        says = f"wagon {fact.wagon.number} was removed without a record"
+                        yield Violation(invariant="ledger", says=says, wagon=fact.wagon.number, moments=(record.seq,))
+
+
+def _wrong(
+    found: WagonRecord,
+    published: Counter[Channel],
+    settled: dict[Channel, list[str]],
+    gone: set[Channel],
+    case: Evidence,
+) -> Iterator[str]:
+    if case.fences and found.unreconciled:
+        yield f"the record of wagon {found.number} does not reconcile: {found.unreconciled}"
+    for each in found.channels:
+        channel = Channel(TRAIN, found.number, each.name)
+        if channel in gone:
+            yield f"{channel} was deleted before the record of its wagon was written"
+        if case.fences:
+            yield from _untrue(each, channel, published[channel], settled.get(channel, []), exact=case.all_counted)
+    letters = published[Channel(TRAIN, found.number, DEAD)]
+    if case.fences and found.dead is not None and found.dead != letters:
+        yield f"the record of wagon {found.number} has {found.dead} dead letters, {letters} were stored"
+
+
+def _untrue(each: ChannelRecord, channel: Channel, published: int, settled: list[str], *, exact: bool) -> Iterator[str]:
+    if (each.published, each.settled) != (published, len(settled)):
+        yield (
+            f"the record has {each.published} published and {each.settled} settled of {channel}, and it was "
+            f"{published} and {len(settled)}"
+        )
+    if exact and each.counted != len(settled):
+        yield f"the workers counted {each.counted} of {len(settled)} settled events of {channel}"
+    if exact and each.digest != written(digest_of(settled, channel.name)):
+        yield f"the digest of {channel} is not that of the settled events"

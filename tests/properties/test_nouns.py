@@ -170,6 +170,7 @@ _WRONG: dict[str, list[Any]] = {
     "attempts": [wrong for wrong in _NO_COUNT if wrong is not None],
     "breaker": [True, {}, 20, "Breaker()"],
     "max_event_bytes": [0, 1023, 2048.5, None],
+    "ledger": ["", "var/ledger", 3, b"sqlite:///x", "://", True, "\ud800"],
 }
 for name in ("wagons", "provision_attempts", "publish_batch", "keep"):
     _WRONG[name] = _NO_COUNT

@@ -47,7 +47,8 @@ async def lives_and_is_removed(name: str, url: str, left: Callable[[], Awaitable
         assert await left_of_it(), "a test that sees nothing of a train that stands proves nothing"
 
     async def is_removed(*, refused: bool) -> None:
-        async with Train(name).connect(url, listeners=()) as hand, asyncio.timeout(60):
+        ledger = settings.get("ledger")
+        async with Train(name, ledger=ledger).connect(url, listeners=()) as hand, asyncio.timeout(60):
             if refused:
                 with pytest.raises(RemovalRefused, match="1 dead letter in "):
                     await hand.remove()

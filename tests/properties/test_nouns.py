@@ -172,6 +172,7 @@ _WRONG: dict[str, list[Any]] = {
     "pause_on": [True, {}, 0.2, "PauseOn()", (0.2, 50)],
     "once": [0, *(wrong for wrong in _NO_SECONDS if wrong is not None), 10.0],
     "max_event_bytes": [0, 1023, 2048.5, None],
+    "ledger": ["", "var/ledger", 3, b"sqlite:///x", "://", True, "\ud800"],
 }
 for name in ("wagons", "provision_attempts", "publish_batch", "keep"):
     _WRONG[name] = _NO_COUNT

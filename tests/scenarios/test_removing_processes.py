@@ -17,11 +17,30 @@ from tests.scenarios.test_pausing_processes import place, running, until_count
 __all__ = ["place"]
 
 
-def test_a_removed_train_leaves_no_file(tmp_path: Path) -> None:
+def left_in(trains: Path) -> list[str]:
+    """Its files, except the ledgers: those outlast their trains."""
+    files = (path for path in trains.rglob("*") if path.is_file() and not path.name.startswith("ledger.db"))
+    return sorted(str(path.relative_to(trains)) for path in files)
+
+
+def directories_in(place: Path) -> set[str]:
+    return {name.partition("/")[0] for name in left_in(place / "trains")}
+
+
+def test_a_removed_train_leaves_no_file_but_its_ledger(tmp_path: Path) -> None:
+    async def left() -> list[str]:
+        return left_in(tmp_path / "trains")
+
+    asyncio.run(lives_and_is_removed("parcels", f"sqlite:///{tmp_path}/trains", left))
+    assert (tmp_path / "trains" / "parcels" / "ledger.db").exists()
+
+
+def test_without_a_ledger_it_leaves_no_directory(tmp_path: Path) -> None:
     async def left() -> list[str]:
         return sorted(str(path) for path in (tmp_path / "trains").rglob("*"))
 
-    asyncio.run(lives_and_is_removed("parcels", f"sqlite:///{tmp_path}/trains", left))
+    url = f"sqlite:///{tmp_path}/trains"
+    asyncio.run(lives_and_is_removed("parcels", url, left, ledger="none"))
 
 
 def test_what_the_command_says(place: Path) -> None:
@@ -38,7 +57,7 @@ def test_what_the_command_says(place: Path) -> None:
     removed = cli(place, "remove", "parcels", "--by", "ada")
     assert removed.returncode == 0, removed.stderr
     assert removed.stdout == "parcels is removed: 2 channels, its journal and its manifest\n"
-    assert [path.name for path in (place / "trains").iterdir()] == ["0removed"]
+    assert directories_in(place) == {"0removed"}
     nothing = "there is no train 'parcels' at sqlite:///trains: nothing to remove\n"
     again = cli(place, "remove", "parcels")
     assert (again.returncode, again.stderr) == (1, f"eventwagon: {nothing}")
@@ -57,7 +76,7 @@ def test_by_force_with_a_process_alive_and_events_left(place: Path) -> None:
         removed = cli(place, "remove", "parcels", "--force", "--timeout", "30")
         assert removed.returncode == 0, removed.stderr
         assert process.wait(timeout=30) == 0
-        assert [path.name for path in (place / "trains").iterdir()] == ["0removed"]
+        assert directories_in(place) == {"0removed"}
 
 
 @pytest.mark.slow
@@ -71,4 +90,4 @@ def test_one_that_is_killed_is_finished_by_calling_it_again(place: Path, after: 
         os.kill(cut.pid, signal.SIGKILL)
         cut.wait()
     assert cli(place, "remove", "parcels", "--force").returncode == 0
-    assert [path.name for path in (place / "trains").iterdir()] == ["0removed"]
+    assert directories_in(place) == {"0removed"}

@@ -15,7 +15,7 @@ ON_SERVERS := redis kafka pulsar aws kubernetes prometheus servers dashboard
 CHAOS_ON := redis kafka pulsar
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -124,12 +124,15 @@ chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, AR
 fuzz: $(STAMP) ## The property tests and the fuzzers of all decoders, with FUZZ=10 times the examples
 	@EVENTWAGON_FUZZ=$(FUZZ) $(BIN)/pytest $(WORKERS) --timeout=0 -m hypothesis $(ARGS)
 
+long: $(STAMP) ## The tests that `make test` leaves out: they take minutes and prove a little more than those beside them
+	@$(BIN)/pytest $(WORKERS) --timeout=0 -m soak $(ARGS)
+
 soak: SEEDS = 50000
 soak: FUZZ = 50
 soak: SWITCHES = 500
-soak: $(STAMP) ## What takes hours: SEEDS=50000 simulated, FUZZ=50 times the examples, chaos with SWITCHES=500 on SQLite, Redis, Kafka, Pulsar
+soak: $(STAMP) ## What takes hours: SEEDS=50000 simulated, FUZZ=50 times the examples, the long tests, chaos with SWITCHES=500 on SQLite, Redis, Kafka, Pulsar
 	@$(BIN)/python scripts/servers.py install redis kafka pulsar
-	@$(MAKE) --no-print-directory --keep-going -j1 simulate fuzz chaos $(CHAOS_ON:%=chaos-%) \
+	@$(MAKE) --no-print-directory --keep-going -j1 simulate fuzz long chaos $(CHAOS_ON:%=chaos-%) \
 		SEEDS=$(SEEDS) FUZZ=$(FUZZ) SWITCHES=$(SWITCHES)
 
 $(CHAOS_ON:%=chaos-%): chaos-%: $(STAMP)

@@ -10,16 +10,22 @@ SWITCHES ?= 200
 FUZZ   ?= 10
 JOBS   ?= 2
 WORKERS ?= --numprocesses=2 --dist=worksteal
-# the folders of tests that need servers: each has a target of its own
-ON_SERVERS := redis kafka pulsar aws kubernetes prometheus servers dashboard
+# the folders of tests that need servers: each has a target of its own; the longest first
+ON_SERVERS := kubernetes aws kafka pulsar redis dashboard prometheus servers
 CHAOS_ON := redis kafka pulsar
+# how many of them, and the simulation, run at a time in `make test`: they wait more than they work, but beside one
+# another chaos on Kafka and Pulsar may run into its time limit on two cores
+AT_ONCE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz chaos soak audit manifests bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
-run = @test ! -d tests/$(1) || $(BIN)/pytest $(WORKERS) tests/$(1) $(ARGS) || $(call again,tests/$(1))
+run = @test ! -d tests/$(1) || $(BIN)/pytest $(call cache,$(1)) $(WORKERS) tests/$(1) $(ARGS) \
+	|| $(call again,$(call cache,$(1)) tests/$(1))
+# what failed is noted for each folder by itself, since others may run beside it
+cache = -o cache_dir=.pytest_cache/$(1)
 # A machine of CI may stand still for seconds: what failed there has one more try, one test after another, which the log
 # says. A defect fails twice.
 again = { test $$? = 1 -a "$$CI" = true && echo "FAILED ONCE (above). Again, by themselves:" \
@@ -45,7 +51,9 @@ else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
 
-test: check unit test-wheel test-servers test-redis test-kafka test-pulsar test-aws test-kubernetes test-prometheus test-dashboard simulate ## Everything that must pass
+test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=3: so many of the targets that need servers at a time)
+	@$(MAKE) --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target) \
+		simulate $(ON_SERVERS:%=test-%)
 
 check: lint types layers manifests templates ## Format, lint, types, layers, what is deployed with
 
@@ -72,6 +80,8 @@ templates: $(STAMP) ## The CloudFormation template, against what AWS says of its
 	@if test -x $(BIN)/cfn-lint; then $(BIN)/cfn-lint deploy/aws/*.yaml; \
 	else echo "SKIPPED: deploy/aws/*.yaml are not linted, cfn-lint is not installed: rm -r $(VENV) && make install" >&2; test "$$CI" != true; fi
 
+# some start processes and wait for them
+unit: WORKERS = --numprocesses=3 --dist=worksteal
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS) \
 	|| $(call again,$(ON_SERVERS:%=--ignore=tests/%))
@@ -103,10 +113,10 @@ test-aws: $(STAMP) ## The tests on moto, which emulates AWS
 test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into your cache (as root, with Go), or the one of KUBECONFIG
 	$(call get,helm)
 	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
-	@$(BIN)/pytest tests/kubernetes $(ARGS) || $(call again,tests/kubernetes)
+	@$(BIN)/pytest $(call cache,kubernetes) tests/kubernetes $(ARGS) || $(call again,$(call cache,kubernetes) tests/kubernetes)
 
-# they wait more than they work
-test-prometheus: WORKERS = --numprocesses=3 --dist=worksteal
+# these wait most
+test-aws test-prometheus: WORKERS = --numprocesses=3 --dist=worksteal
 test-prometheus: $(STAMP) ## The alert rules and the Grafana board, on a real Prometheus (Debian's package, unpacked into your cache)
 	$(call get,prometheus)
 	$(call run,prometheus)
@@ -115,8 +125,9 @@ test-dashboard: $(STAMP) ## The tests of the dashboard's page in Chromium (as ro
 	$(call get,chromium)
 	$(call run,dashboard)
 
+# in virtual time, so it takes what others leave of the processors
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
+	@nice $(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
 
 chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, EVENTWAGON_CHAOS_URL=… for a broker)
 	@$(BIN)/python -m tests.chaos --switches $(SWITCHES) $(ARGS)
@@ -124,12 +135,15 @@ chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, AR
 fuzz: $(STAMP) ## The property tests and the fuzzers of all decoders, with FUZZ=10 times the examples
 	@EVENTWAGON_FUZZ=$(FUZZ) $(BIN)/pytest $(WORKERS) --timeout=0 -m hypothesis $(ARGS)
 
+long: $(STAMP) ## The tests that `make test` leaves out: they take minutes and prove a little more than those beside them
+	@$(BIN)/pytest $(WORKERS) --timeout=0 -m soak $(ARGS)
+
 soak: SEEDS = 50000
 soak: FUZZ = 50
 soak: SWITCHES = 500
-soak: $(STAMP) ## What takes hours: SEEDS=50000 simulated, FUZZ=50 times the examples, chaos with SWITCHES=500 on SQLite, Redis, Kafka, Pulsar
+soak: $(STAMP) ## What takes hours: SEEDS=50000 simulated, FUZZ=50 times the examples, the long tests, chaos with SWITCHES=500 on SQLite, Redis, Kafka, Pulsar
 	@$(BIN)/python scripts/servers.py install redis kafka pulsar
-	@$(MAKE) --no-print-directory --keep-going -j1 simulate fuzz chaos $(CHAOS_ON:%=chaos-%) \
+	@$(MAKE) --no-print-directory --keep-going -j1 simulate fuzz long chaos $(CHAOS_ON:%=chaos-%) \
 		SEEDS=$(SEEDS) FUZZ=$(FUZZ) SWITCHES=$(SWITCHES)
 
 $(CHAOS_ON:%=chaos-%): chaos-%: $(STAMP)

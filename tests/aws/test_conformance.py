@@ -27,7 +27,7 @@ def test_sqs(check: Check[Broker], moto_server: MotoServer) -> None:
         pytest.skip(str(undeclared))
 
 
-@pytest.mark.parametrize("check", timetable_checks(lease=1.0), ids=str)
+@pytest.mark.parametrize("check", timetable_checks(lease=4.0), ids=str)
 def test_timetable(check: Check[Any], moto_server: MotoServer) -> None:
     if check.identity == "many_events_are_kept":
         pytest.skip("moto takes a tenth of a second for each transaction; test_later.py does it with fewer")

@@ -16,7 +16,7 @@ from eventwagon.testing.conformance import Check, timetable_checks
 from eventwagon.testing.virtual_time import VirtualClock, run
 
 IN_VIRTUAL_TIME = timetable_checks(lease=5.0)
-CHECKS = timetable_checks(lease=0.3)
+CHECKS = timetable_checks(lease=1.0)
 
 
 @pytest.mark.parametrize("kind", [MemoryBroker, MemoryRegistry])

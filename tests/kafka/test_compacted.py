@@ -26,6 +26,6 @@ def test_a_record_that_is_stored_before_what_was_read() -> None:
         done = log.append(b"t", None)
         sent[0](None, SimpleNamespace(offset=lambda: 0, timestamp=lambda: (1, 5)))
         with pytest.raises(LogGone, match="went back to offset 0"):
-            await asyncio.wait_for(done, 1)
+            await asyncio.wait_for(done, 30)
 
     asyncio.run(main())

@@ -32,7 +32,7 @@ from tests.scenarios.test_later_processes import handled_in, lines, nothing_is_l
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
 
-CHECKS = timetable_checks(lease=0.5)
+CHECKS = timetable_checks(lease=2.0)
 
 
 @pytest.fixture(scope="module")

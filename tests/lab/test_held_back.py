@@ -36,7 +36,7 @@ def came(name: str, start: float) -> list[Figures]:
     return [figures(job, one(job, strategy)) for strategy in ("wagons_elastic", "keda", "feed_forward")]
 
 
-@pytest.mark.parametrize("start", BOUNDS)
+@pytest.mark.parametrize("start", [2.0, pytest.param(10.0, marks=pytest.mark.soak)])
 def test_elastic_wagons_keep_to_bounds_on_bursts_by_chance(start: float) -> None:
     bounds, all_of = BOUNDS[start], []
     for name in BURSTS:

@@ -63,7 +63,10 @@ def grid(of: Job, least: int) -> Iterator[tuple[str, Job]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    ["burst", pytest.param("spike", marks=pytest.mark.soak), pytest.param("unequal work", marks=pytest.mark.soak)],
+)
 def test_the_search_finds_what_an_exhaustive_grid_finds(name: str) -> None:
     of = SMALL[name]
     wanted = promise(of, AIM)

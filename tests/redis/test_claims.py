@@ -44,7 +44,7 @@ def test_a_killed_process_s_claims_come_back_at_once(redis_server: Server) -> No
                     assert {(attempt, suspect) for _, attempt, suspect in [*first, *others]} == {(1, False)}
                     living.kill()
                     await broker.reclaim(CHANNEL, "b")
-                    async with asyncio.timeout(1.0):
+                    async with asyncio.timeout(LONG / 3):
                         assert await singles(consumer, 8) == sorted((data, 1, True) for data, _, _ in others)
                     async with claiming(redis_server.url, "claims", 1, owner="c", alone=True) as (_, poison):
                         assert len(poison) == 1

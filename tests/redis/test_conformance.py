@@ -17,8 +17,8 @@ from tests.servers.server import Server
 
 BROKER = broker_checks(visibility=0.4, patience=15.0)
 REGISTRY = registry_checks(ttl=0.5, patience=15.0)
-TIMETABLE = timetable_checks(lease=0.5)
-ONCE = once_checks(brief=0.5)
+TIMETABLE = timetable_checks(lease=2.0)
+ONCE = once_checks(brief=2.0)
 
 
 @pytest.mark.parametrize("check", BROKER, ids=str)

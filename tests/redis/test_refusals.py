@@ -91,7 +91,7 @@ def test_rights(own_redis: RedisServer) -> None:
                 waiting = asyncio.create_task(consumer.receive(1, 20.0))
                 await asyncio.sleep(0.2)
                 await broker.publish(CHANNEL, events(1))  # a ring that is refused fails nothing
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(15):
                     assert len(await waiting) == 1
 
     asyncio.run(main())

@@ -157,11 +157,17 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
 def test_what_was_handed_out_before_is_counted_and_unknown_is_never_none(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place / "app.py").write_text(PROGRAM.replace("else 0.2", "else 3.0"))
+    waits = PROGRAM.replace(
+        '    await asyncio.sleep(0.0 if Path("quick").exists() else 0.2)\n',
+        '    while not Path("quick").exists():\n        await asyncio.sleep(0.05)\n',
+    )
+    assert waits != PROGRAM
+    (place / "app.py").write_text(waits)
     assert cli(place, "publish", "app:train", given="1\n2\n").returncode == 0
     with running(place, "run", "app:train"):
         until_count(place, "begun", 2)
         held = cli(place, "pause", "parcels")
+        (place / "quick").touch()
         assert held.returncode == 0, held.stderr
         assert "2 events handed out before: the handlers finish" in held.stderr
         assert held.stdout == "parcels is paused: no more events are handed out; publishers go on\n"

@@ -90,7 +90,7 @@ def test_reading_and_watching_what_is_not_there_creates_nothing(tmp_path: Path) 
                 await asyncio.sleep(0.05)
                 assert os.listdir(tmp_path) == []  # noqa: PTH208
                 stored = await other.replace("signups", manifest(1), expect=0)
-                assert await asyncio.wait_for(waiting, 5) == stored
+                assert await asyncio.wait_for(waiting, 60) == stored
 
     asyncio.run(main())
 

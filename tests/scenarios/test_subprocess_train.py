@@ -36,7 +36,7 @@ def test_each_wagon_in_its_process_through_three_switches(tmp_path: Path, monkey
     async def scenario() -> None:
         orchestrator = Subprocess("tests.programs.numbers:numbers", url=url, directory=processes, grace=5.0)
         connection = numbers.connect(url, orchestrator=orchestrator, listeners=())
-        async with asyncio.timeout(60), connection as train, train.running():
+        async with asyncio.timeout(150), connection as train, train.running():
             assert await train.publish_many(str(n) for n in range(160)) == 160
             await train.wait_drained(3)
             while await settled(train, 4) < 10:

@@ -259,7 +259,7 @@ def test_another_loop_is_told_at_once_and_nothing_is_done(tmp_path: Path) -> Non
                 told: list[object] = []
                 for call in calls(c):
                     try:
-                        asyncio.run(asyncio.wait_for(_awaited(call), 2))
+                        asyncio.run(asyncio.wait_for(_awaited(call), 30))
                     except Exception as e:  # noqa: BLE001 - whatever it says is looked at
                         told.append(e)
                     else:

@@ -23,7 +23,7 @@ ENVIRONMENT = {
 """What clients of it need: keys that open nothing."""
 _SERVE = """\
 import logging, sys, threading, time
-import moto.server
+import moto.backends, moto.server
 from moto.sqs.models import Queue, SQSBackend
 Queue.lambda_event_source_mappings = property(lambda queue: {}, lambda queue, given: None)
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -45,6 +45,8 @@ def receive(self, queue, count, wait, *rest):
             return found
         time.sleep(0.02)
 SQSBackend.receive_message = receive
+names = tuple(moto.backends.list_of_moto_modules())
+moto.backends.list_of_moto_modules = lambda: names
 moto.server.run_simple = serve
 moto.server.main(sys.argv[1:])
 """

@@ -16,7 +16,7 @@ from tests.servers.server import Server, StartFailed
 _SLOTS = 16_384
 
 
-def ask(port: int, *words: str | int, timeout: float = 2.0) -> bytes:
+def ask(port: int, *words: str | int, timeout: float = 10.0) -> bytes:
     """One command on a connection of its own; the raw answer (short ones only). Raises OSError."""
     parts = [str(word).encode() for word in words]
     request = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
@@ -207,8 +207,9 @@ class SentinelGroup:
     NAME = "mymaster"
 
     def __init__(self, directory: Path | None = None, *, valkey: bool = False) -> None:
-        primary = RedisServer(directory, valkey=valkey)
-        follow = [f"replicaof {primary.host} {primary.port}"]
+        at_once = "repl-diskless-sync-delay 0"  # a full sync would wait 5 s for further replicas
+        primary = RedisServer(directory, config=[at_once], valkey=valkey)
+        follow = [at_once, f"replicaof {primary.host} {primary.port}"]
         self.servers = [primary, *(RedisServer(directory, config=follow, valkey=valkey) for _ in range(2))]
         lines = [
             f"sentinel monitor {self.NAME} {primary.host} {primary.port} 2",
@@ -233,10 +234,13 @@ class SentinelGroup:
 
     def __enter__(self) -> Self:
         try:
-            for each in (*self.servers, *self.sentinels):
-                each.launch()
-            for each in (*self.servers, *self.sentinels):
-                each.await_ready()
+            for group in (self.servers, self.sentinels):
+                for each in group:
+                    each.launch()
+                for each in group:
+                    each.await_ready()
+                if group is self.servers:  # a Sentinel looks for replicas when it starts, and then every 10 s
+                    self.await_replicated(self.servers[0])
             self._await_watched()
         except BaseException:
             self.__exit__()
@@ -246,6 +250,14 @@ class SentinelGroup:
     def __exit__(self, *exc: object) -> None:
         for each in (*self.sentinels, *self.servers):
             each.close()
+
+    def await_replicated(self, primary: RedisServer) -> None:
+        """Return when both replicas have copied what it holds and follow it. Raises StartFailed."""
+        until = time.monotonic() + 90.0
+        while ask(primary.port, "INFO", "replication").count(b"state=online") < 2:
+            if time.monotonic() > until:
+                raise StartFailed(f"{self.NAME}: fewer than 2 replicas follow after 90 s")
+            time.sleep(0.05)
 
     def _await_watched(self) -> None:
         """Until each Sentinel knows both replicas and both others."""

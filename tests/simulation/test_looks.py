@@ -26,7 +26,7 @@ def test_all_looks_of_a_simulation_are_decided_on_again() -> None:
         return decided
 
     with mock.patch.object(observer, "plan", both):
-        for seed in range(20):
+        for seed in range(10):
             assert not check(simulate(draw(seed)))
     assert looks > 1000
     assert not others

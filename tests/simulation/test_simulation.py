@@ -55,6 +55,8 @@ CAUGHT = {
     "a channel that nobody declares stays": 112,
     "a defect is charged to all that travelled together": 90,
     "a failed batch comes again as a batch": 204,
+    "a pause is not heeded": 5,
+    "a pause waits for who else is alive": 8,
     "a registry's step back taken for late news": 44,
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
@@ -65,6 +67,7 @@ CAUGHT = {
     "an event that died again is taken for its earlier letter": 108,
     "an open circuit is never probed": 15,
     "copies are handled side by side": 310,
+    "any program serves any wagon": 6,
     "dead letters are settled before they are published": 93,
     "draining wagons of elastic wagons get no workers": 7,
     "due by the clock of its process": 16,
@@ -73,6 +76,7 @@ CAUGHT = {
     "emits refused together": 28,
     "emitted for later and not kept": 10,
     "emptiness read published before settled": 675,
+    "failed handlings are not measured": 2,
     "half deleted taken for unknown": 196,
     "handled and not recorded": 48,
     "late events not rescued": 17,
@@ -82,6 +86,7 @@ CAUGHT = {
     "moving dead letters on waits for ever": 2829,
     "new events take the least of the others": 57,
     "no bulkhead around handlers": 21,
+    "no bulkhead around listeners": 1,
     "no bulkhead around looks": 88,
     "no bulkhead around publishing": 82,
     "no bulkhead around repeated steps": 186,
@@ -90,29 +95,41 @@ CAUGHT = {
     "passed on to its channel after it is settled": 10,
     "published by a handler after its event is settled": 8,
     "published by a handler under a new id each time": 8,
+    "publishes refused together": 1,
     "ready again without workers": 20,
     "recorded before what it emitted is stored": 306,
+    "redirect before ready": 5,
     "removed from the timetable before it is published": 10,
     "retry with a new id": 8,
     "seal skipped": 4,
-    "sent home for ever": 14,
+    "sent home for ever": 93,
+    "settling waits for ever": 4,
     "spare leaked after a crash": 39,
     "suspects beside others": 41,
     "switched to a spare with other code": 5,
     "the dead are recorded as handled": 158,
+    "the end of a pause is not heard": 5,
     "the pause that a handler asks for is ignored": 27,
     "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
     "what has passed middleware counts as handled": 4,
     "what was asked for of a budget is used without a second look": 112,
+    "what was fetched before a pause is handed out": 17,
+    "what was handled last is not measured": 2,
     "workers of a removed wagon kept": 5,
 }
 """The seed that is tried first, since it caught the mutant at the time of writing. One that does not any more costs
 time and nothing else: then all are tried."""
 
 
-@pytest.mark.parametrize("start", range(0, 100, 20))
+STRUCK = (5, 7, 14, 16, 30, 36, 43, 45, 59, 68, 84, 111)
+"""Seeds that are tried first too: together they had every kind of fault, at every call."""
+VISITED = (1, 21, 82, 88, 113, 116, 150, 163, 315)
+"""And every kind of guest."""
+
+
+@pytest.mark.parametrize("start", range(0, 40, 20))
 def test_no_invariant_is_violated(start: int) -> None:
     for seed in range(start, start + 20):
         assert try_seed(seed).violations == [], f"see: python -m tests.simulation --seed {seed}"
@@ -121,7 +138,7 @@ def test_no_invariant_is_violated(start: int) -> None:
 def test_every_kind_of_fault_strikes_and_every_call_is_struck() -> None:
     """What is listed and never happens proves nothing."""
     kinds, ops = set(KINDS), set(OPS) - {"*"}
-    for seed in range(MOST):
+    for seed in (*STRUCK, *range(MOST)):
         for fault in simulate(draw(seed, fences=fences(seed))).history.of(Faulted):
             kinds.discard(fault.kind)
             ops.discard(fault.op)
@@ -381,7 +398,7 @@ def test_no_wagon_is_unserved_while_channels_are_renamed(
 def test_every_kind_of_guest_comes_and_innocents_are_told_from_them() -> None:
     """What is listed and never happens proves nothing."""
     kinds, strict = set(GUESTS), 0
-    for seed in range(400):
+    for seed in (*VISITED, *range(400)):
         scenario = draw(seed)
         if not scenario.guests:
             continue

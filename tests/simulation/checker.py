@@ -14,6 +14,7 @@ from .check_later import due_events_come
 from .check_manifest import capped, explained, one_active, one_name, ready_before_active, right_code, shared_out
 from .check_metrics import measured_as_done
 from .check_pauses import pauses_hold
+from .check_replays import replays_hold
 from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
 from .history import (
     Accepted,
@@ -149,6 +150,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from pauses_hold(case)
     yield from budget_kept(case)
     yield from measured_as_done(case)
+    yield from replays_hold(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

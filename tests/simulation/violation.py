@@ -17,7 +17,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     `strangers`: what one event did hurt another; `pause`: an event came too early; `later`: one came before it was due,
     or late; `paused`: a pause by hand was not heeded; `budget`: workers that follow the traffic are more than there may
     be, or a wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be;
-    `measured`: a meter counted other handlings than there were."""
+    `measured`: a meter counted other handlings than there were; `replay`: a past event was not handled once more, or
+    was without need."""
     says: str
     key: str = ""
     """The event that it is about."""

@@ -1366,6 +1366,7 @@ ALL: dict[str, Mutant] = {
     **PAUSED,
     **LATER,
     **RETRIED,
+    **REPLAYED,
     **AGAIN,
     **DEFECTS,
     **STEPPING,

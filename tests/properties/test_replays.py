@@ -36,6 +36,9 @@ class _Train:
         self.kills = 0
         made = Replay(number=1, of=PastEvents(wagon=9), count=count, why="w", at=0.0)
         self.take(requested(self.manifest, made, "all"))
+        for _ in range(2):
+            self.observe()
+            self.work()
 
     def take(self, edit: Edit) -> None:
         self.manifest = decode(encode(edit.manifest), train="t")
@@ -105,17 +108,23 @@ class _Train:
                 self.take(removed(self.manifest, wagon.number, "a"))
 
 
-_STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["look", "claim", "publish", "publish", "publish and die", "kill", "leave", "observe", "work"]),
-        st.sampled_from("ab"),
-    ),
-    max_size=120,
+_KINDS = (
+    *("feed", "feed", "feed and die", "observe and work", "observe and work"),
+    *("look", "claim", "publish", "publish and die", "kill", "leave", "observe", "work"),
 )
+_STEPS = st.lists(st.tuples(st.sampled_from(_KINDS), st.sampled_from("ab")), min_size=5, max_size=60)
 
 
 def _do(train: _Train, what: str, who: str) -> None:
     match what:
+        case "feed" | "feed and die":  # the usual course
+            train.look(who)
+            train.claim(who)
+            train.look(who)
+            train.publish(who, counted=what == "feed")
+        case "observe and work":
+            train.observe()
+            train.work()
         case "look":
             train.look(who)
         case "claim":
@@ -137,6 +146,7 @@ def test_each_event_is_published(steps: list[tuple[str, str]], count: int, exact
     train = _Train(count, exact=exact)
     for what, who in steps:
         _do(train, what, who)
+    train.kill("b")
     for _ in range(20 + 3 * count):  # whatever came before: it comes to its end
         for what in ("observe", "work", "look", "claim", "look", "publish"):
             _do(train, what, "a")
@@ -157,6 +167,7 @@ def test_one_that_is_cancelled_ends_too(steps: list[tuple[str, str]], count: int
             train.take(cancelled(train.manifest, 1, "by hand", "me"))
         _do(train, what, who)
     train.take(cancelled(train.manifest, 1, "by hand", "me"))
+    train.kill("b")
     for _ in range(20 + 3 * count):
         for what in ("observe", "work", "look", "claim", "look", "publish"):
             _do(train, what, "a")

@@ -24,6 +24,7 @@ from .contracts.metering import Meter, ProcessFigures
 from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
+from .contracts.replay import EventSource
 from .contracts.timetable import Waiting, timetable_of
 from .display.redaction import redacted
 from .display.text import said
@@ -46,6 +47,7 @@ from .runtime.counting import Counters
 from .runtime.dead_letters import kept
 from .runtime.depths import depths_of
 from .runtime.due_events import DueEvents
+from .runtime.feeding import Feeder
 from .runtime.handler import Handler
 from .runtime.later import Later
 from .runtime.lifespan import Opening
@@ -57,6 +59,7 @@ from .runtime.observer import Observer
 from .runtime.once import once_for
 from .runtime.payload_batches import Attributes, batches, check_payloads
 from .runtime.publisher import TrainPublisher
+from .runtime.replaying import Replays
 from .runtime.retrying import DeadLetters
 from .runtime.runtime import Runtime
 from .runtime.switcher import Switcher
@@ -129,6 +132,7 @@ class Connection:
         redeclare: bool,
         meter: Meter | None = None,
         ledger: Ledger | None = None,
+        past: EventSource | None = None,
     ) -> None:
         bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
         given: object = orchestrator
@@ -183,6 +187,8 @@ class Connection:
         self._channels = WagonChannels(self._runtime, self._state)
         self._switcher = Switcher(self._runtime, self._state)
         self._dead = DeadLetters(self._runtime, self._state, self._switcher, here=self._here, asked=_asked)
+        self._past = past
+        self._replays = Replays(self._runtime, self._state, past, here=self._here, asked=_asked)
         self._founded = False
         self._runs = False
         self._is_running = False
@@ -618,6 +624,9 @@ class Connection:
                 self._switcher.on_full.append(observer.wake)
                 membership.observing = tasks.create_task(kept_up(observer.run, "observing", self._bulkhead))
                 owned.append(membership.observing)
+                if self._past is not None:
+                    feeding = kept_up(Feeder(runtime, self._state, self._past).run, "feeding replays", self._bulkhead)
+                    owned.append(tasks.create_task(feeding))
                 if runtime.timetable is not None:
                     due_events = self._due_events = DueEvents(runtime, self._state, self._switcher, runtime.timetable)
                     publishing = kept_up(due_events.run, "publishing events that are due", self._bulkhead)
@@ -919,6 +928,16 @@ class Connection:
     def dead(self) -> DeadLetters:
         """The train's dead letters: to look at them, publish them again, or delete them. See docs/dead-letters.md."""
         return self._dead
+
+    def use_past(self, past: EventSource) -> None:
+        """Take past events from there. Call it before the connection is entered."""
+        self._past = past
+        self._replays = Replays(self._runtime, self._state, past, here=self._here, asked=_asked)
+
+    @property
+    def replays(self) -> Replays:
+        """The train's replays: past events that are handled once more. See docs/replay.md."""
+        return self._replays
 
     async def dead_letters(self) -> AsyncIterator[Event]:
         """All dead letters: first those that were moved out of removed wagons, then those of live wagons.

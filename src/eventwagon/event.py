@@ -256,6 +256,10 @@ def template_of(train: str, name: str) -> str:
     return f"{train}_v{{wagon}}.{name}" if name else f"{train}_v{{wagon}}"
 
 
+REPLAY, REPLAYED_FROM = "replay", "replayedfrom"
+"""The extension attributes of a replayed event: the replay (`orders/3`), and the wagon that the event comes from
+(`orders_v7`). The events that its handlers emit inherit both."""
+
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")

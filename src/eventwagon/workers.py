@@ -59,6 +59,10 @@ class Elastic(msgspec.Struct, frozen=True):
         """The fewest workers of a wagon if they start `step` at a time."""
         return -(-self.least // step) * step
 
+    def without(self, taken: int) -> Elastic:
+        """The same with so many workers fewer for all wagons together, as long as two wagons keep `least`."""
+        return msgspec.structs.replace(self, most=max(2 * self.least, self.most - taken))
+
     def __repr__(self) -> str:
         further = "".join(
             f", {name}={_written(value)}"

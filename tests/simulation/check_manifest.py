@@ -10,6 +10,7 @@ from eventwagon.contracts.facts import (
     DrainGivenUp,
     EventsLate,
     ProvisioningFailed,
+    ReplayBegun,
     Switched,
     WagonDrained,
     WagonOpened,
@@ -113,7 +114,7 @@ def one_name(history: Iterable[Record]) -> Iterator[Violation]:
 def capped(history: Iterable[Record], most: int) -> Iterator[Violation]:
     """I10: no more wagons live than the cap allows; an active one that was found sealed takes no place."""
     for _, record in _versions(history):
-        if len(record.manifest.wagons) - sum(w.found_sealed for w in record.manifest.wagons) > most:
+        if sum(not w.found_sealed for w in record.manifest.for_new_events) > most:
             live = ", ".join(f"wagon {w.number} {w.state}" for w in record.manifest.wagons)
             says = f"{len(record.manifest.wagons)} wagons live, the cap is {most}: {live}"
             yield Violation(invariant="I10", says=says, moments=(record.seq,))
@@ -285,6 +286,7 @@ def _unexplained(old: Wagon | None, new: Wagon, record: Revised) -> Iterator[str
         case State.DRAINING:
             told = any(f.old == n for f in switches) or any(
                 (isinstance(f, Discarded) and f.number == n and f.because)
+                or (isinstance(f, ReplayBegun) and f.wagon == n)
                 or (isinstance(f, EventsLate) and f.number == n)
                 for f in facts
             )

@@ -16,6 +16,7 @@ from .check_manifest import capped, explained, one_active, one_name, ready_befor
 from .check_metrics import measured_as_done
 from .check_once import handled_once
 from .check_pauses import pauses_hold, rule_kept
+from .check_replays import replays_hold
 from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
 from .history import (
     Accepted,
@@ -157,6 +158,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from measured_as_done(case)
     yield from handled_once(case, books)
     yield from recorded_as_done(case)
+    yield from replays_hold(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

@@ -51,12 +51,14 @@ from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes, is_judged
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.reconcile import Handed
+from eventwagon.policy.replays import claimed, fed, of_number, run_replays
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import context as context_module
+from eventwagon.runtime import feeding as feeding_module
 from eventwagon.runtime import forming as forming_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import handling as handling_module
@@ -76,6 +78,7 @@ from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.context import OUT
 from eventwagon.runtime.due_events import DueEvents
+from eventwagon.runtime.feeding import Feeder
 from eventwagon.runtime.handing_in import HandIn
 from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import begin
@@ -144,6 +147,8 @@ LATER: dict[str, Mutant] = {}
 """Those for scenarios in which some events are for later."""
 RETRIED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody retries dead letters."""
+REPLAYED: dict[str, Mutant] = {}
+"""Those for scenarios in which somebody has past events handled once more."""
 AGAIN: dict[str, Mutant] = {}
 """Those for scenarios in which handlers publish."""
 SURROUNDED: dict[str, Mutant] = {}
@@ -1053,6 +1058,61 @@ def _removed_before_published() -> Iterator[None]:
         yield
 
 
+@_mutant("replayed events are counted before they are published", "replay", REPLAYED)
+def _counted_first() -> Iterator[None]:
+    """The feeder writes down that a batch is stored, and then stores it."""
+
+    async def mutant(self: Feeder, replay: Any, channel: Channel, events: Sequence[Event], count: int) -> None:
+        await self._state.apply(lambda m: fed(m, replay.number, self._runtime.name, count))
+        await self._publish(channel, events)
+
+    with mock.patch.object(Feeder, "_store", mutant):
+        yield
+
+
+@_mutant("the next feeder goes on from what was written down", "replay", REPLAYED)
+def _not_torn() -> Iterator[None]:
+    """The next feeder goes on in the same wagon, from the last batch that was written down."""
+
+    def mutant(*arguments: Any, exact: bool) -> Edit:
+        return claimed(*arguments, exact=False)
+
+    with mock.patch.object(feeding_module, "claimed", mutant):
+        yield
+
+
+@_mutant("a wagon for a replay takes new events", "replay", REPLAYED)
+def _replay_as_spare() -> Iterator[None]:
+    """It counts as a spare."""
+
+    def mutant(self: Manifest) -> list[Wagon]:
+        return self.in_state(State.PROVISIONING, State.READY)
+
+    with (
+        mock.patch.object(Manifest, "spares", property(mutant)),
+        mock.patch.object(plan_module, "run_replays", _only_opened),
+    ):
+        yield
+
+
+def _only_opened(manifest: Manifest, *rest: Any) -> Edit:
+    replay = manifest.replays[0] if manifest.replays else None
+    return Edit(manifest) if replay is None or replay.wagon else run_replays(manifest, *rest)
+
+
+@_mutant("a wagon is sealed while it is fed", "replay", REPLAYED)
+def _sealed_while_fed() -> Iterator[None]:
+    """What is left of a replay is not published when its wagon is sealed early, and counts as published."""
+
+    def mutant(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
+        replay = of_number(manifest, number)
+        count = 0 if replay is None else replay.count
+        return fed(manifest, number, feeder, count)
+
+    with mock.patch.object(feeding_module, "torn", mutant):
+        yield
+
+
 @_mutant("dead letters are settled before they are published", "I1", RETRIED)
 def _settled_before_published() -> Iterator[None]:
     """An operator who dies in between, or who is refused, loses them."""
@@ -1472,6 +1532,7 @@ ALL: dict[str, Mutant] = {
     **RULED,
     **LATER,
     **RETRIED,
+    **REPLAYED,
     **AGAIN,
     **DEFECTS,
     **STEPPING,

@@ -15,6 +15,7 @@ from eventwagon.breaker import Breaker
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.registry import Snapshot
+from eventwagon.contracts.replay import PastEvents
 from eventwagon.display.text import said
 from eventwagon.errors import EventwagonError, Failed, PublishError, Reject, Retry, Snooze
 from eventwagon.event import Channel, Event
@@ -69,6 +70,7 @@ from .history import (
     Tried,
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
+from .past import GatedPast, removed
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
 from .truth import EPOCH, key_of
 from .world import World
@@ -174,6 +176,8 @@ class Process(Actor):
             redeclare=self.version > 0,
             meter=meter,
         )
+        if self.slot.scenario.replays:
+            connection.use_past(GatedPast(Gate(self)))
         async with connection:
             if "serve" in roles:
                 async with connection.running(
@@ -269,6 +273,10 @@ class Process(Actor):
                     await connection.resume(wagon=_wagon(connection, hand))
                 case "retry":
                     await connection.dead.retry(await connection.dead.preview(DeadFilter(all=True)))
+                case "replay":
+                    while not (gone := removed(self.world.broker, (await connection.refresh()).manifest)):
+                        await asyncio.sleep(0.5)
+                    await connection.replays.request(PastEvents(wagon=gone[-1]), rate=hand.rate)
                 case "switch":
                     await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
 

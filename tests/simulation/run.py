@@ -295,7 +295,8 @@ class Simulation:
         manifest, settings = self.world.registry.newest(TRAIN).manifest, self.world.scenario.settings
         spares = int(settings["spares"])
         said = []
-        ready = len(manifest.in_state(State.READY))
+        ready = len([w for w in manifest.spares if w.state is State.READY])
+        said += [f"replay {r.number} is not over: {r.fed} of {r.count} fed, {r.trouble}" for r in manifest.replays]
         if manifest.active is None:
             said.append("no wagon is active")
         if not spares <= ready <= max(1, spares):

@@ -58,6 +58,7 @@ OPS = {
     "check_in": 8.0,
     "append": 4.0,
     "browse": 2.0,
+    "past": 3.0,
     "channels": 2.0,
     "watch": 8.0,
     "handle": 10.0,
@@ -208,11 +209,12 @@ class Arrival(msgspec.Struct, frozen=True):
 
 class ByHand(msgspec.Struct, frozen=True):
     """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, or to
-    `retry` all dead letters. What is paused still when the trouble is over is resumed then."""
+    `retry` all dead letters, or to `replay` the events of the wagon that went last. What is paused still when the
+    trouble is over is resumed then."""
 
     at: float
     process: str
-    what: Literal["switch", "stop", "pause", "resume", "retry"]
+    what: Literal["switch", "stop", "pause", "resume", "retry", "replay"]
     revision: str | None = None
     """The switch is to this code."""
     watch: float | None = None
@@ -220,6 +222,8 @@ class ByHand(msgspec.Struct, frozen=True):
     """Which wagon alone is paused or resumed; empty: the train."""
     publishing: bool = False
     """Publishing is paused too."""
+    rate: float | None = None
+    """Events per second of the replay."""
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -308,6 +312,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The share of events that are published, or emitted, for later."""
     recorded: bool = False
     """The train has a ledger."""
+    replays: bool = False
+    """Past events are kept."""
     again: float = 0.0
     """The share of events whose handler publishes one more, to the active wagon."""
     pause_on: tuple[float, int] | None = None
@@ -423,7 +429,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
         scenario = msgspec.structs.replace(scenario, pause_on=pause_on, trouble=max(0.3, scenario.trouble))
     scenario = _with_retries(scenario, random.Random(f"{seed} retries"))
     scenario = _with_ledger(scenario, random.Random(f"{seed} ledger"))
-    return _bearable(_with_once(scenario, random.Random(f"{seed} once")))
+    scenario = _with_once(scenario, random.Random(f"{seed} once"))
+    return _bearable(_with_replays(scenario, random.Random(f"{seed} replays")))
 
 
 def unit_process(unit: int, index: int) -> str:
@@ -603,6 +610,31 @@ def _with_retries(scenario: Scenario, rng: random.Random) -> Scenario:
     ]
     by_hand = tuple(sorted((*scenario.by_hand, *asked), key=lambda h: h.at))
     return msgspec.structs.replace(scenario, by_hand=by_hand, reject=rng.choice([0.05, 0.2, 0.5]))
+
+
+def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Somebody has past events handled once more, now and then, from any process."""
+    if scenario.guests or scenario.renames is not None or scenario.steps_back or rng.random() >= 0.2:
+        return scenario
+    names, last = [p.name for p in scenario.programs], max(a.at for a in scenario.arrivals)
+    rates = [None, None, 2.0, 20.0]
+    asked = [
+        ByHand(round(rng.uniform(0.4 * last, last + 6.0), 3), rng.choice(names), "replay", rate=rng.choice(rates))
+        for _ in range(rng.randint(1, 5))
+    ]
+    switches = [ByHand(round(rng.uniform(0.5, last), 3), rng.choice(names), "switch") for _ in range(2)]
+    observers = [p.name for p in scenario.programs if "observe" in p.roles]
+    faults = [
+        _fault_at(rng, rng.choice(observers), rng.choice(["past", "publish", "publish"]))
+        for _ in range(rng.randint(0, 5) if scenario.faults and observers else 0)
+    ]
+    return msgspec.structs.replace(
+        scenario,
+        by_hand=tuple(sorted((*scenario.by_hand, *asked, *switches), key=lambda h: h.at)),
+        replays=True,
+        faults=(*scenario.faults, *faults),
+        calm_after=scenario.calm_after + 6.0,
+    )
 
 
 def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:

@@ -34,6 +34,7 @@ from tests.simulation.mutants import (
     PAUSED,
     RECORDED,
     RENAMING,
+    REPLAYED,
     RETRIED,
     RULED,
     STEPPING,
@@ -329,6 +330,16 @@ def has_retries(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", RETRIED)
 def test_dead_letters_that_a_retry_loses_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=has_retries))
+
+
+def has_replays(scenario: Scenario) -> bool:
+    return scenario.replays
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", REPLAYED)
+def test_replays_that_lose_or_repeat_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_replays))
 
 
 def has_handlers_that_publish(scenario: Scenario) -> bool:

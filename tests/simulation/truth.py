@@ -75,6 +75,8 @@ class TruthBroker(MemoryBroker):
         self._guest = guest
         self.attached: dict[tuple[str, Channel], int] = {}
         """Consumers that are attached, by process and channel."""
+        self.past: dict[int, dict[str, Event]] = {}
+        """By wagon: what was settled in its ingress, by id."""
         self._half: dict[Channel, None] = {}
         """Deleted, and still listed."""
 
@@ -153,6 +155,8 @@ class TruthBroker(MemoryBroker):
     def settled(self, channel: Channel, deliveries: Sequence[Delivery]) -> None:
         """These were settled: called right after it took effect."""
         for delivery in deliveries:
+            if not channel.name:
+                self.past.setdefault(channel.wagon, {}).setdefault(delivery.event.id, delivery.event)
             self._record(Settled, channel=channel, id=delivery.event.id, key=key_of(delivery.event))
 
     def all_channels(self) -> list[Channel]:

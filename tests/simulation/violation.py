@@ -19,7 +19,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     that were none, or a machine resumed it; `budget`: workers that follow the traffic are more than there may be, or a
     wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be; `measured`: a meter
     counted other handlings than there were; `once`: something was handled twice that the train remembers; `ledger`: a
-    wagon's record is missing or wrong."""
+    wagon's record is missing or wrong; `replay`: a past event was not handled once more, or was without need."""
     says: str
     key: str = ""
     """The event that it is about."""

@@ -265,6 +265,53 @@ class DeadLettersDropped(_Fact, frozen=True):
     by: str = ""
 
 
+class ReplayRequested(_Fact, frozen=True):
+    """Somebody wants past events to be handled once more."""
+
+    number: int
+    """Of the replay."""
+    count: int
+    which: str
+    because: str
+    by: str = ""
+    revision: str | None = None
+
+
+class ReplayBegun(_Fact, frozen=True):
+    """A wagon of a replay is ready: it takes the replay's events, and drains."""
+
+    number: int
+    wagon: int
+
+
+class ReplayTorn(_Fact, frozen=True):
+    """The process that fed a replay's wagon was lost: the wagon is sealed to learn how much it got, and another takes
+    the rest."""
+
+    number: int
+    wagon: int
+    because: str
+
+
+class ReplayCancelled(_Fact, frozen=True):
+    """Nothing more of a replay is published; what was, is handled."""
+
+    number: int
+    because: str
+    by: str = ""
+
+
+class ReplayEnded(_Fact, frozen=True):
+    """A replay is over: its wagons are removed. `fed` events of `count` were published; `dead` of their events died."""
+
+    number: int
+    fed: int
+    count: int
+    dead: int
+    because: str = ""
+    """Why it ended early; empty: it did not."""
+
+
 class ChannelThreatened(_Fact, frozen=True):
     """The broker's server loses events of this channel, or may do so: by a setting, or because something was
     removed."""
@@ -578,6 +625,11 @@ Decision = (
     | DeadLettersLost
     | DeadLettersRetried
     | DeadLettersDropped
+    | ReplayRequested
+    | ReplayBegun
+    | ReplayTorn
+    | ReplayCancelled
+    | ReplayEnded
     | ChannelThreatened
     | EventsRescued
     | StepFailed
@@ -781,6 +833,19 @@ def _sentence(fact: Fact) -> str:
             return f"{counted(count, 'dead letter')} ({which}) to be published again{_who(by)}: {why}"
         case DeadLettersDropped(count=count, which=which, because=why, by=by):
             return f"{counted(count, 'dead letter')} ({which}) to be deleted{_who(by)}: {why}"
+        case ReplayRequested(number=n, count=count, which=which, because=why, by=by, revision=revision):
+            code = "" if revision is None else f" with {_revision(revision)}"
+            return f"replay {n} of {counted(count, 'event')} ({which}) requested{code}{_who(by)}: {why}"
+        case ReplayBegun(number=n, wagon=wagon):
+            return f"{name(wagon)} takes the events of replay {n}"
+        case ReplayTorn(number=n, wagon=wagon, because=why):
+            return f"{name(wagon)} of replay {n} takes no more events, the next one takes the rest: {why}"
+        case ReplayCancelled(number=n, because=why, by=by):
+            return f"replay {n} cancelled{_who(by)}: {why}"
+        case ReplayEnded(number=n, fed=fed, count=count, dead=dead, because=why):
+            early = f", ended early: {why}" if why else ""
+            done = f"{fed:,} of {counted(count, 'event')} published, {counted(dead, 'dead letter')}"
+            return f"replay {n} over: {done}{early}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):

@@ -31,6 +31,7 @@ class Move(StrEnum):
     ACTIVATED = "activated"
     CUT_OFF = "cut off"
     DISCARDED = "discarded"
+    FED = "replay begun"
     PROVEN_EMPTY = "proven empty"
     FOUND_LATE = "late events found"
     REMOVAL_BEGUN = "removal begun"
@@ -44,6 +45,7 @@ TRANSITIONS: dict[tuple[State, Move], State | None] = {
     (State.READY, Move.LOST): State.PROVISIONING,
     (State.READY, Move.ACTIVATED): State.ACTIVE,
     (State.READY, Move.DISCARDED): State.DRAINING,
+    (State.READY, Move.FED): State.DRAINING,
     (State.ACTIVE, Move.CUT_OFF): State.DRAINING,
     (State.DRAINING, Move.PROVEN_EMPTY): State.DRAINED,
     (State.DRAINING, Move.GIVEN_UP): State.FAILED,

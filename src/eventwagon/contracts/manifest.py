@@ -12,13 +12,17 @@ from ..errors import BrokenManifest, Defect
 from ..event import DEAD, Channel, wagon_name
 from .documents import as_read
 from .lifecycle import LIVE, Move, State, after
+from .replay import Replay
 
-FORMAT = 4
+FORMAT = 5
 """The newest form of the manifest that this code reads, and the one that it works with. Newer code fills in fields that
 an older document lacks. Older code drops unknown fields when it writes, so a field that must not be lost needs a new
 form."""
+_WITHOUT_REPLAYS = 4
+"""The form that is written while nothing is replayed."""
 _WITHOUT_PAUSES = 3
-"""The form that is written while no delivery is paused and no train is being removed: older code can read it."""
+"""The form that is written while, in addition, no delivery is paused and no train is being removed: older code can read
+it."""
 
 
 RULE = "rule"
@@ -110,6 +114,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     letters_kept: int | None = 0
     """How many dead letters its removal has moved out; None: it has, but how many is not known, since others went to
     the train's own, or the channel was gone. Older code drops it; then its record may lack them."""
+    replay: int = 0
+    """The number of the replay that it is for; 0: it is for new events. A wagon for a replay never becomes active."""
 
     @property
     def unit(self) -> int:
@@ -187,6 +193,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     paused: Pause | None = None
     """The pause of all wagons, later ones included."""
     removal: TrainRemoval | None = None
+    replays: tuple[Replay, ...] = ()
+    """What is to be handled once more: the first of them now, the others after it."""
+    next_replay: int = 1
 
     @property
     def active(self) -> Wagon | None:
@@ -200,7 +209,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ready(self) -> list[Wagon]:
         """The wagons to which ingestion may be redirected, the next one first: READY, with the wanted code."""
-        return [w for w in self.wagons if w.state is State.READY and w.revision == self.revision]
+        return [w for w in self.spares if w.state is State.READY and w.revision == self.revision]
+
+    @property
+    def spares(self) -> list[Wagon]:
+        """The wagons that may become active, ready or not."""
+        return [w for w in self.in_state(State.PROVISIONING, State.READY) if not w.replay]
+
+    @property
+    def for_new_events(self) -> list[Wagon]:
+        """All wagons but those for replays: what counts towards the cap."""
+        return [w for w in self.wagons if not w.replay]
+
+    def feeds(self, wagon: Wagon) -> bool:
+        """Whether a replay still publishes to the wagon, so that it must not be sealed."""
+        return any(
+            r.number == wagon.replay and r.wagon == wagon.number and not (r.is_over or r.torn) for r in self.replays
+        )
 
     def pause_of(self, wagon: Wagon) -> Pause | None:
         """The pause that keeps the wagon's events from being handed out: the train's, or its own; None if there is
@@ -240,17 +265,27 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return Channel(self.train, wagon.number, DEAD)
 
 
-def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None, unit: int | None = None) -> Manifest:
+def opened(
+    manifest: Manifest,
+    *,
+    now: float,
+    because: str,
+    capacity: int | None,
+    unit: int | None = None,
+    revision: str | None = None,
+    replay: int = 0,
+) -> Manifest:
     """The manifest with one more wagon, PROVISIONING, under a number never used before; served by `unit`, or by a unit
-    of its own."""
+    of its own. `revision`: its code; None: that of new wagons. `replay`: the replay that it is for."""
     wagon = Wagon(
         number=manifest.next_number,
         channels=manifest.channels,
         capacity=capacity,
         reuses=unit,
-        revision=manifest.revision,
+        revision=manifest.revision if revision is None else revision,
         opened_because=because,
         opened_at=now,
+        replay=replay,
     )
     return msgspec.structs.replace(manifest, wagons=(*manifest.wagons, wagon), next_number=manifest.next_number + 1)
 
@@ -325,8 +360,10 @@ _format_decoder = msgspec.json.Decoder(_Format)
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON, as registries store it."""
-    if not (manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)):
-        manifest = msgspec.structs.replace(manifest, format=_WITHOUT_PAUSES)
+    if not (manifest.replays or any(w.replay for w in manifest.wagons)):
+        paused = manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)
+        form = _WITHOUT_REPLAYS if paused else _WITHOUT_PAUSES
+        manifest = msgspec.structs.replace(manifest, format=form)
     return _encoder.encode(manifest)
 
 

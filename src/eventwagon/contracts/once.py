@@ -8,7 +8,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
-from ..event import Event
+from ..event import REPLAY, Event
 
 BYTES = 16
 """Length of a key."""
@@ -67,6 +67,8 @@ def once_of(*stores: object) -> OnceRecord | None:
 
 def key_of(channel: str, event: Event) -> bytes:
     """The key of an event in a channel, whichever wagon it is in; the ingress has the empty name. CloudEvents knows an
-    event by its source and id. An event that is replayed on purpose would have its replay in the key, too."""
+    event by its source and id. An event that is replayed on purpose is known by its replay, too."""
     known = f"{channel}\0{event.source}\0{event.id}"
+    if REPLAY in event.extensions:
+        known += f"\0{event.extensions[REPLAY]}"
     return blake2b(known.encode(errors="surrogatepass"), digest_size=BYTES).digest()

@@ -159,7 +159,7 @@ def open_pause(failed: int) -> float:
 def at_cap(settings: Settings, manifest: Manifest) -> bool:
     """Whether no further wagon can be opened: the cap of live wagons is reached, and none of them is about to be the
     next."""
-    return len(manifest.wagons) >= settings.wagons and not manifest.in_state(State.PROVISIONING, State.READY)
+    return len(manifest.for_new_events) >= settings.wagons and not manifest.spares
 
 
 def asked_of(workers: Workers, wagon: Wagon) -> int | None:
@@ -261,11 +261,11 @@ def bootstrap(
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
         if not manifest.wagons:
             manifest = msgspec.structs.replace(manifest, revision=revision)
-    if not manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE):
+    if not (manifest.spares or manifest.active):
         why = "the train's first wagon"
         manifest, fact = open_next(settings, manifest, now, why, bounds=bounds and channels is not None)
         facts.append(fact)
-    first = manifest.in_state(State.PROVISIONING, State.READY, State.ACTIVE)[0]
+    first = manifest.active or manifest.spares[0]
     if first.created_at is not None and manifest.active is None:
         why = "the first wagon takes events as soon as its channels do"
         if first.state is State.PROVISIONING:  # READY: its workers were seen before its channels
@@ -419,6 +419,15 @@ def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, wagons=wagons)
 
 
+def replays_kept(known: Manifest, manifest: Manifest) -> Manifest:
+    """The replays that `known` has, as far as they are there; the registry's own are those requested since. What was
+    over stays over. Idempotent."""
+    newer = [r for r in manifest.replays if r.number >= known.next_replay]
+    further = {r.number: r for r in manifest.replays}
+    standing = [r if (there := further.get(r.number)) is None or there.fed <= r.fed else there for r in known.replays]
+    return msgspec.structs.replace(manifest, replays=(*standing, *newer))
+
+
 def as_of(manifest: Manifest) -> float:
     """The latest time in the manifest: it was written at that time or later."""
     times = [t for w in manifest.wagons for t in (w.opened_at, w.active_at, w.closed_at, w.sealed_at, w.drained_at)]
@@ -442,14 +451,18 @@ def went_back(known: Manifest, now: Manifest, version: int) -> RegistrySteppedBa
 def kept(known: Manifest, manifest: Manifest) -> Edit:
     """What a process saves of the manifest that it knew (`known`) for that of a new epoch: numbers, turns, pauses, and
     removals already begun. Idempotent."""
-    saved = removals_kept(known, by_hand_kept(known, numbers_kept(known, manifest)))
+    saved = removals_kept(known, by_hand_kept(known, replays_kept(known, numbers_kept(known, manifest))))
     return Edit(manifest if saved == manifest else saved)
 
 
 def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
     """Continue the numbers of wagons and turns from those of `known`, so that none is used twice. Idempotent."""
-    number, turns = max(known.next_number, manifest.next_number), max(known.turns, manifest.turns)
-    return msgspec.structs.replace(manifest, next_number=number, turns=turns)
+    return msgspec.structs.replace(
+        manifest,
+        next_number=max(known.next_number, manifest.next_number),
+        turns=max(known.turns, manifest.turns),
+        next_replay=max(known.next_replay, manifest.next_replay),
+    )
 
 
 def forgotten_told(manifest: Manifest, lost: Mapping[int, int], letters: Mapping[int, int]) -> Edit:
@@ -603,7 +616,7 @@ def attempt_failed(settings: Settings, manifest: Manifest, number: int, now: flo
         return Edit(manifest, (fact,))
     manifest = moved(manifest, number, Move.GIVEN_UP, attempts=attempt, trouble=because, closed_at=now)
     fact = ProvisioningFailed(train=train, number=number, attempt=attempt, because=because, pause=None)
-    if wagon.revision != manifest.revision:
+    if wagon.replay or wagon.revision != manifest.revision:
         return Edit(manifest, (fact,))
     asked, back = manifest.request, active.revision
     if asked is not None and asked.revision is not None and asked.revision != back:
@@ -682,5 +695,12 @@ def removed(manifest: Manifest, number: int, by: str, told: Sequence[Decision] =
     if wagon is None or wagon.state not in (State.REMOVING, State.FAILED) or wagon.remover != by:
         return Edit(manifest)
     record = WagonRemoved(train=manifest.train, wagon=wagon, dead=wagon.letters_kept)
-    manifest = msgspec.structs.replace(manifest, letters_gone=manifest.letters_gone + wagon.letters_lost)
+    manifest = msgspec.structs.replace(
+        manifest,
+        letters_gone=manifest.letters_gone + wagon.letters_lost,
+        replays=tuple(
+            msgspec.structs.replace(r, dead=r.dead + (wagon.letters_kept or 0)) if r.number == wagon.replay else r
+            for r in manifest.replays
+        ),
+    )
     return Edit(moved(manifest, number, Move.REMOVED), (record, *told))

@@ -57,6 +57,7 @@ from .edits import (
 )
 from .losses import GONE
 from .pause_on import pause_failing
+from .replays import run_replays
 from .scale_to_zero import scale_to_zero
 from .scheduling import expected_switches
 from .seen import Seen
@@ -86,6 +87,7 @@ class Plan(Edit, frozen=True):
 # - provisioning: wagons become READY, or stop being so, before ingestion is redirected to one of them (I3).
 # - looking at channels, making channels anew, counting what was lost: these treat wagons as the look saw them. They
 #   come before the phases that move wagons on, so that a wagon proven empty in this look has its losses reported too.
+# - replaying comes before draining, which seals a wagon once nothing more is to be published to it.
 # - judging new code comes before the switch: if it requests the way back, the same plan can switch.
 # - pausing by rule comes after it: new code that fails is both gone back from and paused.
 # - switching: redirects ingestion to a READY wagon or says why not, and finds out whether a next wagon is wanted.
@@ -112,6 +114,7 @@ def plan(seen: Seen) -> Plan:
     draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, seen.deployments, seen.now)))
     draft.attempt("pausing by rule", lambda: draft.follow(_paused_by_rule(seen, draft.manifest)))
     draft.attempt("counting what was lost", draft.losses)
+    draft.attempt("replaying", lambda: draft.follow(run_replays(draft.manifest, seen.readings, seen.now)))
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
@@ -359,7 +362,7 @@ class Draft:
             return f"the cooldown of {self.settings.cooldown:g} s is not over"
         if self.manifest.ready:
             return None
-        coming = [w for w in self.manifest.in_state(State.PROVISIONING) if w.revision == self.manifest.revision]
+        coming = [w for w in self.manifest.spares if w.revision == self.manifest.revision]
         if coming:
             name = wagon_name(self.manifest.train, coming[0].number)
             return f"{name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
@@ -423,16 +426,16 @@ class Draft:
         elif crowded and self.settings.spares == "auto":
             spares = 1  # further ones would leave the active wagon too few workers to follow the traffic
         wanted = max(spares, needed)
-        standing = len(self.manifest.in_state(State.PROVISIONING, State.READY))
+        standing = len(self.manifest.spares)
         for unit in self.warm:
             # with no room, one kept warm on top of the spares would be a burden at the next switch
             kept = 0 if self.crowded() else spares + 1
-            if standing < max(wanted, kept) and len(self.manifest.wagons) < self.settings.wagons:
+            if standing < max(wanted, kept) and len(self.manifest.for_new_events) < self.settings.wagons:
                 self.open_one("the workers of a drained wagon are kept warm", unit)
                 standing += 1
         if standing >= wanted:
             return
-        if len(self.manifest.wagons) - self.is_dead_end(self.manifest.active) >= self.settings.wagons:
+        if len(self.manifest.for_new_events) - self.is_dead_end(self.manifest.active) >= self.settings.wagons:
             why = f"the cap of {self.settings.wagons} live wagons is reached"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         elif self.ages.failed_opens < open_pause(self.manifest.failed_opens):
@@ -463,7 +466,7 @@ class Draft:
     def put_away(self, wanted: int, *, most: int) -> None:
         """Discard wagons that were never active and are not needed: at once those with other code than is wanted now
         and those beyond `most`; those beyond `wanted` after `keep_warm` seconds without being needed."""
-        for wagon in self.manifest.in_state(State.PROVISIONING, State.READY):
+        for wagon in self.manifest.spares:
             if wagon.revision != self.manifest.revision:
                 why = f"it has revision {wagon.revision or 'none'}, {self.manifest.revision or 'none'} is wanted now"
                 self.follow(not_wanted(self.manifest, wagon, self.now, why))
@@ -510,6 +513,8 @@ class Draft:
         for wagon in self.manifest.in_state(State.DRAINING):
             reading = self.readings.get(wagon.number)
             if wagon.sealed_at is None:
+                if self.manifest.feeds(wagon):
+                    continue
                 if self.fences or (wagon.number in self.cut_off_before and not self.stale_publishers(wagon)):
                     self.tasks.append(Seal(wagon.number))
             elif reading is not None and reading.empty:

@@ -113,10 +113,11 @@ def take_readings(
     """The readings of those of the wagons whose depths are known, the ingress first, by number. Their samples are added
     to the history, and those of other wagons forgotten. `now` is the wall clock's time, `steady` that of a steady
     clock."""
-    taken = {number: _sample_of(of[0], steady, paused=number in paused) for number, of in depths.items()}
+    arriving = {w.number for w in wagons if not w.replay}  # what a replay publishes is no traffic
+    taken = {n: _sample_of(of[0], steady, paused=n in paused) for n, of in depths.items() if n in arriving}
     history.add_all({number: sample for number, sample in taken.items() if sample is not None}, steady)
     history.keep({w.number for w in wagons})
-    crowding = len(manifest.wagons) / settings.wagons
+    crowding = len(manifest.for_new_events) / settings.wagons
     shared = settings.workers.total is not None
     shared_rate = busy_rate(history.of(0)) if shared else None
     return {

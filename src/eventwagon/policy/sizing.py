@@ -105,10 +105,13 @@ def elastic_wagons(
     deployments: Mapping[int, Deployment],
     now: float,
 ) -> list[ElasticWagon]:
-    """The live wagons as input for `size`, oldest first. A sleeping wagon counts as paused."""
+    """The live wagons as input for `size`, oldest first, without those for replays: nothing is promised to these, and
+    they keep the workers with which they began. A sleeping wagon counts as paused."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     found = []
     for wagon in manifest.in_state(*LIVE):
+        if wagon.replay:
+            continue
         d, reading = deployments.get(wagon.unit), readings.get(wagon.number)
         serves = d is not None and d.number == wagon.number
         present = 0 if d is None or not serves else d.workers if d.attached is None else d.attached
@@ -159,8 +162,9 @@ def scaled(seen: Seen, manifest: Manifest) -> Scaled:
     took = {w.number for w in seen.manifest.in_state(State.ACTIVE, State.DRAINING)}
     # a wagon that this plan has just made active held nothing at the look
     standing = [c if c.number in took else c._replace(outstanding=0) for c in standing]
+    replaying = sum(asked_of(settings.workers, w) or 0 for w in manifest.in_state(*LIVE) if w.replay)
     sizing = size(
-        elastic,
+        elastic.without(replaying) if replaying else elastic,
         seen.demand,
         standing,
         promise=promise,

@@ -209,7 +209,7 @@ class Switcher:
         known: set[int] = set()
         while True:
             changed = self._state.next_change
-            ready = {wagon.number for wagon in self._state.snapshot.manifest.in_state(State.READY)}
+            ready = {w.number for w in self._state.snapshot.manifest.spares if w.state is State.READY}
             for number in sorted(ready - known):
                 try:
                     async with asyncio.timeout(self._settings.publish_timeout):

@@ -36,7 +36,7 @@ class WagonChannels:
             if base.manifest.active is not None:
                 return
             start = Edit(base.manifest)
-            if not base.manifest.in_state(State.PROVISIONING, State.READY):
+            if not base.manifest.spares:
                 # one is opened; the train may have existed before, and its manifest was lost or stepped back
                 start = numbered_past(base.manifest, await self._broker.channels(self._runtime.train))
             step = bootstrap(

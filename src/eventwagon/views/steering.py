@@ -72,7 +72,7 @@ async def in_the_way(c: Connection) -> str:
         if asked.revision not in running:
             others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
             sentences.append(f"No live worker reports revision {asked.revision}; they report {others}")
-    coming = [w for w in manifest.in_state(State.PROVISIONING) if w.revision == manifest.revision]
+    coming = [w for w in manifest.spares if w.revision == manifest.revision]
     if coming:
         wagon = coming[0]
         sentences.append(

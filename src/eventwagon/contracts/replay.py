@@ -1,0 +1,107 @@
+"""A replay: past events of a train, handled once more in a wagon of its own. The job and its progress are in the
+manifest; what is replayed comes from an `EventSource`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from ..event import Event
+
+
+class PastEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events of a removed wagon are meant: those for which everything holds that is given.
+
+    `wagon`: the wagon's number. `channel`: the inner channel in which they were; empty: its ingress. `ids`: any of
+    these. `type`, `subject`, `outcome` (`handled`, `dead`): exactly so. `since`, `until`: their times in seconds since
+    the epoch; `since` is included, `until` is not.
+    """
+
+    wagon: int
+    channel: str = ""
+    ids: tuple[str, ...] = ()
+    type: str | None = None
+    subject: str | None = None
+    outcome: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def takes(self, past: PastEvent) -> bool:
+        """Whether this event is meant."""
+        event = past.event
+        return (
+            (not self.ids or event.id in self.ids)
+            and self.channel == past.channel
+            and self.type in (None, event.type)
+            and self.subject in (None, event.subject)
+            and self.outcome in (None, past.outcome)
+            and (self.since is None or event.time >= self.since)
+            and (self.until is None or event.time < self.until)
+        )
+
+
+class PastEvent(NamedTuple):
+    """An event of a removed wagon, and what became of it there."""
+
+    event: Event
+    channel: str
+    """The inner channel in which it was; empty: the ingress."""
+    outcome: str
+    """`handled` or `dead`."""
+    attempts: int
+
+
+class EventSource(Protocol):
+    """Where the events of removed wagons are kept."""
+
+    def events(self, wagon: int, channel: str) -> AsyncIterator[Sequence[PastEvent]]:
+        """The events that were in that channel, in batches of any size: the same in the same order at each call.
+        Raises UsageError if nothing is kept of that wagon, and Unavailable."""
+        ...
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """A replay until it is over. Its number is never used twice in a train. Times are in seconds since the epoch."""
+
+    number: int
+    of: PastEvents
+    count: int
+    """How many events are meant."""
+    why: str
+    at: float
+    by: str = ""
+    revision: str | None = None
+    """The code that handles them; None: that of new wagons."""
+    rate: float | None = None
+    """The most events per second that are published; None: no bound."""
+    fed: int = 0
+    """How many are stored in its wagons: they were published in the source's order."""
+    wagon: int = 0
+    """The wagon that is fed now, or was last; 0: the next one is not open yet."""
+    start: int = 0
+    """`fed` when that wagon was opened."""
+    refused: int = 0
+    """Events that this wagon has as dead letters only, since the broker refused to store them as events."""
+    feeder: str = ""
+    """The process that feeds it; empty: none does."""
+    torn: bool = False
+    """How many events its wagon got is not known, since the feeder was lost: the broker says it once it is sealed."""
+    cancelled: str = ""
+    """Why it was cancelled; empty: it was not."""
+    attempts: int = 0
+    """How many wagons in a row never became ready."""
+    trouble: str = ""
+    """Why it does not get on now."""
+    dead: int = 0
+    """Dead letters of its wagons that are gone."""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will be fed."""
+        return bool(self.cancelled) or (self.fed >= self.count and not self.torn)
+
+    def name(self, train: str) -> str:
+        """Its name in messages, commands and events."""
+        return f"{train}/{self.number}"

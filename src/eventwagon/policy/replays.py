@@ -1,0 +1,197 @@
+"""Replays: past events that are handled once more, in wagons of their own. Pure.
+
+A replay's wagon is opened like any other, and never becomes active. Once it is ready it drains, and until it is sealed
+one process publishes to it, the feeder: any that observes the train. Only the feeder writes to its ingress. So if the
+broker refuses writes after a seal and counts exactly, a lost feeder costs nothing: the wagon is sealed, its total says
+how many events it got, and another wagon takes the rest. Elsewhere the next feeder goes on from the last batch that is
+known to be stored: that one batch may be published twice, with the same ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from ..contracts.facts import (
+    Decision,
+    ReplayBegun,
+    ReplayCancelled,
+    ReplayEnded,
+    ReplayRequested,
+    ReplayTorn,
+    WagonOpened,
+)
+from ..contracts.lifecycle import Move, State
+from ..contracts.manifest import Manifest, moved, opened
+from ..contracts.reading import Reading
+from ..contracts.replay import Replay
+from ..event import wagon_name
+from .edits import Edit
+
+ATTEMPTS = 3
+"""A replay is given up after so many wagons in a row that never became ready."""
+
+
+def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
+    """Add a replay; it begins when those before it are over. `replay.number` must be the manifest's next."""
+    if replay.number != manifest.next_replay:
+        raise ValueError(f"replay {replay.number}: the next is {manifest.next_replay}")
+    fact = ReplayRequested(
+        train=manifest.train,
+        number=replay.number,
+        count=replay.count,
+        which=which,
+        because=replay.why,
+        by=replay.by,
+        revision=replay.revision,
+    )
+    return Edit(
+        msgspec.structs.replace(manifest, replays=(*manifest.replays, replay), next_replay=manifest.next_replay + 1),
+        (fact,),
+    )
+
+
+def cancelled(manifest: Manifest, number: int, because: str, by: str) -> Edit:
+    """Publish nothing more of this replay. Idempotent; a replay that is over is left alone."""
+    replay = of_number(manifest, number)
+    if replay is None or replay.cancelled:
+        return Edit(manifest)
+    fact = ReplayCancelled(train=manifest.train, number=number, because=because, by=by)
+    return Edit(_with(manifest, number, cancelled=because), (fact,))
+
+
+def of_number(manifest: Manifest, number: int) -> Replay | None:
+    """The replay of that number, if it is not over yet."""
+    return next((r for r in manifest.replays if r.number == number), None)
+
+
+# --- feeding ------------------------------------------------------------------------------
+
+
+def to_feed(manifest: Manifest) -> Replay | None:
+    """The replay whose wagon waits for events; None if there is none."""
+    for replay in manifest.replays[:1]:
+        wagon = manifest.wagon(replay.wagon)
+        if wagon is not None and wagon.state is State.DRAINING and wagon.sealed_at is None and manifest.feeds(wagon):
+            return replay
+    return None
+
+
+def claimed(manifest: Manifest, replay: Replay, me: str, alive: Collection[str], *, exact: bool) -> Edit:
+    """This process becomes the feeder, if there is none. If the one that was is lost, and it fed a wagon that says how
+    many events it got (`exact`), the wagon is given up instead. Nothing changes if the replay is not as it was seen."""
+    now = of_number(manifest, replay.number)
+    if now is None or now != replay or now.feeder == me or now.feeder in alive:
+        return Edit(manifest)
+    if now.feeder and exact and not now.of.channel:
+        return torn(manifest, now.number, now.feeder, f"{now.feeder}, which fed it, is gone")
+    return Edit(_with(manifest, now.number, feeder=me))
+
+
+def fed(manifest: Manifest, number: int, me: str, count: int, refused: int = 0) -> Edit:
+    """So many events of the replay are stored, `refused` of them since the last time as dead letters. Nothing changes
+    if another process is the feeder by now."""
+    replay = of_number(manifest, number)
+    if replay is None or replay.feeder != me or replay.torn or count <= replay.fed:
+        return Edit(manifest)
+    return Edit(_with(manifest, number, fed=count, refused=replay.refused + refused, trouble=""))
+
+
+def let_go(manifest: Manifest, number: int, me: str) -> Edit:
+    """The feeder stops; all that it published is counted. Another may go on. Idempotent."""
+    replay = of_number(manifest, number)
+    if replay is None or replay.feeder != me:
+        return Edit(manifest)
+    return Edit(_with(manifest, number, feeder=""))
+
+
+def troubled(manifest: Manifest, number: int, me: str, because: str) -> Edit:
+    """Why the feeder does not get on. Idempotent."""
+    replay = of_number(manifest, number)
+    if replay is None or replay.feeder != me or replay.trouble == because:
+        return Edit(manifest)
+    return Edit(_with(manifest, number, trouble=because))
+
+
+def torn(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
+    """How many events the wagon got is not known: it takes no more. Nothing changes if it has another feeder by now."""
+    replay = of_number(manifest, number)
+    if replay is None or replay.feeder != feeder or replay.torn or not replay.wagon:
+        return Edit(manifest)
+    fact = ReplayTorn(train=manifest.train, number=number, wagon=replay.wagon, because=because)
+    return Edit(_with(manifest, number, torn=True, feeder="", trouble=because), (fact,))
+
+
+# --- what an observer does ------------------------------------------------------------------
+
+
+def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float) -> Edit:
+    """Open, begin, count and end the wagons of the first replay, and end the replay once they are gone."""
+    if not manifest.replays:
+        return Edit(manifest)
+    replay = manifest.replays[0]
+    wagon = manifest.wagon(replay.wagon)
+    if replay.wagon and (wagon is None or wagon.state is State.FAILED):
+        return _without_wagon(manifest, replay, lost=wagon is not None and wagon.ready_at is not None)
+    if wagon is not None and wagon.state is State.READY:
+        fact = ReplayBegun(train=manifest.train, number=replay.number, wagon=wagon.number)
+        manifest = moved(manifest, wagon.number, Move.FED, closed_at=now, closed_because=_why(replay, manifest.train))
+        return Edit(_with(manifest, replay.number, attempts=0), (fact,))
+    if wagon is not None and replay.torn and wagon.sealed_at is not None:
+        reading = readings.get(wagon.number)
+        if reading is None or reading.published is None:
+            return Edit(manifest)
+        got = min(replay.count, replay.start + reading.published + replay.refused)
+        return Edit(_with(manifest, replay.number, torn=False, fed=max(got, replay.fed), wagon=0, trouble=""))
+    if replay.wagon:
+        return _ended(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
+    if replay.is_over:
+        return Edit(manifest) if _standing(manifest, replay) else _ended(manifest, replay)
+    return _opened(manifest, replay, now)
+
+
+def _standing(manifest: Manifest, replay: Replay) -> bool:
+    return any(w.replay == replay.number for w in manifest.wagons)
+
+
+def _why(replay: Replay, train: str) -> str:
+    return f"replay {replay.name(train)} of {wagon_name(train, replay.of.wagon)}"
+
+
+def _opened(manifest: Manifest, replay: Replay, now: float) -> Edit:
+    because, number = _why(replay, manifest.train), manifest.next_number
+    manifest = opened(manifest, now=now, because=because, capacity=None, revision=replay.revision, replay=replay.number)
+    wagon = manifest.wagons[-1]
+    fact = WagonOpened(train=manifest.train, number=number, because=because, revision=wagon.revision)
+    return Edit(_with(manifest, replay.number, wagon=number, start=replay.fed, refused=0), (fact,))
+
+
+def _without_wagon(manifest: Manifest, replay: Replay, *, lost: bool) -> Edit:
+    """Its wagon is gone: drained, given up, or forgotten by a registry that stepped back."""
+    if replay.is_over:
+        return Edit(manifest) if _standing(manifest, replay) else _ended(manifest, replay)
+    failed = manifest.wagon(replay.wagon)
+    attempts = replay.attempts + (1 if failed is not None and not lost else 0)
+    if attempts >= ATTEMPTS:
+        because = f"{attempts} wagons in a row never became ready: {failed.trouble if failed is not None else ''}"
+        return Edit(_with(manifest, replay.number, cancelled=because, wagon=0, torn=False))
+    return Edit(_with(manifest, replay.number, wagon=0, feeder="", torn=False, attempts=attempts))
+
+
+def _ended(manifest: Manifest, replay: Replay) -> Edit:
+    fact: Decision = ReplayEnded(
+        train=manifest.train,
+        number=replay.number,
+        fed=replay.fed,
+        count=replay.count,
+        dead=replay.dead,
+        because=replay.cancelled,
+    )
+    left = tuple(r for r in manifest.replays if r.number != replay.number)
+    return Edit(msgspec.structs.replace(manifest, replays=left), (fact,))
+
+
+def _with(manifest: Manifest, number: int, **changes: object) -> Manifest:
+    replays = tuple(msgspec.structs.replace(r, **changes) if r.number == number else r for r in manifest.replays)
+    return msgspec.structs.replace(manifest, replays=replays)

@@ -1,0 +1,202 @@
+"""Feeds the wagons of replays: publishes past events to them. Any number of processes may run it at once; one of them
+feeds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from itertools import islice
+
+import msgspec
+
+from ..contracts.lifecycle import State
+from ..contracts.replay import EventSource, Replay
+from ..errors import EventRefused, EventwagonError, PublishUncertain, Unavailable
+from ..event import DEAD, REPLAY, REPLAYED_FROM, Channel, Event, wagon_name
+from ..policy.replays import claimed, fed, let_go, of_number, to_feed, torn, troubled
+from .dead_letters import died, smaller
+from .publish_queue import fitting
+from .runtime import Runtime, Steps
+from .tasks import to_the_end
+from .train_state import TrainState
+
+_POLL = 1.0
+"""Seconds between two looks at whether the feeder still lives."""
+_BATCH = 500
+"""The most events that are published twice if a feeder is killed, where the broker can't say how many it got."""
+_TO_THE_END = 2.0
+"""Seconds that a publish which has begun still has when its process stops."""
+_BURST = 0.1
+"""Seconds' worth of a replay's rate that may be published at once."""
+
+
+class Feeder:
+    """Publishes the events of the train's first replay to its wagon, from `source`; None: others must."""
+
+    def __init__(self, runtime: Runtime, state: TrainState, source: EventSource | None) -> None:
+        self._runtime = runtime
+        self._train = runtime.train
+        self._broker = runtime.broker
+        self._state = state
+        self._source = source
+        caps = runtime.broker.capabilities
+        self._exact = caps.fences and caps.totals
+        self._unsure: int | None = None
+        """The number of the replay of which this process does not know how many events are stored."""
+        self._steps = Steps(runtime)
+
+    async def run(self) -> None:
+        """Feed until cancelled. A failure is reported once while it lasts, and nothing is lost by it."""
+        while True:
+            await self._state.until(lambda m: to_feed(m) is not None)
+            with self._steps.going_on("feeding a replay"):
+                if await self._turn():
+                    continue
+            await asyncio.sleep(_POLL)
+
+    async def _turn(self) -> bool:
+        """Feed the replay that waits for events, if that is for this process to do. Returns whether it is done."""
+        due = to_feed(self._state.snapshot.manifest)
+        if due is None or self._source is None:
+            return due is None
+        me = self._runtime.name
+        if due.feeder != me and not await self._claimed(due):
+            return False
+        replay = to_feed(self._state.snapshot.manifest)
+        if replay is None or replay.feeder != me:
+            return False
+        try:
+            if self._unsure == replay.number and self._exact and not replay.of.channel:
+                await self._tear(replay, "how many events it got is not known")
+                return True
+            await self._feed(replay, self._source)
+        except EventwagonError as e:
+            because = str(e)
+            await self._state.apply(lambda m: troubled(m, replay.number, me, because))
+            raise
+        except asyncio.CancelledError:
+            if self._unsure is None:  # else the next feeder finds that this one is gone
+                await to_the_end(partial(self._let_go, replay.number), _TO_THE_END)
+            raise
+        return True
+
+    async def _claimed(self, due: Replay) -> bool:
+        """Become the feeder if there is none, or it is gone. Returns whether this process is to go on at once."""
+        me = self._runtime.name
+        alive = {m.name for m in await self._state.registry.members(self._train)}
+        if me not in alive or due.feeder in alive:
+            return False
+        await self._state.apply(lambda m: claimed(m, due, me, alive, exact=self._exact))
+        return True
+
+    async def _let_go(self, number: int) -> None:
+        await self._state.apply(lambda m: let_go(m, number, self._runtime.name))
+
+    async def _tear(self, replay: Replay, because: str) -> None:
+        await self._state.apply(lambda m: torn(m, replay.number, self._runtime.name, because))
+        self._unsure = None
+
+    # --- publishing -------------------------------------------------------------------------------
+
+    async def _feed(self, replay: Replay, source: EventSource) -> None:
+        """Publish from where the replay stands until it is over, or this process is no longer its feeder."""
+        loop = asyncio.get_running_loop()
+        channel = Channel(self._train, replay.wagon, replay.of.channel)
+        began, since = loop.time(), 0
+        count = replay.fed
+        async for events in self._left(replay, source):
+            left = list(events)
+            while left:
+                if not self._is_mine(replay):
+                    return
+                most = _BATCH if replay.rate is None else max(1, min(_BATCH, int(replay.rate * _BURST)))
+                some = list(fitting(left, most))
+                await to_the_end(partial(self._store, replay, channel, some, count + len(some)), _TO_THE_END)
+                count, since, left = count + len(some), since + len(some), left[len(some) :]
+                if replay.rate is not None:
+                    await asyncio.sleep(max(0.0, began + since / replay.rate - loop.time()))
+        if count < replay.count and self._is_mine(replay):
+            raise Unavailable(
+                f"replay {replay.name(self._train)}: {replay.count:,} events were counted, and only {count:,} are "
+                "there now: cancel it"
+            )
+
+    async def _left(self, replay: Replay, source: EventSource) -> AsyncIterator[Sequence[Event]]:
+        """The events that are not yet published, as they are published."""
+        passed, left = replay.fed, replay.count - replay.fed
+        marks = {
+            REPLAY: replay.name(self._train),
+            REPLAYED_FROM: wagon_name(self._train, replay.of.wagon),
+        }
+        async for batch in source.events(replay.of.wagon, replay.of.channel):
+            if left <= 0:
+                return
+            meant = [past.event for past in batch if replay.of.takes(past)]
+            skipped = min(passed, len(meant))
+            passed -= skipped
+            meant = list(islice(meant, skipped, skipped + left))
+            left -= len(meant)
+            if meant:
+                yield [_marked(event, marks) for event in meant]
+
+    def _is_mine(self, replay: Replay) -> bool:
+        now = of_number(self._state.snapshot.manifest, replay.number)
+        wagon = self._state.snapshot.manifest.wagon(replay.wagon)
+        return (
+            now is not None
+            and now.feeder == self._runtime.name
+            and now.wagon == replay.wagon
+            and not (now.torn or now.cancelled)
+            and wagon is not None
+            and wagon.state is State.DRAINING
+        )
+
+    async def _store(self, replay: Replay, channel: Channel, events: Sequence[Event], count: int) -> None:
+        """Publish these events, and write down how many are stored."""
+        me = self._runtime.name
+        self._unsure = replay.number
+        try:
+            refused = await self._publish(channel, events)
+        except Unavailable:
+            self._unsure = None  # nothing is stored
+            raise
+        await self._state.apply(lambda m: fed(m, replay.number, me, count, refused))
+        self._unsure = None
+
+    async def _publish(self, channel: Channel, events: Sequence[Event]) -> int:
+        """Store the events in this order. Returns how many the broker refuses for good: those are dead letters then.
+        Raises Unavailable only if nothing was stored."""
+        try:
+            async with asyncio.timeout(self._runtime.settings.publish_timeout):
+                await self._broker.publish(channel, events)
+            return 0
+        except TimeoutError:
+            raise PublishUncertain(f"publishing to {channel}: the broker has not answered in time") from None
+        except EventRefused as e:
+            if len(events) == 1:
+                await self._bury(channel, events[0], e)
+                return 1
+        half = len(events) // 2
+        refused = await self._publish(channel, events[:half])
+        try:
+            return refused + await self._publish(channel, events[half:])
+        except Unavailable as e:
+            raise PublishUncertain(f"publishing to {channel}: {e}") from e
+
+    async def _bury(self, channel: Channel, event: Event, error: EventRefused) -> None:
+        because = f"it was replayed, and could not be published: {error}"
+        _, letter = died(event, channel.name, channel.wagon, because, 0, self._runtime.clock())
+        dead = Channel(self._train, channel.wagon, DEAD)
+        while True:
+            try:
+                await self._broker.publish(dead, [letter])
+                return
+            except EventRefused:
+                if (less := smaller(letter, cut=True)) is None:
+                    raise
+                letter = less
+
+
+def _marked(event: Event, marks: dict[str, str]) -> Event:
+    return msgspec.structs.replace(event, extensions={**event.extensions, **marks})

@@ -33,12 +33,12 @@ def recorded_as_done(case: Evidence) -> Iterator[Violation]:
             case Deleted(stood=True):
                 gone.add(record.channel)
             case Recorded(record=found):
-                first = records.setdefault(found.number, found)
                 says = ""
-                if first != found:
-                    says = f"the record of wagon {found.number} is another than before"
-                elif first is found:
+                if (first := records.get(found.number)) is None:
+                    records[found.number] = found
                     says = next(_wrong(found, published, settled, gone, case), "")
+                elif first != found:
+                    says = f"the record of wagon {found.number} is another than before"
                 if says:
                     yield Violation(invariant="ledger", says=says, wagon=found.number, moments=(record.seq,))
             case Revised():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,14 +40,14 @@ class Objects:
         return LocalStore(self._directory)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[io.RawIOBase]:
+    def writing(self, name: str) -> Iterator[Sink]:
         """A new object, which replaces an older one. It is there, whole and durable, when this is left without an
         error; otherwise nothing changes. Raises Unavailable."""
         with self._telling(f"writing {name}"):
             if self._directory is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
             with obstore.open_writer(self._store, name, buffer_size=_PART, max_concurrency=2) as writer:
-                yield _Sink(writer)
+                yield Sink(writer, partial(self._unavailable, f"writing {name}"))
             if self._directory is not None:
                 _flushed(self._directory, name)
 
@@ -118,19 +119,26 @@ def _sync(path: Path) -> None:
             os.close(place)
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """An object that is being written, as a file."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, unavailable: Callable[[BaseException], Unavailable]) -> None:
         self._inner = inner
+        self._unavailable = unavailable
         self._count = 0
+        self.is_dropped = False
+        """What is written from now on goes nowhere."""
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         piece = bytes(data)
-        self._inner.write(piece)
+        if not self.is_dropped:
+            try:
+                self._inner.write(piece)
+            except (BaseError, OSError) as e:
+                raise self._unavailable(e) from e
         self._count += len(piece)
         return len(piece)
 

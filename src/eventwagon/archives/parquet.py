@@ -21,7 +21,7 @@ from ..errors import StorageBroken
 from ..event import Channel
 from ..policy.digest import digest_of, together, written
 from .columns import REPEATED, SCHEMA, batch_of, rows_of
-from .objects import Objects
+from .objects import Objects, Sink
 
 T = TypeVar("T")
 _GROUP_BYTES, _GROUP_ROWS = 8 << 20, 50_000
@@ -146,14 +146,15 @@ class _ChannelFile:
         self._channel = channel
         self._count = self._digest = 0
         self._stack = ExitStack()
+        self._sink: Sink | None = None
         self._writer: pq.ParquetWriter | None = None
 
     def flush(self) -> None:
         """Write what waits, as one row group."""
         if self._writer is None:
-            sink = self._stack.enter_context(self._objects.writing(self.name))
+            self._sink = self._stack.enter_context(self._objects.writing(self.name))
             self._writer = pq.ParquetWriter(
-                sink, SCHEMA, compression="zstd", use_dictionary=REPEATED, write_page_checksum=True
+                self._sink, SCHEMA, compression="zstd", use_dictionary=REPEATED, write_page_checksum=True
             )
         if self.rows:
             self._writer.write_batch(batch_of(self.rows, self._wagon.train, self._wagon.number))
@@ -185,6 +186,9 @@ class _ChannelFile:
         self._stack.close()
 
     def abandon(self) -> None:
+        """The file is not to appear. Idempotent."""
+        if self._sink is not None:
+            self._sink.is_dropped = True  # Arrow's writer writes its end all the same
         self._stack.__exit__(_AbandonedError, _AbandonedError(), None)
 
     def read_back(self) -> ArchiveFile:

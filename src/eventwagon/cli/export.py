@@ -24,9 +24,7 @@ async def export(
     target: Anchor,
     wagon: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[WAGON]", help="The wagon, by name (orders_v7) or number; without it: what is there."
-        ),
+        typer.Argument(metavar="[WAGON]", help="The wagon, by name (orders_v7) or number; without it: what is there."),
     ] = None,
     url: Url = DEFAULT_URL,
     archive: Annotated[

@@ -50,9 +50,9 @@ async def lives_and_is_archived(name: str, url: str, archive: str, count: int = 
         async with asyncio.timeout(120):
             await c.wait_switched(await c.request_switch())
             await until(lambda: all(w.state in _SETTLED for w in c.manifest.wagons), seconds=120, step=0.1)
-        standing = {w.number for w in c.manifest.wagons}
-        left = [channel for channel in await c.broker.channels(name) if channel.name == ARCHIVE]
-        assert {channel.wagon for channel in left} == standing
+        async with asyncio.timeout(30):  # a broker may list what it has just deleted
+            while await _stand(c) != {w.number for w in c.manifest.wagons}:
+                await asyncio.sleep(0.1)
     rows = await rows_at(archive, name)
     found = Counter((row.channel, row.outcome, int(row.data)) for row in rows)
     assert set(found.values()) == {1}
@@ -65,6 +65,11 @@ async def lives_and_is_archived(name: str, url: str, archive: str, count: int = 
     written = [fact for fact in facts if isinstance(fact, WagonArchived)]
     assert sum(fact.count for fact in written) == len(rows)
     assert not [fact for fact in facts if isinstance(fact, ArchiveIncomplete)]
+
+
+async def _stand(connection: Connection) -> set[int]:
+    """The wagons that have channels of rows."""
+    return {each.wagon for each in await connection.broker.channels(connection.train.name) if each.name == ARCHIVE}
 
 
 def processes_die_and_all_is_archived(url: str, archive: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from ..contracts.archive import Row
 from ..event import EARLIEST, LATEST, legible
@@ -45,32 +45,37 @@ def batch_of(rows: Sequence[Row], train: str, number: int) -> pa.RecordBatch:
         return _batch_of(rows, train, number, legible)
 
 
-def _batch_of(rows: Sequence[Row], train: str, number: int, text: Any = None) -> pa.RecordBatch:
-    def words(found: list[str] | list[str | None]) -> pa.Array:
-        return pa.array(found if text is None else [None if word is None else text(word) for word in found], type=_WORD)
+def _batch_of(rows: Sequence[Row], train: str, number: int, text: Callable[[str], str] | None = None) -> pa.RecordBatch:
+    """`text` is applied to all text."""
 
-    count = len(rows)
-    extensions = [list(row.extensions.items()) for row in rows]
-    if text is not None:
-        extensions = [[(text(name), text(value)) for name, value in each] for each in extensions]
-    columns = [
-        words([row.id for row in rows]),
-        words([row.type for row in rows]),
-        words([row.source for row in rows]),
-        words([row.subject for row in rows]),
-        _times(row.time for row in rows),
-        words([row.content_type for row in rows]),
-        pa.array([row.data for row in rows], type=pa.binary()),
-        pa.array(extensions, type=SCHEMA.field("extensions").type),
-        pa.array([number] * count, type=pa.int64()),
-        words([row.channel or train for row in rows]),
-        words([row.outcome for row in rows]),
-        pa.array([row.attempts for row in rows], type=pa.int64()),
-        _times(row.settled_at for row in rows),
-        words([row.because or None for row in rows]),
-        pa.array([row.cut or None for row in rows], type=pa.int64()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    def words(found: list[str] | list[str | None]) -> pa.Array:
+        return pa.array(found if text is None else [word and text(word) for word in found], type=_WORD)
+
+    extensions: list[list[tuple[str, str]] | tuple[()]]
+    if text is None:
+        extensions = [list(row.extensions.items()) if row.extensions else () for row in rows]
+    else:
+        extensions = [[(text(name), text(value)) for name, value in row.extensions.items()] for row in rows]
+    return pa.RecordBatch.from_arrays(
+        [
+            words([row.id for row in rows]),
+            words([row.type for row in rows]),
+            words([row.source for row in rows]),
+            words([row.subject for row in rows]),
+            _times([row.time for row in rows]),
+            words([row.content_type for row in rows]),
+            pa.array([row.data for row in rows], type=pa.binary()),
+            pa.array(extensions, type=SCHEMA.field("extensions").type),
+            pa.array([number] * len(rows), type=pa.int64()),
+            words([row.channel or train for row in rows]),
+            words([row.outcome for row in rows]),
+            pa.array([row.attempts for row in rows], type=pa.int64()),
+            _times([row.settled_at for row in rows]),
+            words([row.because or None for row in rows]),
+            pa.array([row.cut or None for row in rows], type=pa.int64()),
+        ],
+        schema=SCHEMA,
+    )
 
 
 def rows_of(batch: pa.RecordBatch, train: str) -> list[Row]:
@@ -96,11 +101,12 @@ def rows_of(batch: pa.RecordBatch, train: str) -> list[Row]:
     ]
 
 
-def _times(times: Iterable[float]) -> pa.Array:
+def _times(times: Sequence[float]) -> pa.Array:
     """Null for a time that RFC 3339 can't express: a foreign client's."""
-    return pa.array([int(t * 1e6 + 0.5) if EARLIEST <= t <= LATEST else None for t in times], type=pa.int64()).cast(
-        _TIME
-    )
+    seconds = pa.array(times, type=pa.float64())
+    is_one = pc.and_(pc.greater_equal(seconds, EARLIEST), pc.less_equal(seconds, LATEST))
+    micros = pc.multiply(pc.if_else(is_one, seconds, None), 1e6)
+    return pc.round(micros).cast(pa.int64()).cast(_TIME)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

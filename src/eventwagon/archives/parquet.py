@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from io import RawIOBase
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -19,7 +21,7 @@ from ..contracts.archive import ArchivedWagon, ArchiveFile, Row
 from ..display.text import said
 from ..errors import StorageBroken
 from ..event import Channel
-from ..policy.digest import digest_of, together, written
+from ..policy.digest import digest_of, together
 from .columns import REPEATED, SCHEMA, batch_of, rows_of
 from .objects import Objects, Sink
 
@@ -102,14 +104,11 @@ class _WagonFiles:
         self._open: dict[str, _ChannelFile] = {}
 
     def add(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            file = self._open.get(row.channel)
+        for channel, some in groupby(rows, attrgetter("channel")):
+            file = self._open.get(channel)
             if file is None:
-                file = self._open[row.channel] = _ChannelFile(self._objects, self._wagon, row.channel)
-            file.rows.append(row)
-            file.bytes += len(row.data) + 200
-            if file.bytes >= _GROUP_BYTES or len(file.rows) >= _GROUP_ROWS:
-                file.flush()
+                file = self._open[channel] = _ChannelFile(self._objects, self._wagon, channel)
+            file.add(list(some))
         while sum(file.bytes for file in self._open.values()) > _MOST_BYTES:
             max(self._open.values(), key=lambda file: file.bytes).flush()
 
@@ -144,10 +143,17 @@ class _ChannelFile:
         self._objects = objects
         self._wagon = wagon
         self._channel = channel
-        self._count = self._digest = 0
+        self._count = 0
         self._stack = ExitStack()
         self._sink: Sink | None = None
         self._writer: pq.ParquetWriter | None = None
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Write the rows, or have them wait."""
+        self.rows += rows
+        self.bytes += sum([len(row.data) for row in rows]) + 200 * len(rows)
+        if self.bytes >= _GROUP_BYTES or len(self.rows) >= _GROUP_ROWS:
+            self.flush()
 
     def flush(self) -> None:
         """Write what waits, as one row group."""
@@ -159,7 +165,6 @@ class _ChannelFile:
         if self.rows:
             self._writer.write_batch(batch_of(self.rows, self._wagon.train, self._wagon.number))
             self._count += len(self.rows)
-            self._digest = together(self._digest, digest_of((row.id for row in self.rows), self._channel))
         self.rows, self.bytes = [], 0
 
     def check_free(self) -> None:
@@ -169,7 +174,7 @@ class _ChannelFile:
                 found, rows = there.about, there.count
         except FileNotFoundError:
             return
-        ours = self._about(0, 0)
+        ours = self._about()
         rest = f"{self.name} in {self._objects.where}: move it away, then the wagon is archived"
         if any(found.get(key) != ours[key] for key in ("train", "wagon", "channel", "opened_at")):
             raise StorageBroken(f"another train's or wagon's file has the name {rest}")
@@ -180,8 +185,7 @@ class _ChannelFile:
         """Store the whole file."""
         self.flush()
         assert self._writer is not None  # noqa: S101 - for the type checker
-        about = json.dumps(self._about(self._count, self._digest))
-        self._writer.add_key_value_metadata({_META.decode(): about})
+        self._writer.add_key_value_metadata({_META.decode(): json.dumps(self._about())})
         self._writer.close()
         self._stack.close()
 
@@ -207,7 +211,7 @@ class _ChannelFile:
                 digest=digest,
             )
 
-    def _about(self, count: int, digest: int) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
         wagon = self._wagon
         return {
             "form": _FORM,
@@ -215,8 +219,6 @@ class _ChannelFile:
             "wagon": wagon.number,
             "channel": self._channel,
             "opened_at": wagon.opened_at,
-            "count": count,
-            "digest": written(digest),
         }
 
 

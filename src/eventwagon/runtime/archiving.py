@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from ..contracts.archive import ARCHIVE, ArchivedWagon, ArchiveFile, ArchiveOf, Row, place_of, unpacked
 from ..contracts.broker import Depth
@@ -35,19 +37,22 @@ class _Tally:
         self._seen: dict[tuple[str, str], set[str]] = {}
         """By channel and outcome: the ids."""
 
-    def new(self, rows: Sequence[Row]) -> list[Row]:
-        """Count the rows, and return those that were not seen before: a crash may have left a row twice."""
-        found = []
-        for row in rows:
-            self.rows[row.channel] = self.rows.get(row.channel, 0) + 1
-            seen = self._seen.setdefault((row.channel, row.outcome), set())
-            if row.id not in seen:
-                seen.add(row.id)
-                found.append(row)
-                self.counts[row.channel] = self.counts.get(row.channel, 0) + 1
-                self.digests[row.channel] = together(
-                    self.digests.get(row.channel, 0), digest_of((row.id,), row.channel)
-                )
+    def new(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Count the rows of one message, and return those that were not seen before: a crash may have left a row
+        twice."""
+        found: list[Row] = []
+        for (channel, outcome), group in groupby(rows, attrgetter("channel", "outcome")):
+            some = list(group)
+            self.rows[channel] = self.rows.get(channel, 0) + len(some)
+            seen = self._seen.setdefault((channel, outcome), set())
+            ids = {row.id for row in some}
+            if len(ids) < len(some) or not seen.isdisjoint(ids):
+                some = [row for row in {row.id: row for row in reversed(some)}.values() if row.id not in seen]
+                ids = {row.id for row in some}
+            seen |= ids
+            self.counts[channel] = self.counts.get(channel, 0) + len(some)
+            self.digests[channel] = together(self.digests.get(channel, 0), digest_of(ids, channel))
+            found += some
         return found
 
 

@@ -238,6 +238,7 @@ def test_rows_that_the_broker_refuses_are_halved_and_at_last_lose_their_data() -
         assert Counter(len(row.data) for row in rows) == {1000: 5, 400: 4, 0: 1}
         assert [row.cut for row in rows if not row.data] == [2950]
         assert len(world.of(StepFailed)) == 1
+        assert "without its data" in world.of(StepFailed)[0].because
         assert not world.of(ArchiveIncomplete)
 
     run(main())
@@ -530,5 +531,63 @@ def test_storage_that_is_broken_is_told_with_its_reason() -> None:
                 await until(lambda: world.of(StepFailed))
                 assert world.of(StepFailed)[0].step == "remove t_v1"
                 assert "move it away" in world.of(StepFailed)[0].because
+
+    run(main())
+
+
+class Defective(MemoryBroker):
+    """Its driver fails on the first rows that it is given."""
+
+    left = 3
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if channel.name == ARCHIVE and self.left:
+            self.left -= 1
+            raise TypeError("a defect")
+        await super().publish(channel, events)
+
+
+def test_a_defect_of_the_driver_costs_no_row_and_no_second_handling() -> None:
+    async def main() -> None:
+        world, handled = World(), list[int]()
+        world.broker = Defective(clock=world.clock)
+        train = Train("t", limit=Volume(10), workers=Workers(total=4), archive=URL)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            handled.append(n)
+
+        with in_memory() as archive:
+            await drained(world, train, *range(10))
+        assert sorted(handled) == [*range(10)]
+        assert numbers(archive, "") == [*range(10)]
+
+    run(main())
+
+
+def test_workers_that_leave_while_rows_can_not_be_stored_lose_none() -> None:
+    """Nothing is settled without a row: the events come again."""
+
+    class Away(MemoryBroker):
+        away = True
+
+        async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+            if channel.name == ARCHIVE and self.away:
+                raise Unavailable("it is away")
+            await super().publish(channel, events)
+
+    async def main() -> None:
+        world = World()
+        world.broker = broker = Away(clock=world.clock)
+        with in_memory() as archive:
+            async with world.running(program(grace=1.0)) as c:
+                await c.publish_many(range(10))
+                await asyncio.sleep(2)
+                assert (await world.broker.depth([Channel("t", 1)]))[0].settled == 0
+            broker.away = False
+            await drained(world, program(), 10)
+        assert numbers(archive, "") == [*range(11)]
+        assert numbers(archive, "inner") == [*range(11)]
+        assert not world.of(ArchiveIncomplete)
 
     run(main())

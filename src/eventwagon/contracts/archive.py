@@ -27,7 +27,8 @@ it was due for an inner channel, and was stored there."""
 OUTCOMES: tuple[Outcome, ...] = ("handled", "dead", "passed")
 
 _SCHEMES = ("file", "s3")
-_KIND = "eventwagon.rows"
+ROWS = "eventwagon.rows"
+"""The type of the events that hold rows."""
 _LOCATION, _OPENED = "archive", "opened"
 
 
@@ -197,12 +198,12 @@ def packed(rows: Sequence[Row], train: str, of: ArchiveOf) -> Event:
     extensions = {_LOCATION: of.url, _OPENED: repr(of.opened_at)}
     last = rows[-1]
     settled_at = last.settled_at if EARLIEST <= last.settled_at <= LATEST else 0.0
-    return Event(legible(last.id), _KIND, f"/eventwagon/{train}", settled_at, data, extensions=extensions)
+    return Event(legible(last.id), ROWS, f"/eventwagon/{train}", settled_at, data, extensions=extensions)
 
 
 def unpacked(event: Event) -> list[Row]:
     """The rows in an event of `packed`. Raises ValueError if it is none."""
-    if event.type != _KIND:
+    if event.type != ROWS:
         raise ValueError(f"an event of type {shown(event.type)} is no part of an archive")
     return _decoder.decode(event.data)
 

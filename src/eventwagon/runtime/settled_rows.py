@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from ..backoff import Backoff
 from ..contracts.archive import ARCHIVE, ArchiveOf, Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.broker import Delivery, Depth
 from ..contracts.timetable import CHANNEL as TO
+from ..display.text import said
 from ..errors import ChannelGone, Displaced, EventRefused
 from ..event import DEAD, Channel, Event
+from .bulkhead import is_ours
 from .runtime import Runtime, report_failure
+from .worker_states import PAUSES
 
 _PART = 131_072
 """About how many bytes of rows go into one message. A message is never larger than `max_event_bytes`, unless a single
 row is."""
+
+_DEFECTS = 10
+"""After this many failures of a driver in a row the rows themselves count as the cause."""
 
 Insist = Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]]
 """Makes a call until it succeeds. Raises EventRefused."""
@@ -28,6 +36,7 @@ class SettledRows:
         self._source = source
         self._channel = Channel(source.train, source.wagon, ARCHIVE)
         self._insist = insist
+        self._step = f"keeping rows in {self._channel}"
         self._told: set[str] = set()
         self._most = min(_PART, runtime.settings.max_event_bytes)
 
@@ -42,13 +51,10 @@ class SettledRows:
             await self._store(of, parts[start : start + most])
 
     async def _store(self, of: ArchiveOf, parts: Sequence[Sequence[Row]]) -> None:
-        """Store the parts. Of those that the broker refuses for good, each row is found by bisection."""
-        messages = [packed(part, self._source.train, of) for part in parts]
-        try:
-            await self._insist(f"keeping rows in {self._channel}", partial(self._publish, messages))
+        """Store the parts. Rows that the broker refuses for good are found by bisection."""
+        refused = await self._refused([packed(part, self._source.train, of) for part in parts])
+        if not refused:
             return
-        except EventRefused as e:
-            refused = e
         if len(parts) > 1:
             for part in parts:
                 await self._store(of, [part])
@@ -57,12 +63,28 @@ class SettledRows:
             await self._store(of, [parts[0][:half]])
             await self._store(of, [parts[0][half:]])
         elif (row := parts[0][0]).data or row.extensions:
-            self._tell(
-                f"the archive gets an event without its data, which the broker refuses as part of a row: {refused}"
-            )
+            self._tell(f"the archive gets an event without its data, which can't be part of a row: {refused}")
             await self._store(of, [[without_data(row)]])
         else:
-            self._tell(f"the archive will lack an event whose row the broker refuses: {refused}")
+            self._tell(f"the archive will lack an event whose row can't be stored: {refused}")
+
+    async def _refused(self, messages: Sequence[Event]) -> str:
+        """Store the messages. Returns why the broker refuses them for good, or why its driver always fails on them;
+        empty if they are stored."""
+        backoff, why = Backoff(*PAUSES), ""
+        for _ in range(_DEFECTS):
+            try:
+                await self._insist(self._step, partial(self._publish, messages))
+                return ""
+            except EventRefused as e:
+                return str(e)
+            except BaseException as e:
+                if issubclass(type(e), asyncio.CancelledError) or is_ours(e):
+                    raise
+                self._runtime.bulkhead.report(self._step, e)
+                why = said(e)
+            await asyncio.sleep(backoff.next())
+        return why
 
     async def _publish(self, messages: Sequence[Event]) -> None:
         """Store them. The wagon may have been opened before the train had an archive, or somebody has deleted the
@@ -84,7 +106,7 @@ class SettledRows:
         """Once for each reason."""
         if because not in self._told and len(self._told) < 10:
             self._told.add(because)
-            report_failure(self._runtime, f"keeping rows in {self._channel}", because)
+            report_failure(self._runtime, self._step, because)
 
 
 def _row(delivery: Delivery, emitted: Sequence[tuple[str, Event]], channel: str, now: float) -> Row:

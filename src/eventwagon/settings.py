@@ -207,9 +207,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def declared(self) -> dict[str, str]:
         """The settings on which all programs of a train must agree, as text: those by which observers and workers
         decide."""
-        words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
+        words = {name: repr(getattr(self, name)) for name in _SHARED if name not in ("limit", "archive")}
         words["reuse"] = repr(bool(self.reuse))
-        if self.archive is not None:
+        if self.archive is not None:  # trains that were founded by older code have none, and agree
             words["archive"] = repr(self.archive)
         return {"limit": written(self.limit), **words}
 
@@ -274,6 +274,7 @@ _SHARED = (
     "cooldown",
     "hold",
     "attempts",
+    "archive",
     "max_event_bytes",
 )
 

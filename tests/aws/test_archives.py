@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from secrets import token_hex
 
-import botocore.session
+import botocore.session  # type: ignore[import-untyped]
 import pytest
 
 from eventwagon.archives import open_archive

@@ -23,8 +23,9 @@ from eventwagon.contracts.facts import (
     WagonRemoved,
     sentence,
 )
+from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
-from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event
 from eventwagon.runtime.settled_rows import SettledRows
@@ -66,7 +67,7 @@ async def drained(world: World, train: Train, *events: int) -> None:
     async with world.running(train) as c:
         await c.publish_many(events)
         await c.wait_switched(await c.request_switch())
-        await until(lambda: len(c.manifest.in_state("active", "ready")) == len(c.manifest.wagons))
+        await until(lambda: len(c.manifest.in_state(State.ACTIVE, State.READY)) == len(c.manifest.wagons))
 
 
 def test_each_event_of_each_channel_has_a_row() -> None:
@@ -109,17 +110,17 @@ def test_an_archive_that_is_away_delays_removal_and_nothing_else() -> None:
             archive.away = True
             async with world.running(program()) as c:
                 await c.publish_many(range(40))
-                await until(lambda: len(c.manifest.in_state("removing")) >= 3)
+                await until(lambda: len(c.manifest.in_state(State.REMOVING)) >= 3)
                 await asyncio.sleep(60)
                 assert not world.of(WagonRemoved)
                 assert numbers(archive, "") == []
                 told = [fact for fact in world.of(StepFailed) if "archive is away" in fact.because]
                 assert 3 <= len(told) <= 6  # once for each wagon
                 await c.publish_many(range(40, 60))  # it goes on
-                await until(lambda: len(c.manifest.in_state("removing")) >= 5)
+                await until(lambda: len(c.manifest.in_state(State.REMOVING)) >= 5)
                 archive.away = False
                 await c.wait_switched(await c.request_switch())
-                await until(lambda: not c.manifest.in_state("draining", "drained", "removing"))
+                await until(lambda: not c.manifest.in_state(State.DRAINING, State.DRAINED, State.REMOVING))
         assert numbers(archive, "") == [*range(60)]
         assert numbers(archive, "inner") == [*range(60)]
 
@@ -426,8 +427,7 @@ def test_an_event_that_could_not_be_settled_at_once_has_one_row() -> None:
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", seen)
             async with world.running(train) as c:
-                consumers = type(world.broker.consume(Channel("x", 1), visibility=1.0))
-                settle = consumers.settle
+                settle = MemorySubscription.settle
 
                 async def fails(self: Any, deliveries: Sequence[Delivery]) -> None:
                     nonlocal left
@@ -436,7 +436,7 @@ def test_an_event_that_could_not_be_settled_at_once_has_one_row() -> None:
                         raise TypeError("a defect")
                     await settle(self, deliveries)
 
-                patch.setattr(consumers, "settle", fails)
+                patch.setattr(MemorySubscription, "settle", fails)
                 await c.publish(0)
                 await c.publish(1)
                 await until(lambda: 0 in numbers(archive, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -57,14 +58,16 @@ class _Tally:
 
 
 class Archiver:
-    """Writes the rows of wagons to their archives. It has no state of its own: a process that goes on where another has
-    died begins the wagon's files anew, and nothing is deleted before they have been read back."""
+    """Writes the rows of wagons to their archives. Nothing of that is remembered but in the manifest: a process that
+    goes on where another has died begins the wagon's files anew, and nothing is deleted before they are read back."""
 
     def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._runtime = runtime
         self._train = runtime.train
         self._broker = runtime.broker
         self._state = state
+        self._turn = asyncio.Lock()
+        """One wagon at a time: the memory of several would not be bounded."""
 
     async def archive(self, wagon: Wagon) -> None:
         """Write the wagon's rows, unless that is done, and record it in the manifest. Call it when its workers have
@@ -116,7 +119,7 @@ class Archiver:
         ChannelGone."""
         archive = self._runtime.archives(url)
         tally = _Tally()
-        async with archive.write(about) as writer:
+        async with self._turn, archive.write(about) as writer:
             async for rows in self._batches(channel, tally):
                 await writer.add(rows)
             files = await writer.finish()

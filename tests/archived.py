@@ -13,9 +13,10 @@ from typing import Any
 
 from eventwagon import Connection, Context, Reject, Train, Volume, Workers
 from eventwagon.archives import open_archive
-from eventwagon.contracts.archive import ARCHIVE, Row
+from eventwagon.contracts.archive import Row
 from eventwagon.contracts.facts import ArchiveIncomplete, Fact, WagonArchived
 from eventwagon.contracts.lifecycle import State
+from eventwagon.event import ARCHIVE
 from tests.programs.archived import COUNT, archived
 from tests.support import until
 

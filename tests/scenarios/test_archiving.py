@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.contracts.archive import ARCHIVE, ArchiveOf, Row, packed, row_of
+from eventwagon.contracts.archive import ArchiveOf, Row, packed, row_of
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import (
     ArchiveIncomplete,
@@ -27,7 +27,7 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
-from eventwagon.event import Channel, Event
+from eventwagon.event import ARCHIVE, Channel, Event
 from eventwagon.runtime.settled_rows import SettledRows
 from eventwagon.testing.virtual_time import run
 from tests.archives import MemoryArchive, in_memory, less
@@ -362,7 +362,7 @@ def test_a_message_that_is_no_row_is_told() -> None:
                 await c.publish_many(range(5, 12))
                 await until(lambda: world.of(WagonRemoved))
         assert numbers(archive, "") == [*range(10)]
-        assert "1 message in t_v1.0archive could not be read" in world.of(ArchiveIncomplete)[0].because
+        assert "1 message in t_v1.archive-rows could not be read" in world.of(ArchiveIncomplete)[0].because
 
     run(main())
 

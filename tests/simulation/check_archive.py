@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from eventwagon.contracts.archive import ARCHIVE
 from eventwagon.contracts.facts import ArchiveIncomplete
-from eventwagon.event import DEAD
+from eventwagon.event import ARCHIVE, DEAD
 
 from .check_events import Books
 from .history import Archived, Deleted, Noted, Revised, Settled

@@ -18,13 +18,12 @@ import msgspec
 
 from eventwagon import breaker as breaker_module
 from eventwagon import connection as connection_module
-from eventwagon.contracts.archive import ARCHIVE
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.contracts.timetable import Timetable
 from eventwagon.errors import Conflict, EventwagonError
-from eventwagon.event import DEAD, Channel, new_ids
+from eventwagon.event import ARCHIVE, DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
 from eventwagon.runtime import local_workers as local_workers_module
 from eventwagon.runtime import prefetch as prefetch_module

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 
-from eventwagon.contracts.archive import ARCHIVE, ROWS
+from eventwagon.contracts.archive import ROWS
 from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.manifest import Manifest
@@ -14,7 +14,7 @@ from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import ChannelFull, EventRefused
-from eventwagon.event import DEAD, Channel, Event
+from eventwagon.event import ARCHIVE, DEAD, Channel, Event
 
 from .guests import DriversDefect
 from .history import (

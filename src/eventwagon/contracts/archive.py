@@ -18,9 +18,6 @@ from ..errors import UsageError
 from ..event import EARLIEST, LATEST, Event, legible
 from ..values import plain, shown, split_url
 
-ARCHIVE = "0archive"
-"""The channel of a wagon that holds its rows. No user's channel can have this name."""
-
 Outcome = Literal["handled", "dead", "passed"]
 """What came of an event in its channel. `handled`: its handler returned. `dead`: it went to the dead letters. `passed`:
 it was due for an inner channel, and was stored there."""

@@ -9,8 +9,7 @@ import msgspec
 
 from ..display.text import said
 from ..errors import BrokenManifest, Defect
-from ..event import DEAD, Channel, wagon_name
-from .archive import ARCHIVE
+from ..event import ARCHIVE, DEAD, Channel, wagon_name
 from .documents import as_read
 from .lifecycle import LIVE, Move, State, after
 

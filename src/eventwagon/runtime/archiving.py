@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from ..contracts.archive import ARCHIVE, ArchivedWagon, ArchiveFile, ArchiveOf, Row, place_of, unpacked
+from ..contracts.archive import ArchivedWagon, ArchiveFile, ArchiveOf, Row, place_of, unpacked
 from ..contracts.broker import Depth
 from ..contracts.facts import ArchiveIncomplete, WagonArchived
 from ..contracts.manifest import Wagon
 from ..display.text import count as counted
 from ..errors import ChannelGone, StorageBroken, Unavailable
-from ..event import Channel, Event
+from ..event import ARCHIVE, Channel, Event
 from ..policy.digest import digest_of, together, written
 from ..policy.edits import archived
 from .runtime import Runtime

@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import suppress
 from functools import partial
 
-from ..contracts.archive import ARCHIVE
 from ..contracts.broker import Depth, outstanding
 from ..contracts.facts import EventsRescued, OrphanRemoved
 from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..display.text import said
 from ..errors import ChannelGone, Conflict, EventRefused, EventwagonError, PublishUncertain, Unavailable
-from ..event import DEAD, Channel, Event, wagon_name
+from ..event import ARCHIVE, DEAD, Channel, Event, wagon_name
 from ..policy.edits import (
     RemoveLeftover,
     found_late,

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from ..backoff import Backoff
-from ..contracts.archive import ARCHIVE, ArchiveOf, Outcome, Row, in_parts, packed, row_of, without_data
+from ..contracts.archive import ArchiveOf, Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.broker import Delivery, Depth
 from ..contracts.timetable import CHANNEL as TO
 from ..display.text import said
 from ..errors import ChannelGone, Displaced, EventRefused
-from ..event import DEAD, Channel, Event
+from ..event import ARCHIVE, DEAD, Channel, Event
 from .bulkhead import is_ours
 from .runtime import Runtime, report_failure
 from .worker_states import PAUSES

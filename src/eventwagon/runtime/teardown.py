@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..contracts.archive import ARCHIVE
 from ..contracts.broker import outstanding
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, TrainRemoval
 from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
-from ..event import DEAD, Channel
+from ..event import ARCHIVE, DEAD, Channel
 from ..policy.edits import as_of, removal_asked, removal_given_up
 from .archiving import Archiver
 from .probe import PROBE

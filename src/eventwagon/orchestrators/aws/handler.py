@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from ...contracts.archive import ARCHIVE, ArchiveOf
+from ...contracts.archive import ArchiveOf
 from ...contracts.broker import Broker, Capabilities, Delivery, Subscription
 from ...contracts.facts import log
 from ...contracts.orchestrator import WagonSpec
@@ -32,7 +32,7 @@ from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
 from ...drivers.opening import open_drivers
 from ...errors import EventwagonError, UsageError
-from ...event import DEAD, Channel, Event, wagon_name
+from ...event import ARCHIVE, DEAD, Channel, Event, wagon_name
 from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits

@@ -44,12 +44,12 @@ class Objects:
         """A new object, which replaces an older one. It is there, whole and durable, when this is left without an
         error; otherwise nothing changes. Raises Unavailable."""
         with self._telling(f"writing {name}"):
-            if self._directory is not None:
-                self._directory.mkdir(parents=True, exist_ok=True)
+            new = () if self._directory is None else _made(self._directory / name)
             with obstore.open_writer(self._store, name, buffer_size=_PART, max_concurrency=2) as writer:
                 yield Sink(writer, partial(self._unavailable, f"writing {name}"))
             if self._directory is not None:
-                _flushed(self._directory, name)
+                for path in (self._directory / name, *new):
+                    _sync(path)
 
     def reading(self, name: str) -> io.RawIOBase:
         """An object, for reading at any position. Raises FileNotFoundError, Unavailable."""
@@ -103,11 +103,14 @@ def objects_at(url: str) -> Objects:
     return Objects(store, address.where, None)
 
 
-def _flushed(directory: Path, name: str) -> None:
-    """Make a file, its name and the folders that were made for it survive a power cut."""
-    path = directory / name
-    for each in (path, *path.parents):
-        _sync(each)
+def _made(file: Path) -> list[Path]:
+    """Make the folder of this file. Returns the folders to flush so that the file survives a power cut: its own, and
+    those above that have a new folder in them."""
+    changed = [file.parent]
+    while not changed[-1].exists():
+        changed.append(changed[-1].parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return changed
 
 
 def _sync(path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from io import RawIOBase
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -25,7 +25,6 @@ from ..policy.digest import digest_of, together
 from .columns import REPEATED, SCHEMA, batch_of, rows_of
 from .objects import Objects, Sink
 
-T = TypeVar("T")
 _GROUP_BYTES, _GROUP_ROWS = 8 << 20, 50_000
 """A channel's rows are written together once they have so many bytes, or are so many."""
 _MOST_BYTES = 32 << 20
@@ -84,15 +83,21 @@ class _Writer:
     def __init__(self, files: _WagonFiles, thread: ThreadPoolExecutor) -> None:
         self._files = files
         self._thread = thread
+        self._adding: Future[None] | None = None
+        """The rows that are being added while the caller gets the next ones."""
 
     async def add(self, rows: Sequence[Row]) -> None:
-        await self._call(lambda: self._files.add(rows))
+        await self._added()
+        self._adding = self._thread.submit(self._files.add, rows)
 
     async def finish(self) -> Sequence[ArchiveFile]:
-        return await self._call(self._files.finish)
+        await self._added()
+        return await asyncio.wrap_future(self._thread.submit(self._files.finish))
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _added(self) -> None:
+        adding, self._adding = self._adding, None
+        if adding is not None:
+            await asyncio.wrap_future(adding)
 
 
 class _WagonFiles:

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from . import (
+    archive,
     elastic,
     handlers,
     isolation,
@@ -45,6 +46,7 @@ BENCHMARKS = {
         observer,
         observed,
         once,
+        archive,
         memory_flat,
         handlers,
         isolation,

@@ -4,6 +4,7 @@ from .blocking import BlockingConnection
 from .breaker import Breaker
 from .connection import Connection
 from .contracts.facts import (
+    ArchiveIncomplete,
     BoundLifted,
     BreakerClosed,
     BreakerOpened,
@@ -52,6 +53,7 @@ from .contracts.facts import (
     SwitchSeen,
     SwitchWithdrawn,
     UnknownFact,
+    WagonArchived,
     WagonDrained,
     WagonOpened,
     WagonReady,
@@ -119,6 +121,7 @@ from .workers import Elastic, Workers
 
 __all__ = [
     "Age",
+    "ArchiveIncomplete",
     "BatchContext",
     "BlockingConnection",
     "BoundLifted",
@@ -223,6 +226,7 @@ __all__ = [
     "UnknownTrain",
     "UsageError",
     "Volume",
+    "WagonArchived",
     "WagonDrained",
     "WagonOpened",
     "WagonReady",

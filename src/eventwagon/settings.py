@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from .breaker import Breaker, Retries
+from .contracts.archive import check_archive
 from .errors import UsageError
-from .limits import Limit, Volume, check_stated, check_written, slo, written
+from .limits import Limit, Volume, capacity, check_stated, check_written, slo, written
 from .options import Options, check_backoff
 from .other_words import refusal
 from .pause_on import PauseOn
@@ -88,6 +89,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     once: float | timedelta | None = None
     """How long the train remembers which events were handled: one that comes again within this time, whether it is
     delivered or published again, is settled without being handled. In seconds or as a timedelta. None: not at all."""
+    archive: str | None = None
+    """The URL of an archive for the events of drained wagons: `file:///directory` or `s3://bucket/prefix`. It needs a
+    limit with a `Volume`. None: none."""
     max_event_bytes: int = 262_144
     """The largest event, data and attributes together. Every supported broker accepts the default unless configured for
     less."""
@@ -142,6 +146,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
         if self.pause_on is not None and not is_a(self.pause_on, PauseOn):
             raise UsageError(f"pause_on={shown(self.pause_on)}: give PauseOn(failures=0.2, of=50) or None")
+        if self.archive is not None:
+            msgspec.structs.force_setattr(self, "archive", check_archive(self.archive))
+            if capacity(self.limit) is None:
+                raise UsageError(
+                    "archive= needs a limit with a Volume, say Wait(2.0) | Volume(100_000): the broker keeps a wagon's "
+                    "events until the wagon is archived"
+                )
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
@@ -220,8 +231,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def declared(self) -> dict[str, str]:
         """The settings on which all programs of a train must agree, as text: those by which observers and workers
         decide."""
-        words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
+        words = {name: repr(getattr(self, name)) for name in _SHARED if name not in ("limit", "archive")}
         words["reuse"] = repr(bool(self.reuse))
+        if self.archive is not None:  # trains that were founded by older code have none, and agree
+            words["archive"] = repr(self.archive)
         return {"limit": written(self.limit), **words}
 
 
@@ -287,6 +300,7 @@ _SHARED = (
     "attempts",
     "pause_on",
     "once",
+    "archive",
     "max_event_bytes",
 )
 

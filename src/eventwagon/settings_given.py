@@ -35,6 +35,7 @@ class FurtherSettings(TypedDict, total=False):
     publish_timeout: float
     publish_batch: int
     once: float | timedelta | None
+    archive: str | None
     max_event_bytes: int
     grace: float
     member_ttl: float

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from eventwagon.limits import capacity, parse_limit
+
 Role = Literal["publish", "observe", "work", "serve"]
 
 BEFORE, AFTER = "before", "after"
@@ -73,6 +75,7 @@ OPS = {
     "record": 4.0,
     "ledger": 2.0,
     "recall": 2.0,
+    "archive": 1.5,
     "step": 400.0,
     "*": 120.0,
 }
@@ -179,6 +182,7 @@ _MAY_BE_IN_FLIGHT = (
     "forget",
     "record",
     "ledger",
+    "archive",
 )
 """Calls that may arrive although their process gave up."""
 
@@ -314,6 +318,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The train has a ledger."""
     replays: bool = False
     """Past events are kept."""
+    archived: bool = False
+    """The train has an archive."""
     again: float = 0.0
     """The share of events whose handler publishes one more, to the active wagon."""
     pause_on: tuple[float, int] | None = None
@@ -430,7 +436,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_retries(scenario, random.Random(f"{seed} retries"))
     scenario = _with_ledger(scenario, random.Random(f"{seed} ledger"))
     scenario = _with_once(scenario, random.Random(f"{seed} once"))
-    return _bearable(_with_replays(scenario, random.Random(f"{seed} replays")))
+    scenario = _with_replays(scenario, random.Random(f"{seed} replays"))
+    return _bearable(_with_archive(scenario, random.Random(f"{seed} archive")))
 
 
 def unit_process(unit: int, index: int) -> str:
@@ -635,6 +642,20 @@ def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
         faults=(*scenario.faults, *faults),
         calm_after=scenario.calm_after + 6.0,
     )
+
+
+def _with_archive(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Wagons are archived, and the archive has trouble of its own."""
+    limits = [scenario.limit, *([scenario.redeclares[0]] if scenario.redeclares else [])]
+    if scenario.guests or scenario.steps_back or any(capacity(parse_limit(limit)) is None for limit in limits):
+        return scenario
+    if rng.random() >= 0.25:
+        return scenario
+    observers = [p.name for p in scenario.programs if "observe" in p.roles]
+    troubles = [
+        _fault_at(rng, rng.choice(observers), "archive") for _ in range(rng.randint(0, 4) if scenario.faults else 0)
+    ]
+    return msgspec.structs.replace(scenario, archived=True, faults=(*scenario.faults, *troubles))
 
 
 def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:

@@ -10,6 +10,7 @@ from eventwagon.policy.reconcile import summary
 
 from .history import (
     Accepted,
+    Archived,
     Asked,
     Attached,
     Begun,
@@ -158,6 +159,8 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"ledger: wagon {record.record.number} {record.record.ended}: {summary(record.record)}"
         case Measured():
             return f"has measured handlings: {record.handlings}"
+        case Archived():
+            return f"archives {len(record.rows)} rows of wagon {record.number}{record.late and ', which is gone'}"
         case Started():
             return f"starts, to {', '.join(record.roles)}"
         case Running():

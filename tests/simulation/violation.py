@@ -19,7 +19,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     that were none, or a machine resumed it; `budget`: workers that follow the traffic are more than there may be, or a
     wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be; `measured`: a meter
     counted other handlings than there were; `once`: something was handled twice that the train remembers; `ledger`: a
-    wagon's record is missing or wrong; `replay`: a past event was not handled once more, or was without need."""
+    wagon's record is missing or wrong; `replay`: a past event was not handled once more, or was without need;
+    `archive`: a wagon went before its events were archived, or they were archived otherwise than they were."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -79,6 +80,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The train has a ledger."""
     all_counted: bool = False
     """Nothing could keep the workers' counts from the records."""
+    archived: bool = False
+    """The train has an archive."""
     member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

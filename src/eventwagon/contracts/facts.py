@@ -194,6 +194,27 @@ class WagonUnrecorded(_Fact, frozen=True):
     because: str
 
 
+class WagonArchived(_Fact, frozen=True):
+    """The events of a drained wagon are in its archive, read back and counted: its channels are deleted next."""
+
+    number: int
+    count: int
+    """Rows: one for each event of each channel, and outcome."""
+    files: int
+    size: int
+    """Bytes of all files."""
+    where: str
+
+
+class ArchiveIncomplete(_Fact, frozen=True):
+    """The archive lacks events of a wagon that are no longer at the broker: nobody can archive them any more."""
+
+    number: int
+    missing: int | None
+    """How many at least; None: not known."""
+    because: str
+
+
 class DrainUnproven(_Fact, frozen=True):
     """A sealed wagon can't be proven empty, because a figure is unknown."""
 
@@ -617,6 +638,8 @@ Decision = (
     | WagonRemoved
     | WagonUnreconciled
     | WagonUnrecorded
+    | WagonArchived
+    | ArchiveIncomplete
     | DrainUnproven
     | SealWaits
     | EventsLate
@@ -812,6 +835,12 @@ def _sentence(fact: Fact) -> str:
                 f"{name(n)} was removed without a record in the ledger: {why}; the record is in the journal, and "
                 f"`eventwagon audit {fact.train} --recover` puts it in its place"
             )
+        case WagonArchived(number=n, count=0, where=where):
+            return f"{name(n)} archived at {where}: it had no events"
+        case WagonArchived(number=n, count=count, files=files, size=size, where=where):
+            return f"{name(n)} archived at {where}: {counted(count, 'row')} in {counted(files, 'file')}, {size:,} bytes"
+        case ArchiveIncomplete(number=n, missing=missing, because=why):
+            return f"the archive of {name(n)} lacks {counted(missing, 'event')}: {why}"
         case DrainUnproven(number=n, because=why):
             return f"{name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
@@ -977,6 +1006,7 @@ _ALARMING = (
     OpenRefused,
     BoundLifted,
     DrainUnproven,
+    ArchiveIncomplete,
     EventsLate,
     DrainGivenUp,
     EventsLost,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..contracts.archive import Archive, OpenArchive
 from ..contracts.broker import Broker
 from ..contracts.facts import Listener, StepFailed, Switched
 from ..contracts.ledger import Ledger
@@ -15,7 +16,7 @@ from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.timetable import Timetable
 from ..display.text import said
-from ..errors import EventwagonError
+from ..errors import EventwagonError, UsageError
 from ..settings import Settings
 from .budgets import ChannelBudget
 from .bulkhead import Bulkhead, is_ours
@@ -29,6 +30,11 @@ from .once import Once
 SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
 """Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
 ends the trace; if that is not called, the switch was not made. Neither raises."""
+
+
+def no_archives(url: str) -> Archive:
+    """For processes that never remove a wagon. Raises UsageError."""
+    raise UsageError(f"this process opens no archive: {url}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +83,8 @@ class Runtime:
     """Keeps a record of every wagon; None: nothing does."""
     counters: Counters | None = None
     """What the workers did, for the records; None: the train has no ledger, or this process can't hand any in."""
+    archives: OpenArchive = no_archives
+    """Opens the archives of drained wagons."""
     switch_traces: SwitchTraces | None = None
     """None: switches are not traced."""
     rng: random.Random = field(default_factory=lambda: random.Random())

@@ -21,6 +21,7 @@ from .context import LATER, OUT
 from .dead_letters import died, log_death, smaller
 from .later import store_emitted
 from .runtime import Runtime, report_failure
+from .settled_rows import SettledRows
 from .tasks import all_of
 from .worker_states import PAUSES, ChannelState
 
@@ -109,6 +110,7 @@ class Settler:
         """By identity: events for which `until_settled` waits."""
         self._dying: set[int] = set()
         """By identity: events that are to be settled as dead. Empty if nothing is counted."""
+        self._rows = SettledRows(runtime, source.channel, self._insist)
         self._told_letterless = False
         """It was told that the wagon's dead letters go to the train's."""
 
@@ -339,6 +341,14 @@ class Settler:
                 queue.stores = False
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
+            if (archive := self.source.wagon.spec.archive) is not None:
+                # one that could not be settled before has its row
+                rest = [
+                    each
+                    for place, each in enumerate(finished)
+                    if place not in refused and id(each[0]) not in self._later
+                ]
+                await self._rows.keep(archive, rest)
             if (once := self.source.once) is not None:
                 await self._insist(f"recording what was handled in {self.source.channel}", partial(once.record, kept))
                 await once.release_dead(kept)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, cast
 import msgspec
 
 from .archives.opening import open_archive
+from .archives.past import ArchivedEvents
 from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.ledger import Ledger, WagonRecord
@@ -133,7 +134,6 @@ class Connection:
         redeclare: bool,
         meter: Meter | None = None,
         ledger: Ledger | None = None,
-        past: EventSource | None = None,
     ) -> None:
         bounded = [name or train.name for name, handler in train.handlers.items() if handler.options.is_bounded]
         given: object = orchestrator
@@ -189,7 +189,9 @@ class Connection:
         self._channels = WagonChannels(self._runtime, self._state)
         self._switcher = Switcher(self._runtime, self._state)
         self._dead = DeadLetters(self._runtime, self._state, self._switcher, here=self._here, asked=_asked)
-        self._past = past
+        url = train.settings.archive
+        past = None if url is None else ArchivedEvents(self._runtime.archives, url, train.name)
+        self._past: EventSource | None = past
         self._replays = Replays(self._runtime, self._state, past, here=self._here, asked=_asked)
         self._founded = False
         self._runs = False

@@ -1,83 +1,138 @@
-"""Replays with real workers, on memory and SQLite."""
+"""Replays with real workers and a real archive, on memory and SQLite."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.connection import Connection
-from eventwagon.contracts.facts import ReplayEnded
-from eventwagon.contracts.replay import PastEvent, PastEvents
-from eventwagon.drivers.opening import open_drivers
-from eventwagon.errors import UsageError
-from eventwagon.event import Event
+from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
+from eventwagon.contracts.replay import PastEvents
+from eventwagon.errors import Reject, UsageError
+
+Seen = tuple[int, str, int, dict[str, str]]
+"""A payload, its event's id, the wagon, the extension attributes."""
 
 
-class Kept:
-    """The events of one removed wagon."""
-
-    def __init__(self, count: int, wagon: int = 1) -> None:
-        self._wagon = wagon
-        self.past = [
-            PastEvent(
-                Event(f"old-{n}", "t.old", "shop", 1e9 + n, b"%d" % n), "", "dead" if n % 10 == 0 else "handled", 1
-            )
-            for n in range(count)
-        ]
-
-    async def events(self, wagon: int, channel: str) -> AsyncIterator[Sequence[PastEvent]]:
-        if wagon != self._wagon:
-            raise UsageError(f"nothing is kept of wagon {wagon}")
-        for start in range(0, len(self.past), 70):
-            yield [p for p in self.past[start : start + 70] if p.channel == channel]
-
-
-def made(handled: list[tuple[int, str, int]], **settings: Any) -> Train:
-    train = Train("t", limit=Volume(100_000), workers=Workers(each=4), observe_every=0.02, member_ttl=1.0, **settings)
+def made(archive: Path, handled: list[Seen]) -> Train:
+    train = Train(
+        "t",
+        limit=Volume(40),
+        workers=Workers(each=4),
+        observe_every=0.02,
+        member_ttl=1.0,
+        archive=archive.as_uri(),
+    )
 
     @train.on("t")
     async def handle(number: int, ctx: Context) -> None:
-        handled.append((number, ctx.event.id, ctx.wagon))
+        handled.append((number, ctx.event.id, ctx.wagon, dict(ctx.event.extensions)))
+        if number % 10 == 3 and not ctx.event.extensions:
+            raise Reject("three")
+        if number % 2:
+            ctx.emit("odd", number)
+
+    @train.on("odd")
+    async def odd(number: int, ctx: Context) -> None:
+        handled.append((number, ctx.event.id, ctx.wagon, dict(ctx.event.extensions)))
 
     return train
 
 
-def connected(train: Train, url: str, past: Kept, listeners: Sequence[Any] = ()) -> Connection:
-    drivers = open_drivers(url)
-    return Connection(
-        train, drivers.broker, drivers.registry, None, listeners, __import__("time").time, False, past=past
-    )
-
-
 @pytest.fixture(params=["memory", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
-    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}"
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path / 'train'}"
 
 
-def test_past_events_are_handled_once_more_in_a_wagon_of_their_own(url: str) -> None:
+async def two_wagons(connection: Connection) -> None:
+    """80 events, in wagons 1 and 2, which are archived and gone."""
+    for number in range(80):
+        await connection.publish(number)
+    await connection.request_switch()
+    while (active := connection.manifest.active) is None or active.number < 3:
+        await asyncio.sleep(0.01)
+    await connection.wait_drained(2)
+
+
+def test_past_events_are_handled_once_more_in_a_wagon_of_their_own(url: str, tmp_path: Path) -> None:
     async def main() -> None:
-        handled: list[tuple[int, str, int]] = []
+        handled: list[Seen] = []
         facts: list[Any] = []
-        train, past = made(handled), Kept(1234)
-        async with connected(train, url, past, [facts.append]) as connection, connection.running():
-            first = connection.manifest.active
-            async with asyncio.timeout(30):
-                replay = await connection.replays.request(PastEvents(wagon=1, outcome="handled"), "a test")
-                await connection.publish(-1)
+        train = made(tmp_path / "archive", handled)
+        async with train.connect(url, listeners=[facts.append]) as connection, connection.running():
+            async with asyncio.timeout(60):
+                await two_wagons(connection)
+                first, active = [h for h in handled if h[2] == 1], connection.manifest.active
+                del handled[:]
+                assert await connection.replays.preview(PastEvents(wagon=1, outcome="handled")) == 36
+                replay = await connection.replays.request(PastEvents(wagon=1, outcome="handled"), "a test", by="me")
+                await connection.publish(1000)
                 await connection.replays.wait(replay.number)
-            assert connection.manifest.active is not None
-            assert first is None or connection.manifest.active.number == first.number
-        wanted = sorted(int(p.event.data) for p in past.past if p.outcome == "handled")
-        old = [h for h in handled if h[0] >= 0]
-        assert sorted(n for n, _, _ in old) == wanted
-        assert {(n, i) for n, i, _ in old} == {(n, f"old-{n}") for n in wanted}
-        assert len({w for _, _, w in old}) == 1
-        assert {w for _, _, w in old}.isdisjoint({w for n, _, w in handled if n == -1})
+            assert connection.manifest.active == active or connection.manifest.active is not None
+        old = [h for h in handled if h[0] < 1000]
+        new = [h for h in handled if h[0] == 1000]
+        meant = {(n, i) for n, i, _, _ in first if n % 10 != 3}
+        assert Counter((n, i) for n, i, _, _ in old) == Counter(meant)
+        assert len({w for _, _, w, _ in old}) == 1
+        assert {w for _, _, w, _ in old}.isdisjoint(w for _, _, w, _ in new)
+        assert all(x == {"replay": "t/1", "replayedfrom": "t_v1"} for _, _, _, x in old)
         (ended,) = [f for f in facts if isinstance(f, ReplayEnded)]
-        assert (ended.fed, ended.count, ended.dead, ended.because) == (len(wanted), len(wanted), 0, "")
+        assert (ended.fed, ended.count, ended.dead, ended.because) == (36, 36, 0, "")
+
+    asyncio.run(main())
+
+
+def test_what_is_no_longer_wanted_is_cancelled(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        handled: list[Seen] = []
+        facts: list[Any] = []
+        train = made(tmp_path / "archive", handled)
+        async with train.connect(url, listeners=[facts.append]) as connection, connection.running():
+            async with asyncio.timeout(60):
+                await two_wagons(connection)
+                del handled[:]
+                replay = await connection.replays.request(PastEvents(wagon=2), rate=10.0)
+                while not handled:
+                    await asyncio.sleep(0.01)
+                assert await connection.replays.cancel(replay.number, "enough", by="me")
+                assert [r.number for r in connection.replays.standing] == [replay.number]
+                await connection.replays.wait(replay.number)
+                assert not await connection.replays.cancel(replay.number)
+            assert 0 < len({n for n, _, _, _ in handled}) < 40
+        (ended,) = [f for f in facts if isinstance(f, ReplayEnded)]
+        assert (ended.count, ended.because) == (40, "enough")
+        assert 0 < ended.fed < 40
+        (cancelled,) = [f for f in facts if isinstance(f, ReplayCancelled)]
+        assert (cancelled.because, cancelled.by) == ("enough", "me")
+
+    asyncio.run(main())
+
+
+def test_mistakes_are_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        train = made(tmp_path / "archive", [])
+        async with train.connect("memory:") as connection, connection.running():
+            async with asyncio.timeout(60):
+                await two_wagons(connection)
+            for of, why in (
+                (PastEvents(wagon=7), "t_v7 is not archived"),
+                (PastEvents(wagon=1, channel="even"), "nothing to replay"),
+                (PastEvents(wagon=1, outcome="lost"), "outcome='lost'"),
+                (PastEvents(wagon=1, ids=("x",) * 1001), "more than 1,000"),
+                (1, "PastEvents"),
+            ):
+                with pytest.raises(UsageError, match=why):
+                    await connection.replays.request(of)  # type: ignore[arg-type]
+            for rate in (0, -1.0, float("nan"), True, "fast"):
+                with pytest.raises(UsageError, match="rate"):
+                    await connection.replays.request(PastEvents(wagon=1), rate=rate)  # type: ignore[arg-type]
+            with pytest.raises(UsageError, match="no replay 3"):
+                await connection.replays.cancel(3)
+            assert not connection.manifest.replays
 
     asyncio.run(main())

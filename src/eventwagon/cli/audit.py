@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -24,6 +23,7 @@ from ..values import shown
 from .completion import NAMED
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out
 from .target import load_train, train_name, wagon_number
+from .times import time_given
 
 
 @job
@@ -80,8 +80,8 @@ async def audit(
             wagon=wagon_number(wagon, name),
             revision=revision,
             reason=reason,
-            since=_time("--since", since),
-            until=_time("--until", until),
+            since=time_given("--since", since),
+            until=time_given("--until", until),
             unreconciled=unreconciled,
         )
         told = 0
@@ -120,19 +120,6 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
         )
     async with found:
         yield found, name
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    """Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-        if found.tzinfo is not None:
-            return found
-    except ValueError:
-        pass
-    raise UsageError(f"{option} {shown(text)}: write a time with its zone, say 2027-01-31T18:00:00+01:00") from None
 
 
 def _print(record: WagonRecord) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Annotated, NamedTuple
 
 import typer
@@ -25,6 +24,7 @@ from .completion import dead_words
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, ending, json_line, line, out, say
 from .steer import By, Reason
 from .target import reached, wagon_number
+from .times import time_given
 
 _SHOWN = 200
 """The most characters that are shown of a dead letter's data."""
@@ -65,8 +65,8 @@ class _Asked(NamedTuple):
             type=self.type,
             subject=self.subject,
             error=self.error,
-            since=_time("--since", self.since),
-            until=_time("--until", self.until),
+            since=time_given("--since", self.since),
+            until=time_given("--until", self.until),
             all=self.all,
         )
 
@@ -157,15 +157,6 @@ def _understood(words: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
     if words[0] in _NO_IDS and len(words) > 2:
         raise UsageError(f"dead {words[0]} takes no ids: `dead show {words[1]} {words[2]}`")
     return words[0], words[1], tuple(words[2:])
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {shown(text)}: write a time with its zone, say 2027-01-31T18:00:00+01:00") from None
 
 
 async def _letters(c: Connection, asked: _Asked) -> AsyncIterator[DeadLetter]:

@@ -114,7 +114,7 @@ def plan(seen: Seen) -> Plan:
     draft.attempt("judging new code", lambda: draft.follow(judge_canary(draft.manifest, seen.deployments, seen.now)))
     draft.attempt("pausing by rule", lambda: draft.follow(_paused_by_rule(seen, draft.manifest)))
     draft.attempt("counting what was lost", draft.losses)
-    draft.attempt("replaying", lambda: draft.follow(run_replays(draft.manifest, seen.readings, seen.now)))
+    draft.attempt("replaying", lambda: draft.follow(_replayed(seen, draft.manifest)))
     draft.attempt("switching", draft.switch)
     draft.attempt("draining", draft.drain)
     draft.attempt("opening", draft.open)
@@ -123,6 +123,10 @@ def plan(seen: Seen) -> Plan:
         draft.attempt("sending workers home", lambda: draft.follow(scale_to_zero(seen, draft.manifest)))
     draft.attempt("sweeping", draft.sweep)
     return draft.plan()
+
+
+def _replayed(seen: Seen, manifest: Manifest) -> Edit:
+    return run_replays(manifest, seen.readings, seen.now, seen.settings.archive or "")
 
 
 def _paused_by_rule(seen: Seen, manifest: Manifest) -> Edit:

@@ -126,8 +126,9 @@ def torn(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
 # --- what an observer does ------------------------------------------------------------------
 
 
-def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float) -> Edit:
-    """Open, begin, count and end the wagons of the first replay, and end the replay once they are gone."""
+def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float, archive: str = "") -> Edit:
+    """Open, begin, count and end the wagons of the first replay, and end the replay once they are gone. `archive`:
+    where the events of these wagons go in the end, as those of all others."""
     if not manifest.replays:
         return Edit(manifest)
     replay = manifest.replays[0]
@@ -148,7 +149,7 @@ def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float)
         return _ended(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
     if replay.is_over:
         return Edit(manifest) if _standing(manifest, replay) else _ended(manifest, replay)
-    return _opened(manifest, replay, now)
+    return _opened(manifest, replay, now, archive)
 
 
 def _standing(manifest: Manifest, replay: Replay) -> bool:
@@ -159,9 +160,17 @@ def _why(replay: Replay, train: str) -> str:
     return f"replay {replay.name(train)} of {wagon_name(train, replay.of.wagon)}"
 
 
-def _opened(manifest: Manifest, replay: Replay, now: float) -> Edit:
+def _opened(manifest: Manifest, replay: Replay, now: float, archive: str) -> Edit:
     because, number = _why(replay, manifest.train), manifest.next_number
-    manifest = opened(manifest, now=now, because=because, capacity=None, revision=replay.revision, replay=replay.number)
+    manifest = opened(
+        manifest,
+        now=now,
+        because=because,
+        capacity=None,
+        revision=replay.revision,
+        archive=archive,
+        replay=replay.number,
+    )
     wagon = manifest.wagons[-1]
     fact = WagonOpened(train=manifest.train, number=number, because=because, revision=wagon.revision)
     return Edit(_with(manifest, replay.number, wagon=number, start=replay.fed, refused=0), (fact,))

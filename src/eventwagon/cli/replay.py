@@ -1,0 +1,114 @@
+"""`replay`: past events of a train are handled once more, in a wagon of their own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..connection import Connection
+from ..contracts.replay import PastEvents, Replay
+from ..display.text import count as counted
+from ..errors import UsageError
+from ..event import wagon_name
+from ..policy.letters import moment
+from ..values import shown
+from .completion import Anchor
+from .console import DEFAULT_URL, Code, Ended, Url, job, line
+from .steer import By, Reason
+from .target import reached, wagon_number
+from .times import time_given
+
+
+@job
+async def replay(
+    target: Anchor,
+    wagon: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WAGON]", help="The wagon, by name (orders_v7) or number; without it: what is replayed."
+        ),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    channel: Annotated[
+        str | None,
+        typer.Option("--channel", metavar="NAME", help="The events of this inner channel. Default: the ingress's."),
+    ] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only these events.")] = None,
+    event_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only events of this type.")] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", metavar="KEY", help="Only events of this subject.")
+    ] = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", metavar="OUTCOME", help="Only what was handled, or dead.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Events of that time or later.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Events before that time.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="REVISION", help="The code that handles them. Default: that of new wagons."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="N", help="Publish at most N events per second.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the events.")] = False,
+    cancel: Annotated[
+        int | None, typer.Option("--cancel", metavar="NUMBER", help="Publish nothing more of this replay.")
+    ] = None,
+    reason: Reason = "by hand",
+    by: By = None,
+) -> None:
+    """Have the archived events of a wagon handled once more, with their ids and times, in a wagon of their own.
+
+    The train does it, whatever becomes of this command: an observer opens a wagon, publishes the events to it, and
+    removes it in the end. The active wagon goes on as it is. One replay runs at a time.
+    """
+    async with reached(target, url) as c:
+        name = c.train.name
+        if cancel is not None:
+            if wagon is not None:
+                raise UsageError("--cancel takes no WAGON: give the replay's number")
+            done = await c.replays.cancel(cancel, reason, by=by)
+            line(f"replay {cancel} is cancelled" if done else f"replay {cancel} is over already")
+            return
+        number = wagon_number(wagon, name, "WAGON")
+        if number is None:
+            _list(c)
+            return
+        of = PastEvents(
+            wagon=number,
+            channel="" if channel in (None, name) else channel or "",
+            ids=tuple(ids or ()),
+            type=event_type,
+            subject=subject,
+            outcome=outcome,
+            since=None if since is None else moment("--since", time_given("--since", since)),
+            until=None if until is None else moment("--until", time_given("--until", until)),
+        )
+        if dry_run:
+            line(f"{counted(await c.replays.preview(of), 'event')} of {wagon_name(name, number)} would be replayed")
+            return
+        if c.manifest.removal is not None:
+            raise Ended(Code.FAILED, f"train {name} is being removed")
+        made = await c.replays.request(of, reason, revision=revision, rate=rate, by=by)
+        line(
+            f"replay {made.number} of {counted(made.count, 'event')} of {wagon_name(name, number)} is requested: "
+            f"`eventwagon replay {shown(name)}` shows how far it is"
+        )
+
+
+def _list(c: Connection) -> None:
+    standing = c.replays.standing
+    if not standing:
+        line("nothing is replayed")
+    for place, each in enumerate(standing):
+        line(words_of(each, c.train.name, waits=place > 0))
+
+
+def words_of(replay: Replay, train: str, *, waits: bool) -> str:
+    """A replay that is not over, in one line."""
+    how = "waits" if waits else "cancelled" if replay.cancelled else f"{replay.fed:,} of {replay.count:,} published"
+    where = f" to {wagon_name(train, replay.wagon)}" if replay.wagon else ""
+    trouble = f"; {replay.trouble}" if replay.trouble else ""
+    asked = f" (by {replay.by}: {replay.why})" if replay.by else f" ({replay.why})"
+    return f"replay {replay.number} of {wagon_name(train, replay.of.wagon)}: {how}{where}{trouble}{asked}"

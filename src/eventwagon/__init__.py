@@ -43,6 +43,11 @@ from .contracts.facts import (
     RegistrySteppedBack,
     RemovalAsked,
     RemovalGivenUp,
+    ReplayBegun,
+    ReplayCancelled,
+    ReplayEnded,
+    ReplayRequested,
+    ReplayTorn,
     SealWaits,
     StepFailed,
     StopRequested,
@@ -71,6 +76,7 @@ from .contracts.facts import (
 )
 from .contracts.ledger import WagonRecord
 from .contracts.reading import Reading
+from .contracts.replay import PastEvents
 from .contracts.timetable import Waiting
 from .display.json_lines import JsonFormatter
 from .errors import (
@@ -187,6 +193,7 @@ __all__ = [
     "NumbersSkipped",
     "OpenRefused",
     "OrphanRemoved",
+    "PastEvents",
     "PauseOn",
     "Pressure",
     "PromiseAtRisk",
@@ -202,6 +209,11 @@ __all__ = [
     "RemovalAsked",
     "RemovalGivenUp",
     "RemovalRefused",
+    "ReplayBegun",
+    "ReplayCancelled",
+    "ReplayEnded",
+    "ReplayRequested",
+    "ReplayTorn",
     "Retry",
     "SealWaits",
     "Sealed",

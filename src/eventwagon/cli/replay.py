@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from ..connection import Connection
-from ..contracts.replay import PastEvents, Replay
+from ..contracts.replay import PastEvents
 from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import wagon_name
 from ..policy.letters import moment
 from ..values import shown
+from ..views.replays import replay_in_words
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, job, line
 from .steer import By, Reason
@@ -102,13 +103,4 @@ def _list(c: Connection) -> None:
     if not standing:
         line("nothing is replayed")
     for place, each in enumerate(standing):
-        line(words_of(each, c.train.name, waits=place > 0))
-
-
-def words_of(replay: Replay, train: str, *, waits: bool) -> str:
-    """A replay that is not over, in one line."""
-    how = "waits" if waits else "cancelled" if replay.cancelled else f"{replay.fed:,} of {replay.count:,} published"
-    where = f" to {wagon_name(train, replay.wagon)}" if replay.wagon else ""
-    trouble = f"; {replay.trouble}" if replay.trouble else ""
-    asked = f" (by {replay.by}: {replay.why})" if replay.by else f" ({replay.why})"
-    return f"replay {replay.number} of {wagon_name(train, replay.of.wagon)}: {how}{where}{trouble}{asked}"
+        line(replay_in_words(each, c.train.name, waits=place > 0))

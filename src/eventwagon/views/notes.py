@@ -79,6 +79,8 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
         yield Note("request", f"a switch is requested: {view.asked}")
     if view.watched:
         yield Note("request", f"watched: {view.watched}")
+    for text in view.replays:
+        yield Note("request", text)
     for text in _missing(view):
         yield Note("warn", text, "run a program that has this handler")
     for m in view.members:

@@ -21,6 +21,7 @@ from ..display.text import count, escaped, span
 from ..errors import StorageBroken
 from ..event import DEAD, Channel, wagon_name
 from ..policy.losses import GONE
+from .replays import replay_in_words
 from .schedules import ScheduleView, schedules_of
 from .source import Source
 
@@ -92,6 +93,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """When the next of them is due."""
     schedules: list[ScheduleView] = []
     """Those that the program declares, and those on record."""
+    replays: list[str] = []
+    """A sentence for each replay that is not over: the first one runs, the others wait."""
     dead_lost: int
     """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
@@ -182,6 +185,7 @@ def view_of(found: Found, url: str) -> View:
         channels=manifest.channels,
         asked=_asked(manifest),
         watched=_watched(manifest),
+        replays=[replay_in_words(r, manifest.train, waits=n > 0) for n, r in enumerate(manifest.replays)],
         refusing=manifest.refusing,
         at_risk=manifest.at_risk,
         stepped_back=_stepped_back(manifest, now),

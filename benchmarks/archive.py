@@ -13,7 +13,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from eventwagon.archives import open_archive
 from eventwagon.archives.columns import SCHEMA
-from eventwagon.contracts.archive import ArchiveOf, Row, in_parts, packed, row_of
+from eventwagon.contracts.archive import Row, in_parts, packed, row_of
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.manifest import Manifest, opened
 from eventwagon.drivers.sqlite import SQLiteBroker
@@ -75,14 +75,13 @@ def _rows(count: int) -> list[Row]:
 async def _archived(directory: Path, rows: Sequence[Row]) -> float:
     """From the wagon's channel to a file that was read back."""
     place = f"file://{directory}/{unused('rows')}"
-    of = ArchiveOf(url=place, opened_at=1.0)
     manifest = opened(Manifest(train="bench"), now=1.0, because="", capacity=None, archive=place)
     async with SQLiteBroker(directory / unused("broker")) as broker:
         channel = Channel("bench", 1, ARCHIVE)
         await broker.create(Channel("bench", 1))
         await broker.create(channel)
         for part in in_parts(rows, 131_072):
-            await broker.publish(channel, [packed(part, "bench", of)])
+            await broker.publish(channel, [packed(part, "bench")])
         runtime = Runtime(
             train="bench",
             settings=Settings(),

@@ -67,7 +67,7 @@ class _Writer:
         files = []
         for channel, rows in self._rows.items():
             wagon = self._wagon
-            name = f"{wagon.train}_v{wagon.number}-{wagon.opened_at:.3f}-{wagon.late}.{channel}"
+            name = f"{wagon.train}_v{wagon.number}-{wagon.opened_at}-{wagon.late}.{channel}"
             file = ArchiveFile(
                 name=name,
                 number=wagon.number,

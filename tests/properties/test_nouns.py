@@ -171,6 +171,7 @@ _WRONG: dict[str, list[Any]] = {
     "breaker": [True, {}, 20, "Breaker()"],
     "pause_on": [True, {}, 0.2, "PauseOn()", (0.2, 50)],
     "once": [0, *(wrong for wrong in _NO_SECONDS if wrong is not None), 10.0],
+    "archive": ["", "archive", "gs://bucket", True, 3, b"file:///x", "file://x", "s3://"],
     "max_event_bytes": [0, 1023, 2048.5, None],
     "ledger": ["", "var/ledger", 3, b"sqlite:///x", "://", True, "\ud800"],
 }

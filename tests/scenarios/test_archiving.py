@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
-from eventwagon.contracts.archive import ArchiveOf, Row, packed, row_of
+from eventwagon.contracts.archive import Row, packed, row_of
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import (
     ArchiveIncomplete,
@@ -28,6 +27,7 @@ from eventwagon.contracts.manifest import Wagon
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import ARCHIVE, Channel, Event
+from eventwagon.policy.digest import digest_of, together, written
 from eventwagon.runtime.settled_rows import SettledRows
 from eventwagon.testing.virtual_time import run
 from tests.archives import MemoryArchive, in_memory, less
@@ -83,6 +83,9 @@ def test_each_event_of_each_channel_has_a_row() -> None:
         assert all(attempts[n] == (2 if n % 7 == 6 else 1) for n in range(40))
         facts = world.of(WagonArchived)
         assert sum(fact.count for fact in facts) == len(archive.rows) == 82
+        for fact in facts:
+            rows = [row for number, row in archive.rows if number == fact.number]
+            assert fact.digest == written(together(*(digest_of([row.id], row.channel) for row in rows)))
         assert not world.of(ArchiveIncomplete)
         assert not world.of(StepFailed)
         assert not [c for c in await world.broker.channels("t") if c.wagon in {f.number for f in facts}]
@@ -177,9 +180,9 @@ def test_rows_that_are_there_twice_are_archived_once() -> None:
         world = World()
         keep = SettledRows.keep
 
-        async def twice(self: SettledRows, of: ArchiveOf, settled: Sequence[Any]) -> None:
-            await keep(self, of, settled)
-            await keep(self, of, settled)
+        async def twice(self: SettledRows, settled: Sequence[Any]) -> None:
+            await keep(self, settled)
+            await keep(self, settled)
 
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", twice)
@@ -198,8 +201,8 @@ def test_what_was_settled_without_a_row_is_told() -> None:
         world = World()
         keep = SettledRows.keep
 
-        async def forgetful(self: SettledRows, of: ArchiveOf, settled: Sequence[Any]) -> None:
-            await keep(self, of, [each for each in settled if each[0].event.data != b"3"])
+        async def forgetful(self: SettledRows, settled: Sequence[Any]) -> None:
+            await keep(self, [each for each in settled if each[0].event.data != b"3"])
 
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", forgetful)
@@ -321,7 +324,7 @@ def test_rows_of_a_wagon_that_nobody_knows_get_files_of_their_own() -> None:
                 channel = Channel("t", 1, ARCHIVE)
                 late = row_of(Event("late", "T", "/s", 1.0, b"99"), "", "handled", 1, 2.0)
                 await world.broker.create(channel)
-                await world.broker.publish(channel, [packed([late], "t", ArchiveOf(url=URL, opened_at=5.0))])
+                await world.broker.publish(channel, [packed([late], "t")])
                 await until(lambda: 99 in numbers(archive, ""), seconds=120)
                 await until(lambda: world.of(OrphanRemoved))
                 assert channel not in await world.broker.channels("t")
@@ -331,22 +334,25 @@ def test_rows_of_a_wagon_that_nobody_knows_get_files_of_their_own() -> None:
     run(main())
 
 
-def test_rows_that_name_no_archive_are_kept() -> None:
+def test_rows_are_kept_while_no_program_names_an_archive() -> None:
+    """Nor do they say themselves where to write: anybody might have put them there."""
+
     async def main() -> None:
         world = World()
-        with in_memory():
-            async with world.running(program()) as c:
+        with in_memory() as archive:
+            async with world.running(program(archive=None)) as c:
                 await c.publish_many(range(12))
                 await until(lambda: world.of(WagonRemoved))
                 channel = Channel("t", 1, ARCHIVE)
                 late = row_of(Event("late", "T", "/s", 1.0, b"99"), "", "handled", 1, 2.0)
-                message = msgspec.structs.replace(packed([late], "t", ArchiveOf(url=URL, opened_at=5.0)), extensions={})
                 await world.broker.create(channel)
-                await world.broker.publish(channel, [message])
-                await until(
-                    lambda: any("nobody knows the archive" in f.because for f in world.of(StepFailed)), seconds=120
-                )
+                await world.broker.publish(channel, [packed([late], "t")])
+                await until(lambda: world.of(StepFailed), seconds=120)
+                assert "holds rows for an archive, and this program names none" in world.of(StepFailed)[0].because
                 assert channel in await world.broker.channels("t")
+            async with world.connect(program(), redeclare=True) as c, c.running():
+                await until(lambda: world.of(OrphanRemoved), seconds=120)
+        assert numbers(archive, "") == [99]
 
     run(main())
 
@@ -413,9 +419,9 @@ def test_an_event_that_could_not_be_settled_at_once_has_one_row() -> None:
         kept: list[Row] = []
         keep = SettledRows.keep
 
-        async def seen(self: SettledRows, of: ArchiveOf, settled: Sequence[tuple[Delivery, Any]]) -> None:
+        async def seen(self: SettledRows, settled: Sequence[tuple[Delivery, Any]]) -> None:
             kept.extend(row_of(d.event, "", "handled", 1, 1.0) for d, _ in settled)
-            await keep(self, of, settled)
+            await keep(self, settled)
 
         train = Train("t", limit=Volume(1), workers=Workers(total=1), archive=URL)
         handled = []

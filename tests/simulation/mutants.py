@@ -23,7 +23,7 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
-from eventwagon.contracts.archive import ArchiveOf, Row
+from eventwagon.contracts.archive import Row
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Decision, Fact
 from eventwagon.contracts.ledger import WagonRecord
@@ -1579,8 +1579,8 @@ def _rows_twice() -> Iterator[None]:
 def _dead_as_handled() -> Iterator[None]:
     keep = SettledRows.keep
 
-    async def mutant(self: SettledRows, of: ArchiveOf, settled: Sequence[Any]) -> None:
-        await keep(self, of, [(delivery, ()) for delivery, _ in settled])
+    async def mutant(self: SettledRows, settled: Sequence[Any]) -> None:
+        await keep(self, [(delivery, ()) for delivery, _ in settled])
 
     with mock.patch.object(SettledRows, "keep", mutant):
         yield

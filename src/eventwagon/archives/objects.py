@@ -56,7 +56,7 @@ class Objects:
         if self._directory is not None and not (self._directory / name).is_file():
             raise FileNotFoundError(name)
         try:
-            return _Source(obstore.open_reader(self._store, name))
+            return _Source(obstore.open_reader(self._store, name), partial(self._unavailable, f"reading {name}"))
         except (FileNotFoundError, NotFoundError):
             raise FileNotFoundError(name) from None
         except (BaseError, OSError) as e:
@@ -82,12 +82,11 @@ class Objects:
 
 
 def objects_at(url: str) -> Objects:
-    """The objects below a checked URL. Asks nobody. Raises UsageError."""
+    """The objects below a URL that `check_archive` has returned. Asks nobody."""
     address = Address.of(url)
     if address.scheme == "file":
         return Objects(None, url, Path(address.path))
-    address.only("region", "endpoint")
-    endpoint = address.http("endpoint", "", example="http://localhost:9000")
+    endpoint = address.options.get("endpoint", "")
     config: dict[str, Any] = {}
     if endpoint:
         config["endpoint"] = endpoint
@@ -104,12 +103,13 @@ def objects_at(url: str) -> Objects:
 
 
 def _made(file: Path) -> list[Path]:
-    """Make the folder of this file. Returns the folders to flush so that the file survives a power cut: its own, and
-    those above that have a new folder in them."""
+    """Make the folder of this file, for this user alone. Returns the folders to flush so that the file survives a power
+    cut: its own, and those above that have a new folder in them."""
     changed = [file.parent]
     while not changed[-1].exists():
         changed.append(changed[-1].parent)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(changed[:-1]):
+        folder.mkdir(mode=0o700, exist_ok=True)
     return changed
 
 
@@ -152,8 +152,9 @@ class Sink(io.RawIOBase):
 class _Source(io.RawIOBase):
     """An object that is being read, as a file."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, unavailable: Callable[[BaseException], Unavailable]) -> None:
         self._inner = inner
+        self._unavailable = unavailable
 
     def readable(self) -> bool:
         return True
@@ -168,6 +169,9 @@ class _Source(io.RawIOBase):
         return int(self._inner.tell())
 
     def readinto(self, buffer: Any) -> int:
-        piece = bytes(self._inner.read(len(buffer)))
+        try:
+            piece = bytes(self._inner.read(len(buffer)))
+        except (BaseError, OSError) as e:
+            raise self._unavailable(e) from e
         buffer[: len(piece)] = piece
         return len(piece)

@@ -33,7 +33,7 @@ _READ = 8192
 """Rows read back at a time."""
 _FORM = 1
 _META = b"eventwagon"
-_NAME = re.compile(r".+_v(\d{1,18})-\d{8}T\d{9}Z(?:-late-[0-9a-f]+)?(?:\.([a-z][a-z0-9_-]*))?\.parquet")
+_NAME = re.compile(r".+_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
 
 
 class ParquetArchive:
@@ -270,8 +270,10 @@ class _Reading:
 def name_of(wagon: ArchivedWagon, channel: str) -> str:
     """The path of a file: `orders/orders_v7-20270131T180000000Z.ship.parquet`. It has the time at which the wagon was
     opened, since a train that was removed and founded again begins with wagon 1."""
-    opened = datetime.fromtimestamp(round(wagon.opened_at, 3), UTC)
-    time = f"{opened:%Y%m%dT%H%M%S}{opened.microsecond // 1000:03d}Z"
-    late = f"-late-{wagon.late}" if wagon.late else ""
-    inner = f".{channel}" if channel else ""
-    return f"{wagon.train}/{Channel(wagon.train, wagon.number)}-{time}{late}{inner}.parquet"
+    name = f"{wagon.train}/{Channel(wagon.train, wagon.number)}"
+    if wagon.opened_at is not None:
+        opened = datetime.fromtimestamp(round(wagon.opened_at, 3), UTC)
+        name += f"-{opened:%Y%m%dT%H%M%S}{opened.microsecond // 1000:03d}Z"
+    if wagon.late:
+        name += f"-late-{wagon.late}"
+    return f"{name}{channel and '.'}{channel}.parquet"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from ..contracts.archive import OpenArchive
+from ..contracts.archive import OpenArchive, Row
 from ..contracts.replay import PastEvent
 from ..display.text import count
 from ..errors import UsageError
-from ..event import wagon_name
+from ..event import Event, wagon_name
 
 
 class ArchivedEvents:
@@ -36,7 +36,12 @@ class ArchivedEvents:
                 continue
             async for rows in archive.read(file):
                 yield [
-                    PastEvent(row.event, row.channel, row.outcome, row.attempts)
+                    PastEvent(_event(row), row.channel, row.outcome, row.attempts)
                     for row in rows
                     if not row.cut and row.outcome != "passed"
                 ]
+
+
+def _event(row: Row) -> Event:
+    """The event as it was delivered."""
+    return Event(row.id, row.type, row.source, row.time, row.data, row.subject, row.content_type, row.extensions)

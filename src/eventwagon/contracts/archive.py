@@ -7,16 +7,18 @@ writes them to the archive.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
+from urllib.parse import unquote
 
 import msgspec
 
 from ..errors import UsageError
 from ..event import EARLIEST, LATEST, Event, legible
 from ..values import plain, shown, split_url
+from .address import Address
 
 Outcome = Literal["handled", "dead", "passed"]
 """What came of an event in its channel. `handled`: its handler returned. `dead`: it went to the dead letters. `passed`:
@@ -24,17 +26,9 @@ it was due for an inner channel, and was stored there."""
 OUTCOMES: tuple[Outcome, ...] = ("handled", "dead", "passed")
 
 _SCHEMES = ("file", "s3")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 ROWS = "eventwagon.rows"
 """The type of the events that hold rows."""
-_LOCATION, _OPENED = "archive", "opened"
-
-
-class ArchiveOf(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the events of a wagon go: the URL of the archive, and when the wagon was opened (seconds since the epoch),
-    which tells it from an earlier wagon of the same name."""
-
-    url: str
-    opened_at: float
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -60,20 +54,15 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cut: int = 0
     """How many bytes its data had, if the broker refused the row with all of them; 0: nothing is missing."""
 
-    @property
-    def event(self) -> Event:
-        """The event as it was delivered."""
-        return Event(
-            self.id, self.type, self.source, self.time, self.data, self.subject, self.content_type, self.extensions
-        )
-
 
 class ArchivedWagon(msgspec.Struct, frozen=True, kw_only=True):
     """The wagon whose rows are written."""
 
     train: str
     number: int
-    opened_at: float
+    opened_at: float | None
+    """When it was opened, in seconds since the epoch: that tells it from an earlier wagon of the same name. None: not
+    known, it is `late`."""
     late: str = ""
     """Rows that were found when the wagon was gone get files of their own, with this in their names."""
 
@@ -139,24 +128,29 @@ def check_archive(url: object) -> str:
     text = plain(url)
     if text is None:
         raise UsageError(f"archive={shown(url)}: give a URL, say file:///var/archive or s3://bucket/prefix")
-    parts = split_url(text)
-    if parts.scheme not in _SCHEMES:
-        raise UsageError(f"archive={shown(text)}: give file:///directory or s3://bucket/prefix")
-    if "@" in parts.netloc:
+    if "@" in text:
         raise UsageError(
             "archive: leave user name and password out of its URL, which is stored with the train: they come from the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or from the machine's role"
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or from the machine's role. Write %40 for another @"
         )
+    parts = split_url(text)
+    path = unquote(parts.path)
+    if parts.scheme not in _SCHEMES:
+        raise UsageError(f"archive={shown(text)}: give file:///directory or s3://bucket/prefix")
     if not text.isascii() or not text.isprintable() or " " in text:
         raise UsageError(f"archive={shown(text)}: write other characters than ASCII percent-encoded")
-    if any(step in (".", "..") for step in parts.path.split("/")):
-        raise UsageError(f"archive={shown(text)}: its path must not have . or .. as a step")
-    if parts.scheme == "file" and (parts.netloc or not parts.path.strip("/") or parts.query):
+    if not path.isprintable() or any(step in (".", "..") for step in path.split("/")):
+        raise UsageError(f"archive={shown(text)}: its path must not have control characters, nor . or .. as a step")
+    if parts.scheme == "file" and (parts.netloc or not path.strip("/") or parts.query):
         raise UsageError(
             f"archive={shown(text)}: give an absolute directory with three slashes, say file:///var/archive"
         )
-    if parts.scheme == "s3" and not parts.netloc:
-        raise UsageError(f"archive={shown(text)}: name the bucket, say s3://bucket/prefix")
+    if parts.scheme == "s3":
+        if not _BUCKET.fullmatch(parts.netloc):
+            raise UsageError(f"archive={shown(text)}: name the bucket, say s3://bucket/prefix")
+        address = Address.of(text)
+        address.only("region", "endpoint")
+        address.http("endpoint", "", example="http://localhost:9000")
     return text
 
 
@@ -186,16 +180,15 @@ def row_of(event: Event, channel: str, outcome: Outcome, attempts: int, settled_
     )
 
 
-def packed(rows: Sequence[Row], train: str, of: ArchiveOf) -> Event:
+def packed(rows: Sequence[Row], train: str) -> Event:
     """Rows as one event for the wagon's channel. Not for users: its data is msgpack."""
     try:
         data = _encoder.encode(rows)
     except UnicodeEncodeError:  # text of a foreign client that is no UTF-8
         data = _encoder.encode([_legible(row) for row in rows])
-    extensions = {_LOCATION: of.url, _OPENED: repr(of.opened_at)}
     last = rows[-1]
     settled_at = last.settled_at if EARLIEST <= last.settled_at <= LATEST else 0.0
-    return Event(legible(last.id), ROWS, f"/eventwagon/{train}", settled_at, data, extensions=extensions)
+    return Event(legible(last.id), ROWS, f"/eventwagon/{train}", settled_at, data)
 
 
 def unpacked(event: Event) -> list[Row]:
@@ -203,16 +196,6 @@ def unpacked(event: Event) -> list[Row]:
     if event.type != ROWS:
         raise ValueError(f"an event of type {shown(event.type)} is no part of an archive")
     return _decoder.decode(event.data)
-
-
-def place_of(event: Event) -> ArchiveOf | None:
-    """Where the rows in an event of `packed` go; None if it does not say."""
-    url = event.extensions.get(_LOCATION)
-    try:
-        opened_at = float(event.extensions.get(_OPENED, ""))
-    except ValueError:
-        return None
-    return ArchiveOf(url=url, opened_at=opened_at) if url and math.isfinite(opened_at) else None
 
 
 def in_parts(rows: Sequence[Row], most: int) -> Iterator[Sequence[Row]]:

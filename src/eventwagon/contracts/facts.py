@@ -204,6 +204,8 @@ class WagonArchived(_Fact, frozen=True):
     size: int
     """Bytes of all files."""
     where: str
+    digest: str = ""
+    """That of the ids of all rows, see docs/archive.md."""
 
 
 class ArchiveIncomplete(_Fact, frozen=True):

@@ -12,7 +12,6 @@ from typing import Literal
 
 import msgspec
 
-from ..contracts.archive import ArchiveOf
 from ..contracts.facts import (
     WHILE_PAUSED,
     ArchiveIncomplete,
@@ -187,7 +186,7 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: in
         paused=manifest.pause_of(wagon) is not None,
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
         and wagon.revision in ("", manifest.revision),
-        archive=ArchiveOf(url=wagon.archive, opened_at=wagon.opened_at) if wagon.archive else None,
+        archived=bool(wagon.archive),
     )
 
 

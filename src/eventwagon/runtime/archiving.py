@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from ..contracts.archive import ArchivedWagon, ArchiveFile, ArchiveOf, Row, place_of, unpacked
+from ..contracts.archive import ArchivedWagon, ArchiveFile, Row, unpacked
 from ..contracts.broker import Depth
 from ..contracts.facts import ArchiveIncomplete, WagonArchived
 from ..contracts.manifest import Wagon
@@ -93,21 +93,23 @@ class Archiver:
 
     async def leftover(self, channel: Channel) -> None:
         """Write the rows of a wagon that the manifest does not know (any more) to files of their own: those that it has
-        may hold all others. Idempotent, also after a crash. Raises as `archive`; Unavailable if nobody knows their
+        may hold all others. Idempotent, also after a crash. Raises as `archive`; Unavailable if this program names no
         archive."""
-        place: ArchiveOf | None = None
         tally = _Tally()
         try:
             async for message in self._broker.read(channel):
-                place = place or place_of(message)
                 tally.new(self._rows_in(message, tally))
             if not tally.counts:
                 return
-            if place is None:
-                raise Unavailable(f"nobody knows the archive of the rows in {channel}; they are kept")
+            url = self._runtime.settings.archive
+            if url is None:
+                raise Unavailable(
+                    f"{channel} holds rows for an archive, and this program names none; they are kept until one with "
+                    "Train(archive=…) observes"
+                )
             late = written(together(*tally.digests.values()))[:16]
-            about = ArchivedWagon(train=self._train, number=channel.wagon, opened_at=place.opened_at, late=late)
-            _, files, where = await self._write(channel, place.url, about)
+            about = ArchivedWagon(train=self._train, number=channel.wagon, opened_at=None, late=late)
+            _, files, where = await self._write(channel, url, about)
         except ChannelGone:
             return
         await self._state.note(self._fact(channel.wagon, files, where))
@@ -162,6 +164,7 @@ class Archiver:
             files=len(files),
             size=sum(file.size for file in files),
             where=where,
+            digest=written(together(*(file.digest for file in files))),
         )
 
     def _incomplete(self, wagon: Wagon, tally: _Tally, depths: dict[str, Depth]) -> ArchiveIncomplete | None:

@@ -138,7 +138,8 @@ class WagonRemover:
             told = await self._record(now, left)
             for channel in (*named, *lost):
                 await self._delete(channel)
-        await self._delete(manifest.rows(wagon))
+        if now.archive:
+            await self._delete(manifest.rows(wagon))
         await self._delete(manifest.dead_letters(wagon))
         await self._state.apply(lambda m: removed(m, wagon.number, me, told))
 

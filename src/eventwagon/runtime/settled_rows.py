@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from ..backoff import Backoff
-from ..contracts.archive import ArchiveOf, Outcome, Row, in_parts, packed, row_of, without_data
+from ..contracts.archive import Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.broker import Delivery, Depth
 from ..contracts.timetable import CHANNEL as TO
 from ..display.text import said
@@ -40,7 +40,7 @@ class SettledRows:
         self._told: set[str] = set()
         self._most = min(_PART, runtime.settings.max_event_bytes)
 
-    async def keep(self, of: ArchiveOf, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]]) -> None:
+    async def keep(self, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]]) -> None:
         """Keep what came of these events, each with what it emitted; durable when it returns. A crash before they are
         settled leaves rows, and the events are handled again: the archive has one row for each event and outcome."""
         now, name = self._runtime.clock(), self._source.name
@@ -48,23 +48,23 @@ class SettledRows:
         parts = list(in_parts(rows, self._most))
         most = self._runtime.settings.publish_batch
         for start in range(0, len(parts), most):
-            await self._store(of, parts[start : start + most])
+            await self._store(parts[start : start + most])
 
-    async def _store(self, of: ArchiveOf, parts: Sequence[Sequence[Row]]) -> None:
+    async def _store(self, parts: Sequence[Sequence[Row]]) -> None:
         """Store the parts. Rows that the broker refuses for good are found by bisection."""
-        refused = await self._refused([packed(part, self._source.train, of) for part in parts])
+        refused = await self._refused([packed(part, self._source.train) for part in parts])
         if not refused:
             return
         if len(parts) > 1:
             for part in parts:
-                await self._store(of, [part])
+                await self._store([part])
         elif len(parts[0]) > 1:
             half = len(parts[0]) // 2
-            await self._store(of, [parts[0][:half]])
-            await self._store(of, [parts[0][half:]])
+            await self._store([parts[0][:half]])
+            await self._store([parts[0][half:]])
         elif (row := parts[0][0]).data or row.extensions:
             self._tell(f"the archive gets an event without its data, which can't be part of a row: {refused}")
-            await self._store(of, [[without_data(row)]])
+            await self._store([[without_data(row)]])
         else:
             self._tell(f"the archive will lack an event whose row can't be stored: {refused}")
 

@@ -341,14 +341,14 @@ class Settler:
                 queue.stores = False
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
-            if (archive := self.source.wagon.spec.archive) is not None:
+            if self.source.wagon.spec.archived:
                 # one that could not be settled before has its row
                 rest = [
                     each
                     for place, each in enumerate(finished)
                     if place not in refused and id(each[0]) not in self._later
                 ]
-                await self._rows.keep(archive, rest)
+                await self._rows.keep(rest)
             if (once := self.source.once) is not None:
                 await self._insist(f"recording what was handled in {self.source.channel}", partial(once.record, kept))
                 await once.release_dead(kept)

@@ -21,7 +21,6 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from ...contracts.archive import ArchiveOf
 from ...contracts.broker import Broker, Capabilities, Delivery, Subscription
 from ...contracts.facts import log
 from ...contracts.orchestrator import WagonSpec
@@ -240,7 +239,6 @@ class Function:
             found = await broker.channels(train.name)
             self._channels = {broker.place.queue(each): each for each in found}
             there = {c for c in found if c.wagon == wagon and c.name in train.handlers}
-        keeps = train.settings.archive is not None and Channel(train.name, wagon, ARCHIVE) in self._channels.values()
         if channel not in there:
             raise UsageError(f"this program has no handler for {channel}")
         return WagonSpec(
@@ -250,8 +248,7 @@ class Function:
             channels=tuple(sorted(there, key=str)),
             dead_letters=Channel(train.name, wagon, DEAD),
             workers=workers,
-            # a function does not know when its wagon was opened; only rows that are found without their wagon need it
-            archive=ArchiveOf(url=train.settings.archive or "", opened_at=0.0) if keeps else None,
+            archived=Channel(train.name, wagon, ARCHIVE) in self._channels.values(),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from .check_events import Books
-from .history import Begun, Crashed, Ended, Faulted, Handled, Paused
+from .history import Begun, Crashed, Ended, Faulted, Handled, Paused, Revised
 from .violation import Evidence, Violation
 
 _CLAIMED = 6.0
@@ -14,25 +14,30 @@ _CLAIMED = 6.0
 
 
 def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
-    """No event of a channel is handled twice. Excused is what a process had in hand that was struck by a fault, or
+    """No event of a channel is handled twice, but once more in each replay. Excused is what a process had in hand that was struck by a fault, or
     ended, before the event was handled again: it may not have recorded that, or have lost its claim. So is an event
     whose handler, having done its work, was cut short: that counts as a failure."""
     if case.once is None:
         return
     trouble: dict[str, list[tuple[int, float]]] = {}
     begun: dict[tuple[str, str, str], Begun] = {}
-    handled: dict[tuple[str, str], list[tuple[Begun, Handled]]] = {}
+    handled: dict[tuple[str, str, int], list[tuple[Begun, Handled]]] = {}
+    replays: dict[int, int] = {}
+    """By wagon."""
     for record in case.history:
         match record:
             case Faulted(amount=seconds) | Paused(seconds=seconds):
                 trouble.setdefault(record.by, []).append((record.seq, record.at + seconds))
             case Crashed() | Ended():
                 trouble.setdefault(record.by, []).append((record.seq, record.at))
+            case Revised():
+                replays.update({w.number: w.replay for w in record.manifest.wagons if w.replay})
             case Begun():
                 begun[record.by, record.channel.name, record.id] = record
             case Handled():
                 began = begun[record.by, record.channel.name, record.id]
-                handled.setdefault((record.channel.name, record.id), []).append((began, record))
+                replay = replays.get(record.channel.wagon, 0)
+                handled.setdefault((record.channel.name, record.id, replay), []).append((began, record))
     for times in handled.values():
         for (began, first), (again, second) in pairwise(times):
             if second.channel == first.channel and second.attempt > first.attempt:

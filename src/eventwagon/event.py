@@ -257,7 +257,7 @@ def template_of(train: str, name: str) -> str:
 
 
 REPLAY, REPLAYED_FROM = "replay", "replayedfrom"
-"""The extension attributes of a replayed event: the replay (`orders/3`), and the wagon that the event comes from
+"""The extension attributes of a replayed event: the replay (`orders/12`), and the wagon that the event comes from
 (`orders_v7`). The events that its handlers emit inherit both."""
 
 ARCHIVE = "archive-rows"  # of each wagon of a train with an archive: what became of its events

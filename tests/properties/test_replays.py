@@ -34,8 +34,9 @@ class _Train:
         self.seen: dict[str, Replay | None] = {}
         self.ended: list[ReplayEnded] = []
         self.kills = 0
-        made = Replay(number=1, of=PastEvents(wagon=9), count=count, why="w", at=0.0)
+        made = Replay(number=0, of=PastEvents(wagon=9), count=count, why="w", at=0.0)
         self.take(requested(self.manifest, made, "all"))
+        (self.replay,) = (r.number for r in self.manifest.replays)
         for _ in range(2):
             self.observe()
             self.work()
@@ -64,12 +65,12 @@ class _Train:
             return
         end = min(replay.count, replay.fed + _BATCH)
         if replay.wagon in self.sealed or self.manifest.wagon(replay.wagon) is None:
-            self.take(torn(self.manifest, 1, self.name(who), "refused")) if self.exact else None
+            self.take(torn(self.manifest, self.replay, self.name(who), "refused")) if self.exact else None
             self.seen[who] = None
             return
         self.stored.setdefault(replay.wagon, []).extend(range(replay.fed, end))
         if counted:
-            self.take(fed(self.manifest, 1, self.name(who), end))
+            self.take(fed(self.manifest, self.replay, self.name(who), end))
             self.seen[who] = msgspec.structs.replace(replay, fed=end)
         else:
             self.kill(who)
@@ -80,7 +81,7 @@ class _Train:
         self.seen.pop(who, None)
 
     def leave(self, who: str) -> None:
-        self.take(let_go(self.manifest, 1, self.name(who)))
+        self.take(let_go(self.manifest, self.replay, self.name(who)))
         self.lives[who] += 1
         self.seen.pop(who, None)
 
@@ -164,9 +165,9 @@ def test_one_that_is_cancelled_ends_too(steps: list[tuple[str, str]], count: int
     train = _Train(count, exact=True)
     for place, (what, who) in enumerate(steps):
         if place == at:
-            train.take(cancelled(train.manifest, 1, "by hand", "me"))
+            train.take(cancelled(train.manifest, train.replay, "by hand", "me"))
         _do(train, what, who)
-    train.take(cancelled(train.manifest, 1, "by hand", "me"))
+    train.take(cancelled(train.manifest, train.replay, "by hand", "me"))
     train.kill("b")
     for _ in range(20 + 3 * count):
         for what in ("observe", "work", "look", "claim", "look", "publish"):

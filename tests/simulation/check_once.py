@@ -14,9 +14,9 @@ _CLAIMED = 6.0
 
 
 def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
-    """No event of a channel is handled twice, but once more in each replay. Excused is what a process had in hand that was struck by a fault, or
-    ended, before the event was handled again: it may not have recorded that, or have lost its claim. So is an event
-    whose handler, having done its work, was cut short: that counts as a failure."""
+    """No event of a channel is handled twice, but for replays. Excused is what a process had in hand that was struck by
+    a fault, or ended, before the event was handled again: it may not have recorded that, or have lost its claim. So is
+    an event whose handler, having done its work, was cut short: that counts as a failure."""
     if case.once is None:
         return
     trouble: dict[str, list[tuple[int, float]]] = {}

@@ -198,7 +198,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     removal: TrainRemoval | None = None
     replays: tuple[Replay, ...] = ()
     """What is to be handled once more: the first of them now, the others after it."""
-    next_replay: int = 1
 
     @property
     def active(self) -> Wagon | None:

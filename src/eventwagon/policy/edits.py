@@ -429,7 +429,7 @@ def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
 def replays_kept(known: Manifest, manifest: Manifest) -> Manifest:
     """The replays that `known` has, as far as they are there; the registry's own are those requested since. What was
     over stays over. Idempotent."""
-    newer = [r for r in manifest.replays if r.number >= known.next_replay]
+    newer = [r for r in manifest.replays if r.number >= known.next_number]
     further = {r.number: r for r in manifest.replays}
     standing = [r if (there := further.get(r.number)) is None or there.fed <= r.fed else there for r in known.replays]
     return msgspec.structs.replace(manifest, replays=(*standing, *newer))
@@ -468,7 +468,6 @@ def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
         manifest,
         next_number=max(known.next_number, manifest.next_number),
         turns=max(known.turns, manifest.turns),
-        next_replay=max(known.next_replay, manifest.next_replay),
     )
 
 

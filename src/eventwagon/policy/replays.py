@@ -34,22 +34,19 @@ ATTEMPTS = 3
 
 
 def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
-    """Add a replay; it begins when those before it are over. `replay.number` must be the manifest's next."""
-    if replay.number != manifest.next_replay:
-        raise ValueError(f"replay {replay.number}: the next is {manifest.next_replay}")
+    """Add a replay, under the next number; it begins when those before it are over."""
+    number = manifest.next_number
     fact = ReplayRequested(
         train=manifest.train,
-        number=replay.number,
+        number=number,
         count=replay.count,
         which=which,
         because=replay.why,
         by=replay.by,
         revision=replay.revision,
     )
-    return Edit(
-        msgspec.structs.replace(manifest, replays=(*manifest.replays, replay), next_replay=manifest.next_replay + 1),
-        (fact,),
-    )
+    replays = (*manifest.replays, msgspec.structs.replace(replay, number=number))
+    return Edit(msgspec.structs.replace(manifest, replays=replays, next_number=number + 1), (fact,))
 
 
 def cancelled(manifest: Manifest, number: int, because: str, by: str) -> Edit:

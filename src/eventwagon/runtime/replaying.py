@@ -80,14 +80,14 @@ class Replays:
         if not count:
             raise UsageError(f"nothing to replay: {wagon_name(self._train, of.wagon)} has no such events ({words(of)})")
         made = Replay(
-            number=1, of=of, count=count, why=why, at=self._runtime.clock(), by=by, revision=revision, rate=rate
+            number=0, of=of, count=count, why=why, at=self._runtime.clock(), by=by, revision=revision, rate=rate
         )
         number = 0
 
         def edit(m: Manifest) -> Edit:
             nonlocal number
-            number = m.next_replay
-            return requested(m, msgspec.structs.replace(made, number=number), words(of))
+            number = m.next_number
+            return requested(m, made, words(of))
 
         async with asyncio.timeout(self._runtime.settings.publish_timeout):
             await self._state.apply(edit)
@@ -100,7 +100,7 @@ class Replays:
         number = whole("number", number)
         self._here()
         before = (await self._state.refresh()).manifest
-        if not 0 < number < before.next_replay:
+        if number >= before.next_number:
             raise UsageError(f"train {self._train} has had no replay {number}")
         await self._state.apply(lambda m: cancelled(m, number, why, by))
         return of_number(before, number) is not None
@@ -114,7 +114,7 @@ class Replays:
     async def wait(self, number: int) -> None:
         """Return once this replay is over: its events are handled or dead, its wagons removed."""
         self._here()
-        await self._state.until(lambda m: number < m.next_replay and of_number(m, number) is None)
+        await self._state.until(lambda m: number < m.next_number and of_number(m, number) is None)
 
     def _past(self, of: PastEvents) -> EventSource:
         if type(of) is not PastEvents:

@@ -7,8 +7,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from obstore.exceptions import GenericError
@@ -135,6 +137,26 @@ def test_what_is_no_part_of_an_archive() -> None:
         unpacked(Event("x", "T", "/s", 1.0, b""))
     with pytest.raises(ValueError):
         unpacked(Event("x", "eventwagon.rows", "/s", 1.0, b"\xff"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"channel": "../../etc/x"},
+        {"channel": "a/b"},
+        {"channel": "Mail"},
+        {"outcome": "fine"},
+        {"attempts": 2**63},
+        {"attempts": -1},
+        {"cut": 2**64 - 1},
+        {"settled_at": "now"},
+        {"data": 7},
+    ],
+    ids=str,
+)
+def test_rows_that_somebody_else_made_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        unpacked(packed([row(2, **change), row(1)], "orders"))
 
 
 def test_parts_have_a_bound_and_at_least_one_row() -> None:
@@ -283,6 +305,14 @@ def test_a_damaged_file_says_so(tmp_path: Path) -> None:
     content[200:260] = b"\0" * 60
     path.write_bytes(content)
     with pytest.raises(StorageBroken, match="can't be read"):
+        asyncio.run(read(url))
+
+
+def test_a_file_with_other_columns_says_so(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    asyncio.run(written(url, [row(1)]))
+    pq.write_table(pa.table({"id": ["a"], "time": [1]}), tmp_path / name_of(WAGON, "mail"))
+    with pytest.raises(StorageBroken, match=r"mail\.parquet in .* has not the columns of an archive"):
         asyncio.run(read(url))
 
 

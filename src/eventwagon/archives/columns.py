@@ -48,7 +48,7 @@ def batch_of(rows: Sequence[Row], train: str, number: int) -> pa.RecordBatch:
 def _batch_of(rows: Sequence[Row], train: str, number: int, text: Callable[[str], str] | None = None) -> pa.RecordBatch:
     """`text` is applied to all text."""
 
-    def words(found: list[str] | list[str | None]) -> pa.Array:
+    def words(found: Sequence[str] | Sequence[str | None]) -> pa.Array:
         return pa.array(found if text is None else [word and text(word) for word in found], type=_WORD)
 
     extensions: list[list[tuple[str, str]] | tuple[()]]

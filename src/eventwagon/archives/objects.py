@@ -88,14 +88,15 @@ def objects_at(url: str) -> Objects:
         return Objects(None, url, Path(address.path))
     endpoint = address.options.get("endpoint", "")
     config: dict[str, Any] = {}
+    client: dict[str, Any] = {"connect_timeout": timedelta(seconds=5)}
     if endpoint:
-        config["endpoint"] = endpoint
+        config["endpoint"], client["allow_http"] = endpoint, endpoint.startswith("http:")
     if region := address.options.get("region"):
         config["region"] = region
     store = S3Store(
         urlsplit(url).netloc,
         prefix=address.path.strip("/") or None,
-        client_options={"allow_http": endpoint.startswith("http:"), "connect_timeout": timedelta(seconds=5)},
+        client_options=client,  # type: ignore[arg-type]
         retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
         **config,
     )

@@ -72,9 +72,9 @@ class ParquetArchive:
                 found = await loop.run_in_executor(
                     thread, lambda: stack.enter_context(_Reading(self._objects, file.name))
                 )
-                batches = found.batches()
-                while (batch := await loop.run_in_executor(thread, next, batches, None)) is not None:
-                    yield await loop.run_in_executor(thread, rows_of, batch, train)
+                batches = found.rows(train)
+                while (rows := await loop.run_in_executor(thread, next, batches, None)) is not None:
+                    yield rows
 
 
 class _Writer:
@@ -157,6 +157,7 @@ class _ChannelFile:
         """Write the rows, or have them wait."""
         self.rows += rows
         self.bytes += sum([len(row.data) for row in rows]) + 200 * len(rows)
+        self.bytes += sum(len(k) + len(v) for row in rows if row.extensions for k, v in row.extensions.items())
         if self.bytes >= _GROUP_BYTES or len(self.rows) >= _GROUP_ROWS:
             self.flush()
 
@@ -255,10 +256,19 @@ class _Reading:
     @property
     def about(self) -> dict[str, Any]:
         """What its writer said about it; empty: it is none of ours."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found = json.loads((self._file.metadata.metadata or {}).get(_META, b""))
             return found if isinstance(found, dict) else {}
         return {}
+
+    def rows(self, train: str) -> Iterator[Sequence[Row]]:
+        """The rows, in batches."""
+        for batch in self.batches():
+            try:
+                rows = rows_of(batch, train)
+            except (KeyError, TypeError, ValueError, pa.ArrowException) as e:
+                raise StorageBroken(f"{self._where} has not the columns of an archive: {said(e)}") from e
+            yield rows
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         try:

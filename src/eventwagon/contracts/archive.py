@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 from urllib.parse import unquote
 
 import msgspec
 
 from ..errors import UsageError
-from ..event import EARLIEST, LATEST, Event, legible
+from ..event import EARLIEST, LATEST, Event, check_channel_name, legible
 from ..values import plain, shown, split_url
 from .address import Address
 
@@ -44,14 +44,14 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     extensions: Mapping[str, str]
     channel: str
     """The inner channel; empty: the ingress."""
-    outcome: str
-    attempts: int
+    outcome: Outcome
+    attempts: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
     """How often the broker had delivered it, this time included; of a dead one, how often it was tried."""
     settled_at: float
     """Just before it was settled, in seconds since the epoch."""
     because: str = ""
     """Why it is dead."""
-    cut: int = 0
+    cut: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
     """How many bytes its data had, if the broker refused the row with all of them; 0: nothing is missing."""
 
 
@@ -192,10 +192,18 @@ def packed(rows: Sequence[Row], train: str) -> Event:
 
 
 def unpacked(event: Event) -> list[Row]:
-    """The rows in an event of `packed`. Raises ValueError if it is none."""
+    """The rows in an event of `packed`. Raises ValueError if it is none: somebody else may have put it there, and the
+    names of files are made of the channels'."""
     if event.type != ROWS:
         raise ValueError(f"an event of type {shown(event.type)} is no part of an archive")
-    return _decoder.decode(event.data)
+    rows = _decoder.decode(event.data)
+    for channel in {row.channel for row in rows}:
+        if channel:
+            try:
+                check_channel_name(channel)
+            except UsageError as e:
+                raise ValueError(f"a row of an archive: {e}") from None
+    return rows
 
 
 def in_parts(rows: Sequence[Row], most: int) -> Iterator[Sequence[Row]]:

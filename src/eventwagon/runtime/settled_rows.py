@@ -14,6 +14,7 @@ from ..display.text import said
 from ..errors import ChannelGone, Displaced, EventRefused
 from ..event import ARCHIVE, DEAD, Channel, Event
 from .bulkhead import is_ours
+from .publish_queue import MOST_BYTES
 from .runtime import Runtime, report_failure
 from .worker_states import PAUSES
 
@@ -21,6 +22,8 @@ _PART = 131_072
 """About how many bytes of rows go into one message. A message is never larger than `max_event_bytes`, unless a single
 row is."""
 
+_AT_ONCE = MOST_BYTES // _PART
+"""Messages in one call to the broker."""
 _DEFECTS = 10
 """After this many failures of a driver in a row the rows themselves count as the cause."""
 
@@ -46,9 +49,8 @@ class SettledRows:
         now, name = self._runtime.clock(), self._source.name
         rows = [_row(delivery, emitted, name, now) for delivery, emitted in settled]
         parts = list(in_parts(rows, self._most))
-        most = self._runtime.settings.publish_batch
-        for start in range(0, len(parts), most):
-            await self._store(parts[start : start + most])
+        for start in range(0, len(parts), _AT_ONCE):
+            await self._store(parts[start : start + _AT_ONCE])
 
     async def _store(self, parts: Sequence[Sequence[Row]]) -> None:
         """Store the parts. Rows that the broker refuses for good are found by bisection."""

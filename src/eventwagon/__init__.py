@@ -4,6 +4,7 @@ from .blocking import BlockingConnection
 from .breaker import Breaker
 from .connection import Connection
 from .contracts.facts import (
+    ArchiveIncomplete,
     BoundLifted,
     BreakerClosed,
     BreakerOpened,
@@ -51,6 +52,7 @@ from .contracts.facts import (
     SwitchSeen,
     SwitchWithdrawn,
     UnknownFact,
+    WagonArchived,
     WagonDrained,
     WagonOpened,
     WagonReady,
@@ -113,6 +115,7 @@ from .workers import Elastic, Workers
 
 __all__ = [
     "Age",
+    "ArchiveIncomplete",
     "BatchContext",
     "BlockingConnection",
     "BoundLifted",
@@ -214,6 +217,7 @@ __all__ = [
     "UnknownTrain",
     "UsageError",
     "Volume",
+    "WagonArchived",
     "WagonDrained",
     "WagonOpened",
     "WagonReady",

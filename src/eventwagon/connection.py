@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, cast
 
 import msgspec
 
+from .archives.opening import open_archive
 from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.lifecycle import LIVE
@@ -37,7 +38,7 @@ from .errors import (
 )
 from .event import Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
-from .policy.edits import Edit, differences, differing, switch_asked, switch_withdrawn
+from .policy.edits import Edit, archive_declared, differences, differing, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.dead_letters import kept
@@ -164,6 +165,7 @@ class Connection:
             timetable=timetable_of(broker, registry),
             metering=metering,
             switch_traces=switch_traces(train.around_publishing),
+            archives=open_archive,
         )
         self._state = TrainState(self._runtime, registry)
         self._later = Later(self._runtime, self._state)
@@ -544,6 +546,8 @@ class Connection:
         work = work and self._orchestrator is None
         post = self._post(wagon, workers) if work else None
         check_runnable(self.train, observe=observe, work=work)
+        if observe and self.train.settings.archive is not None:
+            open_archive(self.train.settings.archive)  # to refuse a mistake here, not when the first wagon is drained
         if observe and self.train.schedules:
             _ = self._later.timetable
         if self._runs:
@@ -665,6 +669,8 @@ class Connection:
         fact = Declared(train=self.train.name, settings=declared, channels=channels, by=by)
 
         def edit(m: Manifest) -> Edit:
+            if not m.declared:
+                m = archive_declared(m, self.train.settings.archive or "")
             return Edit(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
         await self._state.apply(edit)

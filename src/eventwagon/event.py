@@ -256,6 +256,7 @@ def template_of(train: str, name: str) -> str:
     return f"{train}_v{{wagon}}.{name}" if name else f"{train}_v{{wagon}}"
 
 
+ARCHIVE = "archive-rows"  # of each wagon of a train with an archive: what became of its events
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
@@ -276,12 +277,14 @@ def check_train_name(name: str) -> str:
 
 
 def check_channel_name(name: str) -> str:
-    """Return `name`, or raise UsageError. `dead` is taken: it holds a wagon's dead letters."""
+    """Return `name`, or raise UsageError. `dead` and `archive-rows` are taken."""
     text = plain(name)
     if text is None or not _NAME.fullmatch(text):
         raise UsageError(f"channel name {shown(name)}: use 1 to 48 of a-z, 0-9, '_' and '-', beginning with a letter")
     if text == DEAD:
         raise UsageError(f"channel name {text!r} is taken: it holds a wagon's dead letters")
+    if text == ARCHIVE:
+        raise UsageError(f"channel name {text!r} is taken: it holds what a wagon's archive gets")
     return text
 
 

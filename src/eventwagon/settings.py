@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from .breaker import Breaker, Retries
+from .contracts.archive import check_archive
 from .errors import UsageError
-from .limits import Limit, Volume, check_stated, check_written, slo, written
+from .limits import Limit, Volume, capacity, check_stated, check_written, slo, written
 from .options import Options, check_backoff
 from .other_words import refusal
 from .values import in_seconds, is_a, plain, real, shown, whole
@@ -79,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The time limit of a publish unless the caller gives one."""
     publish_batch: int = 1000
     """The largest number of events in one call to the broker."""
+    archive: str | None = None
+    """The URL of an archive for the events of drained wagons: `file:///directory` or `s3://bucket/prefix`. It needs a
+    limit with a `Volume`. None: none."""
     max_event_bytes: int = 262_144
     """The largest event, data and attributes together. Every supported broker accepts the default unless configured for
     less."""
@@ -118,6 +122,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, name, number)
         if self.breaker is not None and not is_a(self.breaker, Breaker):
             raise UsageError(f"breaker={shown(self.breaker)}: give Breaker(…) or None")
+        if self.archive is not None:
+            msgspec.structs.force_setattr(self, "archive", check_archive(self.archive))
+            if capacity(self.limit) is None:
+                raise UsageError(
+                    "archive= needs a limit with a Volume, say Wait(2.0) | Volume(100_000): the broker keeps a wagon's "
+                    "events until the wagon is archived"
+                )
         msgspec.structs.force_setattr(self, "prepare", real("prepare", self.prepare))
         if self.prepare > 1:
             raise UsageError(f"prepare must be above 0 and at most 1, not {self.prepare!r}")
@@ -196,8 +207,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def declared(self) -> dict[str, str]:
         """The settings on which all programs of a train must agree, as text: those by which observers and workers
         decide."""
-        words = {name: repr(getattr(self, name)) for name in _SHARED if name != "limit"}
+        words = {name: repr(getattr(self, name)) for name in _SHARED if name not in ("limit", "archive")}
         words["reuse"] = repr(bool(self.reuse))
+        if self.archive is not None:  # trains that were founded by older code have none, and agree
+            words["archive"] = repr(self.archive)
         return {"limit": written(self.limit), **words}
 
 
@@ -261,6 +274,7 @@ _SHARED = (
     "cooldown",
     "hold",
     "attempts",
+    "archive",
     "max_event_bytes",
 )
 

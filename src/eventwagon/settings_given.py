@@ -31,6 +31,7 @@ class FurtherSettings(TypedDict, total=False):
     visibility: float
     publish_timeout: float
     publish_batch: int
+    archive: str | None
     max_event_bytes: int
     grace: float
     member_ttl: float

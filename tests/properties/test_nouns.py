@@ -169,6 +169,7 @@ _WRONG: dict[str, list[Any]] = {
     "spares": [-1, 1.5, "1", None, True, 32],
     "attempts": [wrong for wrong in _NO_COUNT if wrong is not None],
     "breaker": [True, {}, 20, "Breaker()"],
+    "archive": ["", "archive", "gs://bucket", True, 3, b"file:///x", "file://x", "s3://"],
     "max_event_bytes": [0, 1023, 2048.5, None],
 }
 for name in ("wagons", "provision_attempts", "publish_batch", "keep"):

@@ -33,7 +33,7 @@ class Hostile(str):
         ({"broker_url": "redis://u:secret@h"}, "train.connect(url)"),
         ({"time_limit": 1000}, "time_limit: write handler_timeout=, in seconds"),
         ({"atempts": 3}, "atempts: did you mean attempts=?"),
-        ({"nonsense": 3}, "unknown setting nonsense; there are: at_cap, attempts"),
+        ({"nonsense": 3}, "unknown setting nonsense; there are: archive, at_cap, attempts"),
         ({"retries": 3, "nonsense": 1}, "unknown setting nonsense, retries (retries: write attempts="),
         ({"retries": 2**70}, "retries: write attempts=, which counts the first one too"),
         ({"retries": Hostile("x"), "queue": Hostile("y")}, "attempts="),

@@ -54,17 +54,19 @@ LATER = b"""{"train": "t", "format": %d, "next_number": 2, "later": {"x": [1]},
 
 def test_what_this_code_does_not_know_is_dropped_at_every_level_or_the_whole_is_refused() -> None:
     """The form says which: a field that must not be lost comes with a newer one."""
-    for form in (3, 4):
+    for form in (3, 4, 5):
         manifest = decode(LATER % form)
         assert b"later" not in encode(manifest)
         assert decode(encode(manifest)) == manifest
         assert (manifest.request, manifest.watch) == (Request("w", 1.0), Watch(1, "v1", 0.1))
     with pytest.raises(BrokenManifest, match="upgrade this program"):
-        decode(LATER % 5)
+        decode(LATER % 6)
 
 
 FORM_4: dict[type[Any], set[str]] = {Manifest: {"paused", "removal"}, Wagon: {"paused"}}
 """Fields that code of form 3 must not drop: while one is set the manifest is written in form 4."""
+FORM_5: dict[type[Any], set[str]] = {Wagon: {"archive", "archived"}}
+"""The same for code of form 4."""
 MAY_BE_DROPPED: dict[type[Any], set[str]] = {
     Manifest: {
         *("epoch", "lost_wagons", "letters_lost", "letters_gone", "letters_taken"),
@@ -89,7 +91,7 @@ FORM_3: dict[type[Any], str] = {
 
 @pytest.mark.parametrize("kind", FORM_3, ids=lambda kind: kind.__name__)
 def test_of_each_field_it_was_decided_whether_older_code_may_drop_it(kind: type[Any]) -> None:
-    decided = {*FORM_3[kind].split(), *FORM_4.get(kind, ()), *MAY_BE_DROPPED.get(kind, ())}
+    decided = {*FORM_3[kind].split(), *FORM_4.get(kind, ()), *FORM_5.get(kind, ()), *MAY_BE_DROPPED.get(kind, ())}
     assert set(kind.__struct_fields__) == decided, (
         "a new field: may code that does not know it drop it? Then list it in MAY_BE_DROPPED. If not, raise FORMAT in "
         "contracts/manifest.py, and write the newer form while the field is set (docs/decisions/0025)"
@@ -107,11 +109,13 @@ def test_what_must_not_be_dropped_is_written_in_a_form_that_older_code_refuses()
         replace(plain, wagons=(replace(wagon, paused=pause),)),
     ):
         assert b'"format":4' in encode(m)
+        with_archive = replace(m, wagons=(replace(m.wagons[0], archive="file:///var/archive"),))
+        assert b'"format":5' in encode(with_archive)
 
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:
     with pytest.raises(BrokenManifest, match=r"newer eventwagon .*upgrade this program"):
-        decode(b'{"train":"t","format":5,"wagons":"in another form"}')
+        decode(b'{"train":"t","format":6,"wagons":"in another form"}')
 
 
 def test_what_is_read_in_an_older_form_is_written_in_ours() -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from ..connection import Connection
+from ..contracts.archive import check_archive
 from ..contracts.facts import Listener
 from ..contracts.metering import Meter
 from ..contracts.orchestrator import PLACE
@@ -79,6 +80,23 @@ async def reached(
         yield c
 
 
+async def declared_archive(target: str, url: str, archive: str | None) -> tuple[str, str]:
+    """The name of the train that the target names, and the URL of its archive; `archive` if that is given. Raises
+    UnknownTrain, and UsageError, also if it has none."""
+    train = load_train(target) if ":" in target else None
+    name = train.name if train else _train_name(target)
+    if archive is not None:
+        return name, check_archive(archive)
+    if train is None:
+        async with open_drivers(url).registry as registry:
+            snapshot = await registry.read(name)
+            await _check_known(registry, name, url, bool(snapshot.version), target)
+        train = follower(name, dict(snapshot.manifest.declared))
+    if train.settings.archive is None:
+        raise UsageError(f"train {name!r} has no archive: give --archive URL, or declare it with Train(archive=…)")
+    return name, train.settings.archive
+
+
 @asynccontextmanager
 async def reached_if_known(
     target: str, url: str, *, orchestrator: str | None = None
@@ -123,15 +141,16 @@ async def _check_known(registry: Registry, name: str, url: str, known: bool, tar
         raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
 
 
-def wagon_number(text: str | None, train: str) -> int | None:
-    """The number of the train's wagon that `text` names: `orders_v7`, or `7`; None for None. Raises UsageError."""
+def wagon_number(text: str | None, train: str, what: str = "--wagon") -> int | None:
+    """The number of the train's wagon that `text` names: `orders_v7`, or `7`; None for None. `what` is its name in
+    errors. Raises UsageError."""
     if text is None:
         return None
     name, _, digits = text.rpartition("_v")
     if not re.fullmatch("[0-9]{1,15}", digits) or int(digits) < 1 or (digits != text and not name):
-        raise UsageError(f"--wagon {text!r}: give a wagon's name, as {wagon_name(train, 7)}, or its number")
+        raise UsageError(f"{what} {text!r}: give a wagon's name, as {wagon_name(train, 7)}, or its number")
     if name and name != train:
-        raise UsageError(f"--wagon {text!r} is a wagon of train {name!r}, not of {train!r}")
+        raise UsageError(f"{what} {text!r} is a wagon of train {name!r}, not of {train!r}")
     return int(digits)
 
 

@@ -176,6 +176,29 @@ class WagonRemoved(_Fact, frozen=True):
     was gone and the train's own took them."""
 
 
+class WagonArchived(_Fact, frozen=True):
+    """The events of a drained wagon are in its archive, read back and counted: its channels are deleted next."""
+
+    number: int
+    count: int
+    """Rows: one for each event of each channel, and outcome."""
+    files: int
+    size: int
+    """Bytes of all files."""
+    where: str
+    digest: str = ""
+    """That of the ids of all rows, see docs/archive.md."""
+
+
+class ArchiveIncomplete(_Fact, frozen=True):
+    """The archive lacks events of a wagon that are no longer at the broker: nobody can archive them any more."""
+
+    number: int
+    missing: int | None
+    """How many at least; None: not known."""
+    because: str
+
+
 class DrainUnproven(_Fact, frozen=True):
     """A sealed wagon can't be proven empty, because a figure is unknown."""
 
@@ -530,6 +553,8 @@ Decision = (
     | WagonSealed
     | WagonDrained
     | WagonRemoved
+    | WagonArchived
+    | ArchiveIncomplete
     | DrainUnproven
     | SealWaits
     | EventsLate
@@ -712,6 +737,12 @@ def _sentence(fact: Fact) -> str:
             if w.lost:
                 took += f", {counted(w.lost, 'event')} lost"
             return f"{name(w.number)}{_code(w.revision)} removed: {took}"
+        case WagonArchived(number=n, count=0, where=where):
+            return f"{name(n)} archived at {where}: it had no events"
+        case WagonArchived(number=n, count=count, files=files, size=size, where=where):
+            return f"{name(n)} archived at {where}: {counted(count, 'row')} in {counted(files, 'file')}, {size:,} bytes"
+        case ArchiveIncomplete(number=n, missing=missing, because=why):
+            return f"the archive of {name(n)} lacks {counted(missing, 'event')}: {why}"
         case DrainUnproven(number=n, because=why):
             return f"{name(n)} can't be proven empty: {why}"
         case SealWaits(number=n, because=why):
@@ -858,6 +889,7 @@ _ALARMING = (
     OpenRefused,
     BoundLifted,
     DrainUnproven,
+    ArchiveIncomplete,
     EventsLate,
     DrainGivenUp,
     EventsLost,

@@ -9,16 +9,18 @@ import msgspec
 
 from ..display.text import said
 from ..errors import BrokenManifest, Defect
-from ..event import DEAD, Channel, wagon_name
+from ..event import ARCHIVE, DEAD, Channel, wagon_name
 from .documents import as_read
 from .lifecycle import LIVE, Move, State, after
 
-FORMAT = 4
+FORMAT = 5
 """The newest form of the manifest that this code reads, and the one that it works with. Newer code fills in fields that
 an older document lacks. Older code drops unknown fields when it writes, so a field that must not be lost needs a new
 form."""
+_WITHOUT_ARCHIVE = 4
+"""The form that is written while no wagon has an archive: older code can read it."""
 _WITHOUT_PAUSES = 3
-"""The form that is written while no delivery is paused and no train is being removed: older code can read it."""
+"""The form that is written while, besides, no delivery is paused and no train is being removed."""
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,10 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     letters_lost: int = 0
     """Its dead letters that disappeared from the broker, as far as reported. Older code drops this field; then they are
     reported twice."""
+    archive: str = ""
+    """The URL of the archive to which its events go; empty: to none."""
+    archived: int | None = None
+    """How many rows its removal has written there; None: not yet."""
     letters_taken: int = 0
     """Its dead letters that somebody had retried or dropped. Older code drops this field; then they are reported as
     lost."""
@@ -226,14 +232,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """The channels that its workers serve: the ingress first, then the inner ones."""
         return [Channel(self.train, wagon.number, name) for name in ("", *wagon.channels)]
 
+    def rows(self, wagon: Wagon) -> Channel:
+        """The channel in which what came of its events waits to be archived. A wagon without an archive has none."""
+        return Channel(self.train, wagon.number, ARCHIVE)
+
     def dead_letters(self, wagon: Wagon) -> Channel:
         """The channel in which its dead letters wait to be moved out."""
         return Channel(self.train, wagon.number, DEAD)
 
 
-def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None, unit: int | None = None) -> Manifest:
+def opened(
+    manifest: Manifest, *, now: float, because: str, capacity: int | None, unit: int | None = None, archive: str = ""
+) -> Manifest:
     """The manifest with one more wagon, PROVISIONING, under a number never used before; served by `unit`, or by a unit
-    of its own."""
+    of its own. `archive`: where its events go in the end."""
     wagon = Wagon(
         number=manifest.next_number,
         channels=manifest.channels,
@@ -242,6 +254,7 @@ def opened(manifest: Manifest, *, now: float, because: str, capacity: int | None
         revision=manifest.revision,
         opened_because=because,
         opened_at=now,
+        archive=archive,
     )
     return msgspec.structs.replace(manifest, wagons=(*manifest.wagons, wagon), next_number=manifest.next_number + 1)
 
@@ -316,8 +329,9 @@ _format_decoder = msgspec.json.Decoder(_Format)
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON, as registries store it."""
-    if not (manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)):
-        manifest = msgspec.structs.replace(manifest, format=_WITHOUT_PAUSES)
+    if not any(w.archive for w in manifest.wagons):
+        paused = manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)
+        manifest = msgspec.structs.replace(manifest, format=_WITHOUT_ARCHIVE if paused else _WITHOUT_PAUSES)
     return _encoder.encode(manifest)
 
 

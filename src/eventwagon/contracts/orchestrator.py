@@ -45,6 +45,9 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     guarded: bool = True
     """Its channels have circuit breakers. False while its code is on trial and once the train runs other code: failures
     there count as the code's, and only that code may handle these events, so they must come to an end."""
+    archived: bool = False
+    """Its workers keep what came of each event, since the train has an archive. Workers that don't know this field keep
+    nothing, and the archive lacks what they handle."""
 
     def __post_init__(self) -> None:
         check_revision(self.revision)  # it is filled into programs, paths and images

@@ -14,6 +14,7 @@ import msgspec
 
 from ..contracts.facts import (
     WHILE_PAUSED,
+    ArchiveIncomplete,
     ChannelsAdded,
     ChannelThreatened,
     ChannelUnserved,
@@ -40,6 +41,7 @@ from ..contracts.facts import (
     SwitchRefused,
     SwitchRequested,
     SwitchWithdrawn,
+    WagonArchived,
     WagonOpened,
     WagonRemoved,
     WagonSealed,
@@ -184,6 +186,7 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: in
         paused=manifest.pause_of(wagon) is not None,
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
         and wagon.revision in ("", manifest.revision),
+        archived=bool(wagon.archive),
     )
 
 
@@ -211,7 +214,8 @@ def open_next(
     It is served by `unit`, or by a unit of its own."""
     bound = capacity(settings.limit) if bounds else None
     number = manifest.next_number
-    return opened(manifest, now=now, because=because, capacity=bound, unit=unit), WagonOpened(
+    archive = settings.archive or ""
+    return opened(manifest, now=now, because=because, capacity=bound, unit=unit, archive=archive), WagonOpened(
         train=manifest.train, number=number, because=because, revision=manifest.revision, unit=unit
     )
 
@@ -258,6 +262,7 @@ def bootstrap(
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
         manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
+        manifest = archive_declared(manifest, settings.archive or "")
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
         if not manifest.wagons:
             manifest = msgspec.structs.replace(manifest, revision=revision)
@@ -285,6 +290,8 @@ def differing(manifest: Manifest, settings: Settings, channels: tuple[str, ...])
     """The settings in which a program differs from the train's declaration: the train's value and the program's."""
     theirs = {**manifest.declared, "channels": ", ".join(manifest.channels)}
     ours = {**settings.declared(), "channels": ", ".join(channels)}
+    if "archive" in theirs:
+        ours.setdefault("archive", repr(None))
     return {
         name: (theirs.get(name, ""), value)
         for name, value in ours.items()
@@ -653,6 +660,24 @@ def removal_taken_over(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
     if now is None or now.state not in (State.REMOVING, State.FAILED) or now.remover != wagon.remover:
         return Edit(manifest)
     return Edit(changed(manifest, wagon.number, remover=by))
+
+
+def archived(manifest: Manifest, number: int, facts: Sequence[WagonArchived | ArchiveIncomplete], count: int) -> Edit:
+    """The wagon's events are in its archive, whoever wrote them there: its channels may go. Idempotent."""
+    wagon = manifest.wagon(number)
+    if wagon is None or wagon.archived is not None:
+        return Edit(manifest)
+    return Edit(changed(manifest, number, archived=count), tuple(facts))
+
+
+def archive_declared(manifest: Manifest, archive: str) -> Manifest:
+    """The train was declared for the first time, with this archive: the wagon that a publisher had opened before gets
+    it too."""
+    wagons = tuple(
+        msgspec.structs.replace(w, archive=archive) if w.state in (State.PROVISIONING, State.READY, State.ACTIVE) else w
+        for w in manifest.wagons
+    )
+    return msgspec.structs.replace(manifest, wagons=wagons)
 
 
 def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -> Edit:

@@ -14,7 +14,7 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..display.text import said
 from ..errors import ChannelGone, Conflict, EventRefused, EventwagonError, PublishUncertain, Unavailable
-from ..event import DEAD, Channel, Event, wagon_name
+from ..event import ARCHIVE, DEAD, Channel, Event, wagon_name
 from ..policy.edits import (
     RemoveLeftover,
     found_late,
@@ -25,6 +25,7 @@ from ..policy.edits import (
     removed,
 )
 from ..policy.losses import LETTERS_REMOVED, Losses, of_letters
+from .archiving import Archiver
 from .bulkhead import shown
 from .dead_letters import died, smaller
 from .probe import PROBE
@@ -52,6 +53,7 @@ class WagonRemover:
         self._orchestrator = runtime.orchestrator
         self._state = state
         self._switcher = switcher
+        self._archiver = Archiver(runtime, state)
         self._letters = letters
         """What its observer knows of the dead letters."""
         self._moved: dict[Channel, set[tuple[str, str]]] = {}
@@ -77,8 +79,8 @@ class WagonRemover:
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed. Idempotent. The parts, in this order, each
-        repeatable: a last look, after which there is no way back; its workers, its dead letters, late events, its
-        channels, its place in the manifest, and with that its record.
+        repeatable: a last look, after which there is no way back; its workers, its archive, its dead letters, late
+        events, its channels, its place in the manifest, and with that its record.
 
         The manifest names the process that removes it, since two that move dead letters at once would store them twice.
         Raises Conflict if another has taken it over.
@@ -91,8 +93,9 @@ class WagonRemover:
         if wagon.state is State.DRAINED:
             standing = await self._standing(wagon)
             # channels that it lost because nobody served them still exist
-            lost = [c for c in standing if c not in manifest.working_channels(wagon) and c.name not in (DEAD, PROBE)]
-            if late := await self._late([*manifest.working_channels(wagon), *lost], standing):
+            working = manifest.working_channels(wagon)
+            lost = [c for c in standing if c not in working and c.name not in (DEAD, PROBE, ARCHIVE)]
+            if late := await self._late([*working, *lost], standing):
                 names = tuple(c.name for c in lost)
                 await self._state.apply(lambda m: found_late(m, wagon.number, late, names))
                 return
@@ -103,6 +106,7 @@ class WagonRemover:
         if now is None or now.remover != me:
             return
         await self._end_workers(wagon.unit)
+        await self._archiver.archive(now)
         (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         await self._tell_lost_letters(now, letters, dead)
@@ -112,7 +116,7 @@ class WagonRemover:
             known = None if letters.exhausted else dead  # the train's own has taken others
             await self._state.apply(lambda m: letters_moved(m, wagon.number, me, known))
         named = manifest.working_channels(wagon)
-        lost = [c for c in await self._standing(wagon) if c not in named and c.name != DEAD]
+        lost = [c for c in await self._standing(wagon) if c not in named and c.name not in (DEAD, ARCHIVE)]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:
             # in a time that the registry forgot it may have been in use
             await self._clear((*named, *lost))
@@ -122,6 +126,8 @@ class WagonRemover:
             await self._rescue(manifest.ingress(wagon))
             for channel in (*named, *lost):
                 await self._delete(channel)
+        if now.archive:
+            await self._delete(manifest.rows(wagon))
         await self._delete(manifest.dead_letters(wagon))
         await self._state.apply(lambda m: removed(m, wagon.number, me))
 
@@ -291,6 +297,8 @@ class WagonRemover:
                 await self._broker.seal(channel)
             if channel.name == DEAD:
                 await self._move_dead_letters(channel)
+            elif channel.name == ARCHIVE:
+                await self._archiver.leftover(channel)
             elif channel.name != PROBE:
                 await self._rescue(channel)
             await self._delete(channel)

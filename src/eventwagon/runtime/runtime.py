@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..contracts.archive import Archive, OpenArchive
 from ..contracts.broker import Broker
 from ..contracts.facts import Listener, StepFailed, Switched
 from ..contracts.manifest import Wagon
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.timetable import Timetable
 from ..display.text import said
-from ..errors import EventwagonError
+from ..errors import EventwagonError, UsageError
 from ..settings import Settings
 from .budgets import ChannelBudget
 from .bulkhead import Bulkhead, is_ours
@@ -26,6 +27,11 @@ from .observed import Metering
 SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
 """Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
 ends the trace; if that is not called, the switch was not made. Neither raises."""
+
+
+def no_archives(url: str) -> Archive:
+    """For processes that never remove a wagon. Raises UsageError."""
+    raise UsageError(f"this process opens no archive: {url}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,8 @@ class Runtime:
     metering: Metering | None = None
     """Is told of handlings, and of the calls to the `broker`, which is an observed one then; None: nothing is
     measured."""
+    archives: OpenArchive = no_archives
+    """Opens the archives of drained wagons."""
     switch_traces: SwitchTraces | None = None
     """None: switches are not traced."""
     rng: random.Random = field(default_factory=lambda: random.Random())

@@ -21,6 +21,7 @@ from .context import LATER, OUT
 from .dead_letters import died, log_death, smaller
 from .later import store_emitted
 from .runtime import Runtime, report_failure
+from .settled_rows import SettledRows
 from .tasks import all_of
 from .worker_states import PAUSES, ChannelState
 
@@ -107,6 +108,7 @@ class Settler:
         """By identity: events that could not be settled, how often that failed, and the timer of the next attempt."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
         """By identity: events for which `until_settled` waits."""
+        self._rows = SettledRows(runtime, source.channel, self._insist)
         self._told_letterless = False
         """It was told that the wagon's dead letters go to the train's."""
 
@@ -324,6 +326,14 @@ class Settler:
                 queue.stores = False
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
+            if self.source.wagon.spec.archived:
+                # one that could not be settled before has its row
+                rest = [
+                    each
+                    for place, each in enumerate(finished)
+                    if place not in refused and id(each[0]) not in self._later
+                ]
+                await self._rows.keep(rest)
             await self._settle_all(kept)
         for place, (name, error) in refused.items():
             self._refuse(finished[place][0], name, error)

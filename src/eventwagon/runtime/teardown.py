@@ -13,8 +13,9 @@ from ..contracts.manifest import Manifest, TrainRemoval
 from ..contracts.registry import Polling
 from ..display.text import count
 from ..errors import RemovalRefused, Unavailable
-from ..event import DEAD, Channel
+from ..event import ARCHIVE, DEAD, Channel
 from ..policy.edits import as_of, removal_asked, removal_given_up
+from .archiving import Archiver
 from .probe import PROBE
 from .removed_trains import remember
 from .runtime import Runtime
@@ -59,7 +60,7 @@ class Teardown:
 
         It refuses while something is left. Then the manifest says that the train is being removed, so that publishers
         are refused and processes end; the channels are sealed and checked again; at last everything is deleted. `force`
-        asks living processes to end, for `patience` seconds, and deletes what is left.
+        asks living processes to end, for `patience` seconds, and deletes what is left, also what is not archived yet.
 
         Raises RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then call it again.
         """
@@ -85,6 +86,8 @@ class Teardown:
                     await self._give_up(f"{e}, stored at the last moment")
                 raise
         units = await self._end_units(manifest)
+        if not force:
+            await self._archive(manifest, channels)
         for channel in channels:
             await self._broker.delete(channel)
         await self._let_it_be_known()
@@ -97,6 +100,15 @@ class Teardown:
             await remember(self._state.registry, self._train, gone, me=self._runtime.name)
         await self._state.registry.delete(self._train)
         return RemovedTrain(len(standing), units, existed, later)
+
+    async def _archive(self, manifest: Manifest, channels: Sequence[Channel]) -> None:
+        """Archive what the wagons have handled. Raises as `Archiver.archive`; then the train is not removed yet."""
+        archiver = Archiver(self._runtime, self._state)
+        for wagon in manifest.wagons:
+            await archiver.archive(wagon)
+        for channel in channels:
+            if channel.name == ARCHIVE and manifest.wagon(channel.wagon) is None:
+                await archiver.leftover(channel)
 
     async def _sweep(self) -> set[Channel]:
         """Delete the channels that are left or were created meanwhile, until there are none; returns them. Raises
@@ -146,7 +158,7 @@ class Teardown:
 
     async def _refuse_if_left(self, channels: Sequence[Channel]) -> None:
         """Raise RemovalRefused while events or dead letters are left, or if that is unknown: unknown is never empty."""
-        asked = [c for c in channels if c.name != PROBE]
+        asked = [c for c in channels if c.name not in (PROBE, ARCHIVE)]
         depths = await self._broker.depth(asked)
         standing = set(await self._broker.channels(self._train))
         left = []

@@ -62,7 +62,8 @@ class WagonChannels:
         wagon = manifest.wagon(number)
         if wagon is None or wagon.created_at is not None:
             return
-        for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon)):
+        rows = [manifest.rows(wagon)] if wagon.archive else []
+        for channel in (*manifest.working_channels(wagon)[1:], manifest.dead_letters(wagon), *rows):
             await self._broker.create(channel)
         await self._broker.create(manifest.ingress(wagon), capacity=wagon.capacity)
         await self._state.apply(lambda m: Edit(created(m, number, self._runtime.clock())))

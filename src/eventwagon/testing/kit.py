@@ -435,7 +435,7 @@ def _settings(settings: Settings, given: GivenSettings) -> Settings:
     usual: dict[str, Any] = {**_IN_TESTS, "attempts": settings.attempts or _IN_TESTS["attempts"]}
     if _is_virtual():
         usual["observe_every"] = _OBSERVE_EVERY
-    return make_settings(**{**own, **usual, **given})
+    return make_settings(**{**own, **usual, "archive": None, **given})
 
 
 def _watched_opening(opening: Opening | None, report: Callable[[BaseException | None], None]) -> Opening | None:

@@ -31,7 +31,7 @@ from ...drivers.aws.place import Place
 from ...drivers.aws.table import Table
 from ...drivers.opening import open_drivers
 from ...errors import EventwagonError, UsageError
-from ...event import DEAD, Channel, Event, wagon_name
+from ...event import ARCHIVE, DEAD, Channel, Event, wagon_name
 from ...loading import load
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.circuits import Circuits
@@ -248,6 +248,7 @@ class Function:
             channels=tuple(sorted(there, key=str)),
             dead_letters=Channel(train.name, wagon, DEAD),
             workers=workers,
+            archived=Channel(train.name, wagon, ARCHIVE) in self._channels.values(),
         )
 
 

@@ -1,0 +1,55 @@
+"""Archives in a directory, with a train on SQLite, and from the shell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.archived import lives_and_is_archived, processes_die_and_all_is_archived
+from tests.scenarios.test_cli import cli
+
+
+def test_a_train_on_sqlite(tmp_path: Path) -> None:
+    asyncio.run(lives_and_is_archived("orders", f"sqlite:///{tmp_path}/trains", f"file://{tmp_path}/archive"))
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed(tmp_path: Path) -> None:
+    processes_die_and_all_is_archived(f"sqlite:///{tmp_path}/trains", f"file://{tmp_path}/archive")
+
+
+def test_what_the_shell_shows_of_it(tmp_path: Path) -> None:
+    archive, trains = f"file://{tmp_path}/archive", f"sqlite:///{tmp_path}/trains"
+    asyncio.run(lives_and_is_archived("orders", trains, archive))
+    listed = cli(tmp_path, "export", "orders", "--url", trains)
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.endswith("6 files\n")
+    assert listed.stdout.startswith("orders_v1  ingress  ")
+    dead = cli(tmp_path, "export", "orders", "orders_v2", "--url", trains, "--outcome", "dead", "--channel", "orders")
+    assert [json.loads(line)["data"] for line in dead.stdout.splitlines()] == [29, 39]
+    [row, *_] = [json.loads(line) for line in dead.stdout.splitlines()]
+    assert (row["wagon"], row["channel"], row["outcome"], row["attempts"]) == (2, "", "dead", 1)
+    assert row["because"] == "rejected: a nine"
+    alone = cli(tmp_path, "export", "orders", "1", "--archive", archive, "--url", "sqlite:///nowhere")
+    assert len(alone.stdout.splitlines()) == 38
+
+
+def test_what_it_can_not_show(tmp_path: Path) -> None:
+    archive, trains = f"file://{tmp_path}/archive", f"sqlite:///{tmp_path}/trains"
+    asyncio.run(lives_and_is_archived("orders", trains, archive, count=20))
+    for words, code, says in (
+        (["orders", "99"], 1, "orders_v99 is not archived at"),
+        (["orders", "1", "--channel", "nope"], 1, "orders_v1 has no archived events of channel 'nope'"),
+        (["orders", "1", "--outcome", "good"], 2, "--outcome 'good': give handled, dead or passed"),
+        (["orders", "parcels_v1"], 2, "WAGON 'parcels_v1' is a wagon of train 'parcels'"),
+        (["orders", "x"], 2, "WAGON 'x': give a wagon's name"),
+        (["orders", "1", "--archive", "nope"], 2, "give file:///directory or s3://bucket/prefix"),
+        (["parcels", "1"], 2, "there is no train 'parcels'"),
+    ):
+        found = cli(tmp_path, "export", *words, "--url", trains)
+        assert found.returncode == code, found.stderr
+        assert says in found.stderr
+        assert "Traceback" not in found.stderr

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from eventwagon.contracts.facts import ChannelsAdded
 from eventwagon.workers import parse_workers
 
+from .check_archive import archived_before_removal
 from .check_budgets import budget_kept
 from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
 from .check_later import due_events_come
@@ -53,6 +54,7 @@ def evidence(run: Run) -> Evidence:
         keep=int(settings["keep"]),
         wagons=int(settings["wagons"]),
         concurrency=run.scenario.concurrency,
+        archived=run.scenario.archived,
         member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
@@ -149,6 +151,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from pauses_hold(case)
     yield from budget_kept(case)
     yield from measured_as_done(case)
+    yield from archived_before_removal(books, case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:

@@ -44,6 +44,8 @@ class CrashPoint(NamedTuple):
     """What else goes wrong, or a train never comes to that point."""
     later: float = 0.0
     """The share of events that are for later."""
+    archived: bool = False
+    """The train has an archive."""
     grows: bool = False
     """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
 
@@ -186,6 +188,37 @@ POINTS = (
         _in(State.REMOVING),
     ),
     CrashPoint(
+        "archiving",
+        "REMOVING was stored, and the workers have ended; the train has an archive",
+        "a wagon whose rows are all at the broker; no file that is only in part there",
+        "an observer writes the files",
+        "observe",
+        "archive",
+        _in(State.REMOVING),
+        archived=True,
+    ),
+    CrashPoint(
+        "archived",
+        "the files are in the archive, before they were compared and the manifest recorded them",
+        "the rows, at the broker too",
+        "an observer writes the same files again",
+        "observe",
+        "archive",
+        _in(State.REMOVING),
+        answered=True,
+        archived=True,
+    ),
+    CrashPoint(
+        "recorded",
+        "the manifest recorded that the wagon is archived",
+        "the rows, which nobody needs any more, and all channels",
+        "an observer goes on, without writing the files again",
+        "observe",
+        "browse",
+        lambda m: any(w.archived is not None for w in m.in_state(State.REMOVING)),
+        archived=True,
+    ),
+    CrashPoint(
         "half_moved",
         "some dead letters were moved",
         "these exist twice, with the same ids; the command `dead` shows each once",
@@ -295,6 +328,15 @@ POINTS = (
         "settle",
     ),
     CrashPoint(
+        "row_kept",
+        "a worker had kept what came of an event for the archive, before it settled the event",
+        "the event, claimed, and its row; handled again, it has two rows, and the archive gets one",
+        "another worker",
+        "work",
+        "settle",
+        archived=True,
+    ),
+    CrashPoint(
         "settled",
         "a worker had settled an event, before it had the answer",
         "the event is done; settling counts once",
@@ -369,6 +411,7 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         calm_after=max(8.0, dead_for) + (40.0 if point.left_over else 0.0),  # leftovers are looked for every 30 s
         grows_at=1.0 if point.grows else None,
         later=point.later,
+        archived=point.archived,
     )
 
 

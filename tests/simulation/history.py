@@ -200,6 +200,16 @@ class Measured(Record, frozen=True):
     """By the channel's name: how many handlings were measured."""
 
 
+class Archived(Record, frozen=True):
+    """The files of a wagon were stored in the archive."""
+
+    number: int
+    late: str
+    """Not empty: rows that were found without their wagon."""
+    rows: tuple[tuple[str, str, str, str], ...]
+    """The channel's name, the id, the key and the outcome of each."""
+
+
 class Crashed(Record, frozen=True):
     pass
 

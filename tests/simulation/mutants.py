@@ -23,6 +23,7 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
+from eventwagon.contracts.archive import Row
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.lifecycle import LIVE, Move, State
@@ -45,6 +46,7 @@ from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
+from eventwagon.runtime import archiving as archiving_module
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
 from eventwagon.runtime import bulkhead as bulkhead_module
@@ -63,6 +65,7 @@ from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
 from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
+from eventwagon.runtime.archiving import Archiver
 from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.circuits import Circuits
 from eventwagon.runtime.context import OUT
@@ -81,6 +84,7 @@ from eventwagon.runtime.publish_queue import Batch
 from eventwagon.runtime.removal import WagonRemover
 from eventwagon.runtime.retrying import DeadLetters
 from eventwagon.runtime.runtime import Runtime
+from eventwagon.runtime.settled_rows import SettledRows
 from eventwagon.runtime.settling import SettleQueue, Settler
 from eventwagon.runtime.switcher import Switcher
 from eventwagon.runtime.tasks import outcome_of
@@ -90,6 +94,7 @@ from eventwagon.runtime.wagon_consumer import WagonConsumer
 from eventwagon.runtime.worker_pool import WorkerPool
 from eventwagon.workers import Elastic
 
+from . import archive as archive_module
 from . import cluster as cluster_module
 from .guests import Close, DriversDefect
 
@@ -134,6 +139,8 @@ SURROUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which middleware surrounds the handlers."""
 MEASURED: dict[str, Mutant] = {}
 """Those for scenarios in which each process has a meter."""
+ARCHIVED: dict[str, Mutant] = {}
+"""Those for scenarios in which the train has an archive."""
 BOUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
@@ -1297,6 +1304,63 @@ def _last_unmeasured() -> Iterator[None]:
         yield
 
 
+@_mutant("settled before its row is kept", "archive", ARCHIVED)
+def _row_late() -> Iterator[None]:
+    """A process that dies in between leaves no row."""
+    keep = SettledRows.keep
+
+    async def mutant(self: SettledRows, *given: Any) -> None:
+        asyncio.get_running_loop().call_later(
+            1.0, lambda: asyncio.ensure_future(outcome_of(lambda: keep(self, *given)))
+        )
+
+    with mock.patch.object(SettledRows, "keep", mutant):
+        yield
+
+
+@_mutant("a wagon goes though its archive is away", "archive", ARCHIVED)
+def _archive_passed_over() -> Iterator[None]:
+    archive = Archiver.archive
+
+    async def mutant(self: Archiver, wagon: Wagon) -> None:
+        with suppress(Unavailable):
+            await archive(self, wagon)
+
+    with mock.patch.object(Archiver, "archive", mutant):
+        yield
+
+
+@_mutant("rows that a crash left twice are archived twice", "archive", ARCHIVED)
+def _rows_twice() -> Iterator[None]:
+    new = archiving_module._Tally.new
+
+    def mutant(self: Any, rows: Sequence[Row]) -> Sequence[Row]:
+        before = dict(self.counts)
+        new(self, rows)
+        for row in rows:
+            before[row.channel] = before.get(row.channel, 0) + 1
+        self.counts = before
+        self.digests = {**self.digests, **dict.fromkeys({row.channel for row in rows}, 0)}
+        return rows
+
+    with (
+        mock.patch.object(archiving_module._Tally, "new", mutant),
+        mock.patch.object(archive_module, "digest_of", return_value=0),
+    ):
+        yield
+
+
+@_mutant("what is dead is archived as handled", "archive", ARCHIVED)
+def _dead_as_handled() -> Iterator[None]:
+    keep = SettledRows.keep
+
+    async def mutant(self: SettledRows, settled: Sequence[Any]) -> None:
+        await keep(self, [(delivery, ()) for delivery, _ in settled])
+
+    with mock.patch.object(SettledRows, "keep", mutant):
+        yield
+
+
 ALL: dict[str, Mutant] = {
     **FENCED,
     **UNFENCED,
@@ -1313,6 +1377,7 @@ ALL: dict[str, Mutant] = {
     **BATCHED,
     **SURROUNDED,
     **MEASURED,
+    **ARCHIVED,
     **BOUNDED,
     **RARE,
 }

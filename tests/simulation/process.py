@@ -279,6 +279,8 @@ class Process(Actor):
         limit, workers = scenario.limit, scenario.workers
         if self.version and scenario.redeclares is not None:
             limit, workers = scenario.redeclares
+        if scenario.archived:
+            settings["archive"] = "file:///archive"
         train = Train(
             TRAIN,
             limit=parse_limit(limit),

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -23,7 +23,7 @@ from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.contracts.timetable import Timetable
 from eventwagon.errors import Conflict, EventwagonError
-from eventwagon.event import DEAD, Channel, new_ids
+from eventwagon.event import ARCHIVE, DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
 from eventwagon.runtime import local_workers as local_workers_module
 from eventwagon.runtime import prefetch as prefetch_module
@@ -32,6 +32,7 @@ from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.worker_pool import WorkerPool
 from eventwagon.testing.virtual_time import Deadlock
 
+from .archive import archiving
 from .cluster import Cluster, GatedOrchestrator
 from .gate import Gate
 from .guests import is_thrown
@@ -301,9 +302,12 @@ class Simulation:
         channels = {Channel(TRAIN, 0, DEAD)}
         for wagon in manifest.wagons:
             channels |= {*manifest.working_channels(wagon), manifest.dead_letters(wagon)}
+            channels |= {manifest.rows(wagon)} if wagon.archive else set()
             # one that it has lost, since nobody declares it any more, goes with the wagon
             dropped = [
-                c for c in self.world.broker.all_channels() if c.wagon == wagon.number and c.name not in ("", DEAD)
+                c
+                for c in self.world.broker.all_channels()
+                if c.wagon == wagon.number and c.name not in ("", DEAD, ARCHIVE)
             ]
             if self.world.scenario.renames is not None:
                 channels |= {*dropped}
@@ -459,10 +463,12 @@ def _simulated(scenario: Scenario, ambush: Ambush | None, left_over: Sequence[Ch
         with (
             _seeded(scenario.seed, patience=_PATIENCE if scenario.breaker else breaker_module.PATIENCE),
             _held_up(loop),
+            ExitStack() as stack,
         ):
             simulation = Simulation(scenario, loop, ambush, left_over)
             world = simulation.world
             try:
+                stack.enter_context(archiving(world.record))
                 rest = loop.run_until_complete(simulation.run())
             except (StandsStill, Deadlock) as e:
                 rest = _stuck(world, str(e))

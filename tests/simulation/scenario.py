@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from eventwagon.limits import capacity, parse_limit
+
 Role = Literal["publish", "observe", "work", "serve"]
 
 BEFORE, AFTER = "before", "after"
@@ -68,6 +70,7 @@ OPS = {
     "claim": 20.0,
     "forget": 2.0,
     "time": 4.0,
+    "archive": 1.5,
     "step": 400.0,
     "*": 120.0,
 }
@@ -286,6 +289,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     comes when the trouble is over."""
     later: float = 0.0
     """The share of events that are published, or emitted, for later."""
+    archived: bool = False
+    """The train has an archive."""
     again: float = 0.0
     """The share of events whose handler publishes one more, to the active wagon."""
 
@@ -391,7 +396,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     budget = random.Random(f"{seed} budget")
     if not scenario.guests and "" not in scenario.batched and budget.random() < 0.12:
         scenario = msgspec.structs.replace(scenario, concurrency=budget.choice([1, 1, 2, 3]))
-    return _bearable(_with_retries(scenario, random.Random(f"{seed} retries")))
+    scenario = _with_retries(scenario, random.Random(f"{seed} retries"))
+    return _bearable(_with_archive(scenario, random.Random(f"{seed} archive")))
 
 
 def unit_process(unit: int, index: int) -> str:
@@ -573,6 +579,20 @@ def _with_retries(scenario: Scenario, rng: random.Random) -> Scenario:
     return msgspec.structs.replace(scenario, by_hand=by_hand, reject=rng.choice([0.05, 0.2, 0.5]))
 
 
+def _with_archive(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Wagons are archived, and the archive has trouble of its own."""
+    limits = [scenario.limit, *([scenario.redeclares[0]] if scenario.redeclares else [])]
+    if scenario.guests or scenario.steps_back or any(capacity(parse_limit(limit)) is None for limit in limits):
+        return scenario
+    if rng.random() >= 0.25:
+        return scenario
+    observers = [p.name for p in scenario.programs if "observe" in p.roles]
+    troubles = [
+        _fault_at(rng, rng.choice(observers), "archive") for _ in range(rng.randint(0, 4) if scenario.faults else 0)
+    ]
+    return msgspec.structs.replace(scenario, archived=True, faults=(*scenario.faults, *troubles))
+
+
 def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:
     """Inner channels get other names, or go, while wagons have them and old programs work beside new ones."""
     if scenario.grows_at is not None or scenario.guests or scenario.orchestrated or scenario.steps_back:
@@ -734,10 +754,17 @@ def _fault(rng: random.Random, program: Program) -> Fault:
     return _fault_at(rng, program.name, rng.choice(_OF_ROLE[rng.choice(program.roles)]))
 
 
+_IN_FLIGHT = (
+    *("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove", "keep", "forget"),
+    "archive",
+)
+"""Calls that may arrive when their sender has given up, or is dead."""
+
+
 def _fault_at(rng: random.Random, process: str, op: str) -> Fault:
     call = 1 + int(rng.expovariate(1 / OPS[op]))
     kinds: tuple[str, ...] = _ANY
-    if op in ("replace", "seal", "create", "settle", "append", "ensure", "deployments", "remove", "keep", "forget"):
+    if op in _IN_FLIGHT:
         kinds = (*_ANY, "in-flight")
     if op == "publish":
         kinds = (*_ANY, "lost", "in-flight", "in-flight", "twice", "twice")

@@ -9,6 +9,7 @@ from eventwagon.contracts.manifest import Manifest
 
 from .history import (
     Accepted,
+    Archived,
     Asked,
     Attached,
     Begun,
@@ -154,6 +155,8 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"sees at {record.key} what {record.left_by} has left"
         case Measured():
             return f"has measured handlings: {record.handlings}"
+        case Archived():
+            return f"archives {len(record.rows)} rows of wagon {record.number}{record.late and ', which is gone'}"
         case Started():
             return f"starts, to {', '.join(record.roles)}"
         case Running():

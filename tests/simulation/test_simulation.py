@@ -21,6 +21,7 @@ from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, T
 from tests.simulation.mutants import (
     AGAIN,
     ALL,
+    ARCHIVED,
     BATCHED,
     BOUNDED,
     DEFECTS,
@@ -56,6 +57,7 @@ CAUGHT = {
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
     "a wagon with a strange channel is not served": 92,
+    "a wagon goes though its archive is away": 310,
     "a worker that ends is not replaced": 80,
     "a worker whose handler was cut short works no more": 450,
     "an active wagon that is gone or sealed is kept": 1317,
@@ -88,8 +90,10 @@ CAUGHT = {
     "ready again without workers": 20,
     "removed from the timetable before it is published": 10,
     "retry with a new id": 8,
+    "rows that a crash left twice are archived twice": 25,
     "seal skipped": 4,
     "sent home for ever": 14,
+    "settled before its row is kept": 53,
     "spare leaked after a crash": 39,
     "suspects beside others": 41,
     "switched to a spare with other code": 5,
@@ -97,6 +101,7 @@ CAUGHT = {
     "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
+    "what is dead is archived as handled": 25,
     "what has passed middleware counts as handled": 4,
     "what was asked for of a budget is used without a second look": 112,
     "workers of a removed wagon kept": 5,
@@ -327,6 +332,16 @@ def is_measured(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", MEASURED)
 def test_what_is_not_measured_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=is_measured))
+
+
+def is_archived(scenario: Scenario) -> bool:
+    return scenario.archived
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ARCHIVED)
+def test_what_is_not_archived_as_it_was_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=is_archived))
 
 
 def is_bounded(scenario: Scenario) -> bool:

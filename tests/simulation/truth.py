@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 
+from eventwagon.contracts.archive import ROWS
 from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.manifest import Manifest
@@ -13,7 +14,7 @@ from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import ChannelFull, EventRefused
-from eventwagon.event import DEAD, Channel, Event
+from eventwagon.event import ARCHIVE, DEAD, Channel, Event
 
 from .guests import DriversDefect
 from .history import (
@@ -59,7 +60,7 @@ EPOCH = 1_750_000_000.0
 
 def key_of(event: Event) -> str:
     """What an event of a simulation is about: its payload, a JSON string."""
-    return event.data.decode()[1:-1]
+    return ROWS if event.type == ROWS else event.data.decode()[1:-1]
 
 
 class TruthBroker(MemoryBroker):
@@ -90,7 +91,7 @@ class TruthBroker(MemoryBroker):
     async def publish(self, channel: Channel, events: Sequence[Event], *, twice: bool = False) -> None:
         stored = len(events)
         try:
-            if channel.name != DEAD:
+            if channel.name not in (DEAD, ARCHIVE):
                 self._refuse(events)
             await super().publish(channel, events)
         except ChannelFull as e:
@@ -100,7 +101,7 @@ class TruthBroker(MemoryBroker):
             stored = 0
             raise
         finally:
-            for event in events[:stored]:
+            for event in events[:stored] if channel.name != ARCHIVE else ():
                 self._record(Stored, channel=channel, id=event.id, key=key_of(event), twice=twice)
 
     def _refuse(self, events: Sequence[Event]) -> None:
@@ -121,7 +122,7 @@ class TruthBroker(MemoryBroker):
         queue = self.queues.get(channel)
         if half and queue:
             self._half[channel] = None
-        left = tuple((e.id, key_of(e)) for e in queue.unsettled()) if queue else ()
+        left = tuple((e.id, key_of(e)) for e in queue.unsettled()) if queue and channel.name != ARCHIVE else ()
         await super().delete(channel)
         self._record(Deleted, channel=channel, stood=queue is not None, left=left)
 

@@ -17,7 +17,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     `strangers`: what one event did hurt another; `pause`: an event came too early; `later`: one came before it was due,
     or late; `paused`: a pause by hand was not heeded; `budget`: workers that follow the traffic are more than there may
     be, or a wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be;
-    `measured`: a meter counted other handlings than there were."""
+    `measured`: a meter counted other handlings than there were; `archive`: a wagon went before its events were
+    archived, or they were archived otherwise than they were."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -71,6 +72,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds within which every process has a new manifest, where nothing goes wrong."""
     concurrency: int | None = None
     """How many events of the ingress may be handled at a time."""
+    archived: bool = False
+    """The train has an archive."""
     member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

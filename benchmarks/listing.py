@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from . import (
+    archive,
     elastic,
     handlers,
     isolation,
@@ -43,6 +44,7 @@ BENCHMARKS = {
         next_wagon,
         observer,
         observed,
+        archive,
         memory_flat,
         handlers,
         isolation,

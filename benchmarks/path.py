@@ -56,9 +56,9 @@ async def run(how: Run) -> list[Line]:
     ]
 
 
-async def whole(url: str, count: int, meter: Meter | None = None) -> float:
+async def whole(url: str, count: int, meter: Meter | None = None, archive: str | None = None) -> float:
     """Events/s from the first publish until all are settled, with the observer at work as ever."""
-    train = Train("bench", limit=Volume(10**9), workers=Workers(total=8))
+    train = Train("bench", limit=Volume(10**9), workers=Workers(total=8), archive=archive)
     left = count
     handled = asyncio.Event()
 

@@ -66,7 +66,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """A replay until it is over. Times are in seconds since the epoch."""
 
     number: int
-    """One of the numbers of wagons, which no wagon gets: it is never used twice in a train, whatever older code drops."""
+    """One of the numbers of wagons, which no wagon gets: it is never used twice, whatever older code drops."""
     of: PastEvents
     count: int
     """How many events are meant."""

@@ -1,5 +1,5 @@
-"""A train whose past events are replayed: `python -m tests.programs.replayed URL ARCHIVE` observes and works until it is
-killed."""
+"""A train whose past events are replayed: `python -m tests.programs.replayed URL ARCHIVE` observes and works until it
+is killed."""
 
 from __future__ import annotations
 

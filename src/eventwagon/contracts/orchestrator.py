@@ -42,6 +42,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     """Its workers stay attached and take no events until the pause ends. Workers that don't know pauses go on."""
 
+    replay: int = 0
+    """It is for this replay: its events come behind those of all other wagons. 0: it is for new events."""
     guarded: bool = True
     """Its channels have circuit breakers. False while its code is on trial and once the train runs other code: failures
     there count as the code's, and only that code may handle these events, so they must come to an end."""

@@ -4,6 +4,7 @@ manifest; what is replayed comes from an `EventSource`."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from ..event import Event
 
 
-class PastEvents(msgspec.Struct, frozen=True, kw_only=True):
+class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Which events of a removed wagon are meant: those for which everything holds that is given.
 
     `wagon`: the wagon's number. `channel`: the inner channel in which they were; empty: its ingress. `ids`: any of
@@ -28,11 +29,16 @@ class PastEvents(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     until: float | None = None
 
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        """To look one up among many."""
+        return frozenset(self.ids)
+
     def takes(self, past: PastEvent) -> bool:
         """Whether this event is meant."""
         event = past.event
         return (
-            (not self.ids or event.id in self.ids)
+            (not self.ids or event.id in self._ids)
             and self.channel == past.channel
             and self.type in (None, event.type)
             and self.subject in (None, event.subject)

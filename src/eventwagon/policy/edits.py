@@ -7,6 +7,7 @@ task.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -183,6 +184,7 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: in
         idle=workers == 0,
         enough=enough,
         cut_off_at=wagon.closed_at,
+        replay=wagon.replay,
         paused=manifest.pause_of(wagon) is not None,
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
         and wagon.revision in ("", manifest.revision),
@@ -196,13 +198,15 @@ def load_of(
     """The wagon as input for `allocate`."""
     states: dict[State, Literal["active", "draining"]] = {State.ACTIVE: "active", State.DRAINING: "draining"}
     age = reading.oldest_age if reading else None
+    if wagon.replay:  # nothing is promised to its events, however new they are at the broker
+        age = math.inf
     return WagonLoad(
         wagon.number,
         states.get(wagon.state, "spare"),
         reading.outstanding_in_all if reading else None,
         deployment.workers if deployment else 0,
         next_at=None if age is None else now - age,
-        last_at=now if wagon.closed_at is None else wagon.closed_at,
+        last_at=-math.inf if wagon.replay else now if wagon.closed_at is None else wagon.closed_at,
         paused=paused,
     )
 

@@ -95,12 +95,13 @@ def fed(manifest: Manifest, number: int, me: str, count: int, refused: int = 0) 
     return Edit(_with(manifest, number, fed=count, refused=replay.refused + refused, trouble=""))
 
 
-def let_go(manifest: Manifest, number: int, me: str) -> Edit:
-    """The feeder stops; all that it published is counted. Another may go on. Idempotent."""
+def let_go(manifest: Manifest, number: int, me: str, count: int = 0) -> Edit:
+    """The feeder stops; all that it published is counted, `count` events or those counted before. Another may go on.
+    Idempotent."""
     replay = of_number(manifest, number)
     if replay is None or replay.feeder != me:
         return Edit(manifest)
-    return Edit(_with(manifest, number, feeder=""))
+    return Edit(_with(manifest, number, feeder="", fed=max(replay.fed, count)))
 
 
 def troubled(manifest: Manifest, number: int, me: str, because: str) -> Edit:

@@ -21,9 +21,9 @@ def share(total: int, index: int, count: int, turn: int = 0) -> int:
 
 def served_first(wagon: Wagon) -> tuple[int, int]:
     """The key by which wagons get workers of their own where there are too few: the active one, then those that drain,
-    the oldest first, then those that wait to be active."""
+    the oldest first, then those that wait to be active, then those for replays."""
     order = {State.ACTIVE: 0, State.DRAINING: 1}
-    return order.get(wagon.state, 2), wagon.number
+    return 3 if wagon.replay else order.get(wagon.state, 2), wagon.number
 
 
 def within(most: int | None, wanted: Mapping[int, int]) -> dict[int, int]:

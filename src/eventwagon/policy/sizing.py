@@ -196,7 +196,7 @@ def scaled(seen: Seen, manifest: Manifest) -> Scaled:
 def no_room_for_one_more(workers: Workers, manifest: Manifest, step: int) -> bool:
     """Whether one more live wagon would tie up more than half of all workers by `least`, rounded up to a multiple of
     `step`."""
-    elastic, live = workers.elastic, len(manifest.in_state(*LIVE))
+    elastic, live = workers.elastic, sum(not w.replay for w in manifest.in_state(*LIVE))
     return elastic is not None and 2 * (live + 1) * elastic.rounded(step) > elastic.most
 
 

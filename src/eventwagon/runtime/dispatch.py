@@ -169,6 +169,8 @@ class Dispatcher:
                     heads[number], began = head
                     left = remaining[head[0].source.channel.name]
                     last = began if head[0].spent else last
+                    if wagon.spec.replay:  # nothing is promised to its events
+                        began = last = -math.inf
                 candidates[number] = Candidate(number, cut is not None, began, last, wagon.busy, left)
         return candidates, heads
 
@@ -182,10 +184,11 @@ class Dispatcher:
         )
 
 
-def _age(each: WagonPrefetch) -> tuple[bool, float, int]:
-    """A sort key, oldest first. Wagons are not always cut off in the order of their numbers."""
-    cut_off_at = each.wagon.spec.cut_off_at
-    return cut_off_at is None, cut_off_at or 0.0, each.wagon.spec.number
+def _age(each: WagonPrefetch) -> tuple[bool, int, float, int]:
+    """A sort key, oldest first, and those for replays behind all that drain. Wagons are not always cut off in the order
+    of their numbers."""
+    spec = each.wagon.spec
+    return spec.cut_off_at is None, spec.replay, spec.cut_off_at or 0.0, spec.number
 
 
 def _is_late(candidate: Candidate, before: float) -> bool:

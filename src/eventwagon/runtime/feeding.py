@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import islice
+from hashlib import blake2b
 
 import msgspec
 
+from ..backoff import Backoff
 from ..contracts.lifecycle import State
-from ..contracts.replay import EventSource, Replay
+from ..contracts.replay import EventSource, PastEvents, Replay
 from ..errors import EventRefused, EventwagonError, PublishUncertain, Unavailable
 from ..event import DEAD, REPLAY, REPLAYED_FROM, Channel, Event, wagon_name
 from ..policy.replays import claimed, fed, let_go, of_number, to_feed, torn, troubled
@@ -23,6 +25,10 @@ from .train_state import TrainState
 
 _POLL = 1.0
 """Seconds between two looks at whether the feeder still lives."""
+_REST_MOST = 60.0
+"""The longest pause before feeding that failed is tried again: each attempt reads the archive from its beginning."""
+_NOTED_EVERY = 1.0
+"""Seconds between two changes of the manifest for the progress alone, where the broker's total says it better."""
 _BATCH = 500
 """The most events that are published twice if a feeder is killed, where the broker can't say how many it got."""
 _TO_THE_END = 2.0
@@ -41,19 +47,28 @@ class Feeder:
         self._state = state
         self._source = source
         caps = runtime.broker.capabilities
-        self._exact = caps.fences and caps.totals
+        self._exact = caps.fences and caps.totals and caps.ordered
+        """A sealed ingress says which events it got: so many of the first, in their order."""
         self._unsure: int | None = None
         """The number of the replay of which this process does not know how many events are stored."""
+        self._stored = (0, 0, 0)
+        """A replay, its wagon, and how many events of the replay this process knows to be stored."""
+        self._noted = float("-inf")
+        """When that was last written into the manifest (the loop's time)."""
+        self._pauses = Backoff(_POLL, _REST_MOST)
         self._steps = Steps(runtime)
 
     async def run(self) -> None:
         """Feed until cancelled. A failure is reported once while it lasts, and nothing is lost by it."""
         while True:
             await self._state.until(lambda m: to_feed(m) is not None)
+            failed = True
             with self._steps.going_on("feeding a replay"):
                 if await self._turn():
+                    self._pauses.reset()
                     continue
-            await asyncio.sleep(_POLL)
+                failed = False
+            await asyncio.sleep(self._pauses.next() if failed else _POLL)
 
     async def _turn(self) -> bool:
         """Feed the replay that waits for events, if that is for this process to do. Returns whether it is done."""
@@ -91,7 +106,8 @@ class Feeder:
         return True
 
     async def _let_go(self, number: int) -> None:
-        await self._state.apply(lambda m: let_go(m, number, self._runtime.name))
+        me, (of, _, count) = self._runtime.name, self._stored
+        await self._state.apply(lambda m: let_go(m, number, me, count if of == number else 0))
 
     async def _tear(self, replay: Replay, because: str) -> None:
         await self._state.apply(lambda m: torn(m, replay.number, self._runtime.name, because))
@@ -104,8 +120,9 @@ class Feeder:
         loop = asyncio.get_running_loop()
         channel = Channel(self._train, replay.wagon, replay.of.channel)
         began, since = loop.time(), 0
-        count = replay.fed
-        async for events in self._left(replay, source):
+        number, wagon, stored = self._stored
+        count = max(replay.fed, stored) if (number, wagon) == (replay.number, replay.wagon) else replay.fed
+        async for events in self._left(replay, source, count):
             left = list(events)
             while left:
                 if not self._is_mine(replay):
@@ -115,30 +132,37 @@ class Feeder:
                 await to_the_end(partial(self._store, replay, channel, some, count + len(some)), _TO_THE_END)
                 count, since, left = count + len(some), since + len(some), left[len(some) :]
                 if replay.rate is not None:
-                    await asyncio.sleep(max(0.0, began + since / replay.rate - loop.time()))
+                    due = began + since / replay.rate
+                    await self._wait(replay, due - loop.time())
+                    began += max(0.0, loop.time() - due - _BURST)  # what was missed is not caught up
         if count < replay.count and self._is_mine(replay):
             raise Unavailable(
                 f"replay {replay.name(self._train)}: {replay.count:,} events were counted, and only {count:,} are "
                 "there now: cancel it"
             )
 
-    async def _left(self, replay: Replay, source: EventSource) -> AsyncIterator[Sequence[Event]]:
-        """The events that are not yet published, as they are published."""
-        passed, left = replay.fed, replay.count - replay.fed
+    async def _wait(self, replay: Replay, seconds: float) -> None:
+        """Wait so long, or until the replay is not for this process any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._state.until(lambda _: not self._is_mine(replay))
+
+    async def _left(self, replay: Replay, source: EventSource, count: int) -> AsyncIterator[Sequence[Event]]:
+        """The events that are not yet published, as they are published; `count` are."""
+        passed, left = count, replay.count - count
         marks = {
             REPLAY: replay.name(self._train),
             REPLAYED_FROM: wagon_name(self._train, replay.of.wagon),
         }
-        async for batch in source.events(replay.of.wagon, replay.of.channel):
+        async for events in meant(source, replay.of):
             if left <= 0:
                 return
-            meant = [past.event for past in batch if replay.of.takes(past)]
-            skipped = min(passed, len(meant))
+            skipped = min(passed, len(events))
             passed -= skipped
-            meant = list(islice(meant, skipped, skipped + left))
-            left -= len(meant)
-            if meant:
-                yield [_marked(event, marks) for event in meant]
+            some = events[skipped : skipped + left]
+            left -= len(some)
+            if some:
+                yield [_marked(event, marks) for event in some]
 
     def _is_mine(self, replay: Replay) -> bool:
         now = of_number(self._state.snapshot.manifest, replay.number)
@@ -161,7 +185,14 @@ class Feeder:
         except Unavailable:
             self._unsure = None  # nothing is stored
             raise
+        now = asyncio.get_running_loop().time()
+        self._stored = (replay.number, replay.wagon, count)
+        exact = self._exact and not channel.name
+        if exact and not refused and count < replay.count and now - self._noted < _NOTED_EVERY:
+            self._unsure = None  # a feeder that follows counts what the sealed wagon got
+            return
         await self._state.apply(lambda m: fed(m, replay.number, me, count, refused))
+        self._noted = now
         self._unsure = None
 
     async def _publish(self, channel: Channel, events: Sequence[Event]) -> int:
@@ -196,6 +227,24 @@ class Feeder:
                 if (less := smaller(letter, cut=True)) is None:
                     raise
                 letter = less
+
+
+async def meant(source: EventSource, of: PastEvents) -> AsyncIterator[Sequence[Event]]:
+    """The events that are meant, each once: one that died and was handled later is kept twice. The same in the same
+    order at each call. Its memory grows with their number, 100 bytes or so for each. Raises what the source raises."""
+    seen = set[bytes]()
+    async for batch in source.events(of.wagon, of.channel):
+        events = []
+        for past in batch:
+            if of.takes(past):
+                event = past.event
+                known = f"{event.source}\0{event.id}".encode(errors="surrogatepass")
+                mark = blake2b(known, digest_size=16).digest()
+                if mark not in seen:
+                    seen.add(mark)
+                    events.append(event)
+        if events:
+            yield events
 
 
 def _marked(event: Event, marks: dict[str, str]) -> Event:

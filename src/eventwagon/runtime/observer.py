@@ -724,7 +724,8 @@ class Observer:
                 paused=manifest.pause_of(wagon) is not None,
             )
             for wagon in sorted(
-                manifest.in_state(*LIVE), key=lambda w: (w.closed_at is None, w.turn if w.closed_at else 0)
+                manifest.in_state(*LIVE),
+                key=lambda w: (w.closed_at is None, w.replay, w.turn if w.closed_at else 0),
             )
         ]
         return allocate(self._settings.workers, loads, slo=slo(self._settings.limit), now=now)

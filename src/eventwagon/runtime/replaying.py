@@ -14,12 +14,13 @@ from ..event import wagon_name
 from ..policy.edits import Edit
 from ..policy.replays import cancelled, of_number, requested
 from ..values import check_revision, real, shown, whole
+from .feeding import meant
 from .runtime import Runtime
 from .train_state import TrainState
 
 _MOST_IDS = 1000
 """The most ids in one request: they are kept in the manifest, which every process reads."""
-_LONGEST = 1e6
+_SLOWEST, _FASTEST = 0.01, 1e6
 _OUTCOMES = ("handled", "dead")
 
 
@@ -47,9 +48,9 @@ class Replays:
     async def preview(self, of: PastEvents) -> int:
         """How many events are meant. Reads all that are kept of that channel of the wagon. Changes nothing."""
         self._here()
-        source, count = self._past(of), 0
-        async for batch in source.events(of.wagon, of.channel):
-            count += sum(map(of.takes, batch))
+        count = 0
+        async for events in meant(self._past(of), of):
+            count += len(events)
         return count
 
     async def request(
@@ -74,9 +75,13 @@ class Replays:
             check_revision(revision)
         if rate is not None:
             rate = real("rate", rate)
-            if not 0 < rate <= _LONGEST:
-                raise UsageError(f"rate={shown(rate)}: give events per second, above 0 and at most {_LONGEST:g}")
+            if not _SLOWEST <= rate <= _FASTEST:
+                raise UsageError(f"rate={shown(rate)}: give events per second, from {_SLOWEST:g} to {_FASTEST:,.0f}")
         count = await self.preview(of)
+        if of.channel not in ("", *self._state.snapshot.manifest.channels):
+            raise UsageError(
+                f"train {self._train} has no channel {shown(of.channel)} now: let it run with code that has it"
+            )
         if not count:
             raise UsageError(f"nothing to replay: {wagon_name(self._train, of.wagon)} has no such events ({words(of)})")
         made = Replay(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 from asyncio.subprocess import Process
 from contextlib import AsyncExitStack
@@ -46,17 +44,18 @@ async def each_is_published_once(url: str, archive: str, *, count: int = 20_000,
         while (active := c.manifest.active) is None or active.number < 2:
             await asyncio.sleep(0.05)
         await c.wait_drained(1)
-        replay = await c.replays.request(PastEvents(wagon=1))
+        replay = await c.replays.request(PastEvents(wagon=1), rate=4000.0)
         assert replay.count == count
         for number in range(1, kills + 1):
-            while not (standing := c.replays.standing) or not (
-                standing[0].feeder and standing[0].fed >= number * count // (kills + 2)
-            ):
-                assert standing, "it was over before it was killed"
+            feeder, fed = None, 0
+            while feeder is None or feeder.returncode is not None or fed < number * count // (kills + 2):
+                assert c.replays.standing, "it was over before its feeder was killed"
+                (standing,) = c.replays.standing
+                feeder = processes.get(int(standing.feeder.rsplit("-", 2)[1])) if standing.feeder else None
+                fed = standing.fed
                 await asyncio.sleep(0.002)
-            pid = int(standing[0].feeder.rsplit("-", 2)[1])
-            os.kill(pid, signal.SIGKILL)
-            await processes[pid].wait()
+            feeder.kill()
+            await feeder.wait()
             await begin()
         await c.replays.wait(replay.number)
         facts = [e.fact for e in await journal(c)]

@@ -121,7 +121,8 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
                 await two_wagons(connection)
             for of, why in (
                 (PastEvents(wagon=7), "t_v7 is not archived"),
-                (PastEvents(wagon=1, channel="even"), "nothing to replay"),
+                (PastEvents(wagon=1, type="nothing"), "nothing to replay"),
+                (PastEvents(wagon=1, channel="even"), "no channel 'even' now"),
                 (PastEvents(wagon=1, outcome="lost"), "outcome='lost'"),
                 (PastEvents(wagon=1, ids=("x",) * 1001), "more than 1,000"),
                 (1, "PastEvents"),

@@ -9,7 +9,8 @@ FIRST  ?= commit
 SWITCHES ?= 200
 FUZZ   ?= 10
 JOBS   ?= 2
-WORKERS ?= --numprocesses=2 --dist=worksteal
+PROCESSES ?= 2
+WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 # the folders of tests that need servers: each has a target of its own; the longest first
 ON_SERVERS := kubernetes aws kafka pulsar redis dashboard prometheus servers
 CHAOS_ON := redis kafka pulsar
@@ -81,7 +82,7 @@ templates: $(STAMP) ## The CloudFormation template, against what AWS says of its
 	else echo "SKIPPED: deploy/aws/*.yaml are not linted, cfn-lint is not installed: rm -r $(VENV) && make install" >&2; test "$$CI" != true; fi
 
 # some start processes and wait for them
-unit: WORKERS = --numprocesses=3 --dist=worksteal
+unit: PROCESSES = 3
 unit: $(STAMP) ## The tests that need no server
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS) \
 	|| $(call again,$(ON_SERVERS:%=--ignore=tests/%))
@@ -110,13 +111,14 @@ test-pulsar: $(STAMP) ## The tests on Pulsar
 test-aws: $(STAMP) ## The tests on moto, which emulates AWS
 	$(call run,aws)
 
+test-kubernetes: WORKERS =
 test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into your cache (as root, with Go), or the one of KUBECONFIG
 	$(call get,helm)
 	@test -n "$$KUBECONFIG" || $(BIN)/python scripts/servers.py install kubernetes redis || test "$$CI" != true
-	@$(BIN)/pytest $(call cache,kubernetes) tests/kubernetes $(ARGS) || $(call again,$(call cache,kubernetes) tests/kubernetes)
+	$(call run,kubernetes)
 
 # these wait most
-test-aws test-prometheus: WORKERS = --numprocesses=3 --dist=worksteal
+test-aws test-prometheus: PROCESSES = 3
 test-prometheus: $(STAMP) ## The alert rules and the Grafana board, on a real Prometheus (Debian's package, unpacked into your cache)
 	$(call get,prometheus)
 	$(call run,prometheus)

@@ -127,8 +127,9 @@ def test_a_unit_goes_to_its_next_wagon_without_a_new_pod(world: World) -> None:
 
 
 def test_idle_pods_go_first(world: World) -> None:
-    """Two of four Pods have an event in hand; those two are left. By chance that would be one case of six. Kubernetes
-    deletes Pods that are not ready before all others, whatever their cost; so the four are ready first."""
+    """Two of four Pods have an event in hand; those two are left. By chance that would be one case of six.
+
+    Kubernetes deletes unready Pods first, whatever their deletion cost, so the test waits until all four are ready."""
 
     async def main() -> None:
         async with PodsHarness(world) as harness, world.looking() as looking:

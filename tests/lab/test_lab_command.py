@@ -220,11 +220,14 @@ def plan(*arguments: str, code: int = 0) -> Result:
 def test_plan_says_first_that_a_promise_can_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine in a hundred events need longer than the promise: the plan is for the others, with as many workers as these
     take."""
+    asked: list[Any] = []
     tried: list[Trial] = []
 
     def searched_once(*given: Any, **options: Any) -> list[Trial]:
+        asked.append((given, options))
         if not tried:
             tried.extend(search(*given, **options))
+        assert asked[-1] == asked[0]
         return tried
 
     monkeypatch.setattr("eventwagon.cli.plan.search", searched_once)

@@ -56,9 +56,8 @@ def test_a_train_survives_the_failover_of_its_primary(group: SentinelGroup, how:
         handled.add(number)
 
     async def main() -> None:
-        url = (
-            f"{group.url}?timeout=10&wait=1&prefix={name}"  # half of it is waited for a replica: one may copy all anew
-        )
+        # a call waits half of its timeout for a replica, which may be busy with a full sync
+        url = f"{group.url}?timeout=10&wait=1&prefix={name}"
         before = group.primary
         await asyncio.to_thread(group.await_replicated, before)
         over = asyncio.Event()

@@ -398,7 +398,8 @@ def test_cut_off_between_publishing_and_settling(where: str, monkeypatch: pytest
 
 
 def test_interrupted_while_the_broker_hands_letters_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was claimed in that moment is given back at once: nobody waits for claims to expire."""
+    """The letters that it has just claimed are given back at once, so that the next retry need not wait until their
+    claims expire."""
 
     async def main(case: Case, c: Connection) -> None:
         await case.died(c, *range(1001, 1011))

@@ -100,6 +100,14 @@ class RedisServer(Server):
         return ask(self.port, "PING").startswith((b"+PONG", b"-NOAUTH"))
 
 
+def _start_all(servers: Sequence[RedisServer]) -> None:
+    """Start them side by side; return when all are ready. Raises StartFailed."""
+    for each in servers:
+        each.launch()
+    for each in servers:
+        each.await_ready()
+
+
 class RedisCluster:
     """Three masters in cluster mode, all slots assigned. `nodes` are servers as any other. A context manager."""
 
@@ -125,10 +133,7 @@ class RedisCluster:
 
     def start(self) -> None:
         """Start all and make them one cluster; returns when each node knows that it is whole."""
-        for node in self.nodes:
-            node.launch()
-        for node in self.nodes:
-            node.await_ready()
+        _start_all(self.nodes)
         first = self.nodes[0]
         share = -(-_SLOTS // len(self.nodes))
         for number, node in enumerate(self.nodes):
@@ -234,13 +239,9 @@ class SentinelGroup:
 
     def __enter__(self) -> Self:
         try:
-            for group in (self.servers, self.sentinels):
-                for each in group:
-                    each.launch()
-                for each in group:
-                    each.await_ready()
-                if group is self.servers:  # a Sentinel looks for replicas when it starts, and then every 10 s
-                    self.await_replicated(self.servers[0])
+            _start_all(self.servers)
+            self.await_replicated(self.servers[0])  # a Sentinel looks for replicas when it starts, then every 10 s
+            _start_all(self.sentinels)
             self._await_watched()
         except BaseException:
             self.__exit__()

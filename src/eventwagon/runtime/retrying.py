@@ -49,6 +49,7 @@ from ..values import whole
 from .publish_queue import fitting
 from .runtime import Runtime
 from .switcher import Switcher
+from .tasks import to_the_end
 from .train_state import TrainState
 
 _BATCH = 500
@@ -297,15 +298,19 @@ class DeadLetters:
     async def _received(
         self, subscription: Subscription, count: int, poll: float, held: _Deliveries
     ) -> Sequence[Delivery]:
-        """What the broker hands out. If the call is interrupted meanwhile, it waits for the answer, and `held` gets
-        that: else its claims would have to expire."""
-        asked = asyncio.create_task(self._answer(partial(subscription.receive, count, poll)))
+        """What the broker hands out. A task that is cancelled meanwhile waits for the answer and adds it to `held`, so
+        that it is given back; otherwise these claims would have to expire."""
+        got: _Deliveries = []
+
+        async def receive() -> None:
+            got.extend(await self._answer(partial(subscription.receive, count, poll)))
+
         try:
-            return await asyncio.shield(asked)
+            await to_the_end(receive, self._runtime.settings.publish_timeout)
         except asyncio.CancelledError:
-            with suppress(BrokerError):
-                held += await asked
+            held += got
             raise
+        return got
 
     async def _work(
         self, channel: Channel, subscription: Subscription, deliveries: Sequence[Delivery], order: _Order

@@ -228,7 +228,7 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
 
 
 class Served:
-    workers, handled, failed, unreadable, skipped, in_hand, missing = 1, 0, 0, 0, 0, 0, ()
+    workers, handled, failed, uncounted, skipped, in_hand, missing = 1, 0, 0, 0, 0, 0, ()
     trouble, channels, paused, work = "", (), False, None
     open: ClassVar[dict[str, str]] = {}
     at_budget: ClassVar[dict[str, str]] = {}

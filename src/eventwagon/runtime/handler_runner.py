@@ -346,11 +346,12 @@ class HandlerRunner:
                     settler.snooze(each, after, because)
             case Dead(because=because, unreadable=unreadable):
                 wagon.failed += 1
-                wagon.unreadable += unreadable
+                wagon.uncounted += unreadable or _was_tried(delivery)
                 circuits.passed(circuit, event_id, gone=True)
                 settler.die(delivery, because, worker.attempt, exc_info)  # a batch does not die as a whole
             case Failed(because=because, error=error, after=after):
                 wagon.failed += 1
+                wagon.uncounted += _was_tried(delivery)
                 own = self._cancelled_itself(worker, error)
                 again = circuits.failed(
                     circuit, event_id, delivery.attempt, because=because, after=after, own=own, tells=tells
@@ -657,3 +658,8 @@ async def _absorb(task: asyncio.Task[None]) -> None:
         task.uncancel()
     with suppress(asyncio.CancelledError):  # one may still be on its way
         await asyncio.sleep(0)
+
+
+def _was_tried(delivery: Delivery) -> bool:
+    """It was delivered before, in this wagon or before it was retried as a dead letter."""
+    return delivery.attempt > 1 or "deadretries" in delivery.event.extensions

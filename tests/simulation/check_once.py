@@ -38,7 +38,11 @@ def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
                 began = begun[record.by, record.channel.name, record.id]
                 replay = replays.get(record.channel.wagon, 0)
                 handled.setdefault((record.channel.name, record.id, replay), []).append((began, record))
+    replayed = {times[0][1].key for (_, _, replay), times in handled.items() if replay}
     for times in handled.values():
+        parent, published, _ = times[0][1].key.partition("+")
+        if published and parent in replayed:
+            continue  # its handler published it anew in the replay: to `once` that is another event
         for (began, first), (again, second) in pairwise(times):
             if second.channel == first.channel and second.attempt > first.attempt:
                 continue

@@ -212,13 +212,13 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class ByHand(msgspec.Struct, frozen=True):
-    """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, or to
-    `retry` all dead letters, or to `replay` the events of the wagon that went last. What is paused still when the
-    trouble is over is resumed then."""
+    """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, to
+    `retry` all dead letters, to `replay` the events of the wagon that went last, or to `cancel` a replay. What is
+    paused still when the trouble is over is resumed then."""
 
     at: float
     process: str
-    what: Literal["switch", "stop", "pause", "resume", "retry", "replay"]
+    what: Literal["switch", "stop", "pause", "resume", "retry", "replay", "cancel"]
     revision: str | None = None
     """The switch is to this code."""
     watch: float | None = None
@@ -628,6 +628,10 @@ def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
     asked = [
         ByHand(round(rng.uniform(0.4 * last, last + 6.0), 3), rng.choice(names), "replay", rate=rng.choice(rates))
         for _ in range(rng.randint(1, 5))
+    ]
+    asked += [
+        ByHand(round(rng.uniform(0.5 * last, last + 9.0), 3), rng.choice(names), "cancel")
+        for _ in range(rng.choice([0, 0, 1, 2]))
     ]
     switches = [ByHand(round(rng.uniform(0.5, last), 3), rng.choice(names), "switch") for _ in range(2)]
     observers = [p.name for p in scenario.programs if "observe" in p.roles]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
 from .check_events import Books
@@ -40,16 +40,20 @@ def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
                 handled.setdefault((record.channel.name, record.id, replay), []).append((began, record))
     replayed = {times[0][1].key for (_, _, replay), times in handled.items() if replay}
     for times in handled.values():
-        parent, published, _ = times[0][1].key.partition("+")
-        if published and parent in replayed:
-            continue  # its handler published it anew in the replay: to `once` that is another event
         for (began, first), (again, second) in pairwise(times):
             if second.channel == first.channel and second.attempt > first.attempt:
                 continue
+            if second.channel != first.channel and _comes_from(first.key, replayed):
+                continue  # a replay published it anew, or for later: to `once` that is another event
             if any(_struck(trouble.get(of.by, ()), of, second) for of in (began, again)):
                 continue
             says = f"{first.key} was handled by {first.by} and again by {second.by} {second.at - first.at:.3f} s later"
             yield Violation(invariant="once", says=says, key=first.key, moments=(first.seq, second.seq))
+
+
+def _comes_from(key: str, replayed: Collection[str]) -> bool:
+    """Whether handlers of replayed events emit or publish it."""
+    return any(key[:place] in replayed for place, sign in enumerate(key) if sign in "/+")
 
 
 def _struck(trouble: Sequence[tuple[int, float]], since: Begun, before: Handled) -> bool:

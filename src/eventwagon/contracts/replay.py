@@ -13,11 +13,11 @@ from ..event import Event
 
 
 class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """Which events of a removed wagon are meant: those for which everything holds that is given.
+    """Which events of a removed wagon to replay: those that match everything that is given.
 
     `wagon`: the wagon's number. `channel`: the inner channel in which they were; empty: its ingress. `ids`: any of
     these. `type`, `subject`, `outcome` (`handled`, `dead`): exactly so. `since`, `until`: their times in seconds since
-    the epoch; `since` is included, `until` is not.
+    the epoch; `since` is included, `until` is not. It is checked where it is used.
     """
 
     wagon: int

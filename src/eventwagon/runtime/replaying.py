@@ -80,8 +80,8 @@ class Replays:
         by: str | None = None,
     ) -> Replay:
         """Have these events handled once more: observers open a wagon for them, publish them to it, and remove it in
-        the end. The active wagon goes on as it is. One replay runs at a time; the others wait for it. It goes on
-        whatever becomes of this process, until it is over or is cancelled.
+        the end. The wagon never takes new events. One replay runs at a time; the others wait for it. This process may
+        end: the train goes on with it until it is over or cancelled.
 
         The events keep their ids, times, data and attributes. `revision`: the code that handles them; default: that of
         new wagons. `rate`: the most events per second that are published. `why` and `by` are for the journal. Raises

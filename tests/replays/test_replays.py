@@ -14,8 +14,11 @@ import pytest
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
+from eventwagon.contracts.lifecycle import Move
+from eventwagon.contracts.manifest import moved
 from eventwagon.contracts.replay import PastEvents
 from eventwagon.errors import Reject, UsageError
+from eventwagon.policy.edits import Edit
 from eventwagon.policy.replays import requested
 
 Seen = tuple[int, str, int, dict[str, str]]
@@ -179,5 +182,29 @@ def test_what_can_not_be_found_any_more_ends_the_replay_and_lists_are_taken(tmp_
         first, second = [f for f in facts if isinstance(f, ReplayEnded)]
         assert (first.because, second.fed, second.count) == ("", 3, 5)
         assert "5 events were counted, and only 3" in second.because
+
+    asyncio.run(main())
+
+
+def test_what_a_failed_wagon_of_a_replay_has_left_becomes_dead_letters(tmp_path: Path) -> None:
+    async def main() -> None:
+        handled: list[Seen] = []
+        train = made(tmp_path / "archive", handled)
+        async with train.connect("memory:") as connection, connection.running(), asyncio.timeout(60):
+            await two_wagons(connection)
+            await connection.pause()
+            del handled[:]
+            before = len([letter async for letter in connection.dead_letters()])
+            replay = await connection.replays.request(PastEvents(wagon=1))
+            while not (fed := connection.replays.standing[0]).is_over:
+                await asyncio.sleep(0.01)
+            await connection._state.apply(  # noqa: SLF001 - as an observer does when its channels are lost
+                lambda m: Edit(moved(m, fed.wagon, Move.GIVEN_UP))
+            )
+            await connection.replays.wait(replay.number)
+            letters = [letter async for letter in connection.dead_letters()]
+        assert len(letters) - before == replay.count
+        assert not handled
+        assert "takes no replayed events" in letters[-1].extensions["deadbecause"]
 
     asyncio.run(main())

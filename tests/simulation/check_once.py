@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from .check_events import Books
@@ -38,12 +38,16 @@ def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
                 began = begun[record.by, record.channel.name, record.id]
                 replay = replays.get(record.channel.wagon, 0)
                 handled.setdefault((record.channel.name, record.id, replay), []).append((began, record))
-    replayed = {times[0][1].key for (_, _, replay), times in handled.items() if replay}
+    replayed: dict[str, int] = {}
+    for (_, _, replay), times in handled.items():
+        if replay:
+            began, first = times[0]
+            replayed[first.key] = min(began.seq, replayed.get(first.key, began.seq))
     for times in handled.values():
         for (began, first), (again, second) in pairwise(times):
             if second.channel == first.channel and second.attempt > first.attempt:
                 continue
-            if second.channel != first.channel and _comes_from(first.key, replayed):
+            if _comes_from(second, replayed):
                 continue  # a replay published it anew, or for later: to `once` that is another event
             if any(_struck(trouble.get(of.by, ()), of, second) for of in (began, again)):
                 continue
@@ -51,9 +55,11 @@ def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
             yield Violation(invariant="once", says=says, key=first.key, moments=(first.seq, second.seq))
 
 
-def _comes_from(key: str, replayed: Collection[str]) -> bool:
-    """Whether handlers of replayed events emit or publish it."""
-    return any(key[:place] in replayed for place, sign in enumerate(key) if sign in "/+")
+def _comes_from(record: Handled, replayed: Mapping[str, int]) -> bool:
+    """Whether the handler of a replayed event, begun before this, may have emitted or published it. `replayed`: when
+    the handling of each key in a replay first began."""
+    roots = [record.key[:place] for place, sign in enumerate(record.key) if sign in "/+"]
+    return any(replayed.get(root, record.seq) < record.seq for root in roots)
 
 
 def _struck(trouble: Sequence[tuple[int, float]], since: Begun, before: Handled) -> bool:

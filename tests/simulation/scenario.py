@@ -621,7 +621,7 @@ def _with_retries(scenario: Scenario, rng: random.Random) -> Scenario:
 
 def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
     """Somebody has past events handled once more, now and then, from any process."""
-    if scenario.guests or scenario.renames is not None or scenario.steps_back or rng.random() >= 0.2:
+    if scenario.guests or scenario.renames is not None or rng.random() >= 0.2:
         return scenario
     names, last = [p.name for p in scenario.programs], max(a.at for a in scenario.arrivals)
     rates = [None, None, 2.0, 20.0]

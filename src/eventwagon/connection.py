@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, cast
 import msgspec
 
 from .archives.opening import open_archive
-from .archives.past import ArchivedEvents
+from .archives.past import past_events
 from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.ledger import Ledger, WagonRecord
@@ -190,9 +190,11 @@ class Connection:
         self._switcher = Switcher(self._runtime, self._state)
         self._dead = DeadLetters(self._runtime, self._state, self._switcher, here=self._here, asked=_asked)
         url = train.settings.archive
-        past = None if url is None else ArchivedEvents(self._runtime.archives, url, train.name)
-        self._past: EventSource | None = past
-        self._replays = Replays(self._runtime, self._state, past, here=self._here, asked=_asked)
+        past: EventSource | None = past_events(url, train.name, self._runtime.archives)
+        self._past = past
+        self._replays = Replays(
+            self._runtime, self._state, past, here=self._here, asked=_asked, answering=self._answering
+        )
         self._founded = False
         self._runs = False
         self._is_running = False
@@ -630,9 +632,8 @@ class Connection:
                 self._switcher.on_full.append(observer.wake)
                 membership.observing = tasks.create_task(kept_up(observer.run, "observing", self._bulkhead))
                 owned.append(membership.observing)
-                if self._past is not None:
-                    feeding = kept_up(Feeder(runtime, self._state, self._past).run, "feeding replays", self._bulkhead)
-                    owned.append(tasks.create_task(feeding))
+                feeding = kept_up(Feeder(runtime, self._state, self._past).run, "feeding replays", self._bulkhead)
+                owned.append(tasks.create_task(feeding))
                 if runtime.timetable is not None:
                     due_events = self._due_events = DueEvents(runtime, self._state, self._switcher, runtime.timetable)
                     publishing = kept_up(due_events.run, "publishing events that are due", self._bulkhead)
@@ -936,11 +937,6 @@ class Connection:
     def dead(self) -> DeadLetters:
         """The train's dead letters: to look at them, publish them again, or delete them. See docs/dead-letters.md."""
         return self._dead
-
-    def use_past(self, past: EventSource) -> None:
-        """Take past events from there. Call it before the connection is entered."""
-        self._past = past
-        self._replays = Replays(self._runtime, self._state, past, here=self._here, asked=_asked)
 
     @property
     def replays(self) -> Replays:

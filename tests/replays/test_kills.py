@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import Process
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from eventwagon.archives.opening import open_archive
+from eventwagon.archives.past import ArchivedEvents
 from eventwagon.contracts.facts import ReplayEnded, WagonRemoved
 from eventwagon.contracts.replay import PastEvents
 from tests.programs.replayed import train
@@ -18,7 +21,7 @@ from tests.support import journal
 ROOT = Path(__file__).parents[2]
 
 
-async def each_is_published_once(url: str, archive: str, *, count: int = 20_000, kills: int = 3) -> str:
+async def each_is_published_once(url: str, archive: str, *, count: int = 6_000, kills: int = 2) -> str:
     """Returns the figures."""
     processes: dict[int, Process] = {}
 
@@ -44,7 +47,7 @@ async def each_is_published_once(url: str, archive: str, *, count: int = 20_000,
         while (active := c.manifest.active) is None or active.number < 2:
             await asyncio.sleep(0.05)
         await c.wait_drained(1)
-        replay = await c.replays.request(PastEvents(wagon=1), rate=4000.0)
+        replay = await c.replays.request(PastEvents(wagon=1), rate=count / 5)
         assert replay.count == count
         for number in range(1, kills + 1):
             feeder, fed = None, 0
@@ -63,7 +66,15 @@ async def each_is_published_once(url: str, archive: str, *, count: int = 20_000,
     assert (ended.fed, ended.count, ended.because) == (count, count, "")
     published = [f.wagon.published for f in facts if isinstance(f, WagonRemoved) and f.wagon.replay == replay.number]
     assert sum(p or 0 for p in published) == count
+    numbers = [f.wagon.number for f in facts if isinstance(f, WagonRemoved) and f.wagon.replay == replay.number]
+    assert Counter([i for n in numbers for i in await _ids(archive, n)]) == Counter(await _ids(archive, 1))
     return f"{count:,} events, {kills} feeders killed, {len(published)} wagons: {published}"
+
+
+async def _ids(archive: str, wagon: int) -> list[str]:
+    past = ArchivedEvents(open_archive, archive, "past")
+    parts = await past.parts(wagon, "")
+    return sorted({each.event.id async for batch in past.events(wagon, "", parts) for each in batch})
 
 
 @pytest.mark.timeout(180)

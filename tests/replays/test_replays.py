@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
+from eventwagon.contracts.lifecycle import Move
+from eventwagon.contracts.manifest import moved
 from eventwagon.contracts.replay import PastEvents
 from eventwagon.errors import Reject, UsageError
+from eventwagon.policy.edits import Edit
+from eventwagon.policy.replays import requested
 
 Seen = tuple[int, str, int, dict[str, str]]
 """A payload, its event's id, the wagon, the extension attributes."""
@@ -73,7 +79,7 @@ def test_past_events_are_handled_once_more_in_a_wagon_of_their_own(url: str, tmp
                 replay = await connection.replays.request(PastEvents(wagon=1, outcome="handled"), "a test", by="me")
                 await connection.publish(1000)
                 await connection.replays.wait(replay.number)
-            assert connection.manifest.active == active or connection.manifest.active is not None
+            assert connection.manifest.active == active
         old = [h for h in handled if h[0] < 1000]
         new = [h for h in handled if h[0] == 1000]
         meant = {(n, i) for n, i, _, _ in first if n % 10 != 3}
@@ -125,6 +131,14 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
                 (PastEvents(wagon=1, channel="even"), "no channel 'even' now"),
                 (PastEvents(wagon=1, outcome="lost"), "outcome='lost'"),
                 (PastEvents(wagon=1, ids=("x",) * 1001), "more than 1,000"),
+                (PastEvents(wagon=1, ids=("x" * 1001,)), "at most 1,000 characters"),
+                (PastEvents(wagon=1, ids=("\ud800",)), "UTF-8"),
+                (PastEvents(wagon=1, ids="0190"), "list of ids"),  # type: ignore[arg-type]
+                (PastEvents(wagon=1, subject=""), "subject is empty"),
+                (PastEvents(wagon=True), "wagon must"),
+                (PastEvents(wagon="7"), "wagon must"),  # type: ignore[arg-type]
+                (PastEvents(wagon=1, since=float("nan")), "since=nan"),
+                (PastEvents(wagon=1, until=datetime(2026, 1, 1)), "time zone"),  # type: ignore[arg-type]
                 (1, "PastEvents"),
             ):
                 with pytest.raises(UsageError, match=why):
@@ -134,6 +148,63 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
                     await connection.replays.request(PastEvents(wagon=1), rate=rate)  # type: ignore[arg-type]
             with pytest.raises(UsageError, match="no replay 300"):
                 await connection.replays.cancel(300)
+            for number in (connection.manifest.wagons[-1].number, "1", True):
+                with pytest.raises(UsageError, match="number"):
+                    await connection.replays.cancel(number)  # type: ignore[arg-type]
             assert not connection.manifest.replays
+            [earlier, *_] = (tmp_path / "archive" / "t").glob("t_v1-*Z.parquet")
+            (earlier.parent / "t_v1-20250101T000000000Z.parquet").write_bytes(earlier.read_bytes())
+            with pytest.raises(UsageError, match="2 wagons of the name t_v1"):
+                await connection.replays.preview(PastEvents(wagon=1))
+
+    asyncio.run(main())
+
+
+def test_what_can_not_be_found_any_more_ends_the_replay_and_lists_are_taken(tmp_path: Path) -> None:
+    async def main() -> None:
+        handled: list[Seen] = []
+        facts: list[Any] = []
+        train = made(tmp_path / "archive", handled)
+        async with train.connect("memory:", listeners=[facts.append]) as connection, connection.running():
+            async with asyncio.timeout(60):
+                await two_wagons(connection)
+                ids = [event_id for _, event_id, wagon, _ in handled if wagon == 1][:3]
+                of = PastEvents(wagon=1, ids=ids, since=datetime(2020, 1, 1, tzinfo=UTC))  # type: ignore[arg-type]
+                replay = await connection.replays.request(of)
+                assert replay.count == len(set(ids))
+                await connection.replays.wait(replay.number)
+                more = msgspec.structs.replace(replay, count=5, number=0)
+                await connection._state.apply(  # noqa: SLF001 - what no user can request
+                    lambda m: requested(m, more, "more than there is")
+                )
+                while len([f for f in facts if isinstance(f, ReplayEnded)]) < 2:
+                    await asyncio.sleep(0.01)
+        first, second = [f for f in facts if isinstance(f, ReplayEnded)]
+        assert (first.because, second.fed, second.count) == ("", 3, 5)
+        assert "5 events were counted, and only 3" in second.because
+
+    asyncio.run(main())
+
+
+def test_what_a_failed_wagon_of_a_replay_has_left_becomes_dead_letters(tmp_path: Path) -> None:
+    async def main() -> None:
+        handled: list[Seen] = []
+        train = made(tmp_path / "archive", handled)
+        async with train.connect("memory:") as connection, connection.running(), asyncio.timeout(60):
+            await two_wagons(connection)
+            await connection.pause()
+            del handled[:]
+            before = len([letter async for letter in connection.dead_letters()])
+            replay = await connection.replays.request(PastEvents(wagon=1))
+            while not (fed := connection.replays.standing[0]).is_over:
+                await asyncio.sleep(0.01)
+            await connection._state.apply(  # noqa: SLF001 - as an observer does when its channels are lost
+                lambda m: Edit(moved(m, fed.wagon, Move.GIVEN_UP))
+            )
+            await connection.replays.wait(replay.number)
+            letters = [letter async for letter in connection.dead_letters()]
+        assert len(letters) - before == replay.count
+        assert not handled
+        assert "takes no replayed events" in letters[-1].extensions["deadbecause"]
 
     asyncio.run(main())

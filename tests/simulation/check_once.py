@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from .check_events import Books
@@ -38,14 +38,28 @@ def handled_once(case: Evidence, books: Books) -> Iterator[Violation]:
                 began = begun[record.by, record.channel.name, record.id]
                 replay = replays.get(record.channel.wagon, 0)
                 handled.setdefault((record.channel.name, record.id, replay), []).append((began, record))
+    replayed: dict[str, int] = {}
+    for (_, _, replay), times in handled.items():
+        if replay:
+            began, first = times[0]
+            replayed[first.key] = min(began.seq, replayed.get(first.key, began.seq))
     for times in handled.values():
         for (began, first), (again, second) in pairwise(times):
             if second.channel == first.channel and second.attempt > first.attempt:
                 continue
+            if _comes_from(second, replayed):
+                continue  # a replay published it anew, or for later: to `once` that is another event
             if any(_struck(trouble.get(of.by, ()), of, second) for of in (began, again)):
                 continue
             says = f"{first.key} was handled by {first.by} and again by {second.by} {second.at - first.at:.3f} s later"
             yield Violation(invariant="once", says=says, key=first.key, moments=(first.seq, second.seq))
+
+
+def _comes_from(record: Handled, replayed: Mapping[str, int]) -> bool:
+    """Whether the handler of a replayed event, begun before this, may have emitted or published it. `replayed`: when
+    the handling of each key in a replay first began."""
+    roots = [record.key[:place] for place, sign in enumerate(record.key) if sign in "/+"]
+    return any(replayed.get(root, record.seq) < record.seq for root in roots)
 
 
 def _struck(trouble: Sequence[tuple[int, float]], since: Begun, before: Handled) -> bool:

@@ -320,6 +320,7 @@ class GatedSubscription:
         self._gate = gate
         self._channel = channel
         self._truth = gate.process.world.broker
+        owner = owner or f"{gate.process.name}, unnamed"  # else all those without a name would be one
         self._inner = self._truth.consume(channel, visibility=visibility, owner=owner)
         self._attached = False
         gate.process.owners.add(owner)

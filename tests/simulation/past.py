@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from unittest import mock
 
+from eventwagon import connection as connection_module
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.replay import PastEvent
 from eventwagon.errors import UsageError
@@ -26,13 +29,23 @@ class GatedPast:
         self._gate = gate
         self._truth = gate.process.world.broker
 
-    async def events(self, wagon: int, channel: str) -> AsyncIterator[Sequence[PastEvent]]:
-        kept = list(self._truth.past.get(wagon, {}).values()) if not channel else []
-        if not kept:
+    async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
+        if channel or not self._truth.past.get(wagon):
             raise UsageError(f"nothing is kept of wagon {wagon}")
+        return ("all",)
+
+    async def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
+        kept = list(self._truth.past[wagon].values())
         for start in range(0, len(kept), _BATCH):
 
             async def read(start: int = start) -> Sequence[PastEvent]:
                 return [PastEvent(event, "", "handled", 1) for event in kept[start : start + _BATCH]]
 
             yield await self._gate.call("past", read)
+
+
+@contextmanager
+def reading_past(gate: Gate) -> Iterator[None]:
+    """Connections that are made here read the past of the run."""
+    with mock.patch.object(connection_module, "past_events", return_value=GatedPast(gate)):
+        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any
@@ -70,7 +70,7 @@ from .history import (
     Tried,
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
-from .past import GatedPast, removed
+from .past import reading_past, removed
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
 from .truth import EPOCH, key_of
 from .world import World
@@ -166,18 +166,18 @@ class Process(Actor):
     async def _main(self) -> None:
         roles = self.slot.program.roles
         meter = Metrics(clock=self.clock) if self.slot.scenario.measured else None
-        connection = self._train().connect(
-            broker=GatedBroker(Gate(self)),
-            registry=GatedRegistry(Gate(self)),
-            ledger=None if self.world.ledger is None else GatedLedger(Gate(self), self.world.ledger),
-            orchestrator=self.world.orchestrator(Gate(self)) if "observe" in roles else None,
-            clock=self.clock,
-            listeners=[self._hear],
-            redeclare=self.version > 0,
-            meter=meter,
-        )
-        if self.slot.scenario.replays:
-            connection.use_past(GatedPast(Gate(self)))
+        past = reading_past(Gate(self)) if self.slot.scenario.replays else nullcontext()
+        with past:
+            connection = self._train().connect(
+                broker=GatedBroker(Gate(self)),
+                registry=GatedRegistry(Gate(self)),
+                ledger=None if self.world.ledger is None else GatedLedger(Gate(self), self.world.ledger),
+                orchestrator=self.world.orchestrator(Gate(self)) if "observe" in roles else None,
+                clock=self.clock,
+                listeners=[self._hear],
+                redeclare=self.version > 0,
+                meter=meter,
+            )
         async with connection:
             if "serve" in roles:
                 async with connection.running(
@@ -277,6 +277,9 @@ class Process(Actor):
                     while not (gone := removed(self.world.broker, (await connection.refresh()).manifest)):
                         await asyncio.sleep(0.5)
                     await connection.replays.request(PastEvents(wagon=gone[-1]), rate=hand.rate)
+                case "cancel":
+                    for replay in connection.replays.standing[:1]:
+                        await connection.replays.cancel(replay.number)
                 case "switch":
                     await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
 

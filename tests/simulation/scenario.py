@@ -212,13 +212,13 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class ByHand(msgspec.Struct, frozen=True):
-    """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, or to
-    `retry` all dead letters, or to `replay` the events of the wagon that went last. What is paused still when the
-    trouble is over is resumed then."""
+    """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, to
+    `retry` all dead letters, to `replay` the events of the wagon that went last, or to `cancel` a replay. What is
+    paused still when the trouble is over is resumed then."""
 
     at: float
     process: str
-    what: Literal["switch", "stop", "pause", "resume", "retry", "replay"]
+    what: Literal["switch", "stop", "pause", "resume", "retry", "replay", "cancel"]
     revision: str | None = None
     """The switch is to this code."""
     watch: float | None = None
@@ -621,7 +621,7 @@ def _with_retries(scenario: Scenario, rng: random.Random) -> Scenario:
 
 def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
     """Somebody has past events handled once more, now and then, from any process."""
-    if scenario.guests or scenario.renames is not None or scenario.steps_back or rng.random() >= 0.2:
+    if scenario.guests or scenario.renames is not None or rng.random() >= 0.2:
         return scenario
     names, last = [p.name for p in scenario.programs], max(a.at for a in scenario.arrivals)
     rates = [None, None, 2.0, 20.0]
@@ -634,6 +634,10 @@ def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
     faults = [
         _fault_at(rng, rng.choice(observers), rng.choice(["past", "publish", "publish"]))
         for _ in range(rng.randint(0, 5) if scenario.faults and observers else 0)
+    ]
+    asked += [
+        ByHand(round(rng.uniform(0.5 * last, last + 9.0), 3), rng.choice(names), "cancel")
+        for _ in range(rng.choice([0, 0, 1, 2]))
     ]
     return msgspec.structs.replace(
         scenario,

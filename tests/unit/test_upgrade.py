@@ -70,7 +70,7 @@ FORM_5: dict[type[Any], set[str]] = {Manifest: {"replays"}, Wagon: {"archive", "
 MAY_BE_DROPPED: dict[type[Any], set[str]] = {
     Manifest: {
         *("epoch", "lost_wagons", "letters_lost", "letters_gone", "letters_taken"),
-        *("stepped_back_at", "stepped_back_to", "at_risk"),
+        *("stepped_back_at", "stepped_back_to", "at_risk", "replays_over"),
     },
     Wagon: {
         *("letters_lost", "letters_taken", "workers", "grown_at", "remover", "letters_kept"),
@@ -78,7 +78,8 @@ MAY_BE_DROPPED: dict[type[Any], set[str]] = {
     },
 }
 """Fields that came with no new form: where older code drops one, something is told twice, dead letters that were
-retried are told as lost, or `pause_on` pauses a wagon again that somebody has resumed, and nothing worse happens."""
+retried are told as lost, `pause_on` pauses a wagon again that somebody has resumed, or a replay that is over begins
+again after the registry stepped back, and nothing worse happens."""
 FORM_3: dict[type[Any], str] = {
     Manifest: "train format wagons next_number turns declared channels revision request watch refusing "
     "failed_opens stops",

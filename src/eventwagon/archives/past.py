@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from ..contracts.archive import OpenArchive, Row
-from ..contracts.replay import PastEvent
+from ..contracts.replay import EventSource, PastEvent
 from ..display.text import count
-from ..errors import UsageError
+from ..errors import Unavailable, UsageError
 from ..event import Event, wagon_name
 
 
@@ -20,26 +20,46 @@ class ArchivedEvents:
         self._url = url
         self._train = train
 
-    async def events(self, wagon: int, channel: str) -> AsyncIterator[Sequence[PastEvent]]:
-        """See EventSource.events. Events that came late to a wagon have files of their own, which come last."""
+    async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
+        """See EventSource.parts. Events that came late to a wagon have files of their own, which come last."""
         archive = self._open(self._url)
         files = await archive.files(self._train)
-        of = sorted((f for f in files if f.number == wagon), key=lambda f: f.name)
+        name = wagon_name(self._train, wagon)
+        start = f"{self._train}/{name}-"
+        of = sorted((f for f in files if f.number == wagon and f.name.startswith(start)), key=lambda f: f.name)
         if not of:
             there = {f.number for f in files}
             raise UsageError(
-                f"{wagon_name(self._train, wagon)} is not archived at {archive.where}"
+                f"{name} is not archived at {archive.where}"
                 + (f"; {count(len(there), 'wagon')} are, up to {wagon_name(self._train, max(there))}" if there else "")
             )
-        for file in of:
-            if file.channel != channel:
-                continue
-            async for rows in archive.read(file):
+        times = {f.name.removeprefix(start).partition(".")[0] for f in of}
+        opened = sorted(time for time in times if not time.startswith("late-"))
+        if len(opened) > 1:
+            raise UsageError(
+                f"the archive at {archive.where} has {len(opened)} wagons of the name {name}, opened at "
+                f"{', '.join(opened)}: move the files of all but one elsewhere"
+            )
+        return tuple(f.name for f in of if f.channel == channel)
+
+    async def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
+        """See EventSource.events."""
+        archive = self._open(self._url)
+        there = {f.name: f for f in await archive.files(self._train)}
+        for part in parts:
+            if part not in there:
+                raise Unavailable(f"{part} is gone from the archive at {archive.where}")
+            async for rows in archive.read(there[part]):
                 yield [
                     PastEvent(_event(row), row.channel, row.outcome, row.attempts)
                     for row in rows
                     if not row.cut and row.outcome != "passed"
                 ]
+
+
+def past_events(url: str | None, train: str, archives: OpenArchive) -> EventSource | None:
+    """Those of the archive at `url`; None if there is none."""
+    return None if url is None else ArchivedEvents(archives, url, train)
 
 
 def _event(row: Row) -> Event:

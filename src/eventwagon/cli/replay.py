@@ -10,12 +10,12 @@ from ..connection import Connection
 from ..contracts.replay import PastEvents
 from ..display.text import count as counted
 from ..errors import UsageError
-from ..event import wagon_name
+from ..event import DEAD, wagon_name
 from ..policy.letters import moment
 from ..values import shown
 from ..views.replays import replay_in_words
 from .completion import Anchor
-from .console import DEFAULT_URL, Code, Ended, Url, job, line
+from .console import DEFAULT_URL, Url, job, line
 from .steer import By, Reason
 from .target import reached, wagon_number
 from .times import time_given
@@ -27,7 +27,7 @@ async def replay(
     wagon: Annotated[
         str | None,
         typer.Argument(
-            metavar="[WAGON]", help="The wagon, by name (orders_v7) or number; without it: what is replayed."
+            metavar="[WAGON]", help="The wagon, by name (orders_v7) or number; without it, lists the replays."
         ),
     ] = None,
     url: Url = DEFAULT_URL,
@@ -61,9 +61,32 @@ async def replay(
 ) -> None:
     """Have the archived events of a wagon handled once more, with their ids and times, in a wagon of their own.
 
-    The train does it, whatever becomes of this command: an observer opens a wagon, publishes the events to it, and
-    removes it in the end. The active wagon goes on as it is. One replay runs at a time.
+    The train does it, and this command may end: an observer opens a wagon, publishes the events to it, and removes it
+    in the end. The wagon never takes new events. One replay runs at a time.
     """
+    given = [
+        name
+        for name, value in {
+            "--channel": channel,
+            "--id": ids,
+            "--type": event_type,
+            "--subject": subject,
+            "--outcome": outcome,
+            "--since": since,
+            "--until": until,
+            "--revision": revision,
+            "--rate": rate,
+            "--dry-run": dry_run or None,
+        }.items()
+        if value is not None and value != []
+    ]
+    if given and (wagon is None or cancel is not None):
+        raise UsageError(f"{', '.join(given)}: give the WAGON whose events are meant, without --cancel")
+    if wagon == DEAD:
+        raise UsageError(
+            f"dead letters are replayed by wagon: give the WAGON and --outcome dead; `eventwagon dead {shown(target)} "
+            "retry` publishes them again at once"
+        )
     async with reached(target, url) as c:
         name = c.train.name
         if cancel is not None:
@@ -89,8 +112,6 @@ async def replay(
         if dry_run:
             line(f"{counted(await c.replays.preview(of), 'event')} of {wagon_name(name, number)} would be replayed")
             return
-        if c.manifest.removal is not None:
-            raise Ended(Code.FAILED, f"train {name} is being removed")
         made = await c.replays.request(of, reason, revision=revision, rate=rate, by=by)
         line(
             f"replay {made.number} of {counted(made.count, 'event')} of {wagon_name(name, number)} is requested: "

@@ -198,6 +198,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     removal: TrainRemoval | None = None
     replays: tuple[Replay, ...] = ()
     """What is to be handled once more: the first of them now, the others after it."""
+    replays_over: float = 0.0
+    """When the last replay that is over was requested: they end in that order."""
 
     @property
     def active(self) -> Wagon | None:
@@ -224,9 +226,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return [w for w in self.wagons if not w.replay]
 
     def feeds(self, wagon: Wagon) -> bool:
-        """Whether a replay still publishes to the wagon, so that it must not be sealed."""
+        """Whether a replay still publishes to the wagon, so that it must not be sealed. The feeder of a cancelled one
+        may have a publish under way until it lets go."""
         return any(
-            r.number == wagon.replay and r.wagon == wagon.number and not (r.is_over or r.torn) for r in self.replays
+            r.number == wagon.replay and r.wagon == wagon.number and not r.torn and (r.feeder or not r.is_over)
+            for r in self.replays
         )
 
     def pause_of(self, wagon: Wagon) -> Pause | None:

@@ -13,11 +13,11 @@ from ..event import Event
 
 
 class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """Which events of a removed wagon are meant: those for which everything holds that is given.
+    """Which events of a removed wagon to replay: those that match everything that is given.
 
     `wagon`: the wagon's number. `channel`: the inner channel in which they were; empty: its ingress. `ids`: any of
     these. `type`, `subject`, `outcome` (`handled`, `dead`): exactly so. `since`, `until`: their times in seconds since
-    the epoch; `since` is included, `until` is not.
+    the epoch; `since` is included, `until` is not. It is checked where it is used.
     """
 
     wagon: int
@@ -62,9 +62,14 @@ class PastEvent(NamedTuple):
 class EventSource(Protocol):
     """Where the events of removed wagons are kept."""
 
-    def events(self, wagon: int, channel: str) -> AsyncIterator[Sequence[PastEvent]]:
-        """The events that were in that channel, in batches of any size: the same in the same order at each call.
-        Raises UsageError if nothing is kept of that wagon, and Unavailable."""
+    async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
+        """The names of what is kept of that channel, in order; events that come late add parts, and change none. Raises
+        UsageError if nothing is kept of that wagon, or if several wagons had that number, and Unavailable."""
+        ...
+
+    def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
+        """The events of these parts, in batches of any size: the same in the same order at each call. Raises
+        Unavailable, also if a part is gone, and StorageBroken."""
         ...
 
 
@@ -76,6 +81,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     of: PastEvents
     count: int
     """How many events are meant."""
+    parts: tuple[str, ...] = ()
+    """Where they are kept, as it was when they were counted. See EventSource.parts."""
     why: str
     at: float
     by: str = ""

@@ -53,6 +53,7 @@ from ..contracts.manifest import Manifest, Pause, Request, TrainRemoval, Wagon, 
 from ..contracts.orchestrator import Deployment, WagonSpec
 from ..contracts.reading import Reading
 from ..contracts.registry import Snapshot
+from ..contracts.replay import Replay
 from ..event import DEAD, Channel, wagon_name
 from ..limits import capacity, parse_limit
 from ..settings import Settings
@@ -432,12 +433,32 @@ def removals_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def replays_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """The replays that `known` has, as far as they are there; the registry's own are those requested since. What was
-    over stays over. Idempotent."""
-    newer = [r for r in manifest.replays if r.number >= known.next_number]
-    further = {r.number: r for r in manifest.replays}
-    standing = [r if (there := further.get(r.number)) is None or there.fed <= r.fed else there for r in known.replays]
-    return msgspec.structs.replace(manifest, replays=(*standing, *newer))
+    """The replays of both, each as far as it is known to be. What was over stays over. One that was requested since,
+    under a number that was used already, gets another. Idempotent. `manifest` has the higher numbers (numbers_kept)."""
+    over = max(known.replays_over, manifest.replays_over)
+    found, old = ({r.at: r for r in m.replays if r.at > over} for m in (manifest, known))
+    number, kept = manifest.next_number, list[Replay]()
+    for at in sorted({*found, *old}):
+        replay = _further(old[at], found.get(at)) if at in old else found[at]
+        if at not in old and replay.number < known.next_number:
+            replay = msgspec.structs.replace(replay, number=number, wagon=0, feeder="", torn=False)
+            number += 1
+        kept.append(replay)
+    return msgspec.structs.replace(manifest, replays=tuple(kept), replays_over=over, next_number=number)
+
+
+def _further(known: Replay, there: Replay | None) -> Replay:
+    """The one of these two that has got further, and cancelled if either is."""
+    if there is None:
+        return known
+    further = known if (known.start, known.fed) > (there.start, there.fed) else there
+    torn = known.wagon == there.wagon and (known.torn or there.torn)
+    return msgspec.structs.replace(
+        further,
+        cancelled=there.cancelled or known.cancelled,
+        torn=torn or further.torn,
+        dead=max(known.dead, there.dead),
+    )
 
 
 def as_of(manifest: Manifest) -> float:

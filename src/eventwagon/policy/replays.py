@@ -31,6 +31,8 @@ from .edits import Edit
 
 ATTEMPTS = 3
 """A replay is given up after so many wagons in a row that never became ready."""
+_WAGONS = 3
+"""The most wagons of one replay at a time: one is fed, the others drain."""
 
 
 def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
@@ -45,7 +47,9 @@ def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
         by=replay.by,
         revision=replay.revision,
     )
-    replays = (*manifest.replays, msgspec.structs.replace(replay, number=number))
+    since = max((r.at for r in manifest.replays), default=manifest.replays_over)
+    at = max(replay.at, since + 0.001)  # by these times they are told apart, whatever the clocks say
+    replays = (*manifest.replays, msgspec.structs.replace(replay, number=number, at=at))
     return Edit(msgspec.structs.replace(manifest, replays=replays, next_number=number + 1), (fact,))
 
 
@@ -92,7 +96,8 @@ def fed(manifest: Manifest, number: int, me: str, count: int, refused: int = 0) 
     replay = of_number(manifest, number)
     if replay is None or replay.feeder != me or replay.torn or count <= replay.fed:
         return Edit(manifest)
-    return Edit(_with(manifest, number, fed=count, refused=replay.refused + refused, trouble=""))
+    feeder = replay.feeder if count < replay.count else ""  # nothing more is published
+    return Edit(_with(manifest, number, fed=count, refused=replay.refused + refused, trouble="", feeder=feeder))
 
 
 def let_go(manifest: Manifest, number: int, me: str, count: int = 0) -> Edit:
@@ -147,11 +152,13 @@ def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float,
         return _ended(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
     if replay.is_over:
         return Edit(manifest) if _standing(manifest, replay) else _ended(manifest, replay)
+    if _standing(manifest, replay) >= _WAGONS:
+        return Edit(manifest)
     return _opened(manifest, replay, now, archive)
 
 
-def _standing(manifest: Manifest, replay: Replay) -> bool:
-    return any(w.replay == replay.number for w in manifest.wagons)
+def _standing(manifest: Manifest, replay: Replay) -> int:
+    return sum(w.replay == replay.number for w in manifest.wagons)
 
 
 def _why(replay: Replay, train: str) -> str:
@@ -196,7 +203,8 @@ def _ended(manifest: Manifest, replay: Replay) -> Edit:
         because=replay.cancelled,
     )
     left = tuple(r for r in manifest.replays if r.number != replay.number)
-    return Edit(msgspec.structs.replace(manifest, replays=left), (fact,))
+    over = max(manifest.replays_over, replay.at)
+    return Edit(msgspec.structs.replace(manifest, replays=left, replays_over=over), (fact,))
 
 
 def _with(manifest: Manifest, number: int, **changes: object) -> Manifest:

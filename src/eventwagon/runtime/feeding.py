@@ -4,7 +4,7 @@ feeds."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -14,9 +14,9 @@ import msgspec
 from ..backoff import Backoff
 from ..contracts.lifecycle import State
 from ..contracts.replay import EventSource, PastEvents, Replay
-from ..errors import EventRefused, EventwagonError, PublishUncertain, Unavailable
+from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBroken, Unavailable
 from ..event import DEAD, REPLAY, REPLAYED_FROM, Channel, Event, wagon_name
-from ..policy.replays import claimed, fed, let_go, of_number, to_feed, torn, troubled
+from ..policy.replays import cancelled, claimed, fed, let_go, of_number, to_feed, torn, troubled
 from .dead_letters import died, smaller
 from .publish_queue import fitting
 from .runtime import Runtime, Steps
@@ -35,6 +35,10 @@ _TO_THE_END = 2.0
 """Seconds that a publish which has begun still has when its process stops."""
 _BURST = 0.1
 """Seconds' worth of a replay's rate that may be published at once."""
+
+
+class _ChangedError(EventwagonError):
+    """What was counted can't be replayed any more."""
 
 
 class Feeder:
@@ -73,7 +77,7 @@ class Feeder:
     async def _turn(self) -> bool:
         """Feed the replay that waits for events, if that is for this process to do. Returns whether it is done."""
         due = to_feed(self._state.snapshot.manifest)
-        if due is None or self._source is None:
+        if due is None or (self._source is None and not due.is_over):
             return due is None
         me = self._runtime.name
         if due.feeder != me and not await self._claimed(due):
@@ -85,7 +89,12 @@ class Feeder:
             if self._unsure == replay.number and self._exact and not replay.of.channel:
                 await self._tear(replay, "how many events it got is not known")
                 return True
-            await self._feed(replay, self._source)
+            if replay.is_over:
+                await self._let_go(replay.number)
+            elif self._source is not None:
+                await self._feed(replay, self._source)
+        except (StorageBroken, _ChangedError) as e:
+            await self._give_up(replay, str(e))
         except EventwagonError as e:
             because = str(e)
             await self._state.apply(lambda m: troubled(m, replay.number, me, because))
@@ -109,6 +118,11 @@ class Feeder:
         me, (of, _, count) = self._runtime.name, self._stored
         await self._state.apply(lambda m: let_go(m, number, me, count if of == number else 0))
 
+    async def _give_up(self, replay: Replay, because: str) -> None:
+        """End it: another attempt would find the same."""
+        me = self._runtime.name
+        await self._state.apply(lambda m: cancelled(m, replay.number, because, me))
+
     async def _tear(self, replay: Replay, because: str) -> None:
         await self._state.apply(lambda m: torn(m, replay.number, self._runtime.name, because))
         self._unsure = None
@@ -119,6 +133,9 @@ class Feeder:
         """Publish from where the replay stands until it is over, or this process is no longer its feeder."""
         loop = asyncio.get_running_loop()
         channel = Channel(self._train, replay.wagon, replay.of.channel)
+        wagon_now = self._state.snapshot.manifest.wagon(replay.wagon)
+        if channel.name and wagon_now is not None and channel.name not in wagon_now.channels:
+            raise _ChangedError(f"{wagon_name(self._train, replay.wagon)} has no channel {channel.name}")
         began, since = loop.time(), 0
         number, wagon, stored = self._stored
         count = max(replay.fed, stored) if (number, wagon) == (replay.number, replay.wagon) else replay.fed
@@ -136,10 +153,7 @@ class Feeder:
                     await self._wait(replay, due - loop.time())
                     began += max(0.0, loop.time() - due - _BURST)  # what was missed is not caught up
         if count < replay.count and self._is_mine(replay):
-            raise Unavailable(
-                f"replay {replay.name(self._train)}: {replay.count:,} events were counted, and only {count:,} are "
-                "there now: cancel it"
-            )
+            raise _ChangedError(f"{replay.count:,} events were counted, and only {count:,} are kept now")
 
     async def _wait(self, replay: Replay, seconds: float) -> None:
         """Wait so long, or until the replay is not for this process any more."""
@@ -154,7 +168,7 @@ class Feeder:
             REPLAY: replay.name(self._train),
             REPLAYED_FROM: wagon_name(self._train, replay.of.wagon),
         }
-        async for events in meant(source, replay.of):
+        async for events in meant(source, replay.of, replay.parts):
             if left <= 0:
                 return
             skipped = min(passed, len(events))
@@ -221,19 +235,22 @@ class Feeder:
         dead = Channel(self._train, channel.wagon, DEAD)
         while True:
             try:
-                await self._broker.publish(dead, [letter])
+                async with asyncio.timeout(self._runtime.settings.publish_timeout):
+                    await self._broker.publish(dead, [letter])
                 return
+            except TimeoutError:
+                raise PublishUncertain(f"publishing to {dead}: the broker has not answered in time") from None
             except EventRefused:
                 if (less := smaller(letter, cut=True)) is None:
                     raise
                 letter = less
 
 
-async def meant(source: EventSource, of: PastEvents) -> AsyncIterator[Sequence[Event]]:
+async def meant(source: EventSource, of: PastEvents, parts: Sequence[str]) -> AsyncGenerator[Sequence[Event], None]:
     """The events that are meant, each once: one that died and was handled later is kept twice. The same in the same
     order at each call. Its memory grows with their number, 100 bytes or so for each. Raises what the source raises."""
     seen = set[bytes]()
-    async for batch in source.events(of.wagon, of.channel):
+    async for batch in source.events(of.wagon, of.channel, parts):
         events = []
         for past in batch:
             if of.takes(past):

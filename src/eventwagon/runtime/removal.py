@@ -271,7 +271,10 @@ class WagonRemover:
     async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
         """Publish them again, to the active wagon's channel of that name. Those that can never be published, or are for
         an inner channel that it does not have, go to the train's dead letters; returns how many."""
+        wagon = self._state.snapshot.manifest.wagon(channel.wagon)
         try:
+            if wagon is not None and wagon.replay:
+                raise _ForReplayError(f"it was for replay {wagon.replay}: the active wagon takes no replayed events")
             if channel.name:
                 await _in_spite_of_defects(partial(self._emit_anew, channel, events))
             else:
@@ -338,6 +341,10 @@ class WagonRemover:
                 batch = []
         if batch:
             yield batch
+
+
+class _ForReplayError(Exception):
+    """The events are for a replay."""
 
 
 class _NoSuchChannelError(Exception):

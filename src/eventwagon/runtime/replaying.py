@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import msgspec
 
 from ..contracts.manifest import Manifest
 from ..contracts.replay import EventSource, PastEvents, Replay
 from ..errors import Unavailable, UsageError
-from ..event import wagon_name
+from ..event import legible, wagon_name
 from ..policy.edits import Edit
+from ..policy.letters import moment
 from ..policy.replays import cancelled, of_number, requested
-from ..values import check_revision, real, shown, whole
+from ..values import check_revision, is_a, items, plain, real, shown, whole
 from .feeding import meant
 from .runtime import Runtime
 from .train_state import TrainState
 
 _MOST_IDS = 1000
 """The most ids in one request: they are kept in the manifest, which every process reads."""
+_MOST_LONG = 1000
+"""Longer texts are cut where the manifest is stored."""
+_MOST_TEXT = 60_000
+"""The most characters in the ids of a request, and in those of all that wait before one is refused."""
+_MOST_WAITING = 10
 _SLOWEST, _FASTEST = 0.01, 1e6
 _OUTCOMES = ("handled", "dead")
 
@@ -36,6 +42,7 @@ class Replays:
         *,
         here: Callable[[], object],
         asked: Callable[[str, str | None], tuple[str, str]],
+        answering: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._runtime = runtime
         self._train = runtime.train
@@ -44,14 +51,24 @@ class Replays:
         self._here = here
         self._asked = asked
         """The checked reason, and who asks."""
+        self._answering = answering
 
     async def preview(self, of: PastEvents) -> int:
         """How many events are meant. Reads all that are kept of that channel of the wagon. Changes nothing."""
-        self._here()
-        count = 0
-        async for events in meant(self._past(of), of):
-            count += len(events)
+        _, _, count = await self._counted(of)
         return count
+
+    async def _counted(self, of: PastEvents) -> tuple[PastEvents, tuple[str, ...], int]:
+        """The checked filter, where the events are kept, and how many there are."""
+        self._here()
+        of = checked(of)
+        if self._source is None:
+            raise Unavailable(f"train {self._train} has no archive: past events are kept only with archive=")
+        parts, count = await self._source.parts(of.wagon, of.channel), 0
+        async with aclosing(meant(self._source, of, parts)) as batches:
+            async for events in batches:
+                count += len(events)
+        return of, parts, count
 
     async def request(
         self,
@@ -63,12 +80,13 @@ class Replays:
         by: str | None = None,
     ) -> Replay:
         """Have these events handled once more: observers open a wagon for them, publish them to it, and remove it in
-        the end. The active wagon goes on as it is. One replay runs at a time; the others wait for it. It goes on
-        whatever becomes of this process, until it is over or is cancelled.
+        the end. The wagon never takes new events. One replay runs at a time; the others wait for it. This process may
+        end: the train goes on with it until it is over or cancelled.
 
         The events keep their ids, times, data and attributes. `revision`: the code that handles them; default: that of
         new wagons. `rate`: the most events per second that are published. `why` and `by` are for the journal. Raises
-        UsageError if there are no such events. Not idempotent: each call is a replay of its own.
+        UsageError if there are no such events, or 10 replays wait already. Not idempotent: each call is a replay of its
+        own. After Unavailable look at `standing`: it may have been stored.
         """
         why, by = self._asked(why, by)
         if revision is not None:
@@ -77,7 +95,7 @@ class Replays:
             rate = real("rate", rate)
             if not _SLOWEST <= rate <= _FASTEST:
                 raise UsageError(f"rate={shown(rate)}: give events per second, from {_SLOWEST:g} to {_FASTEST:,.0f}")
-        count = await self.preview(of)
+        of, parts, count = await self._counted(of)
         if of.channel not in ("", *self._state.snapshot.manifest.channels):
             raise UsageError(
                 f"train {self._train} has no channel {shown(of.channel)} now: let it run with code that has it"
@@ -85,16 +103,28 @@ class Replays:
         if not count:
             raise UsageError(f"nothing to replay: {wagon_name(self._train, of.wagon)} has no such events ({words(of)})")
         made = Replay(
-            number=0, of=of, count=count, why=why, at=self._runtime.clock(), by=by, revision=revision, rate=rate
+            number=0,
+            of=of,
+            count=count,
+            parts=parts,
+            why=why,
+            at=self._runtime.clock(),
+            by=by,
+            revision=revision,
+            rate=rate,
         )
         number = 0
 
         def edit(m: Manifest) -> Edit:
             nonlocal number
+            if m.removal is not None:
+                raise UsageError(f"train {m.train} is being removed")
+            if len(m.replays) >= _MOST_WAITING or sum(len(i) for r in m.replays for i in r.of.ids) > _MOST_TEXT:
+                raise UsageError(f"{len(m.replays)} replays wait already: request this one when some are over")
             number = m.next_number
             return requested(m, made, words(of))
 
-        async with asyncio.timeout(self._runtime.settings.publish_timeout):
+        async with self._answering():
             await self._state.apply(edit)
         return msgspec.structs.replace(made, number=number)
 
@@ -104,10 +134,10 @@ class Replays:
         why, by = self._asked(why, by)
         number = whole("number", number)
         self._here()
-        before = (await self._state.refresh()).manifest
-        if number >= before.next_number:
-            raise UsageError(f"train {self._train} has had no replay {number}")
-        await self._state.apply(lambda m: cancelled(m, number, why, by))
+        async with self._answering():
+            before = (await self._state.refresh()).manifest
+            self._check(before, number)
+            await self._state.apply(lambda m: cancelled(m, number, why, by))
         return of_number(before, number) is not None
 
     @property
@@ -118,19 +148,56 @@ class Replays:
 
     async def wait(self, number: int) -> None:
         """Return once this replay is over: its events are handled or dead, its wagons removed."""
+        number = whole("number", number)
         self._here()
+        async with self._answering():
+            self._check((await self._state.refresh()).manifest, number)
         await self._state.until(lambda m: number < m.next_number and of_number(m, number) is None)
 
-    def _past(self, of: PastEvents) -> EventSource:
-        if type(of) is not PastEvents:
-            raise UsageError("say which events are meant with a PastEvents, such as PastEvents(wagon=7)")
-        if len(of.ids) > _MOST_IDS:
-            raise UsageError(f"{len(of.ids):,} ids are more than {_MOST_IDS:,}: replay them in parts, or by time")
-        if of.outcome not in (None, *_OUTCOMES):
-            raise UsageError(f"outcome={shown(of.outcome)}: give one of {', '.join(_OUTCOMES)}")
-        if self._source is None:
-            raise Unavailable(f"train {self._train} has no archive: past events are kept only with archive=")
-        return self._source
+    def _check(self, manifest: Manifest, number: int) -> None:
+        """Refuse a number that no replay can have."""
+        if number >= manifest.next_number:
+            raise UsageError(f"train {self._train} has had no replay {number}")
+        of = next((r.number for r in manifest.replays if r.of.wagon == number), 0)
+        if manifest.wagon(number) is not None or of:
+            hint = f": replay {of} replays it" if of else ""
+            raise UsageError(f"{number} is the number of {wagon_name(self._train, number)}, not of a replay{hint}")
+
+
+def checked(of: PastEvents) -> PastEvents:
+    """The filter as it is stored. Raises UsageError for what can't be stored and read back as it is."""
+    if type(of) is not PastEvents:
+        raise UsageError("say which events are meant with a PastEvents, such as PastEvents(wagon=7)")
+    given: dict[str, object] = {"wagon": whole("wagon", of.wagon), "channel": _text("channel", of.channel)}
+    if is_a(of.ids, str):
+        raise UsageError(f"ids={shown(of.ids)}: give a list of ids")
+    ids = tuple(_text("ids", each) for each in items("ids", of.ids))
+    if len(ids) > _MOST_IDS or sum(map(len, ids)) > _MOST_TEXT:
+        raise UsageError(
+            f"{len(ids):,} ids are more than {_MOST_IDS:,}, or {_MOST_TEXT:,} characters: replay them in parts, or by "
+            "time"
+        )
+    given["ids"] = ids
+    for name in ("type", "subject", "outcome"):
+        if (value := getattr(of, name)) is not None:
+            given[name] = _text(name, value)
+            if not given[name]:
+                raise UsageError(f"{name} is empty: leave it out, or give what to look for")
+    if given.get("outcome") not in (None, *_OUTCOMES):
+        raise UsageError(f"outcome={shown(of.outcome)}: give one of {', '.join(_OUTCOMES)}")
+    for name in ("since", "until"):
+        if (value := getattr(of, name)) is not None:
+            given[name] = moment(name, value)
+    return msgspec.structs.replace(of, **given)
+
+
+def _text(what: str, value: object) -> str:
+    given = plain(value)
+    if given is None:
+        raise UsageError(f"{what}={shown(value)}: give text")
+    if len(given) > _MOST_LONG or legible(given) != given:
+        raise UsageError(f"{what}={shown(given)}: give at most {_MOST_LONG:,} characters that UTF-8 can encode")
+    return given
 
 
 def words(of: PastEvents) -> str:

@@ -8,7 +8,7 @@ from ..event import wagon_name
 
 def replay_in_words(replay: Replay, train: str, *, waits: bool) -> str:
     """A replay that is not over, in one line."""
-    how = "waits" if waits else "cancelled" if replay.cancelled else f"{replay.fed:,} of {replay.count:,} published"
+    how = "cancelled" if replay.cancelled else "waits" if waits else f"{replay.fed:,} of {replay.count:,} published"
     where = f" to {wagon_name(train, replay.wagon)}" if replay.wagon else ""
     trouble = f"; {replay.trouble}" if replay.trouble else ""
     asked = f" (by {replay.by}: {replay.why})" if replay.by else f" ({replay.why})"

@@ -238,7 +238,7 @@ class HandlerRunner:
             handlings = source.handlings
             if handlings is not None:
                 handlings.seconds.append(took)
-                if delivery.attempt == 1:
+                if delivery.attempt == 1 and not source.wagon.spec.replay:
                     handlings.began.append(now - delivery.event.time)
             settler.done(delivery, outcome.emitted)
             if outcome.emitted:
@@ -257,7 +257,10 @@ class HandlerRunner:
         """Tell the meter of a handling that failed, or of a batch."""
         if source.handlings is not None:
             began = self._runtime.clock() - took
-            waits = [began - each.event.time for each in (delivery, *worker.others) if each.attempt == 1]
+            first = (
+                [] if source.wagon.spec.replay else [each for each in (delivery, *worker.others) if each.attempt == 1]
+            )
+            waits = [began - each.event.time for each in first]
             error, late = error_of(outcome, expired=worker.expired), source.wagon.spec.cut_off_at is not None
             source.handlings.tell_failed(source.channel, took, waits, error, late=late)
 

@@ -11,7 +11,7 @@ from eventwagon import Context, Train, Volume, Workers
 
 def train(name: str, archive: str, each: int) -> Train:
     """Its handlers do nothing but pass the event on."""
-    made = Train(name, limit=Volume(each), workers=Workers(each=8), archive=archive)
+    made = Train(name, limit=Volume(2 * each), workers=Workers(each=8), archive=archive)
 
     @made.on(name)
     async def order(number: int, ctx: Context) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
+from eventwagon.archives.past import ArchivedEvents
 from eventwagon.contracts.archive import Row, packed, row_of
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import (
@@ -190,6 +191,48 @@ def test_rows_that_are_there_twice_are_archived_once() -> None:
         assert numbers(archive, "") == [*range(30)]
         assert numbers(archive, "inner") == [*range(30)]
         assert not world.of(ArchiveIncomplete)
+
+    run(main())
+
+
+def test_events_that_share_an_id_are_archived_each() -> None:
+    """Two sources that count their events, and one that uses an order's id for all that happens to it."""
+
+    async def main() -> None:
+        world = World()
+        events = [
+            Event("1", "paid", "/shop", 1.7e9, b"1"),
+            Event("1", "paid", "/till", 1.7e9, b"1"),
+            Event("1", "sent", "/shop", 1.7e9, b"2"),
+        ]
+        with in_memory() as archive:
+            async with world.running(program()) as c:
+                await c.publish_many(events)
+                await c.wait_switched(await c.request_switch())
+                await until(lambda: archive.rows)
+            found = Counter((row.source, row.data) for _, row in archive.rows if not row.channel)
+            assert found == Counter((event.source, event.data) for event in events)
+        assert not world.of(ArchiveIncomplete)
+
+    run(main())
+
+
+def test_what_once_skips_is_archived_as_skipped_and_not_replayed() -> None:
+    async def main() -> None:
+        world, train = World(), program(once=3600.0)
+        event = Event("1", "paid", "/shop", 1.7e9, b"1")
+        with in_memory() as archive:
+            async with world.running(train) as c:
+                await c.publish_many([event])
+                second = await c.wait_switched(await c.request_switch())
+                await c.publish_many([event])
+                await c.wait_switched(await c.request_switch())
+                await until(lambda: {number for number, _ in archive.rows} >= {1, second})
+            outcomes = [(number, row.outcome) for number, row in archive.rows if not row.channel]
+            assert outcomes == [(1, "handled"), (second, "skipped")]
+            source = ArchivedEvents(archive.open, "", "t")
+            name = next(file.name for file, rows in archive.stored.values() if rows[0].outcome == "skipped")
+            assert [past for some in [s async for s in source.events(second, "", [name])] for past in some] == []
 
     run(main())
 

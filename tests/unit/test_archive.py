@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from obstore.exceptions import GenericError
 
 from eventwagon import Settings, Train, Volume, Wait
 from eventwagon.archives import open_archive
-from eventwagon.archives.parquet import name_of
+from eventwagon.archives.parquet import _Reading, name_of
 from eventwagon.contracts.archive import (
     ArchivedWagon,
     ArchiveFile,
@@ -314,6 +315,64 @@ def test_a_file_with_other_columns_says_so(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "time": [1]}), tmp_path / name_of(WAGON, "mail"))
     with pytest.raises(StorageBroken, match=r"mail\.parquet in .* has not the columns of an archive"):
         asyncio.run(read(url))
+
+
+def test_a_file_that_goes_while_it_is_asked_for_is_unavailable(tmp_path: Path) -> None:
+    async def main() -> None:
+        (file,) = await written(tmp_path.as_uri(), [row(1)])
+        (tmp_path / file.name).unlink()
+        with pytest.raises(Unavailable, match="is gone from the archive"):
+            _ = [rows async for rows in open_archive(tmp_path.as_uri()).read(file)]
+
+    asyncio.run(main())
+
+
+def test_a_batch_holds_no_more_bytes_than_a_group_of_rows(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_archive(tmp_path.as_uri()).write(WAGON) as writer:
+            for n in range(400):
+                await writer.add([row(n, data=b"x" * 100_000)])
+            (file,) = await writer.finish()
+        sizes = [sum(len(r.data) for r in rows) async for rows in open_archive(tmp_path.as_uri()).read(file)]
+        assert sum(sizes) == 40_000_000
+        assert max(sizes) <= 10_000_000
+
+    asyncio.run(main())
+
+
+def test_a_read_that_is_cancelled_waits_for_no_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It closes the file behind the call that is under way, in its own thread."""
+    hangs, closed = threading.Event(), threading.Event()
+    close = _Reading.__exit__
+
+    def batches(self: Any, columns: Any = None) -> Any:
+        assert hangs.wait(20)
+        assert not closed.is_set()
+        yield from ()
+
+    def noted(self: Any, *given: Any) -> None:
+        close(self, *given)
+        closed.set()
+
+    (file,) = asyncio.run(written(tmp_path.as_uri(), [row(1)]))
+    monkeypatch.setattr(_Reading, "batches", batches)
+    monkeypatch.setattr(_Reading, "__exit__", noted)
+
+    async def main() -> None:
+        async def reading() -> None:
+            async for _ in open_archive(tmp_path.as_uri()).read(file):
+                pass
+
+        task = asyncio.create_task(reading())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait([task])
+        assert not closed.is_set()
+        hangs.set()
+        assert await asyncio.to_thread(closed.wait, 20)
+
+    asyncio.run(main())
 
 
 def test_strange_files_in_the_directory_are_left_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..contracts.archive import ArchivedWagon, ArchiveFile, Row
 from ..display.text import said
-from ..errors import StorageBroken
+from ..errors import StorageBroken, Unavailable
 from ..event import Channel
 from ..policy.digest import digest_of, together
 from .columns import REPEATED, SCHEMA, batch_of, rows_of
@@ -65,16 +65,23 @@ class ParquetArchive:
         return sorted(found, key=lambda file: (file.number, file.channel, file.name))
 
     async def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
-        train = file.name.partition("/")[0]
-        with ThreadPoolExecutor(1, "eventwagon-archive") as thread:
+        thread = ThreadPoolExecutor(1, "eventwagon-archive")  # of its own: after a cancellation its calls stay in order
+        rows = _rows_of(self._objects, file.name)
+        try:
             loop = asyncio.get_running_loop()
-            with ExitStack() as stack:
-                found = await loop.run_in_executor(
-                    thread, lambda: stack.enter_context(_Reading(self._objects, file.name))
-                )
-                batches = found.rows(train)
-                while (rows := await loop.run_in_executor(thread, next, batches, None)) is not None:
-                    yield rows
+            while (some := await loop.run_in_executor(thread, next, rows, None)) is not None:
+                yield some
+        except FileNotFoundError:
+            raise Unavailable(f"{file.name} is gone from the archive at {self.where}") from None
+        finally:
+            thread.submit(rows.close)
+            thread.shutdown(wait=False)
+
+
+def _rows_of(objects: Objects, name: str) -> Generator[Sequence[Row]]:
+    """The rows of a file, in batches. Blocks."""
+    with _Reading(objects, name) as there:
+        yield from there.rows(name.partition("/")[0])
 
 
 class _Writer:
@@ -272,7 +279,8 @@ class _Reading:
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._file.iter_batches(_READ, columns=columns)
+            for group in range(self._file.num_row_groups):  # one at a time: the bytes of a group are bounded
+                yield from self._file.iter_batches(_READ, row_groups=[group], columns=columns)
         except (pa.ArrowException, OSError, ValueError) as e:
             raise StorageBroken(f"{self._where} can't be read: {said(e)}") from e
 

@@ -18,13 +18,17 @@ def digest_of(ids: Iterable[str], channel: str = "") -> int:
     `together`. It finds events that are missing, additional or repeated; it protects against accidents, not against
     somebody who chooses ids to deceive it.
     """
-    seed = _seeded(channel)
-    total = 0
+    return together(*hashes_of(ids, channel))
+
+
+def hashes_of(ids: Iterable[str], channel: str = "") -> list[int]:
+    """The hashes whose sum is the digest, one for each id."""
+    seed, found = _seeded(channel), []
     for event_id in ids:
         one = seed.copy()
         one.update(event_id.encode("utf-8", "surrogatepass"))
-        total += int.from_bytes(one.digest())
-    return total & _MASK
+        found.append(int.from_bytes(one.digest()))
+    return found
 
 
 def together(*digests: int) -> int:

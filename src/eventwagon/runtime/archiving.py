@@ -14,13 +14,13 @@ from ..contracts.manifest import Wagon
 from ..display.text import count as counted
 from ..errors import ChannelGone, StorageBroken, Unavailable
 from ..event import ARCHIVE, Channel, Event
-from ..policy.digest import digest_of, together, written
+from ..policy.digest import hashes_of, together, written
 from ..policy.edits import archived
 from .runtime import Runtime
 from .train_state import TrainState
 
-_BATCH = 2000
-"""Rows that are handed to the archive together."""
+_BATCH, _BATCH_BYTES = 2000, 4 << 20
+"""Rows that are handed to the archive together: at most so many, and about so many bytes."""
 
 
 class _Tally:
@@ -30,29 +30,30 @@ class _Tally:
         self.rows: dict[str, int] = {}
         """All of them."""
         self.counts: dict[str, int] = {}
-        """Those that were written: one for each event and outcome."""
+        """Those that were written: one for each outcome of an event."""
         self.digests: dict[str, int] = {}
         """The digests of their ids."""
         self.unreadable = 0
         """Messages that hold no rows."""
-        self._seen: dict[tuple[str, str], set[str]] = {}
-        """By channel and outcome: the ids."""
+        self._seen: dict[tuple[str, str], set[int]] = {}
+        """By channel and outcome: what was seen, as a hash of id, source and data."""
 
     def new(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Count the rows of one message, and return those that were not seen before: a crash may have left a row
-        twice."""
+        twice. Rows of one id that differ in source or data are of different events."""
         found: list[Row] = []
         for (channel, outcome), group in groupby(rows, attrgetter("channel", "outcome")):
             some = list(group)
             self.rows[channel] = self.rows.get(channel, 0) + len(some)
             seen = self._seen.setdefault((channel, outcome), set())
-            ids = {row.id for row in some}
-            if len(ids) < len(some) or not seen.isdisjoint(ids):
-                some = [row for row in {row.id: row for row in reversed(some)}.values() if row.id not in seen]
-                ids = {row.id for row in some}
-            seen |= ids
+            hashes = hashes_of((row.id for row in some), channel)
+            keys = [h ^ hash((row.source, row.data)) for h, row in zip(hashes, some, strict=True)]
+            if len(set(keys)) < len(keys) or not seen.isdisjoint(keys):
+                first = {key: n for n, key in reversed([*enumerate(keys)]) if key not in seen}
+                some, hashes = [some[n] for n in first.values()], [hashes[n] for n in first.values()]
+            seen.update(keys)
             self.counts[channel] = self.counts.get(channel, 0) + len(some)
-            self.digests[channel] = together(self.digests.get(channel, 0), digest_of(ids, channel))
+            self.digests[channel] = together(self.digests.get(channel, 0), *hashes)
             found += some
         return found
 
@@ -141,11 +142,13 @@ class Archiver:
     async def _batches(self, channel: Channel, tally: _Tally) -> AsyncIterator[Sequence[Row]]:
         """The rows in the channel, each once."""
         batch: list[Row] = []
+        size = 0
         async for message in self._broker.read(channel):
             batch += tally.new(self._rows_in(message, tally))
-            if len(batch) >= _BATCH:
+            size += len(message.data)
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 yield batch
-                batch = []
+                batch, size = [], 0
         if batch:
             yield batch
 

@@ -33,6 +33,7 @@ from .bulkhead import is_ours
 from .forming import WITHIN, Forming, is_alone
 from .once import COPY_AGAIN, OnceGuard
 from .runtime import Runtime, report_failure
+from .settled_rows import SKIPPED
 from .settling import Settler
 from .worker_states import PAUSES, PoolState, WagonState
 
@@ -288,7 +289,7 @@ class Prefetcher:
         for delivery in found.copies:
             self.settler.give_back(delivery, COPY_AGAIN)
         for delivery in found.handled:
-            self.settler.done(delivery, ())
+            self.settler.done(delivery, SKIPPED)
         if found.handled:
             self._runtime.tell(once.fact(found.handled))
         return found.ours

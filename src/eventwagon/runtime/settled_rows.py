@@ -27,6 +27,9 @@ _AT_ONCE = MOST_BYTES // _PART
 _DEFECTS = 10
 """After this many failures of a driver in a row the rows themselves count as the cause."""
 
+SKIPPED: Sequence[tuple[str, Event]] = []
+"""In place of what an event emitted: it was handled before, see `once`."""
+
 Insist = Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]]
 """Makes a call until it succeeds. Raises EventRefused."""
 
@@ -120,6 +123,8 @@ def _row(delivery: Delivery, emitted: Sequence[tuple[str, Event]], channel: str,
             attempts = why.get("deadattempts", "")
             tried = int(attempts) if attempts.isascii() and attempts.isdigit() else delivery.attempt
             return row_of(event, channel, "dead", tried, now, why.get("deadbecause", ""))
-    if not channel and TO in event.extensions:
+    if emitted is SKIPPED:
+        outcome = "skipped"
+    elif not channel and TO in event.extensions:
         outcome = "passed"
     return row_of(event, channel, outcome, delivery.attempt, now)

@@ -138,7 +138,7 @@ def test_retry_does_what_it_counted(url: str) -> None:
         (("drop", "shop"), "say which"),
         (("export", "shop"), "say which"),
         (("drop", "shop", "--all", "--channel", "ship"), "one, not both"),
-        (("drop", "shop", "--since", "2027-01-31T18:00:00", "--yes"), "add its time zone"),
+        (("drop", "shop", "--since", "2027-01-31T18:00:00", "--yes"), "write a time with its zone"),
         (("drop", "shop", "--until", "tomorrow"), "write a time with its zone"),
         (("drop", "shop", "--error", ""), "error is empty"),
         (("drop", "shop", "--wagon", "other_v1"), "is a wagon of train 'other'"),

@@ -18,6 +18,7 @@ from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.digest import digest_of, written
+from eventwagon.runtime.handing_in import scope_of
 from eventwagon.runtime.recording import PATIENCE, recover
 from eventwagon.testing.virtual_time import run
 from tests.ledgers import MemoryLedger, orders
@@ -111,7 +112,7 @@ def test_without_a_ledger_nobody_counts_anything() -> None:
         async with running(world, orders(), None) as c:
             await first_wagon(c)
             await until(lambda: world.of(WagonRemoved))
-            assert [m for m in await world.registry.members("orders") if m.counts] == []
+            assert await world.registry.members(scope_of("orders")) == []
             with pytest.raises(UsageError, match=r"has no ledger: Train\(ledger="):
                 [r async for r in c.records()]
 
@@ -169,6 +170,73 @@ def test_a_ledger_that_stays_away_keeps_no_wagon_for_ever_and_the_record_is_in_t
             assert await recover(world.registry, ledger, "orders") == 1
             assert await recover(world.registry, ledger, "orders") == 1  # idempotent
             assert ledger.all() == [fact.record]
+
+    run(main())
+
+
+class CutShort(MemoryBroker):
+    """A broker whose deletions of inner channels fail for a while."""
+
+    fails = True
+
+    async def delete(self, channel: Channel) -> None:
+        if self.fails and channel.wagon == 1 and channel.name == "ship":
+            raise Unavailable("not now")
+        await super().delete(channel)
+
+
+def test_a_record_that_only_the_journal_has_is_the_one_from_before_its_channels_went() -> None:
+    """The removal is cut short after the ingress is gone, and another observer goes on. The record gets into the ledger
+    by itself once that is back."""
+
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        world.broker = broker = CutShort(clock=world.clock)
+        train = orders()
+        async with running(world, train, ledger) as c:
+            ledger.away = True
+            await first_wagon(c)
+            await asyncio.sleep(PATIENCE)
+            await until(lambda: any("not now" in f.because for f in world.of(StepFailed)), step=1.0)
+        broker.fails = False
+        async with running(world, orders(), ledger) as c:
+            await until(lambda: c.manifest.wagon(1) is None, step=1.0)
+            (fact,) = world.of(WagonUnrecorded)
+            assert (fact.record.settled, fact.record.unreconciled) == (95, "")
+            ledger.away = False
+            await c.publish_many(range(200, 230))
+            await c.wait_switched(await c.request_switch())
+            await until(lambda: len(ledger.all()) >= 2, step=1.0)
+            assert fact.record in ledger.all()
+
+    run(main())
+
+
+def test_an_unforced_removal_never_records_a_train_without_its_figures() -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+
+        class Off(MemoryBroker):
+            off = False
+
+            async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+                if self.off and DEAD in {c.name for c in channels}:
+                    raise Unavailable("no figures now")
+                return await super().depth(channels)
+
+        world.broker = broker = Off(clock=world.clock)
+        async with running(world, orders(), ledger) as c:
+            await c.publish_many(range(10))
+            await until(lambda: len(c.manifest.wagons) > 0)
+        broker.off = True
+        async with world.connect(orders(), ledger=ledger) as c:
+            with pytest.raises(Unavailable):
+                await c.remove("over")
+            assert ledger.all() == []
+            broker.off = False
+            await c.remove("over", force=True)
+        assert all(record.settled is not None for record in ledger.all())
+        assert await world.registry.members(scope_of("orders")) == []
 
     run(main())
 

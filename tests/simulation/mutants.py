@@ -61,6 +61,7 @@ from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import context as context_module
 from eventwagon.runtime import feeding as feeding_module
 from eventwagon.runtime import forming as forming_module
+from eventwagon.runtime import handing_in as handing_in_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import handling as handling_module
 from eventwagon.runtime import in_process as in_process_module
@@ -94,7 +95,7 @@ from eventwagon.runtime.once import OnceGuard
 from eventwagon.runtime.outcomes import Dead, Failed, Handled, Snoozed
 from eventwagon.runtime.prefetch import Prefetcher
 from eventwagon.runtime.publish_queue import Batch
-from eventwagon.runtime.recording import Recorder, SeenCounts
+from eventwagon.runtime.recording import Recorder
 from eventwagon.runtime.removal import WagonRemover
 from eventwagon.runtime.retrying import DeadLetters
 from eventwagon.runtime.runtime import Runtime
@@ -1425,9 +1426,9 @@ def _recorded_twice() -> Iterator[None]:
 def _recorded_late() -> Iterator[None]:
     record = WagonRemover._record
 
-    async def mutant(self: WagonRemover, wagon: Wagon, left: int | None) -> Sequence[Decision]:
+    async def mutant(self: WagonRemover, wagon: Wagon, *given: Any) -> Sequence[Decision]:
         await self._delete(self._state.snapshot.manifest.ingress(wagon))
-        return await record(self, wagon, left)
+        return await record(self, wagon, *given)
 
     with mock.patch.object(WagonRemover, "_record", mutant):
         yield
@@ -1448,12 +1449,12 @@ def _last_uncounted() -> Iterator[None]:
 
 @_mutant("of several processes only one is counted", "ledger", RECORDED)
 def _counts_of_one() -> Iterator[None]:
-    of = SeenCounts.of
+    handed_in = handing_in_module.handed_in
 
-    def mutant(self: SeenCounts, wagon: Wagon) -> list[Handed]:
-        return of(self, wagon)[:1]
+    async def mutant(*given: Any) -> list[Handed]:
+        return (await handed_in(*given))[:1]
 
-    with mock.patch.object(SeenCounts, "of", mutant):
+    with mock.patch.object(recording_module, "handed_in", mutant):
         yield
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from eventwagon.contracts.ledger import ByHand, ChannelRecord, Sketch, Times, WagonRecord
+from eventwagon.contracts.ledger import ByHand, ChannelRecord, Sketch, Times, WagonRecord, encode_record
 from eventwagon.drivers.sqlite.ledger import SQLiteLedger
 from eventwagon.errors import StorageBroken
 
@@ -44,7 +44,9 @@ def test_the_file_refuses_changes_and_deletions(tmp_path: Path) -> None:
     for sql in ("UPDATE record SET document='{}'", "DELETE FROM record"):
         with pytest.raises(apsw.ConstraintError, match="a record"):
             db.execute(sql)
-    assert db.execute("SELECT count(*) FROM record").get == 1
+    db.execute("INSERT OR REPLACE INTO record SELECT seq, number, opened_at, '{}' FROM record")
+    db.execute("INSERT OR REPLACE INTO record SELECT NULL, number, opened_at, '{}' FROM record")
+    assert db.execute("SELECT count(*), max(document) FROM record").fetchall() == [(1, encode_record(RECORD).decode())]
     db.close()
 
 

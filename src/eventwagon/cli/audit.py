@@ -21,7 +21,7 @@ from ..runtime.recording import recover
 from ..settings import NO_LEDGER
 from ..values import shown
 from .completion import NAMED
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .target import load_train, train_name, wagon_number
 from .times import time_given
 
@@ -72,10 +72,6 @@ async def audit(
     line, complete. If none is found, it exits with 1.
     """
     async with _opened(target, url, ledger) as (found, name):
-        if recover_:
-            async with open_drivers(url).registry as registry:
-                recovered = await recover(registry, found, name)
-            line(f"{count(recovered, 'record')} of the journal in the ledger")
         which = RecordFilter(
             wagon=wagon_number(wagon, name),
             revision=revision,
@@ -84,6 +80,12 @@ async def audit(
             until=time_given("--until", until),
             unreconciled=unreconciled,
         )
+        if recover_:
+            async with open_drivers(url).registry as registry:
+                if not (await registry.read(name)).version:
+                    raise Ended(Code.FAILED, f"there is no train {name!r} at {shown(url)} whose journal could be read")
+                recovered = await recover(registry, found, name)
+            say(f"{count(recovered, 'record')} of the journal in the ledger")
         told = 0
         async for record in found.records(name):
             if not which.takes(record):

@@ -13,6 +13,9 @@ def time_given(option: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option} {shown(text)}: write a time with its zone, say 2027-01-31T18:00:00+01:00") from None
+        found = None
+    if found is None or found.tzinfo is None:
+        raise UsageError(f"{option} {shown(text)}: write a time with its zone, say 2027-01-31T18:00:00+01:00")
+    return found

@@ -172,6 +172,11 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     journal_from: float | None = None
     """`holds` and `by_hand` are known from then on, since the journal no longer had what was before; None: all are."""
 
+    replay: int = 0
+    """The replay that it was for; 0: it was for new events."""
+    archived: int | None = None
+    """Rows in the archive; None: the train had none."""
+
     @property
     def settled(self) -> int | None:
         """Settled events of all channels; None if one is not known."""

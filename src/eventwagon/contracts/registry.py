@@ -97,13 +97,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """What it holds of budgets, in check-ins of its own under names that begin with its name and `/budgets/`."""
 
     counts: tuple[ChannelCounts, ...] = ()
-    """What it did in the wagons' channels, for the ledger, in a check-in of its own under a name that ends in
-    `/counts`. Older code takes that for a process without a role."""
+    """What it did in the channels of a wagon, for the ledger: kept apart from the train's members, see
+    `runtime/handing_in.py`."""
 
     @property
     def is_process(self) -> bool:
-        """It is a process, and not what one holds of budgets or has done."""
-        return not self.budgets and not self.counts
+        """It is a process, and not what one holds of budgets."""
+        return not self.budgets
 
 
 _member_decoder = msgspec.json.Decoder(Member)

@@ -7,16 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from ..contracts.broker import Depth
-from ..contracts.facts import DeliveryPaused, DeliveryResumed, Entry, sentence
-from ..contracts.ledger import ByHand, ChannelCounts, ChannelRecord, Hold, Ran, WagonRecord
+from ..contracts.facts import (
+    DeliveryPaused,
+    DeliveryResumed,
+    Entry,
+    ReplayCancelled,
+    ReplayRequested,
+    WagonOpened,
+    sentence,
+)
+from ..contracts.ledger import ByHand, ChannelCounts, ChannelRecord, Hold, Ran, Sketch, WagonRecord
 from ..contracts.manifest import Manifest, Wagon
 from ..display.text import as_line, count
 from ..event import DEAD, Channel
 from .digest import together, written
 from .sketch import merged, times_of
 
+JOURNAL = 5_000
+"""Entries of the journal that are read for one record, the newest."""
 _MOST = 200
 """The most holds, hand-made changes and processes in a record: the newest, and the processes that did most."""
+_OF_REPLAYS = (ReplayRequested, ReplayCancelled)
 _LONG = 500
 """Characters of one sentence."""
 
@@ -35,14 +46,15 @@ def record_of(
     *,
     depths: Mapping[Channel, Depth],
     handed: Sequence[Handed],
-    entries: Sequence[Entry],
+    entries: Sequence[Entry] | None,
     now: float,
     by: str,
     left: int | None,
     ended: str,
 ) -> WagonRecord:
-    """The wagon's record. `depths`: of its working channels and its dead letters; `entries`: the newest of the journal.
-    `left`: how many events were published again from its ingress; None: whatever is not settled, in each channel."""
+    """The wagon's record. `depths`: of its working channels and its dead letters; `entries`: the newest `JOURNAL`
+    of the journal; None: it could not be read. `left`: how many events were published again from its ingress; None:
+    what waits or is in flight, in each channel."""
     channels = tuple(
         _channel(c.name, depth, [h.counts[c.name] for h in handed if c.name in h.counts], left, is_first=not c.name)
         for c, depth in depths.items()
@@ -55,8 +67,10 @@ def record_of(
         )
     differences = [c.difference for c in channels]
     known = [d for d in differences if d is not None]
-    own = [e for e in entries if e.at >= wagon.opened_at]
-    reaches = not entries or entries[0].at <= wagon.opened_at
+    own = [e for e in entries or () if e.at >= wagon.opened_at]
+    since: float | None = None if entries is not None else now
+    if entries and entries[0].at > wagon.opened_at and not any(_opened(e, wagon) for e in entries):
+        since = entries[0].at
     return WagonRecord(
         train=manifest.train,
         number=wagon.number,
@@ -83,20 +97,22 @@ def record_of(
         unreconciled=_why(channels, manifest.train),
         difference=sum(known) if len(known) == len(differences) else None,
         ran=tuple(_ran(handed)),
-        holds=tuple(_holds(manifest, wagon, entries))[-_MOST:],
-        by_hand=tuple(_by_hand(wagon.number, own))[-_MOST:],
-        journal_from=None if reaches else entries[0].at,
+        holds=tuple(_holds(manifest, wagon, entries or ()))[-_MOST:],
+        by_hand=tuple(_by_hand(wagon, own))[-_MOST:],
+        journal_from=since,
+        replay=wagon.replay,
+        archived=wagon.archived,
     )
+
+
+def _opened(entry: Entry, wagon: Wagon) -> bool:
+    return isinstance(entry.fact, WagonOpened) and entry.fact.number == wagon.number
 
 
 def _channel(
     name: str, depth: Depth, counts: Sequence[ChannelCounts], left: int | None, *, is_first: bool
 ) -> ChannelRecord:
-    over = 0
-    if left is not None:
-        over = left if is_first else 0
-    elif depth.published is not None and depth.settled is not None:
-        over = depth.published - depth.settled
+    over = (depth.waiting or 0) + (depth.in_flight or 0) if left is None else left if is_first else 0
     return ChannelRecord(
         name=name,
         published=None if depth.published is None else depth.published + depth.lost,  # a Depth counts those apart
@@ -150,31 +166,49 @@ def _holds(manifest: Manifest, wagon: Wagon, entries: Sequence[Entry]) -> Iterat
         fact = entry.fact
         if isinstance(fact, DeliveryPaused) and fact.number in (None, wagon.number):
             why = as_line(fact.because)[:_LONG]
-            standing[fact.number] = Hold(why=why, by=fact.by, since=entry.at, train=fact.number is None)
+            began = Hold(why=why, by=fact.by, since=entry.at, train=fact.number is None)
+            standing.setdefault(fact.number, began)  # one that is widened, or told again, goes on
         elif isinstance(fact, DeliveryResumed) and fact.number in (None, wagon.number):
-            began = Hold(since=entry.at - fact.seconds, train=fact.number is None)
-            hold = standing.pop(fact.number, began)
+            unknown = Hold(since=entry.at - fact.seconds, train=fact.number is None)
+            hold = standing.pop(fact.number, unknown)
             done.append(msgspec.structs.replace(hold, until=entry.at, resumed_by=fact.by))
     for number, pause in ((None, manifest.paused), (wagon.number, wagon.paused)):
-        if pause is not None and number not in standing:
+        if pause is None:
+            standing.pop(number, None)  # its end was lost with a registry that stepped back
+        elif number not in standing:
             why = as_line(pause.why)[:_LONG]
             standing[number] = Hold(why=why, by=pause.by, since=pause.at, train=number is None)
     meanwhile = (h for h in (*done, *standing.values()) if h.until is None or h.until >= wagon.opened_at)
     yield from sorted(meanwhile, key=lambda h: h.since)
 
 
-def _by_hand(number: int, entries: Sequence[Entry]) -> Iterator[ByHand]:
-    """What somebody did meanwhile, to this wagon or to the train."""
+def _by_hand(wagon: Wagon, entries: Sequence[Entry]) -> Iterator[ByHand]:
+    """What somebody did meanwhile, to this wagon or to the train. What is told of a replay has the replay's number."""
     for entry in entries:
-        by = getattr(entry.fact, "by", "")
-        if by and getattr(entry.fact, "number", None) in (None, number):
+        by, is_rule = getattr(entry.fact, "by", ""), getattr(entry.fact, "by_rule", False)
+        of = (None, wagon.replay) if isinstance(entry.fact, _OF_REPLAYS) else (None, wagon.number)
+        if by and not is_rule and getattr(entry.fact, "number", None) in of:
             yield ByHand(at=entry.at, by=by, what=as_line(sentence(entry.fact))[:_LONG])
 
 
-def counts_wanted(record: WagonRecord) -> bool:
-    """Whether workers settled more than their counts say: the last ones may still be on their way."""
-    settled = record.settled
-    return settled is not None and record.counted < settled
+def are_complete(handed: Sequence[Handed], depths: Mapping[Channel, Depth]) -> bool:
+    """Whether the workers' counts have all that was settled: otherwise the last ones may still be on their way."""
+    for channel, depth in depths.items():
+        counted = sum(h.counts[channel.name].settled for h in handed if channel.name in h.counts)
+        if channel.name != DEAD and depth.settled is not None and counted < depth.settled:
+            return False
+    return True
+
+
+def without_sketches(record: WagonRecord) -> WagonRecord:
+    """A record that fits into the journal: percentiles without the sketches that they were read from, and the newest
+    of what was done by hand."""
+    bare = msgspec.structs.replace
+    channels = tuple(
+        bare(c, waits=bare(c.waits, sketch=Sketch()), handlings=bare(c.handlings, sketch=Sketch()))
+        for c in record.channels
+    )
+    return bare(record, channels=channels, holds=record.holds[-20:], by_hand=record.by_hand[-20:], ran=record.ran[:20])
 
 
 def may_still_reconcile(record: WagonRecord, gone: Iterable[Channel]) -> bool:

@@ -62,7 +62,7 @@ from ..values import shown
 from .bulkhead import is_ours
 from .ended import EndedMembers
 from .looks import Looks
-from .recording import Recorder, SeenCounts
+from .recording import Recorder
 from .removal import WagonRemover
 from .reporting import Reporter
 from .runtime import Runtime
@@ -140,9 +140,8 @@ class Observer:
         """The same for dead letters, by wagon; 0: those of removed wagons."""
         self._letters_at = float("-inf")
         """When the dead letters were last looked at (the loop's time)."""
-        self._seen_counts = SeenCounts()
         ledger = runtime.ledger
-        recorder = None if ledger is None else Recorder(runtime, state, ledger, self._seen_counts)
+        recorder = None if ledger is None else Recorder(runtime, state, ledger)
         self._remover = WagonRemover(runtime, state, switcher, self._letters, recorder)
         self._ended = EndedMembers(runtime, state)
         self._reporter = None if runtime.metering is None else Reporter(runtime, runtime.metering)
@@ -245,7 +244,7 @@ class Observer:
         Conflict if another observer was faster."""
         await self._channels.bootstrap()
         base = await self._state.refresh()
-        members = self._apart(await self._state.registry.members(self._train), base.manifest)
+        members = await self._state.registry.members(self._train)
         self._alive = frozenset(m.name for m in members)
         self._ended.look(members, tasks)
         deployments, unasked = await self._deployments(members, base.manifest)
@@ -320,13 +319,6 @@ class Observer:
         return WorkersCrashed(train=self._train, number=crash.number, count=crash.times, because=crash.because)
 
     # --- seeing ---------------------------------------------------------------------------
-
-    def _apart(self, members: Sequence[Member], manifest: Manifest) -> Sequence[Member]:
-        """Without the counts, which are remembered: no decision uses them."""
-        if not any(m.counts for m in members):
-            return members
-        self._seen_counts.look(members, manifest)
-        return [m for m in members if not m.counts]
 
     async def _deployments(
         self, members: Sequence[Member], manifest: Manifest

@@ -3,167 +3,183 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 from ..contracts.broker import Depth
 from ..contracts.facts import Decision, Entry, WagonUnreconciled, WagonUnrecorded
-from ..contracts.ledger import ChannelCounts, Ledger, WagonRecord
-from ..contracts.manifest import Manifest, Wagon
-from ..contracts.registry import Member, Registry
+from ..contracts.ledger import Ledger, WagonRecord
+from ..contracts.manifest import Wagon
+from ..contracts.registry import Registry
 from ..errors import Unavailable
-from ..event import wagon_name
-from ..policy.reconcile import Handed, counts_wanted, may_still_reconcile, record_of
+from ..event import Channel, wagon_name
+from ..policy.reconcile import JOURNAL, Handed, are_complete, may_still_reconcile, record_of, without_sketches
 from .bulkhead import is_ours
+from .handing_in import drop_handed_in, handed_in
 from .runtime import Runtime, why_failed
 from .train_state import TrainState
 
+T = TypeVar("T")
 PATIENCE = 600.0
 """Seconds for which a wagon's removal waits for the ledger, or for figures that reconcile. A cap that is full of wagons
 hurts more than a record that is not in its place."""
-_JOURNAL = 5_000
-"""Entries of the journal that are read for one record, the newest."""
-
-
-class SeenCounts:
-    """The counts that observers have seen in check-ins, of the wagons that stand. Those of processes that are gone
-    stay."""
-
-    def __init__(self) -> None:
-        self._of: dict[tuple[int, float], dict[str, dict[str, ChannelCounts]]] = {}
-        """By wagon: by process, by channel."""
-        self._revisions: dict[str, str] = {}
-        self._news = asyncio.Event()
-
-    def look(self, members: Sequence[Member], manifest: Manifest) -> None:
-        """Remember what these hand in about the manifest's wagons, and forget the others."""
-        standing = {(w.number, w.opened_at) for w in manifest.wagons}
-        for gone in self._of.keys() - standing:
-            del self._of[gone]
-        for member in members:
-            for counts in member.counts:
-                if (counts.wagon, counts.opened_at) not in standing:
-                    continue
-                known = self._of.setdefault((counts.wagon, counts.opened_at), {}).setdefault(member.name, {})
-                before = known.get(counts.channel)
-                if before is None or before.settled <= counts.settled:
-                    known[counts.channel] = counts
-                    self._revisions[member.name] = member.revision
-                    if before != counts:
-                        self._news.set()
-        named = {name for each in self._of.values() for name in each}
-        for name in self._revisions.keys() - named:
-            del self._revisions[name]
-
-    def of(self, wagon: Wagon) -> list[Handed]:
-        """What is known of this wagon."""
-        found = self._of.get((wagon.number, wagon.opened_at), {})
-        return [
-            Handed(name.removesuffix("/counts"), self._revisions.get(name, ""), dict(counts))
-            for name, counts in sorted(found.items())
-        ]
-
-    async def more(self) -> None:
-        """Return when a look has found something new."""
-        self._news.clear()
-        await self._news.wait()
+_ATTEMPTS = 3
+"""Failures to read a wagon's figures after which it may be recorded without them."""
 
 
 class Recorder:
     """Writes records, each once: what was written first stays."""
 
-    def __init__(self, runtime: Runtime, state: TrainState, ledger: Ledger, counts: SeenCounts) -> None:
+    def __init__(self, runtime: Runtime, state: TrainState, ledger: Ledger) -> None:
         self._runtime = runtime
         self._state = state
         self._ledger = ledger
-        self._counts = counts
         self._since: dict[int, float] = {}
         """By wagon: when its record was first to be written (the loop's time)."""
+        self._failures: dict[int, int] = {}
+        """By wagon: how often its figures could not be read."""
+        self._not_in_journal: set[int] = set()
+        """Wagons whose record was looked for in the journal."""
+        self._owes = True
+        """The journal may have records that the ledger could not take."""
 
     async def record(
-        self, wagon: Wagon, *, left: int | None = 0, ended: str, at_once: bool = False
+        self,
+        wagon: Wagon,
+        *,
+        left: int | None = 0,
+        ended: str,
+        lost: Sequence[Channel] = (),
+        at_once: bool = False,
+        force: bool = False,
     ) -> tuple[Decision, ...]:
-        """Write the wagon's record while its channels stand. Returns what has to be told with its removal. Idempotent:
-        a record that was written stays as it is.
+        """Write the wagon's record while its channels stand. It is durable when this returns: in the ledger, or, if
+        that can't take it in time, in the journal. Returns what has to be told with the wagon's removal. Idempotent: a
+        record that was written stays as it is.
 
-        `left` as for `record_of`. Raises Unavailable while the ledger does not answer or the figures do not reconcile,
-        for at most `PATIENCE` from the first call on; then the wagon may go all the same. `at_once`: that time is over.
+        `left` as for `record_of`; `lost`: channels of the wagon that the manifest names no more. Raises Unavailable
+        while the ledger does not answer or the figures do not reconcile, for at most `PATIENCE` from the first call on;
+        then the wagon may go all the same. `at_once`, for a train that is removed: figures are not waited for, and only
+        with `force` it may go without its records.
         """
-        time = asyncio.get_running_loop().time
-        standing = {w.number for w in self._state.snapshot.manifest.wagons}
-        self._since = {n: at for n, at in self._since.items() if n in standing}
-        late = at_once or time() - self._since.setdefault(wagon.number, time()) >= PATIENCE
-        train, name = self._runtime.train, wagon_name(self._runtime.train, wagon.number)
-        kept, away = None, ""
+        late = at_once or self._waited(wagon) >= PATIENCE
+        name = wagon_name(self._runtime.train, wagon.number)
+        kept, away = await self._try(f"reading the record of {name}", partial(self._written, wagon))
+        if kept is None:
+            if away and not late and wagon.number in self._not_in_journal:
+                raise self._waits(name, away, at_once=at_once)
+            entries = await self._entries(late=late)
+            made = earlier = _unrecorded(entries or (), wagon)
+            if made is None:
+                self._not_in_journal.add(wagon.number)
+                if away and not late:
+                    raise self._waits(name, away, at_once=at_once)
+                made = await self._made(wagon, left, ended, lost, entries, late=late, lenient=force or not at_once)
+            if not away:
+                kept, away = await self._try(f"recording {name}", partial(self._append, made))
+            if kept is None:
+                self._owes = True
+                if earlier is None:
+                    if not late or (at_once and not force):
+                        raise self._waits(name, away, at_once=at_once)
+                    record = without_sketches(made)
+                    fact = WagonUnrecorded(train=made.train, number=made.number, record=record, because=away)
+                    await self._state.note(fact)
+                return ()
+            if self._owes:
+                await self._try("moving records from the journal to the ledger", self._recover)
+        if kept.unreconciled:
+            why, difference = kept.unreconciled, kept.difference
+            return (WagonUnreconciled(train=kept.train, number=kept.number, difference=difference, because=why),)
+        return ()
+
+    def _waited(self, wagon: Wagon) -> float:
+        """For how long its record has been due, in seconds: by this process's clock, or, after many observers that each
+        began anew, a third of the time since it was drained."""
+        now, manifest = asyncio.get_running_loop().time(), self._state.snapshot.manifest
+        self._since = {n: at for n, at in self._since.items() if manifest.wagon(n) is not None}
+        self._not_in_journal &= self._since.keys()
+        self._failures = {n: count for n, count in self._failures.items() if n in self._since}
+        drained = wagon.drained_at if wagon.drained_at is not None else self._runtime.clock()
+        return max(now - self._since.setdefault(wagon.number, now), (self._runtime.clock() - drained) / 3)
+
+    def _waits(self, name: str, away: str, *, at_once: bool) -> Unavailable:
+        until = "" if at_once else f". The wagon stays until it can, for {PATIENCE / 60:.0f} minutes"
+        return Unavailable(f"the ledger can't take the record of {name}: {away}{until}")
+
+    async def _try(self, step: str, call: Callable[[], Awaitable[T]]) -> tuple[T | None, str]:
+        """What the call returns, or why it failed."""
         try:
-            kept = await self._written(wagon)
+            async with asyncio.timeout(self._runtime.settings.publish_timeout):
+                return await call(), ""
         except BaseException as e:
             if is_ours(e):
                 raise
-            away = self._why(f"reading the record of {name}", e)
-        if kept is None:
-            made = await self._made(wagon, left, ended, late=late)
-            try:
-                async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                    kept = await self._ledger.append(made)
-            except BaseException as e:
-                if is_ours(e):
-                    raise
-                away = self._why(f"recording {name}", e)
-            if kept is None:
-                if not late:
-                    raise Unavailable(
-                        f"the ledger can't take the record of {name}: {away}. The wagon stays until it can, for "
-                        f"{PATIENCE / 60:.0f} minutes"
-                    )
-                return (WagonUnrecorded(train=train, number=wagon.number, record=made, because=away),)
-        if kept.unreconciled:
-            why, difference = kept.unreconciled, kept.difference
-            return (WagonUnreconciled(train=train, number=wagon.number, difference=difference, because=why),)
-        return ()
-
-    def _why(self, step: str, error: BaseException) -> str:
-        return why_failed(self._runtime, step, error)
+            return None, why_failed(self._runtime, step, e)
 
     async def _written(self, wagon: Wagon) -> WagonRecord | None:
-        async with asyncio.timeout(self._runtime.settings.publish_timeout):
-            found = await self._ledger.read(self._runtime.train, wagon.number)
+        found = await self._ledger.read(self._runtime.train, wagon.number)
         return next((r for r in found if r.opened_at == wagon.opened_at), None)
 
-    async def _made(self, wagon: Wagon, left: int | None, ended: str, *, late: bool) -> WagonRecord:
-        """The record; with the last counts of workers if they come soon. Raises Unavailable if looking again may make
-        it reconcile, unless it is late."""
-        manifest = self._state.snapshot.manifest
-        channels = [*manifest.working_channels(wagon), manifest.dead_letters(wagon)]
-        depths, entries = dict.fromkeys(channels, Depth()), list[Entry]()
+    async def _append(self, record: WagonRecord) -> WagonRecord:
+        return await self._ledger.append(record)
+
+    async def _recover(self) -> None:
+        await recover(self._state.registry, self._ledger, self._runtime.train)
+        self._owes = False
+
+    async def _entries(self, *, late: bool) -> list[Entry] | None:
+        """The newest entries of the journal. If they can't be read: None if it is late, else raises Unavailable."""
+        registry, train = self._state.registry, self._runtime.train
         try:
             async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                depths.update(zip(channels, await self._runtime.broker.depth(channels), strict=True))
-                entries = [e async for e in self._state.registry.entries(self._runtime.train, last=_JOURNAL)]
+                return [e async for e in registry.entries(train, last=JOURNAL)]
         except BaseException as e:
             if is_ours(e) or not late:
                 raise
-            self._why(f"reading the figures of {wagon_name(manifest.train, wagon.number)}", e)
+            why_failed(self._runtime, "reading the journal", e)
+            return None
 
-        def made() -> WagonRecord:
-            return record_of(
-                manifest,
-                wagon,
-                depths=depths,
-                handed=self._counts.of(wagon),
-                entries=entries,
-                now=self._runtime.clock(),
-                by=self._runtime.name,
-                left=left,
-                ended=ended,
-            )
+    async def _depths(self, wagon: Wagon, channels: Sequence[Channel], *, lenient: bool) -> dict[Channel, Depth]:
+        """The figures of the channels. They are unknown only if `lenient`, and after some attempts."""
+        try:
+            async with asyncio.timeout(self._runtime.settings.publish_timeout):
+                return dict(zip(channels, await self._runtime.broker.depth(channels), strict=True))
+        except BaseException as e:
+            failures = self._failures[wagon.number] = self._failures.get(wagon.number, 0) + 1
+            if is_ours(e) or not lenient or failures < _ATTEMPTS:
+                raise
+            why_failed(self._runtime, f"reading the figures of {wagon_name(self._runtime.train, wagon.number)}", e)
+            return dict.fromkeys(channels, Depth())
 
-        record = made()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._runtime.settings.member_ttl):
-                while counts_wanted(record) and not late:
-                    await self._counts.more()
-                    record = made()
+    async def _made(
+        self,
+        wagon: Wagon,
+        left: int | None,
+        ended: str,
+        lost: Sequence[Channel],
+        entries: Sequence[Entry] | None,
+        *,
+        late: bool,
+        lenient: bool,
+    ) -> WagonRecord:
+        """The record; with the last counts of workers if they come soon. Raises Unavailable if looking again may make
+        it reconcile, unless it is late."""
+        manifest = self._state.snapshot.manifest
+        channels = [*manifest.working_channels(wagon), *lost, manifest.dead_letters(wagon)]
+        depths = await self._depths(wagon, channels, lenient=late and lenient)
+        record = record_of(
+            manifest,
+            wagon,
+            depths=depths,
+            handed=await self._handed(wagon, depths, late=late),
+            entries=entries,
+            now=self._runtime.clock(),
+            by=self._runtime.name,
+            left=left,
+            ended=ended,
+        )
         if record.unreconciled and not late:
             gone = [c for c in channels if depths[c] == Depth()]
             if gone:
@@ -175,6 +191,38 @@ class Recorder:
                     f"{record.unreconciled}. The wagon stays until they do, for {PATIENCE / 60:.0f} minutes"
                 )
         return record
+
+    async def _handed(self, wagon: Wagon, depths: Mapping[Channel, Depth], *, late: bool) -> list[Handed]:
+        """What workers have handed in: all, if the last of it comes within `member_ttl`."""
+        registry, train, ttl = self._state.registry, self._runtime.train, self._runtime.settings.member_ttl
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ttl
+        while True:
+            handed: list[Handed] = []
+            try:
+                async with asyncio.timeout(self._runtime.settings.publish_timeout):
+                    handed = await handed_in(registry, train, wagon)
+            except BaseException as e:
+                if is_ours(e) or not late:
+                    raise
+                why_failed(self._runtime, "reading the counts of workers", e)
+            if late or loop.time() >= until or are_complete(handed, depths):
+                return handed
+            await asyncio.sleep(ttl / 20)
+
+    async def forget(self, wagon: Wagon) -> None:
+        """Delete what workers have handed in of this wagon. Idempotent. Raises Unavailable, StorageBroken."""
+        await drop_handed_in(self._state.registry, self._state.snapshot.manifest, wagon.number)
+
+
+def _unrecorded(entries: Sequence[Entry], wagon: Wagon) -> WagonRecord | None:
+    """The wagon's record, if an earlier attempt has put it into the journal: some channels may be gone by now."""
+    for entry in reversed(entries):
+        if isinstance(fact := entry.fact, WagonUnrecorded):
+            record = fact.record
+            if (record.number, record.opened_at) == (wagon.number, wagon.opened_at):
+                return record
+    return None
 
 
 async def recover(registry: Registry, ledger: Ledger, train: str) -> int:

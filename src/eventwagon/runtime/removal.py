@@ -129,27 +129,29 @@ class WagonRemover:
         lost = [c for c in await self._standing(wagon) if c not in named and c.name not in (DEAD, ARCHIVE)]
         if wagon.state is State.FAILED or self._state.snapshot.manifest.epoch:
             # in a time that the registry forgot it may have been in use
-            told = await self._record(now, None)
+            told = await self._record(now, None, lost)
             await self._clear((*named, *lost))
         else:
             # sealed, and the last look found everything empty: since then only a publisher that the broker could not
             # refuse can have come
             left = await self._rescue(manifest.ingress(wagon))
-            told = await self._record(now, left)
+            told = await self._record(now, left, lost)
             for channel in (*named, *lost):
                 await self._delete(channel)
         if now.archive:
             await self._delete(manifest.rows(wagon))
         await self._delete(manifest.dead_letters(wagon))
+        if self._recorder is not None:
+            await self._recorder.forget(wagon)
         await self._state.apply(lambda m: removed(m, wagon.number, me, told))
 
-    async def _record(self, wagon: Wagon, left: int | None) -> Sequence[Decision]:
+    async def _record(self, wagon: Wagon, left: int | None, lost: Sequence[Channel]) -> Sequence[Decision]:
         """Write the wagon's record; returns what is to be told with its removal. Raises Unavailable."""
         if self._recorder is None:
             return ()
         now = self._state.snapshot.manifest.wagon(wagon.number) or wagon
         ended = "failed" if wagon.state is State.FAILED else "drained"
-        return await self._recorder.record(now, left=left, ended=ended)
+        return await self._recorder.record(now, left=left, ended=ended, lost=lost)
 
     async def _end_workers(self, unit: int) -> None:
         """End the unit's workers, unless they serve, or are to serve, a live wagon by now."""
@@ -255,7 +257,8 @@ class WagonRemover:
 
     async def _rescue(self, channel: Channel) -> int:
         """Publish again what a stale publisher still left there, so that nothing is lost. This is a last check: if the
-        broker refuses writes to a sealed channel, it never finds anything. Returns how many events."""
+        broker refuses writes to a sealed channel, it never finds anything. Returns how many events, with those of
+        earlier attempts of this process."""
         count = dead = 0
         with suppress(ChannelGone):  # a step repeated after it was done
             async for batch in self._batches(channel):
@@ -266,7 +269,7 @@ class WagonRemover:
             await self._state.note(
                 EventsRescued(train=self._train, number=channel.wagon, count=count - dead, dead=dead)
             )
-        return count
+        return len(self._moved.get(channel, ()))
 
     async def _readmit(self, channel: Channel, events: Sequence[Event]) -> int:
         """Publish them again, to the active wagon's channel of that name. Those that can never be published, or are for

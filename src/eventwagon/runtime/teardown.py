@@ -8,21 +8,21 @@ from collections.abc import Sequence
 import msgspec
 
 from ..contracts.broker import outstanding
-from ..contracts.facts import WagonUnrecorded
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, TrainRemoval
 from ..contracts.once import once_of
 from ..contracts.registry import Polling
 from ..display.text import count
-from ..errors import RemovalRefused, Unavailable
-from ..event import ARCHIVE, DEAD, Channel, wagon_name
+from ..errors import RemovalRefused, StorageBroken, Unavailable
+from ..event import ARCHIVE, DEAD, Channel
 from ..policy.edits import as_of, removal_asked, removal_given_up
 from .archiving import Archiver
+from .handing_in import scope_of
 from .observed import unobserved
 from .probe import PROBE
-from .recording import Recorder, SeenCounts
+from .recording import Recorder, recover
 from .removed_trains import remember
-from .runtime import Runtime
+from .runtime import Runtime, report_failure
 from .train_state import TrainState
 
 _NEWS = 2.0
@@ -90,10 +90,10 @@ class Teardown:
                     await self._give_up(f"{e}, stored at the last moment")
                 raise
         units = await self._end_units(manifest)
-        if existed:
-            await self._record(manifest, force=force)
         if not force:
             await self._archive(manifest, channels)
+        if existed:
+            await self._record((await self._state.refresh()).manifest, channels, force=force)
         for channel in channels:
             await self._broker.delete(channel)
         await self._let_it_be_known()
@@ -106,26 +106,33 @@ class Teardown:
             now = max(self._runtime.clock(), as_of(manifest) + 0.001)  # later than every time in the manifest
             gone = msgspec.structs.replace(manifest.removal or asked, at=now)
             await remember(self._state.registry, self._train, gone, me=self._runtime.name)
+        await self._registry.delete(scope_of(self._train))
         await self._state.registry.delete(self._train)
         return RemovedTrain(len(standing), units, existed, later)
 
-    async def _record(self, manifest: Manifest, *, force: bool) -> None:
-        """Write the records of the wagons that stand, if the train has a ledger. Raises Unavailable if it can't take
-        one, unless `force` says that the train is to go all the same."""
+    async def _record(self, manifest: Manifest, channels: Sequence[Channel], *, force: bool) -> None:
+        """Write the records of the wagons that stand, and those that wait in the journal, if the train has a ledger.
+        Raises Unavailable if it can't take one, unless `force` says that the train is to go all the same."""
         if self._runtime.ledger is None:
             return
-        seen = SeenCounts()
-        seen.look(await self._registry.members(self._train), manifest)
-        recorder = Recorder(self._runtime, self._state, self._runtime.ledger, seen)
-        for wagon in manifest.wagons:
-            for fact in await recorder.record(wagon, left=None, ended="removed with its train", at_once=True):
-                if isinstance(fact, WagonUnrecorded) and not force:
-                    raise Unavailable(
-                        f"train {self._train} is not removed yet: the ledger can't take the record of "
-                        f"{wagon_name(self._train, wagon.number)}: {fact.because}. Mend that and remove the train "
-                        "again, or remove it with --force (force=True), without the record"
-                    )
-                self._runtime.tell(fact)
+        recorder = Recorder(self._runtime, self._state, self._runtime.ledger)
+        try:
+            for wagon in manifest.wagons:
+                names = {DEAD, PROBE, ARCHIVE, *(c.name for c in manifest.working_channels(wagon))}
+                lost = [c for c in channels if c.wagon == wagon.number and c.name not in names]
+                told = await recorder.record(
+                    wagon, left=None, ended="removed with its train", lost=lost, at_once=True, force=force
+                )
+                for fact in told:
+                    self._runtime.tell(fact)
+            await recover(self._registry, self._runtime.ledger, self._train)
+        except (Unavailable, StorageBroken, TimeoutError) as e:
+            if not force:
+                raise Unavailable(
+                    f"train {self._train} is not removed yet: {str(e) or 'no answer in time'}. Mend that and remove "
+                    "the train again, or remove it with --force (force=True), without these records"
+                ) from e
+            report_failure(self._runtime, "recording the train's wagons", str(e) or "no answer in time")
 
     async def _archive(self, manifest: Manifest, channels: Sequence[Channel]) -> None:
         """Archive what the wagons have handled. Raises as `Archiver.archive`; then the train is not removed yet."""

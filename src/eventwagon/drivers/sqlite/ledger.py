@@ -32,6 +32,9 @@ CREATE TABLE record (
     document  TEXT NOT NULL,             -- JSON
     UNIQUE (number, opened_at)
 );
+CREATE TRIGGER record_is_never_replaced BEFORE INSERT ON record
+    WHEN EXISTS (SELECT 1 FROM record WHERE seq = NEW.seq OR (number = NEW.number AND opened_at = NEW.opened_at))
+    BEGIN SELECT RAISE(IGNORE); END;
 CREATE TRIGGER record_never_changes BEFORE UPDATE ON record
     BEGIN SELECT RAISE(ABORT, 'a record never changes'); END;
 CREATE TRIGGER record_stays BEFORE DELETE ON record
@@ -67,7 +70,7 @@ class SQLiteLedger:
 
         def run(turn: Turn) -> bytes:
             execute, key = turn.db.execute, (record.number, record.opened_at)
-            execute("INSERT OR IGNORE INTO record (number, opened_at, document) VALUES (?, ?, ?)", (*key, document))
+            execute("INSERT INTO record (number, opened_at, document) VALUES (?, ?, ?)", (*key, document))
             kept: Any = execute("SELECT CAST(document AS BLOB) FROM record WHERE number=? AND opened_at=?", key).get
             return bytes(kept)
 

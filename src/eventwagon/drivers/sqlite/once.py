@@ -86,7 +86,8 @@ class SQLiteOnce:
 
 
 def _put(turn: Turn, keys: Sequence[bytes], holder: str, until: float) -> None:
-    rows = [(key, holder, until, turn.now) for key in keys]
+    since = turn.now if holder else 0.0  # which takes no bytes: only claims can be void
+    rows = [(key, holder, until, since) for key in keys]
     turn.db.executemany("INSERT OR REPLACE INTO entry (key, holder, until, since) VALUES (?, ?, ?, ?)", rows)
     over = "SELECT key FROM entry WHERE until<=? LIMIT ?"
     most = max(_LEAST_FORGOTTEN, _FORGOTTEN * len(keys))

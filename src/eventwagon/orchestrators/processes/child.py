@@ -80,7 +80,8 @@ class Follower:
             fields = msgspec.structs.asdict(found)
             if not self._beat_due() and found.number == self._state.number:  # counts change all the time
                 fields |= {
-                    name: getattr(self._state, name) for name in ("handled", "failed", "unreadable", "work", "in_hand")
+                    name: getattr(self._state, name)
+                    for name in ("handled", "failed", "skipped", "unreadable", "work", "in_hand")
                 }
             new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})
         if new != self._state or not mark(self.files.state_path):

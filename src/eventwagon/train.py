@@ -210,6 +210,8 @@ class Train:
                 raise UsageError(
                     f"train {self.name!r} has a handler for {channel!r} already: {self.handlers[name].name}"
                 )
+            if options.batch is not None and (by := getattr(function, "takes_one_event", None)) is not None:
+                raise UsageError(f"handler of {channel!r}: {by} takes one event at a time: leave batch= out")
             form = checked_shape(shape(function, names), options, f"handler of {channel!r}")
             self.handlers[name] = Handler(name, function, form, options, self.around_handling)
             return function

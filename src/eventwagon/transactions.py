@@ -15,16 +15,19 @@ import functools
 import inspect
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from .contracts.once import key_of
-from .errors import UsageError
+from .errors import Snooze, UsageError
 from .event import Event
 from .payload import name_of
 from .runtime.context import Context, FakeContext
@@ -37,7 +40,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS eventwagon_once (
     key     BLOB PRIMARY KEY,    -- a hash of the train, the channel, and the event's source and id
     until   REAL NOT NULL,       -- when it is forgotten, in seconds since the Unix epoch
-    emitted BLOB NOT NULL        -- what its handler emitted (MessagePack)
+    emitted BLOB NOT NULL        -- what its handler emitted, and counts (MessagePack)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS eventwagon_once_until ON eventwagon_once (until);
 """
@@ -45,9 +48,15 @@ _BUSY = 10.0
 """Seconds for which a handler waits for another one's transaction."""
 _FORGOTTEN = 100
 """Records that are forgotten, at most, with each new one."""
+_OURS = 0x657677
+"""The first three bytes of the application id of eventwagon's own files."""
+_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""By path: who waits in this process waits here. SQLite has its waiters try again after pauses, in no order."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[tuple[str, Event]]).decode
+_Sent = tuple[list[tuple[str, Event]], dict[str, int]]
+"""What the handler emitted, and how many events by place: the ids of what is emitted after it depend on that."""
+_decode = msgspec.msgpack.Decoder(_Sent).decode
 
 
 def in_transaction(
@@ -67,7 +76,13 @@ def in_transaction(
     """
     if not is_a(database, str, os.PathLike) or not os.fspath(database):
         raise UsageError(f"in_transaction: the database must be the path of a file, not {shown(database)}")
-    path = os.fspath(database)
+    path = os.fsdecode(database)
+    if path == ":memory:" or path.startswith("file:"):
+        raise UsageError(
+            f"in_transaction: {shown(path)} is no path of a file: a database in memory ends with its transaction, and "
+            "URIs are not supported"
+        )
+    path = str(Path(path).absolute())  # handlers may change the working directory
     window = lasting("in_transaction: remember", remember)
 
     def decorate(function: Callable[..., None]) -> Callable[[Any, Context], None]:
@@ -76,10 +91,11 @@ def in_transaction(
         @functools.wraps(function)
         def handle(payload: Any, ctx: Context) -> None:
             call = functools.partial(function, payload)
-            with closing(_open(path)) as db:
+            with _turn(path), closing(_open(path)) as db:
                 _transact(db, ctx, window, (lambda: call(db, ctx)) if wants_context else (lambda: call(db)))
 
         handle.__signature__ = signature  # type: ignore[attr-defined]  # which Train.on reads
+        handle.takes_one_event = "in_transaction"  # type: ignore[attr-defined]  # which Train.on reads, too
         return handle
 
     return decorate
@@ -105,9 +121,26 @@ def _signature(function: Callable[..., None]) -> tuple[inspect.Signature, bool]:
     return inspect.Signature([given[0].replace(default=inspect.Parameter.empty), ctx]), len(given) == 3
 
 
-def _open(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
+@contextmanager
+def _turn(path: str) -> Iterator[None]:
+    turn = _turns[path]
+    if not turn.acquire(timeout=_BUSY):
+        raise Snooze(1.0, f"other handlers of this process have kept {path} for {_BUSY:g} s")
     try:
+        yield
+    finally:
+        turn.release()
+
+
+def _open(path: str) -> sqlite3.Connection:
+    try:
+        # without cached statements: each is prepared, and so authorized, when it is executed
+        db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, cached_statements=0)
+    except sqlite3.OperationalError as e:
+        raise sqlite3.OperationalError(f"{path}: {e}") from e
+    try:
+        if db.execute("PRAGMA application_id").fetchone()[0] >> 8 == _OURS:
+            raise UsageError(f"in_transaction: {path} is a file of eventwagon's own: use another one for your data")
         if not db.execute("SELECT 1 FROM sqlite_schema WHERE name='eventwagon_once_until'").fetchone():
             db.executescript(_SCHEMA)
     except BaseException:
@@ -118,29 +151,58 @@ def _open(path: str) -> sqlite3.Connection:
 
 def _transact(db: sqlite3.Connection, ctx: Context, window: float, call: Callable[[], None]) -> None:
     key = key_of(f"{ctx.train}/{ctx.channel}", ctx.event)
-    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as e:
+        if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        raise Snooze(1.0, f"other processes have kept the database for {_BUSY:g} s") from e
     try:
         now = time.time()
         known = db.execute("SELECT emitted FROM eventwagon_once WHERE key=? AND until>?", (key, now)).fetchone()
         if known is not None:
             db.execute("ROLLBACK")
-            ctx.emitted += _decode(known[0])
+            ctx.emit_again(*_decode(known[0]))
             return
-        db.set_authorizer(_stays_open)
+        db.set_authorizer(_only_within(db))
+        emitted, before = len(ctx.emitted), None if isinstance(ctx, FakeContext) else ctx.counts
         call()
+        _must_be_open(db)
         db.set_authorizer(None)
-        emitted = b"\x90" if isinstance(ctx, FakeContext) else _encode(ctx.emitted)  # a fake one holds payloads
-        db.execute("INSERT OR REPLACE INTO eventwagon_once VALUES (?, ?, ?)", (key, now + window, emitted))
+        sent: _Sent = ([], {}) if before is None else (ctx.emitted[emitted:], _added(before, ctx.counts))
+        db.execute("INSERT OR REPLACE INTO eventwagon_once VALUES (?, ?, ?)", (key, now + window, _encode(sent)))
         over = "SELECT key FROM eventwagon_once WHERE until<=? LIMIT ?"
         db.execute(f"DELETE FROM eventwagon_once WHERE key IN ({over})", (now, _FORGOTTEN))  # noqa: S608 - our words
         db.execute("COMMIT")
     except BaseException:
-        db.set_authorizer(None)
         with suppress(sqlite3.Error):
+            db.set_authorizer(None)
             db.execute("ROLLBACK")
         raise
 
 
-def _stays_open(action: int, *_: object) -> int:
-    """No statement of the function's own ends its transaction."""
-    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+def _added(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {place: count - before.get(place, 0) for place, count in after.items()}
+
+
+def _must_be_open(db: sqlite3.Connection) -> None:
+    """SQLite itself rolls back after some errors, and the function may have caught the error."""
+    try:
+        is_open = db.in_transaction
+    except sqlite3.ProgrammingError:
+        is_open = False  # it has closed the connection
+    if not is_open:
+        raise sqlite3.OperationalError(
+            "the handler's transaction was rolled back before the handler returned (by OR ROLLBACK, RAISE(ROLLBACK), "
+            "close() or a failure such as a full disk): nothing of it is kept. Let that error pass, or use OR ABORT"
+        )
+
+
+def _only_within(db: sqlite3.Connection) -> Callable[..., int]:
+    """An authorizer: no statement of the function's own ends its transaction, and none runs after SQLite ended it."""
+
+    def authorize(action: int, *_: object) -> int:
+        refused = action == sqlite3.SQLITE_TRANSACTION or not db.in_transaction
+        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+    return authorize

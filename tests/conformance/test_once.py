@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eventwagon.contracts.once import Standing
 from eventwagon.drivers.memory import MemoryBroker, MemoryRegistry
 from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.drivers.sqlite.registry import SQLiteRegistry
@@ -35,3 +36,18 @@ def test_broker_and_registry_share_it(tmp_path: Path) -> None:
     check = next(check for check in CHECKS if str(check) == "another_process_sees_the_same")
     stores: Iterator[Any] = iter([SQLiteBroker(tmp_path), SQLiteRegistry(tmp_path)])
     asyncio.run(check.run(lambda: next(stores)))
+
+
+def test_a_claim_from_before_the_clock_went_back_is_void(tmp_path: Path) -> None:
+    now = 1.7e9
+
+    async def main() -> None:
+        nonlocal now
+        async with SQLiteBroker(tmp_path, clock=lambda: now) as broker:
+            await broker.once.claim("orders", [b"1" * 16], holder="one", lease=30.0)
+            await broker.once.record("orders", [b"2" * 16], window=100.0)
+            now -= 3600.0
+            found = await broker.once.claim("orders", [b"1" * 16, b"2" * 16], holder="two", lease=30.0)
+            assert list(found) == [Standing.OURS, Standing.HANDLED]
+
+    asyncio.run(main())

@@ -35,3 +35,17 @@ def test_a_key_of_others_is_left_alone(redis_server: Server) -> None:
             assert not await r.keys("strange:{t}:*")
 
     asyncio.run(main())
+
+
+def test_a_record_that_nobody_writes_to_ends_with_its_window(redis_server: Server) -> None:
+    async def main() -> None:
+        async with RedisBroker.from_url(f"{redis_server.url}?prefix=ends") as broker, raw(redis_server) as r:
+            keys = [f"ends:{{t}}:once{part}" for part in ("", ":claimed", ":holders")]
+            await broker.once.claim("t", [b"k" * 16, b"l" * 16], holder="one", lease=50.0)
+            await broker.once.record("t", [b"k" * 16], window=100.0)
+            await broker.once.record("t", [b"m" * 16], window=20.0)  # the longer window counts
+            for key, seconds in zip(keys, (100, 50, 50), strict=True):
+                assert seconds - 10 < await r.ttl(key) <= seconds + 2
+            await broker.once.clear("t")
+
+    asyncio.run(main())

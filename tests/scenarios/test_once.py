@@ -23,7 +23,7 @@ from eventwagon import (
     Workers,
 )
 from eventwagon.contracts.broker import Delivery
-from eventwagon.contracts.once import Standing
+from eventwagon.contracts.once import Standing, key_of
 from eventwagon.drivers.memory import MemoryBroker
 from eventwagon.drivers.memory.broker import MemorySubscription
 from eventwagon.drivers.memory.once import MemoryOnce
@@ -299,6 +299,132 @@ def test_while_the_record_is_away_nothing_is_handled_and_nothing_is_lost() -> No
 
     run(main(Unavailable))
     run(main(TypeError))
+
+
+class Failing(MemoryOnce):
+    """A record whose calls fail as they are told."""
+
+    claiming: BaseException | None = None
+    recording: BaseException | None = None
+    hangs = 0
+    """How many recordings never end."""
+
+    async def claim(self, *args: Any, **more: Any) -> Sequence[Standing]:
+        if self.claiming is not None:
+            raise self.claiming
+        return await super().claim(*args, **more)
+
+    async def record(self, *args: Any, **more: Any) -> None:
+        if self.hangs:
+            self.hangs -= 1
+            await asyncio.Event().wait()
+        if self.recording is not None:
+            raise self.recording
+        await super().record(*args, **more)
+
+
+def failing() -> tuple[World, Failing]:
+    world = World()
+    world.broker.once = once = Failing(clock=world.clock)  # type: ignore[attr-defined]
+    return world, once
+
+
+@pytest.mark.parametrize("away", [15.0, 25.0])
+def test_what_others_handled_while_the_record_was_away_is_not_handed_out(away: float) -> None:
+    """The record is there again before the next event would be handed out, or after."""
+
+    async def main() -> None:
+        world, once = failing()
+        train, seen = Train("orders", once=DAY, visibility=5.0, workers=Workers(total=1)), list[str]()
+
+        @train.on("orders")
+        async def ship(payload: str) -> None:
+            seen.append(payload)
+            await asyncio.sleep(20.0)
+
+        key = key_of("", event("b"))
+        async with world.running(train) as c:
+            for name in "ab":
+                await c.publish(event(name))
+            await until(lambda: seen == ["a"])
+            await asyncio.sleep(1.0)
+            assert list(await once.claim("orders", [key], holder="x", lease=1.0)) == [Standing.CLAIMED]
+            once.claiming = Unavailable("away")
+            await asyncio.sleep(10.0)
+            assert await MemoryOnce.claim(once, "orders", [key], holder="x", lease=1.0) == [Standing.OURS]
+            await MemoryOnce.record(once, "orders", [key], window=1000.0)
+            await asyncio.sleep(away - 10.0)
+            once.claiming = None
+            await idle(world)
+            assert seen == ["a"]
+            assert sum(fact.count for fact in world.of(EventsSkipped)) == 1
+
+    run(main())
+
+
+def test_a_claim_lasts_as_long_as_its_handler_whatever_becomes_of_the_broker() -> None:
+    class Slow(MemorySubscription):
+        async def extend(self, deliveries: Sequence[Delivery]) -> None:
+            await super().extend(deliveries)
+            await asyncio.sleep(60.0)
+
+    class Broker(MemoryBroker):
+        def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
+            return Slow(self, channel, visibility, owner)
+
+    async def main() -> None:
+        world = World()
+        world.broker = Broker(clock=world.clock)
+        train, seen = Train("orders", once=DAY, visibility=3.0), list[str]()
+
+        @train.on("orders")
+        async def ship(payload: str) -> None:
+            seen.append(payload)
+            await asyncio.sleep(20.0)
+
+        async with world.running(train) as c:
+            await c.publish(event("a"))
+            await until(lambda: seen == ["a"])
+            for _ in range(9):
+                await asyncio.sleep(2.0)
+                once = world.broker.once
+                found = await once.claim("orders", [key_of("", event("a"))], holder="x", lease=1.0)
+                assert list(found) == [Standing.CLAIMED]
+            await idle(world)
+
+    run(main())
+
+
+def test_a_record_with_a_defect_does_not_have_events_handled_for_ever() -> None:
+    async def main() -> None:
+        world, once = failing()
+        train, seen = counting(visibility=3.0)
+        once.recording = TypeError("a defect")
+        async with world.running(train) as c:
+            await c.publish(event("a"))
+            await idle(world)
+            await asyncio.sleep(30.0)
+            assert seen == ["a"]
+
+    run(main())
+
+
+def test_who_leaves_records_what_waits_to_be_recorded() -> None:
+    async def main() -> None:
+        world, once = failing()
+        train, seen = counting(grace=1.0)
+        async with world.running(train) as c:
+            once.hangs = 1
+            await c.publish(event("a"))
+            await until(lambda: once.hangs == 0)
+            for name in "bc":
+                await c.publish(event(name))
+            await until(lambda: len(seen) == 3)
+        async with world.running(train):
+            await idle(world)
+        assert seen.count("b") == seen.count("c") == 1
+
+    run(main())
 
 
 def test_a_train_without_it_keeps_no_record() -> None:

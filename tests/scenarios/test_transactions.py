@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventwagon import Context, Event, Train, UsageError
+from eventwagon import Context, Event, Snooze, Train, UsageError
 from eventwagon.event import new_ids
 from eventwagon.testing.virtual_time import run
 from eventwagon.transactions import in_transaction
@@ -232,3 +232,100 @@ def test_in_virtual_time_too(tmp_path: Path) -> None:
             await until(lambda: booked(file) == ["a"])
 
     run(main())
+
+
+def attempt(train: Train, function: Any, name: str = "a") -> Context:
+    ctx = Context(event(name), 1, "orders", 1, "", train.handlers, 1000, time.time)
+    function(name, ctx)
+    return ctx
+
+
+def _or_rollback(db: sqlite3.Connection) -> None:
+    db.execute("INSERT OR ROLLBACK INTO booked VALUES ('taken')")
+
+
+def _by_trigger(db: sqlite3.Connection) -> None:
+    db.execute("INSERT INTO booked VALUES ('refused')")
+
+
+def _closed(db: sqlite3.Connection) -> None:
+    db.close()
+
+
+@pytest.mark.parametrize("breaks", [_or_rollback, _by_trigger, _closed])
+def test_a_transaction_that_sqlite_rolled_back_is_not_recorded(tmp_path: Path, breaks: Any) -> None:
+    file = tables(tmp_path / "shop.db")
+    with closing(sqlite3.connect(file)) as db:
+        db.executescript(
+            "CREATE UNIQUE INDEX one ON booked (id); INSERT INTO booked VALUES ('taken');"
+            "CREATE TRIGGER no BEFORE INSERT ON booked WHEN NEW.id='refused' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;"
+        )
+    broken = True
+
+    @in_transaction(file)
+    def book(payload: str, db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO booked VALUES (?)", (payload,))
+        if broken:
+            with suppress(sqlite3.Error):
+                breaks(db)
+            with suppress(sqlite3.Error):
+                db.execute("INSERT INTO booked VALUES ('behind')")  # would be committed by itself
+
+    with pytest.raises(sqlite3.OperationalError, match="was rolled back before the handler returned"):
+        attempt(Train("orders"), book)
+    assert booked(file) == ["taken"]
+    broken = False
+    attempt(Train("orders"), book)
+    assert booked(file) == ["taken", "a"]
+
+
+def test_what_is_emitted_around_it_is_emitted_once_and_has_ids_of_its_own(tmp_path: Path) -> None:
+    train = Train("orders")
+    train.on("mail")(lambda payload: None)
+
+    @in_transaction(tmp_path / "shop.db")
+    def book(payload: str, db: sqlite3.Connection, ctx: Context) -> None:
+        ctx.emit("mail", "within")
+
+    def ids() -> list[tuple[str, bytes]]:
+        ctx = Context(event("a"), 1, "orders", 1, "", train.handlers, 1000, time.time)
+        ctx.emit("mail", "before")
+        book("a", ctx)
+        ctx.emit("mail", "after")
+        return [(e.id, e.data) for _, e in ctx.emitted]
+
+    first, second = ids(), ids()
+    assert first == second
+    assert len({name for name, _ in first}) == 3
+
+
+def test_databases_and_options_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def book(payload: Any, db: sqlite3.Connection) -> None: ...
+
+    for wrong in (":memory:", "file:shop.db?mode=memory"):
+        with pytest.raises(UsageError, match="no path of a file"):
+            in_transaction(wrong)
+    with pytest.raises(UsageError, match="in_transaction takes one event at a time: leave batch= out"):
+        Train("orders").on("orders", batch=10)(in_transaction("shop.db")(book))
+    with closing(sqlite3.connect(tmp_path / "once.db")) as db:
+        db.execute("PRAGMA application_id=0x6576776F")
+        db.commit()
+    with pytest.raises(UsageError, match=r"once\.db is a file of eventwagon's own"):
+        attempt(Train("orders"), in_transaction(tmp_path / "once.db")(book))
+    monkeypatch.chdir(tmp_path)
+    relative = in_transaction("shop.db")(book)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    attempt(Train("orders"), relative)
+    assert (tmp_path / "shop.db").exists()
+
+
+def test_a_database_in_use_puts_the_event_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventwagon.transactions._BUSY", 0.05)
+    file = tables(tmp_path / "shop.db")
+    book = in_transaction(file)(lambda payload, db: None)
+    attempt(Train("orders"), book)
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Snooze):
+            attempt(Train("orders"), book, "b")

@@ -18,7 +18,7 @@ class Standing(Enum):
     """What the record says of a key that was to be claimed."""
 
     OURS = "ours"
-    """It is claimed for the caller."""
+    """The caller has claimed it."""
     HANDLED = "handled"
     """It was handled within the window."""
     CLAIMED = "claimed"

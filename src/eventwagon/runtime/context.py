@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -309,6 +309,18 @@ class Context:
             fitting(event, most)
         self._counts[place] = self._counts.get(place, 0) + 1
         return event
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events were emitted so far, by place: a copy. The ids of the next ones depend on it."""
+        return dict(self._counts or {})
+
+    def emit_again(self, emitted: Iterable[tuple[str, Event]], counts: Mapping[str, int]) -> None:
+        """Emit what an earlier attempt has emitted, which counted as `counts`."""
+        self.emitted += emitted
+        self._counts = self.counts
+        for place, count in counts.items():
+            self._counts[place] = self._counts.get(place, 0) + count
 
     def _later(self, after: float | timedelta) -> float:
         seconds = delay(after)

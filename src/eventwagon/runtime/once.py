@@ -9,6 +9,7 @@ the event handled again.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -76,6 +77,8 @@ class OnceGuard:
         self._holder = os.urandom(9).hex()
         self._keys: dict[int, bytes] = {}
         """By identity of the delivery: those that are claimed."""
+        self._until: dict[int, float] = {}
+        """By identity: until when the claim is certain, by the event loop's clock. Only of confirmed claims."""
         self._at_hand: set[bytes] = set()
         """The same keys: copies that this consumer gets wait."""
         self._dead: set[int] = set()
@@ -111,23 +114,49 @@ class OnceGuard:
             if loop.time() - began > self._lease:  # this process was suspended, say: others may have the claims by now
                 raise Unavailable("the record of handled events took so long to answer that its claims have run out")
             standings = {id(delivery): standing for delivery, standing in zip(new, found, strict=True)}
-            self.forget(delivery for delivery in new if standings[id(delivery)] is not Standing.OURS)
+            until = began + self._lease  # by the time before the call: the store's lease begins later
+            self._until.update((id(d), until) for d in new if standings[id(d)] is Standing.OURS)
+            self.forget(delivery for delivery in new if standings[id(delivery)] is Standing.CLAIMED)
         copies += [delivery for delivery in new if standings[id(delivery)] is Standing.CLAIMED]
         handled = [delivery for delivery in new if standings[id(delivery)] is Standing.HANDLED]
-        self.skipped += len(handled)
+        self.skip(handled)
         ours = [d for d in deliveries if id(d) in passing or standings.get(id(d)) is Standing.OURS]
         return Admitted(ours, handled, copies)
 
     async def _claim(self, keys: Sequence[bytes]) -> Sequence[Standing]:
         return await self._record.claim(self._channel.train, keys, holder=self._holder, lease=self._lease)
 
-    async def keep(self, deliveries: Iterable[Delivery]) -> None:
-        """Extend the claims of these events. Raises Unavailable, StorageBroken."""
-        if keys := self._claimed(deliveries):
-            await self._claim(keys)
+    async def keep(self, deliveries: Iterable[Delivery]) -> Mapping[int, Standing]:
+        """Extend the claims of these events. Returns, by identity, those that others have claimed or handled since the
+        claim ran out. Raises Unavailable, StorageBroken."""
+        kept = [delivery for delivery in deliveries if id(delivery) in self._until]
+        if not kept:
+            return {}
+        until = asyncio.get_running_loop().time() + self._lease
+        found = await self._claim([self._keys[id(delivery)] for delivery in kept])
+        lost: dict[int, Standing] = {}
+        for delivery, standing in zip(kept, found, strict=True):
+            if id(delivery) not in self._until:
+                continue  # it was settled or given back meanwhile
+            if standing is Standing.OURS:
+                self._until[id(delivery)] = until
+            else:
+                self._until[id(delivery)] = -math.inf
+                lost[id(delivery)] = standing
+        return lost
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Its claim certainly holds: it may be handed out."""
+        until = self._until.get(id(delivery))
+        return until is None or asyncio.get_running_loop().time() < until
+
+    def skip(self, handled: Sequence[Delivery]) -> None:
+        """Others have handled these: they are to be settled and are not recorded anew."""
+        self.forget(handled)
+        self.skipped += len(handled)
 
     def died(self, delivery: Delivery) -> None:
-        """It goes to the dead letters: it was not handled, and its retry must be."""
+        """Mark it as dead: it is not recorded, so that its retry is handled."""
         if id(delivery) in self._keys:
             self._dead.add(id(delivery))
 
@@ -162,10 +191,11 @@ class OnceGuard:
         for delivery in deliveries:
             if (key := self._keys.pop(id(delivery), None)) is not None:
                 self._at_hand.discard(key)
+                self._until.pop(id(delivery), None)
             self._dead.discard(id(delivery))
 
     def fact(self, skipped: Sequence[Delivery]) -> EventsSkipped:
-        """What is told of events that were skipped together: at least one."""
+        """The fact about a group of skipped events: at least one."""
         channel = self._channel
         return EventsSkipped(
             train=channel.train,

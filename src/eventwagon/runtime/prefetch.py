@@ -1,9 +1,9 @@
 """Prefetch: fetches events ahead of the workers, a channel each, and keeps those that were passed over.
 
-The path of one event has ten steps, from its receipt to its settlement:
+The path of one event has ten steps, from its receipt to its settlement; a train with `once=` has two more:
 
 1. `Prefetcher.fetch` receives a batch and puts it into the buffer (if the handler takes many events: once `Forming` has
-   enough of them),
+   enough of them). With `once=` (`OncePrefetcher`) it is claimed before, in the record of handled events,
 2. `PoolState.wake` wakes as many idle workers,
 3. `Dispatcher.next` says from which channel the worker takes its event,
 4. `Prefetcher.take` hands out the event, and `take_others` those of its batch,
@@ -11,7 +11,8 @@ The path of one event has ten steps, from its receipt to its settlement:
 6. `handling.begin` (or `batching.begin_batch`) decodes the payload and calls the handler,
 7. `HandlerRunner.finish` counts the outcome and tells the channel's circuit,
 8. `Settler.done` (or `die`, `retry`, `snooze`) puts the event into a queue,
-9. the queue's task stores what the event emitted, with all that waited for the same channels,
+9. the queue's task stores what the event emitted, with all that waited for the same channels
+   (with `once=` it then records that the event was handled),
 10. and settles the event, or gives it back.
 
 The channel's fetching task takes steps 1 and 2, a worker's task (`WorkerPool`) steps 3 to 8, the queue's task 9 and 10.
@@ -31,7 +32,7 @@ from ..errors import ChannelGone, EventwagonError
 from ..event import born
 from .bulkhead import is_ours
 from .forming import WITHIN, Forming, is_alone
-from .once import COPY_AGAIN, OnceGuard
+from .once import OnceGuard
 from .runtime import Runtime, report_failure
 from .settled_rows import SKIPPED
 from .settling import Settler
@@ -287,7 +288,7 @@ class Prefetcher:
                 self.settler.give_back(delivery, PAUSES[1])
             raise
         for delivery in found.copies:
-            self.settler.give_back(delivery, COPY_AGAIN)
+            self.settler.give_back_copy(delivery)
         for delivery in found.handled:
             self.settler.done(delivery, SKIPPED)
         if found.handled:

@@ -20,6 +20,7 @@ from .circuits import Circuits
 from .context import LATER, OUT
 from .dead_letters import died, log_death, smaller
 from .later import store_emitted
+from .once import COPY_AGAIN, OnceGuard
 from .runtime import Runtime, report_failure
 from .settled_rows import SettledRows
 from .tasks import all_of
@@ -27,6 +28,8 @@ from .worker_states import PAUSES, ChannelState
 
 _LATER_MOST = 60.0
 """The longest pause, in seconds, before something that could not be settled is to be settled again."""
+_RECORDINGS = 3
+"""How often recording what was handled is tried if the record's driver has a defect."""
 _AT_ONCE = 16
 """Calls of one kind to the broker at a time."""
 _UNTIL_SETTLED = 1.0
@@ -190,6 +193,11 @@ class Settler:
         self.not_tried(delivery)
         self._queue_return(delivery, delay, tried=False, handled=handled)
 
+    def give_back_copy(self, delivery: Delivery) -> None:
+        """Give back a copy of an event that is being handled. That event, which has the same id, may be the circuit's
+        probe, and stays it."""
+        self._queue_return(delivery, COPY_AGAIN, tried=False, handled=False)
+
     def not_tried(self, delivery: Delivery) -> None:
         """The event was taken and not handled. If it was the circuit's probe, another event must be."""
         if self.source.circuit.probe is not None:
@@ -246,6 +254,21 @@ class Settler:
             self.source.circuit = circuit
             if before.probe is not None and any(d.event.id == before.probe for d in self.unsettled.values()):
                 self._circuits.passed(before, before.probe, gone=False)
+
+    async def record_unsettled(self, within: float) -> None:
+        """Leaving: record what was handled, emitted nothing and waits to be settled, so that nobody handles it again
+        when it is given back. Never raises an error of the record."""
+        if (once := self.source.once) is None or not self._done.done:
+            return
+        try:
+            async with asyncio.timeout(within):
+                await once.record([delivery for delivery, _ in self._done.done])
+        except (EventwagonError, TimeoutError):
+            pass  # they are handled again
+        except BaseException as e:
+            if _ends(e):
+                raise
+            self._runtime.bulkhead.report(f"recording what was handled in {self.source.channel}", e)
 
     def give_back_unstored(self) -> None:
         """There is no time left to store and settle the events that wait for that: give them back, to be handled again.
@@ -350,11 +373,26 @@ class Settler:
                 ]
                 await self._rows.keep(rest)
             if (once := self.source.once) is not None:
-                await self._insist(f"recording what was handled in {self.source.channel}", partial(once.record, kept))
-                await once.release_dead(kept)
+                await self._record(once, kept)
             await self._settle_all(kept)
         for place, (name, error) in refused.items():
             self._refuse(finished[place][0], name, error)
+
+    async def _record(self, once: OnceGuard, handled: Sequence[Delivery]) -> None:
+        """Record that these were handled. A record that fails other than by being away is tried a few times; then the
+        events are settled all the same: they were handled, and unsettled they would be again."""
+        step = f"recording what was handled in {self.source.channel}"
+        for attempt in range(1, _RECORDINGS + 1):
+            try:
+                await self._insist(step, partial(once.record, handled))
+                break
+            except BaseException as e:
+                if _ends(e):
+                    raise
+                self._runtime.bulkhead.report(step, e)
+                if attempt < _RECORDINGS:
+                    await asyncio.sleep(pause_after(attempt, *PAUSES))
+        await once.release_dead(handled)
 
     async def _store_all(
         self, name: str, some: Sequence[tuple[int, Event]], refused: dict[int, tuple[str, BaseException]]
@@ -495,6 +533,8 @@ class Settler:
     # --- given back ---------------------------------------------------------------------------
 
     async def _release(self, released: Sequence[Return]) -> None:
+        if self.source.once is not None:  # first, or the events would come again as copies of claimed ones
+            await self.source.once.release([delivery for delivery, *_ in released])
         alike: dict[tuple[float, bool, bool], list[Delivery]] = {}
         for delivery, delay, tried, cleared in released:
             alike.setdefault((delay, tried, cleared), []).append(delivery)
@@ -504,8 +544,6 @@ class Settler:
             await all_of([partial(self._release_all, *key, deliveries) for key, deliveries in some])
 
     async def _release_all(self, delay: float, tried: bool, cleared: bool, deliveries: list[Delivery]) -> None:
-        if self.source.once is not None:
-            await self.source.once.release(deliveries)
         release = partial(self.source.subscription.release, deliveries, delay=delay, tried=tried, cleared=cleared)
         try:
             await self._insist("giving back", release)

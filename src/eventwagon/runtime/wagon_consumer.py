@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
 from ..breaker import Circuit
@@ -17,6 +17,7 @@ from .bulkhead import is_ours
 from .circuits import Circuits
 from .observed import Handlings
 from .once import OnceGuard
+from .once_prefetch import OncePrefetcher
 from .prefetch import Prefetcher, WagonPrefetch
 from .runtime import Runtime
 from .settling import Settler
@@ -188,7 +189,8 @@ class WagonConsumer:
         settler = Settler(
             runtime, self._tasks, source, self._circuits, on_gone=self.abandon, on_settled=self._notice_quiet
         )
-        prefetcher = Prefetcher(runtime, settler, self._pool.state, has_peers=self._has_peers, on_gone=self.abandon)
+        kind = Prefetcher if once is None else OncePrefetcher
+        prefetcher = kind(runtime, settler, self._pool.state, has_peers=self._has_peers, on_gone=self.abandon)
         self._channels.prefetchers.append(prefetcher)
         if budget is not None:
             watcher = Watcher(
@@ -281,22 +283,28 @@ class WagonConsumer:
         every = self._runtime.settings.visibility / 3
         while not self.trouble:
             await asyncio.sleep(every)
-            settlers = [each.settler for each in self._channels if each.settler.unsettled]
-            await asyncio.gather(*(self._keep_claims_of(settler, every) for settler in settlers))
+            held = [each for each in self._channels if each.settler.unsettled]
+            calls = [self._extend(each.settler) for each in held]
+            calls += [self._keep_once(each) for each in held if isinstance(each, OncePrefetcher)]
+            await asyncio.gather(*(self._keep(call, every) for call in calls))
 
-    async def _keep_claims_of(self, settler: Settler, within: float) -> None:
+    async def _keep(self, call: Coroutine[object, object, None], within: float) -> None:
         try:
             async with asyncio.timeout(within):
-                unsettled = list(settler.unsettled.values())
-                await settler.source.subscription.extend(unsettled)
-                if settler.source.once is not None:
-                    await settler.source.once.keep(unsettled)
+                await call
         except (EventwagonError, TimeoutError):
             pass  # then it may be delivered twice; the next round tries again
         except BaseException as e:  # the bulkhead of this channel's claims
             if is_ours(e):
                 raise
-            self._runtime.bulkhead.report(f"keeping claims in {settler.source.channel}", e)
+            self._runtime.bulkhead.report(f"keeping claims in wagon {self.state.spec.number}", e)
+
+    async def _extend(self, settler: Settler) -> None:
+        await settler.source.subscription.extend(list(settler.unsettled.values()))
+
+    async def _keep_once(self, each: OncePrefetcher) -> None:
+        if (once := each.source.once) is not None and (lost := await once.keep([*each.settler.unsettled.values()])):
+            each.lost(lost)
 
     # --- leaving ---------------------------------------------------------------------------------
 
@@ -336,6 +344,7 @@ class WagonConsumer:
             self._pool.part(wagon, f"not finished within grace={self._runtime.settings.grace:g} s of leaving")
             await self._until_quiet(to_give_back)
             self._pool.give_up(wagon)
+            await asyncio.gather(*(each.settler.record_unsettled(least) for each in self._channels))
             for each in self._channels:
                 each.settler.give_back_unstored()
             await receiving

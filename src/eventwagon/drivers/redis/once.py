@@ -30,6 +30,14 @@ local function let_go(key)
   redis.call('ZREM', claimed, key)
   redis.call('HDEL', holders, key)
 end
+-- The keys end with their last member: nobody needs to delete the record of a train that no longer writes to it.
+local function ends(key, others)
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  if not last then return end
+  local at = string.format('%.0f', tonumber(last) + 1000)
+  redis.call('PEXPIREAT', key, at)
+  if others then redis.call('PEXPIREAT', others, at) end
+end
 local function forget(most)
   local over = redis.call('ZRANGEBYSCORE', handled, '-inf', now, 'LIMIT', 0, most)
   for i = 1, #over, 500 do redis.call('ZREM', handled, unpack(over, i, math.min(i + 499, #over))) end
@@ -58,6 +66,7 @@ for i = 3, #ARGV do
     found[#found + 1] = 0
   end
 end
+ends(claimed, holders)
 return found
 """,
     when_full=True,
@@ -73,6 +82,7 @@ for i = 2, #ARGV do
   redis.call('ZADD', handled, till, ARGV[i])
   let_go(ARGV[i])
 end
+ends(handled)
 return 1
 """,
     when_full=True,

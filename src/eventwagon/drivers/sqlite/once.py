@@ -18,7 +18,8 @@ _ONCE = Format(
 CREATE TABLE entry (
     key    BLOB PRIMARY KEY,        -- a hash of the channel and the event's source and id
     holder TEXT NOT NULL,           -- who has claimed it; empty: it was handled
-    until  REAL NOT NULL            -- until when that counts, in seconds since the Unix epoch
+    until  REAL NOT NULL,           -- until when that counts, in seconds since the Unix epoch
+    since  REAL NOT NULL            -- when that was written: a claim from the future (the clock went back) is void
 ) WITHOUT ROWID;
 CREATE INDEX entry_until ON entry (until);
 """,
@@ -50,10 +51,10 @@ class SQLiteOnce:
 
     async def claim(self, train: str, keys: Sequence[bytes], *, holder: str, lease: float) -> Sequence[Standing]:
         def run(turn: Turn) -> Sequence[Standing]:
-            sql = "SELECT holder FROM entry WHERE key=? AND until>? AND holder<>?"
+            sql = "SELECT holder FROM entry WHERE key=? AND until>? AND holder<>? AND (holder='' OR since<=?)"
             found: list[Standing] = []
             for key in keys:
-                by = turn.db.execute(sql, (key, turn.now, holder)).get
+                by = turn.db.execute(sql, (key, turn.now, holder, turn.now)).get
                 found.append(Standing.OURS if by is None else Standing.CLAIMED if by else Standing.HANDLED)
             ours = [key for key, standing in zip(keys, found, strict=True) if standing is Standing.OURS]
             _put(turn, ours, holder, turn.now + lease)
@@ -85,8 +86,9 @@ class SQLiteOnce:
 
 
 def _put(turn: Turn, keys: Sequence[bytes], holder: str, until: float) -> None:
-    rows = [(key, holder, until) for key in keys]
-    turn.db.executemany("INSERT OR REPLACE INTO entry (key, holder, until) VALUES (?, ?, ?)", rows)
+    since = turn.now if holder else 0.0  # which takes no bytes: only claims can be void
+    rows = [(key, holder, until, since) for key in keys]
+    turn.db.executemany("INSERT OR REPLACE INTO entry (key, holder, until, since) VALUES (?, ?, ?, ?)", rows)
     over = "SELECT key FROM entry WHERE until<=? LIMIT ?"
     most = max(_LEAST_FORGOTTEN, _FORGOTTEN * len(keys))
     turn.db.execute(f"DELETE FROM entry WHERE key IN ({over})", (turn.now, most))  # noqa: S608 - nobody's words but ours

@@ -1,0 +1,169 @@
+"""Undoing wagons with real workers and a real archive, on memory and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventwagon import Context, Train, Volume, Workers
+from eventwagon.connection import Connection
+from eventwagon.contracts.facts import ChannelUndone, ReplayEnded, UndoStopped
+from eventwagon.errors import Reject, UsageError
+
+Seen = tuple[str, Any, str, Any]
+"""The channel, the payload, the event's id, `ctx.undone`."""
+
+
+class Program:
+    """A train with two inner channels; `page` emits to itself."""
+
+    def __init__(self, archive: Path, *, undoes: tuple[str, ...] = ("t", "bill", "page")) -> None:
+        self.handled: list[Seen] = []
+        self.undone: list[Seen] = []
+        self.fails: Callable[[str, Any], bool] = lambda channel, number: False
+        self.train = train = Train(
+            "t",
+            limit=Volume(1000),
+            workers=Workers(each=4),
+            observe_every=0.02,
+            member_ttl=1.0,
+            archive=archive.as_uri(),
+            attempts=1,
+        )
+
+        @train.on("t")
+        async def handle(number: int, ctx: Context) -> None:
+            self.handled.append(("t", number, ctx.event.id, ctx.undone))
+            if number % 10 == 3:
+                raise Reject("three")
+            ctx.emit("bill", number)
+            if number == 1:
+                ctx.emit("page", 2)
+
+        @train.on("bill")
+        async def bill(number: int, ctx: Context) -> None:
+            self.handled.append(("bill", number, ctx.event.id, ctx.undone))
+
+        @train.on("page")
+        async def page(left: int, ctx: Context) -> None:
+            self.handled.append(("page", left, ctx.event.id, ctx.undone))
+            if left:
+                ctx.emit("page", left - 1)
+
+        for channel in undoes:
+            self._undo(channel)
+
+    def _undo(self, channel: str) -> None:
+        @self.train.undo(channel)
+        async def back(number: int, ctx: Context) -> None:
+            if self.fails(channel, number):
+                raise Reject("not now")
+            self.undone.append((channel, number, ctx.event.id, ctx.undone))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path / 'train'}"
+
+
+async def gone(connection: Connection, events: int = 20, first: int = 0) -> int:
+    """So many events in one wagon, which is archived and gone. Returns its number."""
+    active = connection.manifest.active
+    assert active is not None
+    await connection.publish_many(range(first, first + events))
+    await connection.wait_drained(await connection.request_switch())
+    return active.number
+
+
+def ids(seen: list[Seen]) -> set[tuple[str, Any, str]]:
+    return {(channel, payload, event_id) for channel, payload, event_id, _ in seen}
+
+
+def test_what_a_wagon_has_handled_is_undone_children_before_parents(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        facts: list[Any] = []
+        program = Program(tmp_path / "archive")
+        async with program.train.connect(url, listeners=[facts.append]) as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c)
+            preview = await c.undo.preview(wagon)
+            assert {(e.channel, e.handled, e.others.get("dead", 0)) for e in preview.channels} == {
+                ("t", 18, 2),
+                ("bill", 18, 0),
+                ("page", 3, 0),
+            }
+            assert (preview.count, preview.unknown, preview.lacking, preview.undone) == (39, 0, (), ())
+            before = list(program.handled)
+            undo = await c.undo.request(wagon, "a bad release", by="me")
+            assert await c.undo.wait(undo.number) == ""
+            assert program.handled == before
+            with pytest.raises(UsageError, match=rf"by undo {undo.number}: "):
+                await c.undo.request(wagon)
+            own = [f.wagon for f in facts if type(f).__name__ == "WagonRemoved" and f.wagon.undoes == wagon]
+            with pytest.raises(UsageError, match=rf"is the wagon of an undo \(t/{undo.number}\)"):
+                await c.undo.preview(own[0].number)
+        meant = {each for each in ids(before) if not (each[0] == "t" and each[1] % 10 == 3)}
+        assert len(program.undone) == len(meant)
+        assert ids(program.undone) == meant
+        assert {u.channel or "t" for _, _, _, u in program.undone} == {"t", "bill", "page"}
+        assert {(u.undo, u.wagon, u.attempts) for _, _, _, u in program.undone} == {(undo.number, wagon, 1)}
+        place = {(channel, payload): n for n, (channel, payload, _, _) in enumerate(program.undone)}
+        assert all(place["bill", n] < place["t", n] for n in range(20) if n % 10 != 3)
+        assert place["page", 0] < place["page", 1] < place["page", 2] < place["t", 1]
+        (ended,) = [f for f in facts if isinstance(f, ReplayEnded)]
+        assert (ended.undoes, ended.fed, ended.count, ended.dead, ended.because) == (wagon, 39, 39, 0, "")
+        assert sum(f.count for f in facts if isinstance(f, ChannelUndone)) == 39
+        for fact in facts:
+            str(fact)
+
+    asyncio.run(main())
+
+
+def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> None:
+    async def main() -> None:
+        facts: list[Any] = []
+        program = Program(tmp_path / "archive")
+        program.fails = lambda channel, number: channel == "bill" and number in (5, 6)
+        async with program.train.connect("memory:", listeners=[facts.append]) as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c, 10)
+            undo = await c.undo.request(wagon)
+            assert await c.undo.wait(undo.number) == "2 dead letters"
+            assert "t" not in {channel for channel, _, _, _ in program.undone}
+            assert [f.channel for f in facts if isinstance(f, UndoStopped)] == ["bill"]
+            with pytest.raises(UsageError, match=r"is being undone already|was undone before"):
+                await c.undo.request(wagon)
+            assert await c.undo.resume(undo.number) == 2  # in vain
+            assert await c.undo.wait(undo.number) == "2 dead letters"
+            program.fails = lambda channel, number: number == 5
+            assert await c.undo.resume(undo.number, "mended") == 2
+            assert await c.undo.wait(undo.number) == "1 dead letter"
+            assert await c.undo.resume(undo.number, without_failed=True) == 0
+            assert await c.undo.wait(undo.number) == "1 dead letter"  # the ingress's 5
+            with pytest.raises(UsageError, match="has no undo"):
+                await c.undo.resume(10_000)
+            assert await c.undo.cancel(undo.number)
+            await c.replays.wait(undo.number)
+        assert len(program.undone) == len(ids(program.undone)), "none is undone twice"
+        bills = {n for channel, n, _, _ in program.undone if channel == "bill"}
+        assert bills == {n for n in range(10) if n not in (3, 5)}
+
+    asyncio.run(main())
+
+
+def test_a_channel_without_an_undo_handler_is_refused_or_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive", undoes=("bill",))
+        async with program.train.connect("memory:", listeners=[]) as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c)
+            assert (await c.undo.preview(wagon)).lacking == ("page", "t")
+            with pytest.raises(UsageError, match="no undo handler for page, t"):
+                await c.undo.request(wagon)
+            undo = await c.undo.request(wagon, partial=True)
+            assert await c.undo.wait(undo.number) == ""
+        assert {channel for channel, _, _, _ in program.undone} == {"bill"}
+        assert len(program.undone) == 18
+
+    asyncio.run(main())

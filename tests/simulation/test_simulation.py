@@ -40,6 +40,7 @@ from tests.simulation.mutants import (
     RULED,
     STEPPING,
     SURROUNDED,
+    UNDONE,
     UNFENCED,
     Mutant,
 )
@@ -124,6 +125,11 @@ CAUGHT = {
     "what was fetched before a pause is handed out": 17,
     "what was handled last is not measured": 2,
     "workers of a removed wagon kept": 5,
+    "an undo goes on after dead letters": 170,
+    "parents are undone first": 25,
+    "what died is undone, too": 25,
+    "the next slice of an undo does not wait for the one before": 25,
+    "handlers get what is to be undone": 25,
 }
 """The seed that is tried first, since it caught the mutant at the time of writing. One that does not any more costs
 time and nothing else: then all are tried."""
@@ -345,6 +351,16 @@ def has_replays(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", REPLAYED)
 def test_replays_that_lose_or_repeat_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=has_replays))
+
+
+def has_undos(scenario: Scenario) -> bool:
+    return scenario.undoes
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", UNDONE)
+def test_undos_out_of_turn_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_undos))
 
 
 def has_handlers_that_publish(scenario: Scenario) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from ..event import Event
+from ..event import UNDO, Event
 from .undo import Undo
 
 
@@ -37,10 +37,11 @@ class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(self.ids)
 
     def takes(self, past: PastEvent) -> bool:
-        """Whether this event is meant."""
+        """Whether this event is meant. What went to an undo handler never is: no other could handle it."""
         event = past.event
         return (
             not past.cut
+            and UNDO not in event.extensions
             and (not self.ids or event.id in self._ids)
             and self.channel == past.channel
             and self.type in (None, event.type)

@@ -1,4 +1,4 @@
-"""Undos by order: previewed, requested, resumed, cancelled. `connection.undo` is one of these; observers do the rest."""
+"""Undos by order: previewed, requested, resumed, cancelled. `connection.undo` is one of these; observers go on."""
 
 from __future__ import annotations
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from eventwagon import Context, Train, Volume, Workers
+from eventwagon import Context, DeadFilter, Train, Volume, Workers
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ChannelUndone, ReplayEnded, UndoStopped
 from eventwagon.errors import Reject, UsageError
+from eventwagon.event import Channel, Event
 
 Seen = tuple[str, Any, str, Any]
 """The channel, the payload, the event's id, `ctx.undone`."""
@@ -77,6 +79,12 @@ async def gone(connection: Connection, events: int = 20, first: int = 0) -> int:
     await connection.publish_many(range(first, first + events))
     await connection.wait_drained(await connection.request_switch())
     return active.number
+
+
+def alive(letter: Event) -> Event:
+    """The event as it was before it died."""
+    kept = {name: value for name, value in letter.extensions.items() if not name.startswith("dead")}
+    return msgspec.structs.replace(letter, extensions=kept)
 
 
 def ids(seen: list[Seen]) -> set[tuple[str, Any, str]]:
@@ -165,5 +173,107 @@ def test_a_channel_without_an_undo_handler_is_refused_or_left(tmp_path: Path) ->
             assert await c.undo.wait(undo.number) == ""
         assert {channel for channel, _, _, _ in program.undone} == {"bill"}
         assert len(program.undone) == 18
+
+    asyncio.run(main())
+
+
+def test_an_undo_handler_publishes_and_does_not_emit_and_nobody_else_handles_its_events(tmp_path: Path) -> None:
+    async def main() -> None:
+        said: list[str] = []
+        new: list[tuple[int, str, set[str]]] = []
+        train = Train(
+            "t", limit=Volume(1000), workers=Workers(each=4), observe_every=0.02, archive=(tmp_path / "a").as_uri()
+        )
+
+        @train.on("t")
+        async def handle(number: int, ctx: Context) -> None:
+            new.append((number, ctx.event.id, {*ctx.event.extensions}))
+            if number < 100:
+                ctx.publish(number + 100)
+
+        @train.on("bill")
+        async def bill(number: int) -> None:
+            pass
+
+        @train.undo("t", attempts=1)
+        def back(number: int, ctx: Context) -> None:
+            try:
+                ctx.emit("bill", number)
+            except UsageError as e:
+                said.append(str(e))
+            if number == 9:
+                raise ValueError("too late")
+            ctx.publish(number + 200)
+
+        async with train.connect("memory:", listeners=[]) as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c, 1, first=9)
+            undo = await c.undo.request(wagon, by="me")
+            assert await c.undo.wait(undo.number) == "1 dead letter"
+            del new[:]
+            letters = await c.dead.preview(DeadFilter(all=True))
+            assert (letters.count, letters.retried, letters.of_undos) == (1, 0, 1)
+            (letter,) = [each async for each in c.dead_letters()]
+            await c.broker.publish(Channel("t", 2), [alive(letter)])  # as older code would
+            while (await c.depths())[2]["dead"].published != 1:
+                await asyncio.sleep(0.01)
+            (_, letter) = [each async for each in c.dead_letters()]
+            assert f"it is for undo t/{undo.number}" in letter.extensions["deadbecause"]
+            assert await c.undo.cancel(undo.number)
+            await c.replays.wait(undo.number)
+
+            wagon = await gone(c, 3)
+            await c.undo.wait((await c.undo.request(wagon)).number)
+            while sum(n >= 200 for n, _, _ in new) < 3:
+                await asyncio.sleep(0.01)
+        assert "an undo handler can't emit" in said[0]
+        assert len({event_id for _, event_id, _ in new}) == len(new), "what it publishes has ids of its own"
+        assert all(not names for n, _, names in new), "and no marks of the undo"
+        assert {n for n, _, _ in new} >= {200, 201, 202}
+
+    asyncio.run(main())
+
+
+def test_what_is_declared_wrongly_is_refused_at_once(tmp_path: Path) -> None:
+    without = Train("t")
+    without.on("t")(lambda payload: None)
+    with pytest.raises(UsageError, match="only an archive knows"):
+        without.undo("t")
+    train = Program(tmp_path).train
+    with pytest.raises(UsageError, match=r"has an undo handler for 'bill' already"):
+
+        @train.undo("bill")
+        def twice(payload: int) -> None: ...
+
+    for channel, words in (("nobody", "no handler for 'nobody'"), (7, "channel name"), (print, "name the channel")):
+        with pytest.raises(UsageError, match=words):
+            train.undo(channel)  # type: ignore[arg-type]
+    fresh = Program(tmp_path, undoes=()).train
+    with pytest.raises(UsageError, match="takes no batch"):
+        fresh.undo("bill", batch=7)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="attempts"):
+        fresh.undo("bill", attempts=0)
+    with pytest.raises(UsageError):
+
+        @fresh.undo("bill")  # type: ignore[type-var]
+        def many(a: int, b: int, c: int) -> None: ...
+
+
+def test_what_is_asked_wrongly_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive")
+        async with program.train.connect("memory:", listeners=[]) as c, c.running(), asyncio.timeout(60):
+            for wagon in ("7", None, True, 0, -1, 1.5, float("nan"), 10**30):
+                with pytest.raises(UsageError):
+                    await c.undo.preview(wagon)  # type: ignore[arg-type]
+            with pytest.raises(UsageError, match="not gone yet"):
+                await c.undo.request(1)
+            with pytest.raises(UsageError, match="not archived"):
+                await c.undo.request(7)
+            with pytest.raises(UsageError):
+                await c.undo.request(7, "")
+            for number in ("7", True, 0, -1, 99):
+                with pytest.raises(UsageError):
+                    await c.undo.resume(number)  # type: ignore[arg-type]
+            assert c.undo.standing == []
 
     asyncio.run(main())

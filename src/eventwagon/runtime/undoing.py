@@ -55,7 +55,7 @@ async def surveyed(source: EventSource, train: str, kept: Sequence[Kept]) -> Sur
         retried = set[bytes]()
         others: dict[bytes, str] = {}
         async for past in _read(source, each):
-            if UNDO in past.event.extensions:
+            if UNDO in past.event.extensions and past.outcome == "handled":  # nowhere else
                 raise UsageError(
                     f"{wagon_name(train, each.wagon)} is the wagon of an undo ({past.event.extensions[UNDO]}), which "
                     "can't be undone: replay the wagon that was undone"

@@ -633,15 +633,15 @@ def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
         ByHand(round(rng.uniform(0.4 * last, last + 6.0), 3), rng.choice(names), "replay", rate=rng.choice(rates))
         for _ in range(rng.randint(1, 5))
     ]
-    asked += [
-        ByHand(round(rng.uniform(0.5 * last, last + 9.0), 3), rng.choice(names), "cancel")
-        for _ in range(rng.choice([0, 0, 1, 2]))
-    ]
     switches = [ByHand(round(rng.uniform(0.5, last), 3), rng.choice(names), "switch") for _ in range(2)]
     observers = [p.name for p in scenario.programs if "observe" in p.roles]
     faults = [
         _fault_at(rng, rng.choice(observers), rng.choice(["past", "publish", "publish"]))
         for _ in range(rng.randint(0, 5) if scenario.faults and observers else 0)
+    ]
+    asked += [
+        ByHand(round(rng.uniform(0.5 * last, last + 9.0), 3), rng.choice(names), "cancel")
+        for _ in range(rng.choice([0, 0, 1, 2]))
     ]
     return msgspec.structs.replace(
         scenario,

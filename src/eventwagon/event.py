@@ -197,6 +197,8 @@ def _extension(name: object) -> str:
         raise UsageError(f"an extension attribute's name is 1 to 64 of a-z and 0-9, not {shown}")
     if name in _CORE:
         raise UsageError(f"{name} is an attribute of CloudEvents itself, and no extension")
+    if name == UNDO:
+        raise UsageError(f"the attribute {name} marks events for undo handlers: call yours otherwise")
     return str.__str__(name)
 
 

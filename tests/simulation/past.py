@@ -8,8 +8,7 @@ from unittest import mock
 
 from eventwagon import connection as connection_module
 from eventwagon.contracts.manifest import Manifest
-from eventwagon.contracts.replay import PastEvent
-from eventwagon.errors import UsageError
+from eventwagon.contracts.replay import NothingKeptError, PastEvent
 from eventwagon.event import ARCHIVE, DEAD, Channel
 
 from .gate import Gate
@@ -34,7 +33,7 @@ class GatedPast:
     async def channels(self, wagon: int) -> tuple[str, ...]:
         kept = [c.name for c in self._truth.kept if c.wagon == wagon and c.name not in (DEAD, ARCHIVE)]
         if not kept:
-            raise UsageError(f"nothing is kept of wagon {wagon}")
+            raise NothingKeptError(f"nothing is kept of wagon {wagon}")
         return tuple(sorted(kept))
 
     async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:

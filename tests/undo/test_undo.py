@@ -14,7 +14,7 @@ from eventwagon import Context, DeadFilter, Train, Volume, Workers
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ChannelUndone, ReplayEnded, UndoStopped
 from eventwagon.errors import Reject, UsageError
-from eventwagon.event import Channel, Event
+from eventwagon.event import DEAD, Channel, Event
 
 Seen = tuple[str, Any, str, Any]
 """The channel, the payload, the event's id, `ctx.undone`."""
@@ -233,6 +233,28 @@ def test_an_undo_handler_publishes_and_does_not_emit_and_nobody_else_handles_its
     asyncio.run(main())
 
 
+def test_handlers_of_batches_leave_what_is_to_be_undone_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        got: list[int] = []
+        train = Train("t", limit=Volume(100), observe_every=0.02)
+
+        @train.on("t", batch=10, within=0.05)
+        async def handle(numbers: list[int]) -> None:
+            got.extend(numbers)
+
+        async with train.connect("memory:", listeners=[]) as c, c.running(), asyncio.timeout(30):
+            made = [Event(f"e{n}", "int", "s", 1e9, b"%d" % n, None, "application/json") for n in range(3)]
+            with pytest.raises(UsageError, match="marks events for undo handlers"):
+                await c.publish(msgspec.structs.replace(made[0], extensions={"undo": "t/1"}))
+            made[1] = msgspec.structs.replace(made[1], extensions={"undo": "t/1"})
+            await c.broker.publish(Channel("t", 1), made)
+            while len(got) < 2 or not [each async for each in c.dead_letters()]:
+                await asyncio.sleep(0.01)
+            assert sorted(got) == [0, 2]
+
+    asyncio.run(main())
+
+
 def test_what_is_declared_wrongly_is_refused_at_once(tmp_path: Path) -> None:
     without = Train("t")
     without.on("t")(lambda payload: None)
@@ -275,5 +297,23 @@ def test_what_is_asked_wrongly_is_refused(tmp_path: Path) -> None:
                 with pytest.raises(UsageError):
                     await c.undo.resume(number)  # type: ignore[arg-type]
             assert c.undo.standing == []
+
+    asyncio.run(main())
+
+
+def test_what_a_forgotten_wagon_has_left_to_undo_is_not_handled(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive")
+        async with program.train.connect("memory:", listeners=[]) as c, c.running(), asyncio.timeout(30):
+            made = [Event(f"e{n}", "int", "s", 1e9, b"%d" % n, None, "application/json") for n in range(3)]
+            made[1] = msgspec.structs.replace(made[1], extensions={"undo": "t/1"})
+            for name in (DEAD, ""):  # of a wagon that the registry does not know
+                await c.broker.create(Channel("t", 7, name))
+            await c.broker.publish(Channel("t", 7), made)
+            while len([h for h in program.handled if h[0] == "t"]) < 2 or not [e async for e in c.dead_letters()]:
+                await asyncio.sleep(0.01)
+            (letter,) = [each async for each in c.dead_letters()]
+            assert (letter.id, letter.extensions["undo"]) == ("e1", "t/1")
+            assert "it was to be undone" in letter.extensions["deadbecause"]
 
     asyncio.run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from ..contracts.archive import ArchiveFile, OpenArchive, Row
-from ..contracts.replay import EventSource, PastEvent
+from ..contracts.replay import EventSource, NothingKeptError, PastEvent
 from ..display.text import count
 from ..errors import Unavailable, UsageError
 from ..event import Event, wagon_name
@@ -35,7 +35,7 @@ class ArchivedEvents:
         of = sorted((f for f in files if f.number == wagon and f.name.startswith(start)), key=lambda f: f.name)
         if not of:
             there = {f.number for f in files}
-            raise UsageError(
+            raise NothingKeptError(
                 f"{name} is not archived at {archive.where}"
                 + (f"; {count(len(there), 'wagon')} are, up to {wagon_name(self._train, max(there))}" if there else "")
             )

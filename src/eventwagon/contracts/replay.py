@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from ..errors import UsageError
 from ..event import UNDO, Event
 from .undo import Undo
 
@@ -71,6 +72,10 @@ def mark_of(event: Event) -> bytes:
     return blake2b(f"{event.source}\0{event.id}".encode(errors="surrogatepass"), digest_size=16).digest()
 
 
+class NothingKeptError(UsageError):
+    """Nothing is kept of that wagon."""
+
+
 class EventSource(Protocol):
     """Where the events of removed wagons are kept."""
 
@@ -80,7 +85,7 @@ class EventSource(Protocol):
 
     async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
         """The names of what is kept of that channel, in order; events that come late add parts, and change none. Raises
-        UsageError if nothing is kept of that wagon, or if several wagons had that number, and Unavailable."""
+        NothingKeptError, UsageError if several wagons had that number, and Unavailable."""
         ...
 
     def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:

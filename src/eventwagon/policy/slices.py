@@ -130,11 +130,15 @@ def wagon_gone(replay: Replay, wagon: Wagon) -> Replay:
     if undo is None:
         return replay
     unsure = undo.unsure
-    if wagon.letters_kept is None:
+    if wagon.ready_at is None:  # it never got an event
+        pass
+    elif wagon.letters_kept is None:
         unsure = f"how many dead letters wagon {wagon.number} had is not known"
+    elif gone := wagon.letters_taken + wagon.letters_lost:
+        unsure = f"dead letters of wagon {wagon.number} are gone ({gone:,})"
     elif wagon.lost:
         unsure = f"{counted(wagon.lost, 'event')} of wagon {wagon.number} disappeared from the broker"
-    elif wagon.state is State.FAILED and wagon.ready_at is not None:
+    elif wagon.state is State.FAILED:
         unsure = f"wagon {wagon.number} failed: {wagon.trouble or wagon.closed_because}"
     return msgspec.structs.replace(
         replay, undo=msgspec.structs.replace(undo, wagons=(*undo.wagons, wagon.number), unsure=unsure)

@@ -44,12 +44,17 @@ def slice_over(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
     return Edit(manifest, (over,))
 
 
-def resumed(manifest: Manifest, number: int, again: Slice | None, because: str, by: str) -> Edit:
-    """Go on with an undo that has stopped: first with `again`, the rest of the slice, if there is one. Idempotent."""
+def resumed(
+    manifest: Manifest, number: int, again: Slice | None, because: str, by: str, *, step: int | None = None
+) -> Edit:
+    """Go on with an undo that has stopped: first with `again`, the rest of the slice, if there is one. Idempotent;
+    nothing changes if it is not at `step` any more: somebody else has resumed it, and it has stopped elsewhere."""
     replay = next((r for r in manifest.replays if r.number == number), None)
     if replay is None or replay.undo is None or not replay.undo.stopped or replay.cancelled:
         return Edit(manifest)
     undo = replay.undo
+    if step not in (None, undo.step):
+        return Edit(manifest)
     count = 0 if again is None else again.count
     fact = UndoResumed(train=manifest.train, number=number, again=count, because=because, by=by)
     if again is not None:

@@ -371,14 +371,17 @@ class Context:
         attempt: int = 1,
         wagon: int = 1,
         state: Any = None,
+        undone: Undone | None = None,
     ) -> FakeContext:
         """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
 
         Afterwards `ctx.emitted` lists the channel and the payload of each `emit`, and `ctx.published` the train's name
         and the payload of each `publish`. With `train` both are checked as in a process that runs it; without, any
-        channel takes any payload. Raises UsageError.
+        channel takes any payload. `undone` makes it one for an undo handler. Raises UsageError.
         """
-        return FakeContext(event, train, channel, attempt, wagon, state)
+        fake = FakeContext(event, train, channel, attempt, wagon, state)
+        fake.undone = undone
+        return fake
 
 
 class Declares(Protocol):

@@ -120,7 +120,7 @@ class HandlerRunner:
         self._strays: dict[str, int] = {}
         """By event: how often other tasks have cancelled its handling."""
         self._time = asyncio.get_running_loop().time
-        note_handlings(runtime.handlers.values(), runtime.revision)
+        note_handlings((*runtime.handlers.values(), *runtime.undo_handlers.values()), runtime.revision)
 
     def add(self, task: asyncio.Task[None]) -> None:
         """Add a worker: this task takes events from now on."""

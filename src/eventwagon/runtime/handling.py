@@ -41,9 +41,7 @@ def begin(
         if UNDECODABLE in event.extensions:
             return no_payload(event, handler)
         if UNDO in event.extensions and not handler.undoes:
-            return Dead(
-                f"it is for undo {event.extensions[UNDO]} and not to be handled: `eventwagon undo` resumes that"
-            )
+            return to_be_undone(event)
     if context is not None and is_batch(event):
         return _each(handler, event, context, run, threads)
     try:
@@ -96,6 +94,11 @@ async def _innermost(handler: Handler, run: RunState, threads: Threads, argument
         raise result
     if result is not None:
         handler.warn_of(result)
+
+
+def to_be_undone(event: Event) -> Dead:
+    """The outcome of an event for an undo handler that somebody has published to be handled."""
+    return Dead(f"it is for undo {event.extensions[UNDO]}, and not to be handled: `eventwagon undo` resumes that")
 
 
 def no_payload(event: Event, handler: Handler, error: BaseException | None = None) -> Dead:

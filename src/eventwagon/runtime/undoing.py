@@ -17,6 +17,8 @@ _CHUNK = 5_000
 """Events that are held at a time with their data: what is kept is read once for each chunk, since it is kept in
 another order."""
 _CHUNK_BYTES = 32 * 2**20
+_TURN = 200
+"""Events after which others get their turn."""
 
 
 class _Known(NamedTuple):
@@ -143,8 +145,9 @@ def _known(past: PastEvent, before: _Known | None) -> _Known:
 
 
 async def _read(source: EventSource, kept: Kept) -> AsyncIterator[PastEvent]:
-    """Each event that is kept there. Others get their turn between two batches."""
+    """Each event that is kept there. Other tasks get their turn meanwhile."""
     async for batch in source.events(kept.wagon, kept.channel, kept.parts):
-        for past in batch:
+        for place, past in enumerate(batch):
+            if place % _TURN == 0:
+                await asyncio.sleep(0)
             yield past
-        await asyncio.sleep(0)

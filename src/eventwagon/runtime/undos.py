@@ -9,7 +9,7 @@ import msgspec
 
 from ..contracts.facts import ArchiveIncomplete, ReplayEnded, ReplayRequested, WagonArchived
 from ..contracts.manifest import Manifest
-from ..contracts.replay import EventSource, PastEvents, Replay
+from ..contracts.replay import EventSource, NothingKeptError, PastEvents, Replay
 from ..contracts.undo import Kept, Slice, Undo
 from ..errors import Unavailable, UsageError
 from ..event import wagon_name
@@ -184,7 +184,7 @@ class Undos:
             raise UsageError(f"undo {number} has not stopped")
         following = None if without_failed else await self._rest(undo)
         async with self._answering():
-            await self._state.apply(lambda m: resumed(m, number, following, why, by))
+            await self._state.apply(lambda m: resumed(m, number, following, why, by, step=undo.step))
         return 0 if following is None else following.count
 
     async def cancel(self, number: int, why: str = "by hand", *, by: str | None = None) -> bool:
@@ -269,7 +269,7 @@ class Undos:
         for number in undo.wagons:
             try:
                 wagons.append(Kept(number, "", await source.parts(number, "")))
-            except UsageError:  # nothing was handled there
+            except NothingKeptError:  # nothing was settled there
                 continue
         done = await undone_in(source, wagons)
         (kept,) = (each for each in undo.kept if each.channel == undo.slice.channel)

@@ -11,6 +11,7 @@ from .contracts.facts import (
     ChannelsAdded,
     ChannelsDropped,
     ChannelThreatened,
+    ChannelUndone,
     ChannelUnserved,
     ClaimsReturned,
     DeadLettersDropped,
@@ -57,6 +58,8 @@ from .contracts.facts import (
     SwitchRequested,
     SwitchSeen,
     SwitchWithdrawn,
+    UndoResumed,
+    UndoStopped,
     UnknownFact,
     WagonArchived,
     WagonDrained,
@@ -78,6 +81,7 @@ from .contracts.ledger import WagonRecord
 from .contracts.reading import Reading
 from .contracts.replay import PastEvents
 from .contracts.timetable import Waiting
+from .contracts.undo import Undone
 from .display.json_lines import JsonFormatter
 from .errors import (
     BrokenManifest,
@@ -121,6 +125,7 @@ from .runtime.batching import BatchContext
 from .runtime.context import Context
 from .runtime.middleware import Next
 from .runtime.retrying import DeadDone, DeadLetters
+from .runtime.undos import UndoChannel, UndoPreview
 from .settings import Settings
 from .train import Train
 from .workers import Elastic, Workers
@@ -140,6 +145,7 @@ __all__ = [
     "ChannelFull",
     "ChannelGone",
     "ChannelThreatened",
+    "ChannelUndone",
     "ChannelUnserved",
     "ChannelsAdded",
     "ChannelsDropped",
@@ -234,6 +240,11 @@ __all__ = [
     "TrainPaused",
     "TrainRemoved",
     "Unavailable",
+    "UndoChannel",
+    "UndoPreview",
+    "UndoResumed",
+    "UndoStopped",
+    "Undone",
     "UnknownFact",
     "UnknownTrain",
     "UsageError",

@@ -69,6 +69,7 @@ from .runtime.tasks import InOwnTask, kept_up
 from .runtime.teardown import RemovedTrain, Teardown
 from .runtime.ticking import Ticking
 from .runtime.train_state import TrainState
+from .runtime.undos import Undos
 from .runtime.wagon_channels import WagonChannels
 from .schedules import Schedule, check_channels
 from .settings import Settings
@@ -95,6 +96,7 @@ class Declaration(Protocol):
     settings: Settings
     source: str
     handlers: dict[str, Handler]
+    undo_handlers: dict[str, Handler]
     opening: Opening | None
     around_publishing: list[Middleware]
     revision: str
@@ -147,6 +149,11 @@ class Connection:
                 f"train {train.name!r}: {given.platform} delivers the events by itself, so once= can't be kept to: "
                 "leave it out, or use another orchestrator"
             )
+        if train.undo_handlers and isinstance(given, Delivering):
+            raise UsageError(
+                f"train {train.name!r}: {given.platform} delivers the events by itself, and knows handlers only: leave "
+                "@train.undo out, or use another orchestrator"
+            )
         self.train = train
         self.broker = broker
         self.registry = registry
@@ -172,6 +179,7 @@ class Connection:
             tell=Telling(train.name, listeners if metering is None else [*listeners, metering.heard]),
             bulkhead=self._bulkhead,
             handlers=train.handlers,
+            undo_handlers=train.undo_handlers,
             opening=train.opening,
             name=self.name,
             revision=train.revision,
@@ -194,6 +202,15 @@ class Connection:
         self._past = past
         self._replays = Replays(
             self._runtime, self._state, past, here=self._here, asked=_asked, answering=self._answering
+        )
+        self._undos = Undos(
+            self._runtime,
+            self._state,
+            past,
+            self._replays,
+            here=self._here,
+            asked=_asked,
+            answering=self._answering,
         )
         self._founded = False
         self._runs = False
@@ -942,6 +959,11 @@ class Connection:
     def replays(self) -> Replays:
         """The train's replays: past events that are handled once more. See docs/replay.md."""
         return self._replays
+
+    @property
+    def undo(self) -> Undos:
+        """The train's undos: what a wagon has handled is taken back by undo handlers. See docs/undo.md."""
+        return self._undos
 
     async def dead_letters(self) -> AsyncIterator[Event]:
         """All dead letters: first those that were moved out of removed wagons, then those of live wagons.

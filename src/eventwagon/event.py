@@ -197,6 +197,8 @@ def _extension(name: object) -> str:
         raise UsageError(f"an extension attribute's name is 1 to 64 of a-z and 0-9, not {shown}")
     if name in _CORE:
         raise UsageError(f"{name} is an attribute of CloudEvents itself, and no extension")
+    if name == UNDO:
+        raise UsageError(f"the attribute {name} marks events for undo handlers: call yours otherwise")
     return str.__str__(name)
 
 
@@ -224,7 +226,9 @@ def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
         subject = _tidy(subject) or None
     extensions: dict[str, str] = {}
     for name, value in parent.extensions.items():
-        if len(extensions) < MOST_EXTENSIONS and name not in DEATH and name not in _CORE and _EXTENSION.fullmatch(name):
+        if name in DEATH or name in UNDO_MARKS or name in _CORE:
+            continue
+        if len(extensions) < MOST_EXTENSIONS and _EXTENSION.fullmatch(name):
             value = legible(value)
             if _bytes(value) <= LONGEST_VALUE:
                 extensions[name] = value
@@ -259,6 +263,10 @@ def template_of(train: str, name: str) -> str:
 REPLAY, REPLAYED_FROM = "replay", "replayedfrom"
 """The extension attributes of a replayed event: the replay (`orders/12`), and the wagon that the event comes from
 (`orders_v7`). The events that its handlers emit inherit both."""
+
+UNDO, UNDO_OF, UNDO_CHANNEL, UNDO_ATTEMPTS = UNDO_MARKS = ("undo", "undoof", "undochannel", "undoattempts")
+"""The extension attributes of an event for an undo handler: the undo (`orders/12`), the wagon and the channel in which
+the event was handled (`orders_v7`; empty: the ingress), and how often it had been delivered. Nothing inherits them."""
 
 ARCHIVE = "archive-rows"  # of each wagon of a train with an archive: what became of its events
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept

@@ -86,6 +86,8 @@ class Train:
         self.source = f"/eventwagon/{self.name}" if source is None else check_word("source", source)
         self.handlers: dict[str, Handler] = {}
         """By inner channel name; the ingress has the empty name."""
+        self.undo_handlers: dict[str, Handler] = {}
+        """The same for undoing."""
         self.around_handling: list[Middleware] = []
         """What `middleware` has registered, the outermost first."""
         self.around_publishing: list[Middleware] = []
@@ -127,7 +129,7 @@ class Train:
         """
         check_middleware(function, "async def log(ctx, call_next)")
         _register(self.around_handling, function)
-        for handler in self.handlers.values():
+        for handler in (*self.handlers.values(), *self.undo_handlers.values()):
             handler.is_plain = False
         return function
 
@@ -218,6 +220,64 @@ class Train:
 
         return register
 
+    def undo(
+        self,
+        channel: str,
+        *,
+        timeout: float | None = None,
+        attempts: int | None = None,
+        backoff: float | None = None,
+        backoff_most: float | None = None,
+        dead_on: type[Exception] | Sequence[type[Exception]] = (),
+        retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
+        **unknown: Never,
+    ) -> Callable[[_H], _H]:
+        """Register the undo handler of a channel, which takes back what its handler did: `@train.undo("bill")`. It runs
+        only when somebody has a wagon undone (`connection.undo`, `eventwagon undo`; docs/undo.md).
+
+        Declare it below the channel's handler. It takes `(payload)` or `(payload, ctx)` as that does, one event at a
+        time: the event as it was handled, with its id, time and data. `ctx.undone` says in which wagon, and at which
+        attempt. It can't emit; it may publish. It may run more than once for an event, as any handler may. The options
+        are those of `on`. The train needs an archive. Raises UsageError.
+        """
+        if inspect.isroutine(channel):
+            raise UsageError(f"train {self.name!r}: name the channel that is undone: @train.undo({self.name!r})")
+        name = self._inner(channel)
+        channel, names = name or self.name, caller_names(1)
+        where = f"undo handler of {channel!r}"
+        if self.settings.archive is None:
+            raise UsageError(
+                f"{where}: only an archive knows what was handled: declare the train with archive='file:///…' or "
+                "'s3://…'"
+            )
+        if name not in self.handlers:
+            raise UsageError(f"{where}: train {self.name!r} has no handler for {channel!r} (yet): declare that first")
+        options = make_options(
+            where,
+            timeout=timeout,
+            attempts=attempts,
+            backoff=backoff,
+            backoff_most=backoff_most,
+            dead_on=dead_on,
+            retry_on=retry_on,
+        )
+        if unknown:
+            raise UsageError(f"{where}: it takes no {', '.join(unknown)}: events are undone one at a time")
+        try:
+            self.settings.retries_of(options)
+        except UsageError as e:
+            raise UsageError(f"{where}: {e}") from None
+
+        def register(function: _H) -> _H:
+            known = self.undo_handlers.get(name)
+            if known is not None and not _is_same_cell(known.call, function):
+                raise UsageError(f"train {self.name!r} has an undo handler for {channel!r} already: {known.name}")
+            form = checked_shape(shape(function, names), options, where)
+            self.undo_handlers[name] = Handler(name, function, form, options, self.around_handling, undoes=True)
+            return function
+
+        return register
+
     def every(
         self,
         when: str | float | timedelta,
@@ -256,7 +316,8 @@ class Train:
     @property
     def longest_timeout(self) -> float:
         """How long a handler may take for one event, in seconds: the longest of all handlers'."""
-        given = (handler.options.timeout for handler in self.handlers.values())
+        all_of_them = (*self.handlers.values(), *self.undo_handlers.values())
+        given = (handler.options.timeout for handler in all_of_them)
         return max([self.settings.handler_timeout, *(seconds for seconds in given if seconds is not None)])
 
     @property
@@ -358,6 +419,7 @@ class Train:
                 tell=Telling(self.name, listeners if metering is None else [*listeners, metering.heard]),
                 bulkhead=Bulkhead(self.name),
                 handlers=self.handlers,
+                undo_handlers=self.undo_handlers,
                 opening=self.opening,
                 name=owner,
                 revision=self.revision,

@@ -30,15 +30,17 @@ def replays_hold(case: Evidence) -> Iterator[Violation]:
         match record:
             case Revised():
                 for replay in record.manifest.replays:
+                    if replay.undo is not None:
+                        continue
                     meant.setdefault(replay.number, (Channel(record.manifest.train, replay.of.wagon), record.seq))
                 for wagon in record.manifest.wagons:
-                    if wagon.replay:
+                    if wagon.replay and not wagon.undoes:
                         wagons[record.manifest.ingress(wagon)] = wagon.replay
                         if wagon.state is State.ACTIVE:
                             says = f"wagon {wagon.number} is for a replay, and takes new events"
                             yield Violation(invariant="replay", says=says, wagon=wagon.number, moments=(record.seq,))
                 for fact in record.facts:
-                    if isinstance(fact, ReplayEnded) and not fact.because:
+                    if isinstance(fact, ReplayEnded) and not fact.because and not fact.undoes:
                         of, asked = meant[fact.number]
                         yield from _all_there(case, fact, of, asked, stored.get(fact.number, Counter()), record.seq)
             case Crashed() | Paused() | Faulted():

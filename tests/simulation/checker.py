@@ -18,6 +18,7 @@ from .check_metrics import measured_as_done
 from .check_once import handled_once
 from .check_pauses import pauses_hold, rule_kept
 from .check_replays import replays_hold
+from .check_undos import undos_hold
 from .guests import REFUSED, delay, emitted_after, guest, is_strict, may_die, may_fail
 from .history import (
     Accepted,
@@ -161,6 +162,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from handled_once(case, books)
     yield from recorded_as_done(case)
     yield from replays_hold(case)
+    yield from undos_hold(case)
     yield from archived_before_removal(books, case)
 
 

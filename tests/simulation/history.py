@@ -141,6 +141,18 @@ class Handled(Record, frozen=True):
     attempt: int = 1
 
 
+class Undid(Record, frozen=True):
+    """An undo handler came to its end without raising."""
+
+    channel: Channel
+    """Of the undo's wagon."""
+    id: str
+    key: str
+    of: Channel
+    """In which the event had been handled, as the handler was told."""
+    undo: int
+
+
 class HandlerEnded(Record, frozen=True):
     """A handler of the ingress has ended, however it did. Recorded where the ingress has a concurrency."""
 

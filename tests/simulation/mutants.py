@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from copy import copy
 from itertools import count
@@ -30,23 +30,26 @@ from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import RULE, Manifest, Wagon, changed, moved
 from eventwagon.contracts.once import Standing
-from eventwagon.contracts.orchestrator import Deployment
+from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.contracts.replay import PastEvent, Replay
 from eventwagon.contracts.timetable import Due
+from eventwagon.contracts.undo import Slice, Undo
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.drivers.memory.once import MemoryOnce
 from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, UsageError
 from eventwagon.errors import Failed as SomeFailed
-from eventwagon.event import DEAD, Channel, Event, born, new_ids
+from eventwagon.event import DEAD, UNDO, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
 from eventwagon.policy import pause_on as pause_on_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import reconcile as reconcile_module
+from eventwagon.policy import replays as replays_module
 from eventwagon.policy import seen as seen_module
 from eventwagon.policy import sizing as sizing_module
 from eventwagon.policy.budgets import shares
 from eventwagon.policy.demand import Demand
-from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed
+from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed, spec_of
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes
 from eventwagon.policy.plan import Draft, Plan, plan
@@ -54,6 +57,8 @@ from eventwagon.policy.reconcile import Handed
 from eventwagon.policy.replays import claimed, fed, of_number, run_replays
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
+from eventwagon.policy.slices import slices_of
+from eventwagon.policy.undo import slice_over
 from eventwagon.runtime import archiving as archiving_module
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
@@ -74,6 +79,8 @@ from eventwagon.runtime import removal as removal_module
 from eventwagon.runtime import runtime as runtime_module
 from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
+from eventwagon.runtime import undoing as undoing_module
+from eventwagon.runtime import undos as undos_module
 from eventwagon.runtime import wagon_consumer as consumer_module
 from eventwagon.runtime.admission import Gate
 from eventwagon.runtime.archiving import Archiver
@@ -83,6 +90,7 @@ from eventwagon.runtime.context import OUT
 from eventwagon.runtime.due_events import DueEvents
 from eventwagon.runtime.feeding import Feeder
 from eventwagon.runtime.handing_in import HandIn
+from eventwagon.runtime.handler import Handler
 from eventwagon.runtime.handler_runner import HandlerRunner
 from eventwagon.runtime.handling import begin
 from eventwagon.runtime.lease import Lease
@@ -154,6 +162,8 @@ RETRIED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody retries dead letters."""
 REPLAYED: dict[str, Mutant] = {}
 """Those for scenarios in which somebody has past events handled once more."""
+UNDONE: dict[str, Mutant] = {}
+"""Those for scenarios in which somebody has wagons undone."""
 AGAIN: dict[str, Mutant] = {}
 """Those for scenarios in which handlers publish."""
 SURROUNDED: dict[str, Mutant] = {}
@@ -1120,6 +1130,78 @@ def _sealed_while_fed() -> Iterator[None]:
         yield
 
 
+@_mutant("an undo goes on after dead letters", "undo", UNDONE)
+def _never_stopped() -> Iterator[None]:
+    """What came before is undone though not all that came from it is."""
+
+    def mutant(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
+        replace = msgspec.structs.replace
+        return slice_over(manifest, replay, replace(undo, dead=replay.dead, unsure="", opened=undo.wagons))
+
+    with mock.patch.object(replays_module, "slice_over", mutant):
+        yield
+
+
+@_mutant("parents are undone first", "undo", UNDONE)
+def _parents_first() -> Iterator[None]:
+    """The slices are the other way round."""
+
+    def mutant(*given: Any) -> tuple[Slice, ...]:
+        return slices_of(*given)[::-1]
+
+    with mock.patch.object(undos_module, "slices_of", mutant):
+        yield
+
+
+@_mutant("what died is undone, too", "undo", UNDONE)
+def _dead_undone() -> Iterator[None]:
+    """Everything that is kept counts as handled."""
+    read = undoing_module._read
+
+    async def mutant(*given: Any) -> AsyncIterator[PastEvent]:
+        async for past in read(*given):
+            yield past._replace(outcome="handled")
+
+    with mock.patch.object(undoing_module, "_read", mutant):
+        yield
+
+
+@_mutant("the next slice of an undo does not wait for the one before", "undo", UNDONE)
+def _not_waited_for() -> Iterator[None]:
+    """It begins when the one before is published."""
+
+    def mutant(manifest: Manifest, replay: Replay) -> int:
+        return 0 if replay.undo is not None else sum(w.replay == replay.number for w in manifest.wagons)
+
+    def over(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
+        return slice_over(manifest, replay, msgspec.structs.replace(undo, opened=undo.wagons))
+
+    with (
+        mock.patch.object(replays_module, "_standing", mutant),
+        mock.patch.object(replays_module, "slice_over", over),
+    ):
+        yield
+
+
+@_mutant("handlers get what is to be undone", "undo", UNDONE)
+def _handled_again() -> Iterator[None]:
+    """The workers of an undo's wagon don't know what it is for."""
+
+    def mutant(*given: Any, **more: Any) -> WagonSpec:
+        return msgspec.structs.replace(spec_of(*given, **more), undoes=0)
+
+    def begun(handler: Handler, event: Event, *rest: Any) -> Any:
+        marks = {name: value for name, value in event.extensions.items() if name != UNDO}
+        return begin(handler, msgspec.structs.replace(event, extensions=marks), *rest)
+
+    with (
+        mock.patch.object(member_module, "spec_of", mutant),
+        mock.patch.object(observer_module, "spec_of", mutant),
+        mock.patch.object(runner_module, "begin", begun),
+    ):
+        yield
+
+
 @_mutant("dead letters are settled before they are published", "I1", RETRIED)
 def _settled_before_published() -> Iterator[None]:
     """An operator who dies in between, or who is refused, loses them."""
@@ -1596,6 +1678,7 @@ ALL: dict[str, Mutant] = {
     **LATER,
     **RETRIED,
     **REPLAYED,
+    **UNDONE,
     **AGAIN,
     **DEFECTS,
     **STEPPING,

@@ -8,13 +8,14 @@ from unittest import mock
 
 from eventwagon import connection as connection_module
 from eventwagon.contracts.manifest import Manifest
-from eventwagon.contracts.replay import PastEvent
-from eventwagon.errors import UsageError
+from eventwagon.contracts.replay import NothingKeptError, PastEvent
+from eventwagon.event import ARCHIVE, DEAD, Channel
 
 from .gate import Gate
 from .truth import TruthBroker
 
 _BATCH = 3
+TRAIN = "t"
 
 
 def removed(truth: TruthBroker, manifest: Manifest) -> list[int]:
@@ -29,17 +30,21 @@ class GatedPast:
         self._gate = gate
         self._truth = gate.process.world.broker
 
+    async def channels(self, wagon: int) -> tuple[str, ...]:
+        kept = [c.name for c in self._truth.kept if c.wagon == wagon and c.name not in (DEAD, ARCHIVE)]
+        if not kept:
+            raise NothingKeptError(f"nothing is kept of wagon {wagon}")
+        return tuple(sorted(kept))
+
     async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
-        if channel or not self._truth.past.get(wagon):
-            raise UsageError(f"nothing is kept of wagon {wagon}")
-        return ("all",)
+        return ("all",) if channel in await self.channels(wagon) else ()
 
     async def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
-        kept = list(self._truth.past[wagon].values())
+        kept = list(self._truth.kept.get(Channel(TRAIN, wagon, channel), {}).values())
         for start in range(0, len(kept), _BATCH):
 
             async def read(start: int = start) -> Sequence[PastEvent]:
-                return [PastEvent(event, "", "handled", 1) for event in kept[start : start + _BATCH]]
+                return kept[start : start + _BATCH]
 
             yield await self._gate.call("past", read)
 

@@ -21,8 +21,10 @@ from eventwagon.errors import EventwagonError, Failed, PublishError, Reject, Ret
 from eventwagon.event import Channel, Event
 from eventwagon.limits import parse_limit
 from eventwagon.metrics import Metrics
+from eventwagon.payload import shape
 from eventwagon.runtime.batching import BatchContext
 from eventwagon.runtime.context import Context
+from eventwagon.runtime.handler import Handler
 from eventwagon.runtime.middleware import Next
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.train import Train
@@ -68,6 +70,7 @@ from .history import (
     Running,
     Started,
     Tried,
+    Undid,
 )
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .past import reading_past, removed
@@ -277,6 +280,13 @@ class Process(Actor):
                     while not (gone := removed(self.world.broker, (await connection.refresh()).manifest)):
                         await asyncio.sleep(0.5)
                     await connection.replays.request(PastEvents(wagon=gone[-1]), rate=hand.rate)
+                case "undo":
+                    while not (gone := removed(self.world.broker, (await connection.refresh()).manifest)):
+                        await asyncio.sleep(0.5)
+                    await connection.undo.request(gone[-1], again=True)
+                case "go on":
+                    for undo in connection.undo.standing:
+                        await connection.undo.resume(undo.number)
                 case "cancel":
                     for replay in connection.replays.standing[:1]:
                         await connection.replays.cancel(replay.number)
@@ -312,6 +322,11 @@ class Process(Actor):
                 train.on(name or TRAIN, batch=scenario.batch, within=scenario.within)(self._batch_handler(after))
             else:
                 train.on(name or TRAIN, concurrency=None if name else scenario.concurrency)(self._handler(after))
+            if scenario.undoes:  # the past is not kept in an archive here, which the decorator would ask for
+                undo = self._undo_handler(name)
+                train.undo_handlers[name] = Handler(
+                    name, undo, shape(undo, locals()), around=train.around_handling, undoes=True
+                )
         return train
 
     def _handler(self, after: str | None) -> Callable[..., Any]:
@@ -345,6 +360,22 @@ class Process(Actor):
             return object() if kind == "returns" else None
 
         return handle if scenario.concurrency is None else counted
+
+    def _undo_handler(self, channel: str) -> Callable[..., Any]:
+        scenario = self.slot.scenario
+
+        async def undo(payload: str, ctx: Context) -> None:
+            await self._point()
+            await self._work([payload], channel)
+            if not self.world.healed and fate(scenario, payload, f"undo {channel}") > 0.95:
+                raise Reject("simulated")
+            assert ctx.undone is not None
+            of = Channel(ctx.train, ctx.undone.wagon, ctx.undone.channel)
+            where, number = Channel(ctx.train, ctx.wagon), ctx.undone.undo
+            self.world.record(Undid, channel=where, id=ctx.event.id, key=payload, of=of, undo=number)
+            await self._point()
+
+        return undo
 
     def _batch_handler(self, after: str | None) -> Callable[..., Any]:
         """Some of those that fail are named; for the others the whole batch fails."""

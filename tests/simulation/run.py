@@ -27,6 +27,7 @@ from eventwagon.drivers.memory.once import MemoryOnce
 from eventwagon.errors import Conflict, EventwagonError
 from eventwagon.event import ARCHIVE, DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
+from eventwagon.policy.undo import resumed as undo_resumed
 from eventwagon.runtime import local_workers as local_workers_module
 from eventwagon.runtime import prefetch as prefetch_module
 from eventwagon.runtime import runtime as runtime_module
@@ -265,12 +266,14 @@ class Simulation:
         )
 
     async def _resume_all(self) -> None:
-        """Somebody ends every pause, from outside."""
+        """Somebody ends every pause, from outside, and lets undos go on."""
         while True:
             snapshot = self.world.registry.newest(TRAIN)
             manifest = snapshot.manifest
             for number in (None, *(w.number for w in manifest.wagons)):
                 manifest = resumed(manifest, number, self.world.loop.time(), "", "").manifest
+            for replay in manifest.replays:
+                manifest = undo_resumed(manifest, replay.number, None, "", "").manifest
             if manifest is snapshot.manifest:
                 return
             with suppress(Conflict):  # another was faster

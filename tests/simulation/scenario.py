@@ -213,12 +213,13 @@ class Arrival(msgspec.Struct, frozen=True):
 
 class ByHand(msgspec.Struct, frozen=True):
     """At `at` seconds somebody asks the process for a `switch` or a `stop`, to `pause` or `resume` the train, to
-    `retry` all dead letters, to `replay` the events of the wagon that went last, or to `cancel` a replay. What is
-    paused still when the trouble is over is resumed then."""
+    `retry` all dead letters, to `replay` the events of the wagon that went last, to `undo` it, to `cancel` a replay or
+    an undo, or to let an undo `go on` that has stopped. What is paused or has stopped still when the trouble is over
+    goes on then."""
 
     at: float
     process: str
-    what: Literal["switch", "stop", "pause", "resume", "retry", "replay", "cancel"]
+    what: Literal["switch", "stop", "pause", "resume", "retry", "replay", "cancel", "undo", "go on"]
     revision: str | None = None
     """The switch is to this code."""
     watch: float | None = None
@@ -318,6 +319,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """The train has a ledger."""
     replays: bool = False
     """Past events are kept."""
+    undoes: bool = False
+    """The train has undo handlers."""
     archived: bool = False
     """The train has an archive."""
     again: float = 0.0
@@ -437,6 +440,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_ledger(scenario, random.Random(f"{seed} ledger"))
     scenario = _with_once(scenario, random.Random(f"{seed} once"))
     scenario = _with_replays(scenario, random.Random(f"{seed} replays"))
+    scenario = _with_undos(scenario, random.Random(f"{seed} undos"))
     return _bearable(_with_archive(scenario, random.Random(f"{seed} archive")))
 
 
@@ -644,6 +648,25 @@ def _with_replays(scenario: Scenario, rng: random.Random) -> Scenario:
         by_hand=tuple(sorted((*scenario.by_hand, *asked, *switches), key=lambda h: h.at)),
         replays=True,
         faults=(*scenario.faults, *faults),
+        calm_after=scenario.calm_after + 6.0,
+    )
+
+
+def _with_undos(scenario: Scenario, rng: random.Random) -> Scenario:
+    """Somebody has wagons undone, too; some events can't be."""
+    if not scenario.replays or scenario.measured or scenario.pause_on is not None or rng.random() >= 0.6:
+        return scenario
+    names, last = [p.name for p in scenario.programs], max(a.at for a in scenario.arrivals)
+
+    def asked(what: Literal["undo", "go on"], most: int) -> list[ByHand]:
+        times = (rng.uniform(0.4 * last, last + 9.0) for _ in range(rng.randint(1, most)))
+        return [ByHand(round(at, 3), rng.choice(names), what) for at in times]
+
+    by_hand = (*scenario.by_hand, *asked("undo", 3), *asked("go on", 4))
+    return msgspec.structs.replace(
+        scenario,
+        undoes=True,
+        by_hand=tuple(sorted(by_hand, key=lambda h: h.at)),
         calm_after=scenario.calm_after + 6.0,
     )
 

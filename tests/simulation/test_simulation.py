@@ -40,6 +40,7 @@ from tests.simulation.mutants import (
     RULED,
     STEPPING,
     SURROUNDED,
+    UNDONE,
     UNFENCED,
     Mutant,
 )
@@ -62,6 +63,7 @@ CAUGHT = {
     "a registry's step back taken for late news": 44,
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
+    "a wagon is sealed while it is fed": 429,
     "a wagon with a strange channel is not served": 92,
     "a wagon goes though its archive is away": 310,
     "a worker that ends is not replaced": 80,
@@ -69,6 +71,7 @@ CAUGHT = {
     "an active wagon that is gone or sealed is kept": 1317,
     "an event that died again is taken for its earlier letter": 108,
     "an open circuit is never probed": 15,
+    "an undo goes on after dead letters": 345,
     "copies are handled side by side": 310,
     "any program serves any wagon": 6,
     "dead letters are settled before they are published": 93,
@@ -82,6 +85,7 @@ CAUGHT = {
     "failed handlings are not measured": 2,
     "half deleted taken for unknown": 196,
     "handled and not recorded": 48,
+    "handlers get what is to be undone": 25,
     "late events not rescued": 17,
     "leaving gives nothing back": 100,
     "leftovers never swept": 32,
@@ -95,6 +99,7 @@ CAUGHT = {
     "no bulkhead around repeated steps": 186,
     "no bulkhead around units": 319,
     "numbers of the lost time used again": 36,
+    "parents are undone first": 25,
     "passed on to its channel after it is settled": 10,
     "published by a handler after its event is settled": 8,
     "published by a handler under a new id each time": 8,
@@ -114,10 +119,13 @@ CAUGHT = {
     "switched to a spare with other code": 5,
     "the dead are recorded as handled": 158,
     "the end of a pause is not heard": 5,
+    "the next feeder goes on from what was written down": 429,
+    "the next slice of an undo does not wait for the one before": 69,
     "the pause that a handler asks for is ignored": 27,
     "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
+    "what died is undone, too": 25,
     "what is dead is archived as handled": 25,
     "what has passed middleware counts as handled": 4,
     "what was asked for of a budget is used without a second look": 112,
@@ -345,6 +353,16 @@ def has_replays(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", REPLAYED)
 def test_replays_that_lose_or_repeat_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=has_replays))
+
+
+def has_undos(scenario: Scenario) -> bool:
+    return scenario.undoes
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", UNDONE)
+def test_undos_out_of_turn_are_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_undos))
 
 
 def has_handlers_that_publish(scenario: Scenario) -> bool:

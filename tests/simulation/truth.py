@@ -12,6 +12,8 @@ from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.ledger import WagonRecord, sound_record
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
+from eventwagon.contracts.replay import PastEvent
+from eventwagon.contracts.timetable import CHANNEL as TO
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import ChannelFull, EventRefused
@@ -78,6 +80,9 @@ class TruthBroker(MemoryBroker):
         """Consumers that are attached, by process and channel."""
         self.past: dict[int, dict[str, Event]] = {}
         """By wagon: what was settled in its ingress, by id."""
+        self.kept: dict[Channel, dict[str, PastEvent]] = {}
+        """The same for all channels, and what came of it."""
+        self._dead: set[tuple[Channel, str]] = set()
         self._half: dict[Channel, None] = {}
         """Deleted, and still listed."""
 
@@ -105,6 +110,9 @@ class TruthBroker(MemoryBroker):
             stored = 0
             raise
         finally:
+            if channel.name == DEAD and channel.wagon:
+                for event in events[:stored]:
+                    self._dead.add((Channel(channel.train, channel.wagon, event.extensions["deadchannel"]), event.id))
             for event in events[:stored] if channel.name != ARCHIVE else ():
                 self._record(Stored, channel=channel, id=event.id, key=key_of(event), twice=twice)
 
@@ -158,7 +166,13 @@ class TruthBroker(MemoryBroker):
         for delivery in deliveries:
             if not channel.name:
                 self.past.setdefault(channel.wagon, {}).setdefault(delivery.event.id, delivery.event)
-            self._record(Settled, channel=channel, id=delivery.event.id, key=key_of(delivery.event))
+            event, at = delivery.event, asyncio.get_running_loop().time()
+            outcome = "dead" if (channel, event.id) in self._dead else "handled"
+            if not channel.name and TO in event.extensions:
+                outcome = "passed"
+            past = PastEvent(event, channel.name, outcome, delivery.attempt, at)
+            self.kept.setdefault(channel, {}).setdefault(event.id, past)
+            self._record(Settled, channel=channel, id=event.id, key=key_of(event))
 
     def all_channels(self) -> list[Channel]:
         """What stands, by name."""

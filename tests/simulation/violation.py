@@ -20,6 +20,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     wagon's fewer; `concurrency`: more events of a channel were handled at a time than there may be; `measured`: a meter
     counted other handlings than there were; `once`: something was handled twice that the train remembers; `ledger`: a
     wagon's record is missing or wrong; `replay`: a past event was not handled once more, or was without need;
+    `undo`: something was undone too early, twice, or that was not known to be handled, or was not undone;
     `archive`: a wagon went before its events were archived, or they were archived otherwise than they were."""
     says: str
     key: str = ""

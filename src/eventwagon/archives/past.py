@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from ..contracts.archive import OpenArchive, Row
-from ..contracts.replay import EventSource, PastEvent
+from ..contracts.archive import ArchiveFile, OpenArchive, Row
+from ..contracts.replay import EventSource, NothingKeptError, PastEvent
 from ..display.text import count
 from ..errors import Unavailable, UsageError
 from ..event import Event, wagon_name
 
 
 class ArchivedEvents:
-    """The archived events of one train. An event of which the archive has no data can't be replayed and is left out, as
-    is one that was passed on to its own channel, where it is, or skipped since it had been handled before."""
+    """The archived events of one train. Left out are events that were passed on to their own channel or
+    skipped, since they had been handled before."""
 
     def __init__(self, archives: OpenArchive, url: str, train: str) -> None:
         self._open = archives
         self._url = url
         self._train = train
 
+    async def channels(self, wagon: int) -> tuple[str, ...]:
+        """See EventSource.channels."""
+        return tuple(sorted({f.channel for f in await self._files(wagon)}))
+
     async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
         """See EventSource.parts. Events that came late to a wagon have files of their own, which come last."""
+        return tuple(f.name for f in await self._files(wagon) if f.channel == channel)
+
+    async def _files(self, wagon: int) -> Sequence[ArchiveFile]:
         archive = self._open(self._url)
         files = await archive.files(self._train)
         name = wagon_name(self._train, wagon)
@@ -29,7 +36,7 @@ class ArchivedEvents:
         of = sorted((f for f in files if f.number == wagon and f.name.startswith(start)), key=lambda f: f.name)
         if not of:
             there = {f.number for f in files}
-            raise UsageError(
+            raise NothingKeptError(
                 f"{name} is not archived at {archive.where}"
                 + (f"; {count(len(there), 'wagon')} are, up to {wagon_name(self._train, max(there))}" if there else "")
             )
@@ -40,7 +47,7 @@ class ArchivedEvents:
                 f"the archive at {archive.where} has {len(opened)} wagons of the name {name}, opened at "
                 f"{', '.join(opened)}: move the files of all but one elsewhere"
             )
-        return tuple(f.name for f in of if f.channel == channel)
+        return of
 
     async def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
         """See EventSource.events."""
@@ -51,9 +58,9 @@ class ArchivedEvents:
                 raise Unavailable(f"{part} is gone from the archive at {archive.where}")
             async for rows in archive.read(there[part]):
                 yield [
-                    PastEvent(_event(row), row.channel, row.outcome, row.attempts)
+                    PastEvent(_event(row), row.channel, row.outcome, row.attempts, row.settled_at, row.cut)
                     for row in rows
-                    if not row.cut and row.outcome in ("handled", "dead")
+                    if row.outcome in ("handled", "dead")
                 ]
 
 

@@ -36,6 +36,7 @@ from . import (
     steer,
     trains,
     undeploy,
+    undo,
     why,
 )
 from .console import EXIT_CODES, ending, line
@@ -175,6 +176,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (audit.audit, "Use", "eventwagon audit user_registrations --since 2027-01-31T00:00:00Z --unreconciled"),
     (export.export, "Use", "eventwagon export user_registrations user_registrations_v7 --outcome dead"),
     (replay.replay, "Steer", "eventwagon replay user_registrations user_registrations_v7 --outcome handled --dry-run"),
+    (undo.undo, "Steer", "eventwagon undo user_registrations user_registrations_v7 --dry-run"),
     (steer.switch, "Steer", "eventwagon switch user_registrations --reason 'new release'"),
     (steer.drain, "Steer", "eventwagon drain user_registrations --timeout 600"),
     (steer.pause, "Steer", "eventwagon pause user_registrations --reason 'the mail server moves'"),

@@ -127,9 +127,10 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
 def _print(record: WagonRecord) -> None:
     name = wagon_name(record.train, record.number)
     code = f" ({record.revision})" if record.revision else ""
+    undoes = f" undoing {wagon_name(record.train, record.undoes)}" if record.undoes else ""
     wrong = f"; UNRECONCILED: {record.unreconciled}" if record.unreconciled else ""
     why = f": {record.closed_because}" if record.closed_because else ""
-    text = f"{name}{code} {record.ended}{why}; {summary(record)}{wrong}"
+    text = f"{name}{code}{undoes} {record.ended}{why}; {summary(record)}{wrong}"
     console = out()
     if console.is_terminal:
         console.print(beside(Text(local_time(record.recorded_at), "dim"), text))
@@ -141,6 +142,8 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
     yield f"{wagon_name(record.train, record.number)} {record.ended}; recorded by {record.recorded_by}"
     if record.revision:
         yield f"  revision  {record.revision}"
+    if record.undoes:
+        yield f"  undoes    {wagon_name(record.train, record.undoes)}"
     for what, at, why in _times(record):
         if at is not None:
             yield f"  {what:<9} {local_time(at)}{': ' + why if why else ''}"

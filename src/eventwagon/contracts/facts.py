@@ -298,6 +298,8 @@ class ReplayRequested(_Fact, frozen=True):
     because: str
     by: str = ""
     revision: str | None = None
+    undoes: int = 0
+    """The wagon that is undone; 0: it is a replay."""
 
 
 class ReplayBegun(_Fact, frozen=True):
@@ -333,6 +335,38 @@ class ReplayEnded(_Fact, frozen=True):
     dead: int
     because: str = ""
     """Why it ended early; empty: it did not."""
+    undoes: int = 0
+    """The wagon that was undone; 0: it was a replay."""
+
+
+class ChannelUndone(_Fact, frozen=True):
+    """All that undo `number` had to undo in this channel of `wagon`, or in one level of it, is undone: the undo goes on
+    with what comes before it."""
+
+    number: int
+    wagon: int
+    """The undone one."""
+    channel: str
+    """The ingress is called like the train."""
+    level: int | None
+    count: int
+
+
+class UndoStopped(_Fact, frozen=True):
+    """Not all events of a slice are known to be undone: the undo waits until somebody resumes or cancels it."""
+
+    number: int
+    channel: str
+    because: str
+
+
+class UndoResumed(_Fact, frozen=True):
+    """Somebody lets an undo go on that had stopped: `again` events are undone once more, or for the first time."""
+
+    number: int
+    again: int
+    because: str = ""
+    by: str = ""
 
 
 class ChannelThreatened(_Fact, frozen=True):
@@ -655,6 +689,9 @@ Decision = (
     | ReplayTorn
     | ReplayCancelled
     | ReplayEnded
+    | ChannelUndone
+    | UndoStopped
+    | UndoResumed
     | ChannelThreatened
     | EventsRescued
     | StepFailed
@@ -864,8 +901,10 @@ def _sentence(fact: Fact) -> str:
             return f"{counted(count, 'dead letter')} ({which}) to be published again{_who(by)}: {why}"
         case DeadLettersDropped(count=count, which=which, because=why, by=by):
             return f"{counted(count, 'dead letter')} ({which}) to be deleted{_who(by)}: {why}"
-        case ReplayRequested(number=n, count=count, which=which, because=why, by=by, revision=revision):
+        case ReplayRequested(number=n, count=count, which=which, because=why, by=by, revision=revision, undoes=of):
             code = "" if revision is None else f" with {_revision(revision)}"
+            if of:
+                return f"undo {n} of {counted(count, 'event')} of {name(of)} ({which}) requested{code}{_who(by)}: {why}"
             return f"replay {n} of {counted(count, 'event')} ({which}) requested{code}{_who(by)}: {why}"
         case ReplayBegun(number=n, wagon=wagon):
             return f"{name(wagon)} takes the events of replay {n}"
@@ -873,10 +912,18 @@ def _sentence(fact: Fact) -> str:
             return f"{name(wagon)} of replay {n} takes no more events, the next one takes the rest: {why}"
         case ReplayCancelled(number=n, because=why, by=by):
             return f"replay {n} cancelled{_who(by)}: {why}"
-        case ReplayEnded(number=n, fed=fed, count=count, dead=dead, because=why):
+        case ReplayEnded(number=n, fed=fed, count=count, dead=dead, because=why, undoes=of):
+            what = f"undo {n} of {name(of)}" if of else f"replay {n}"
             early = f", ended early: {why}" if why else ""
             done = f"{fed:,} of {counted(count, 'event')} published, {counted(dead, 'dead letter')}"
-            return f"replay {n} over: {done}{early}"
+            return f"{what} over: {done}{early}"
+        case ChannelUndone(number=n, wagon=wagon, channel=channel, level=level, count=count):
+            where = channel if level is None else f"{channel}, level {level},"
+            return f"undo {n}: {counted(count, 'event')} of {where} of {name(wagon)} undone"
+        case UndoStopped(number=n, channel=channel, because=why):
+            return f"undo {n} stopped at {channel}: {why}"
+        case UndoResumed(number=n, again=again, because=why, by=by):
+            return f"undo {n} resumed, with {counted(again, 'event')} once more{_who(by)}: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):

@@ -137,6 +137,8 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     """With train and number it identifies the wagon."""
     opened_because: str = ""
     revision: str = ""
+    undoes: int = 0
+    """The wagon whose events were undone in it; 0: it was not for an undo."""
     created_at: float | None = None
     ready_at: float | None = None
     active_at: float | None = None

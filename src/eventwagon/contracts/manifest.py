@@ -120,6 +120,11 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     replay: int = 0
     """The number of the replay that it is for; 0: it is for new events. A wagon for a replay never becomes active."""
 
+    undoes: int = 0
+    """The number of the wagon whose events are undone in it; 0: it undoes none. Only its ingress is used."""
+    undo_channel: str = ""
+    """The channel in which those events were handled; empty: the ingress."""
+
     @property
     def unit(self) -> int:
         """The number of the unit that serves it."""
@@ -285,13 +290,15 @@ def opened(
     revision: str | None = None,
     archive: str = "",
     replay: int = 0,
+    undoes: int = 0,
+    undo_channel: str = "",
 ) -> Manifest:
     """The manifest with one more wagon, PROVISIONING, under a number never used before; served by `unit`, or by a unit
     of its own. `revision`: its code; None: that of new wagons. `archive`: where its events go in the end. `replay`: the
-    replay that it is for."""
+    replay that it is for. `undoes`, `undo_channel`: what is undone in it."""
     wagon = Wagon(
         number=manifest.next_number,
-        channels=manifest.channels,
+        channels=() if undoes else manifest.channels,
         capacity=capacity,
         reuses=unit,
         revision=manifest.revision if revision is None else revision,
@@ -299,6 +306,8 @@ def opened(
         opened_at=now,
         replay=replay,
         archive=archive,
+        undoes=undoes,
+        undo_channel=undo_channel,
     )
     return msgspec.structs.replace(manifest, wagons=(*manifest.wagons, wagon), next_number=manifest.next_number + 1)
 

@@ -8,7 +8,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Protocol, runtime_checkable
 
-from ..event import REPLAY, Event
+from ..event import REPLAY, UNDO, UNDO_CHANNEL, Event
 
 BYTES = 16
 """Length of a key."""
@@ -67,8 +67,10 @@ def once_of(*stores: object) -> OnceRecord | None:
 
 def key_of(channel: str, event: Event) -> bytes:
     """The key of an event in a channel, whichever wagon it is in; the ingress has the empty name. CloudEvents knows an
-    event by its source and id. An event that is replayed on purpose is known by its replay, too."""
+    event by its source and id. An event that is replayed or undone on purpose is known by that, too."""
     known = f"{channel}\0{event.source}\0{event.id}"
     if REPLAY in event.extensions:
         known += f"\0{event.extensions[REPLAY]}"
+    if UNDO in event.extensions:
+        known += f"\0undo\0{event.extensions[UNDO]}\0{event.extensions.get(UNDO_CHANNEL, '')}"
     return blake2b(known.encode(errors="surrogatepass"), digest_size=BYTES).digest()

@@ -44,6 +44,10 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     replay: int = 0
     """It is for this replay: its events come behind those of all other wagons. 0: it is for new events."""
+    undoes: int = 0
+    """Its events were handled in this wagon, and its workers undo them. 0: they handle them."""
+    undo_channel: str = ""
+    """The channel in which those events were handled; empty: the ingress."""
     guarded: bool = True
     """Its channels have circuit breakers. False while its code is on trial and once the train runs other code: failures
     there count as the code's, and only that code may handle these events, so they must come to an end."""

@@ -83,6 +83,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Its own workers, wagon by wagon."""
     channels: tuple[str, ...] | None = None
     """The inner channels for which its program has handlers; None: not known."""
+    undoes: tuple[str, ...] | None = None
+    """The channels for which its program has undo handlers, the ingress with an empty name; None: not known."""
     caught: int = 0
     """Unexpected exceptions that one of its long tasks caught and survived, and handlers that other code cancelled."""
     held: int = 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from ..event import Event
+from ..errors import UsageError
+from ..event import UNDO, Event
+from .undo import Undo
 
 
 class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -35,10 +38,12 @@ class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(self.ids)
 
     def takes(self, past: PastEvent) -> bool:
-        """Whether this event is meant."""
+        """Whether this event is meant. What went to an undo handler never is: no other could handle it."""
         event = past.event
         return (
-            (not self.ids or event.id in self._ids)
+            not past.cut
+            and UNDO not in event.extensions
+            and (not self.ids or event.id in self._ids)
             and self.channel == past.channel
             and self.type in (None, event.type)
             and self.subject in (None, event.subject)
@@ -57,14 +62,30 @@ class PastEvent(NamedTuple):
     outcome: str
     """`handled` or `dead`."""
     attempts: int
+    settled_at: float = 0.0
+    cut: int = 0
+    """How many bytes its data had, if they are not kept: it can't be handled again. 0: nothing is missing."""
+
+
+def mark_of(event: Event) -> bytes:
+    """Tells one event from another: by source and id, as CloudEvents does."""
+    return blake2b(f"{event.source}\0{event.id}".encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+class NothingKeptError(UsageError):
+    """Nothing is kept of that wagon."""
 
 
 class EventSource(Protocol):
     """Where the events of removed wagons are kept."""
 
+    async def channels(self, wagon: int) -> tuple[str, ...]:
+        """The channels of which something is kept; the ingress's name is empty. Raises as `parts`."""
+        ...
+
     async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
         """The names of what is kept of that channel, in order; events that come late add parts, and change none. Raises
-        UsageError if nothing is kept of that wagon, or if several wagons had that number, and Unavailable."""
+        NothingKeptError, UsageError if several wagons had that number, and Unavailable."""
         ...
 
     def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
@@ -110,10 +131,12 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """Why it does not get on now."""
     dead: int = 0
     """Dead letters of its wagons that are gone."""
+    undo: Undo | None = None
+    """Its events go to undo handlers, slice by slice; None: they are handled once more."""
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will be fed."""
+        """Nothing more will be fed, of an undo's slice."""
         return bool(self.cancelled) or (self.fed >= self.count and not self.torn)
 
     def name(self, train: str) -> str:

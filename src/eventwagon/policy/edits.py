@@ -60,6 +60,7 @@ from ..settings import Settings
 from ..workers import Workers
 from .losses import GONE
 from .scheduling import WagonLoad
+from .slices import wagon_gone
 
 PAUSE_MOST = 30.0
 """The longest pause between two attempts at provisioning a wagon, in seconds."""
@@ -186,6 +187,8 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: in
         enough=enough,
         cut_off_at=wagon.closed_at,
         replay=wagon.replay,
+        undoes=wagon.undoes,
+        undo_channel=wagon.undo_channel,
         paused=manifest.pause_of(wagon) is not None,
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
         and wagon.revision in ("", manifest.revision),
@@ -451,7 +454,7 @@ def _further(known: Replay, there: Replay | None) -> Replay:
     """The one of these two that has got further, and cancelled if either is."""
     if there is None:
         return known
-    further = known if (known.start, known.fed) > (there.start, there.fed) else there
+    further = known if _progress(known) > _progress(there) else there
     torn = known.wagon == there.wagon and (known.torn or there.torn)
     return msgspec.structs.replace(
         further,
@@ -459,6 +462,10 @@ def _further(known: Replay, there: Replay | None) -> Replay:
         torn=torn or further.torn,
         dead=max(known.dead, there.dead),
     )
+
+
+def _progress(replay: Replay) -> tuple[int, int, int]:
+    return 0 if replay.undo is None else replay.undo.step, replay.start, replay.fed
 
 
 def as_of(manifest: Manifest) -> float:
@@ -748,9 +755,6 @@ def removed(manifest: Manifest, number: int, by: str, told: Sequence[Decision] =
     manifest = msgspec.structs.replace(
         manifest,
         letters_gone=manifest.letters_gone + wagon.letters_lost,
-        replays=tuple(
-            msgspec.structs.replace(r, dead=r.dead + (wagon.letters_kept or 0)) if r.number == wagon.replay else r
-            for r in manifest.replays
-        ),
+        replays=tuple(wagon_gone(r, wagon) if r.number == wagon.replay else r for r in manifest.replays),
     )
     return Edit(moved(manifest, number, Move.REMOVED), (record, *told))

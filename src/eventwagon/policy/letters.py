@@ -30,7 +30,7 @@ from ..contracts.manifest import Manifest, changed
 from ..contracts.timetable import CHANNEL
 from ..display.text import plain
 from ..errors import UsageError
-from ..event import DEATH, Event
+from ..event import DEATH, UNDO, Event
 from ..values import is_a, items, shown, whole
 from ..values import plain as as_str
 from .edits import Edit
@@ -156,6 +156,11 @@ class DeadLetter(NamedTuple):
         """Its data is not whole, so that it can't be handled again."""
         return "deadsize" in self.event.extensions
 
+    @property
+    def was_undone(self) -> bool:
+        """It could not be undone: only its undo can be resumed, since a retry would publish it to be handled."""
+        return UNDO in self.event.extensions
+
 
 def read(event: Event) -> DeadLetter:
     """The dead letter that this event is. Never raises."""
@@ -231,6 +236,8 @@ class DeadPreview(msgspec.Struct, frozen=True, kw_only=True):
     """How many of them these are."""
     cut: int
     """How many more can't be retried because their data was cut."""
+    of_undos: int = 0
+    """How many more can't, because they are of undos."""
     channels: tuple[str, ...]
     """The inner channels to which a retry publishes."""
     groups: Sequence[DeadGroup]
@@ -240,12 +247,12 @@ class DeadPreview(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def retried(self) -> int:
         """How many `retry` publishes."""
-        return self.count - self.quarantined - self.cut
+        return self.count - self.quarantined - self.cut - self.of_undos
 
 
 def retriable(letter: DeadLetter, most: int) -> bool:
     """Whether a retry publishes this letter, if letters are retried up to `most` times."""
-    return letter.retries < most and not letter.is_cut
+    return letter.retries < most and not letter.is_cut and not letter.was_undone
 
 
 def previewed(chosen: Mapping[Mark, DeadLetter], where: DeadFilter, retries: int) -> DeadPreview:
@@ -254,12 +261,14 @@ def previewed(chosen: Mapping[Mark, DeadLetter], where: DeadFilter, retries: int
     lines = sorted("\0".join(map(str, letter.death)) for letter in letters)
     good = [letter for letter in letters if retriable(letter, retries)]
     quarantined = sum(letter.retries >= retries for letter in letters)
+    of_undos = sum(letter.was_undone and not letter.is_cut and letter.retries < retries for letter in letters)
     return DeadPreview(
         filter=where,
         count=len(chosen),
         retries=retries,
         quarantined=quarantined,
-        cut=len(chosen) - quarantined - len(good),
+        cut=len(chosen) - quarantined - of_undos - len(good),
+        of_undos=of_undos,
         channels=tuple(sorted({letter.channel for letter in good if letter.channel})),
         groups=grouped(letters),
         digest=hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest(),

@@ -253,7 +253,7 @@ class Draft:
             if wagon.state is not State.PROVISIONING or self.age(wagon) >= attempt_pause(wagon.attempts):
                 self.tasks.append(Ensure(wagon.number))
             missing = tuple(c for c in self.wanted_channels() if c not in wagon.channels)
-            if missing and wagon.created_at is not None:
+            if missing and wagon.created_at is not None and not wagon.undoes:
                 self.tasks.append(AddChannels(wagon.number, missing))
 
     def wanted_channels(self) -> tuple[str, ...]:

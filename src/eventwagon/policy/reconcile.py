@@ -77,6 +77,7 @@ def record_of(
         opened_at=wagon.opened_at,
         opened_because=wagon.opened_because,
         revision=wagon.revision,
+        undoes=wagon.undoes,
         created_at=wagon.created_at,
         ready_at=wagon.ready_at,
         active_at=wagon.active_at,

@@ -47,7 +47,7 @@ class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
         """Whether this record is wanted."""
         said = f"{record.opened_because}\n{record.closed_because}\n{record.unreconciled}".casefold()
         return (
-            self.wagon in (None, record.number)
+            self.wagon in (None, record.number, record.undoes or record.number)
             and self.revision in (None, record.revision)
             and (self.reason is None or self.reason.casefold() in said)
             and (self.since is None or record.recorded_at >= self.since)  # type: ignore[operator]  # seconds by now

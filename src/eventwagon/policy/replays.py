@@ -28,9 +28,12 @@ from ..contracts.reading import Reading
 from ..contracts.replay import Replay
 from ..event import wagon_name
 from .edits import Edit
+from .undo import next_wagon, slice_over
 
 ATTEMPTS = 3
 """A replay is given up after so many wagons in a row that never became ready."""
+MOST_WAITING = 10
+"""Replays and undos that are not over, in the manifest of a train."""
 _WAGONS = 3
 """The most wagons of one replay at a time: one is fed, the others drain."""
 
@@ -46,6 +49,7 @@ def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
         because=replay.why,
         by=replay.by,
         revision=replay.revision,
+        undoes=0 if replay.undo is None else replay.undo.wagon,
     )
     since = max((r.at for r in manifest.replays), default=manifest.replays_over)
     at = max(replay.at, since + 0.001)  # by these times they are told apart, whatever the clocks say
@@ -149,9 +153,9 @@ def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float,
         got = min(replay.count, replay.start + reading.published + replay.refused)
         return Edit(_with(manifest, replay.number, torn=False, fed=max(got, replay.fed), wagon=0, trouble=""))
     if replay.wagon:
-        return _ended(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
+        return _over(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
     if replay.is_over:
-        return Edit(manifest) if _standing(manifest, replay) else _ended(manifest, replay)
+        return Edit(manifest) if _standing(manifest, replay) else _over(manifest, replay)
     if _standing(manifest, replay) >= _WAGONS:
         return Edit(manifest)
     return _opened(manifest, replay, now, archive)
@@ -162,6 +166,9 @@ def _standing(manifest: Manifest, replay: Replay) -> int:
 
 
 def _why(replay: Replay, train: str) -> str:
+    if replay.undo is not None:
+        channel = replay.undo.slice.channel or train
+        return f"undo {replay.name(train)} of {wagon_name(train, replay.undo.wagon)}: {channel}"
     return f"replay {replay.name(train)} of {wagon_name(train, replay.of.wagon)}"
 
 
@@ -175,16 +182,19 @@ def _opened(manifest: Manifest, replay: Replay, now: float, archive: str) -> Edi
         revision=replay.revision,
         archive=archive,
         replay=replay.number,
+        undoes=0 if replay.undo is None else replay.undo.wagon,
+        undo_channel="" if replay.undo is None else replay.undo.slice.channel,
     )
     wagon = manifest.wagons[-1]
     fact = WagonOpened(train=manifest.train, number=number, because=because, revision=wagon.revision)
-    return Edit(_with(manifest, replay.number, wagon=number, start=replay.fed, refused=0), (fact,))
+    replays = tuple(next_wagon(r, number) if r.number == replay.number else r for r in manifest.replays)
+    return Edit(msgspec.structs.replace(manifest, replays=replays), (fact,))
 
 
 def _without_wagon(manifest: Manifest, replay: Replay, *, lost: bool) -> Edit:
     """Its wagon is gone: drained, given up, or forgotten by a registry that stepped back."""
     if replay.is_over:
-        return Edit(manifest) if _standing(manifest, replay) else _ended(manifest, replay)
+        return Edit(manifest) if _standing(manifest, replay) else _over(manifest, replay)
     failed = manifest.wagon(replay.wagon)
     attempts = replay.attempts + (1 if failed is not None and not lost else 0)
     if attempts >= ATTEMPTS:
@@ -193,14 +203,29 @@ def _without_wagon(manifest: Manifest, replay: Replay, *, lost: bool) -> Edit:
     return Edit(_with(manifest, replay.number, wagon=0, feeder="", torn=False, attempts=attempts))
 
 
+def _over(manifest: Manifest, replay: Replay) -> Edit:
+    """All that was fed is handled or dead. An undo may have more to do."""
+    if replay.undo is None or replay.cancelled:
+        return _ended(manifest, replay)
+    edit = slice_over(manifest, replay, replay.undo)
+    now = of_number(edit.manifest, replay.number)
+    if now != replay or replay.undo.stopped:
+        return edit
+    last = _ended(manifest, replay)
+    return Edit(last.manifest, (*edit.facts, *last.facts))
+
+
 def _ended(manifest: Manifest, replay: Replay) -> Edit:
+    undo = replay.undo
+    done = 0 if undo is None else undo.done
     fact: Decision = ReplayEnded(
         train=manifest.train,
         number=replay.number,
-        fed=replay.fed,
-        count=replay.count,
+        fed=done + replay.fed,
+        count=done + replay.count + (0 if undo is None else sum(each.count for each in undo.then)),
         dead=replay.dead,
         because=replay.cancelled,
+        undoes=0 if undo is None else undo.wagon,
     )
     left = tuple(r for r in manifest.replays if r.number != replay.number)
     over = max(manifest.replays_over, replay.at)

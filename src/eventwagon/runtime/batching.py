@@ -16,13 +16,13 @@ from ..contracts.broker import Delivery
 from ..display.text import count
 from ..errors import Failed as SomeFailed
 from ..errors import UsageError
-from ..event import Event
+from ..event import UNDO, Event
 from ..options import Options
 from ..payload import Shape, one_of
 from ..values import class_name, shown
 from .context import Context, Destination, Place
 from .handler import Handler
-from .handling import call, no_payload
+from .handling import call, no_payload, to_be_undone
 from .outcomes import HANDLED, Dead, Failed, Handled, Outcome, Snoozed, decided, meaning, meant
 from .run_state import RunState
 from .threads import Threads
@@ -189,6 +189,8 @@ class _Batch:
     def _decode(self, place: int, event: Event) -> None:
         if UNDECODABLE in event.extensions:
             unfit = no_payload(event, self._handler)
+        elif UNDO in (of := self._deliveries[place].event).extensions:
+            unfit = to_be_undone(of)
         else:
             try:
                 self.payloads.append(self._handler.decode(event))

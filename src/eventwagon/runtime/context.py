@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import msgspec
 
 from ..contracts.timetable import CHANNEL, for_channel
+from ..contracts.undo import Undone
 from ..errors import UsageError
 from ..event import (
     MOST_EXTENSIONS,
@@ -135,6 +136,7 @@ class Context:
         "event",
         "state",
         "train",
+        "undone",
         "wagon",
     )
 
@@ -163,6 +165,8 @@ class Context:
         """The inner channel's name; empty for the ingress."""
         self.state = state
         """What the train's lifespan yielded in this process; None if it has none."""
+        self.undone: Undone | None = None
+        """What an undo handler takes back; None in other handlers."""
         self.emitted: list[tuple[str, Event]] = []
         """Each with the name of its inner channel, or `OUT` and the name of the train that it is published to."""
         self._handlers = handlers
@@ -202,6 +206,11 @@ class Context:
         handler = self._handlers.get(channel) if is_a(channel, str) else handler_of(self._handlers, channel)
         if self._closed:
             raise self._ended(f"emit to {shown(channel)}", "emit")
+        if self.undone is not None:
+            raise UsageError(
+                f"emit to {shown(channel)}: an undo handler can't emit, since the channels of its wagon are undone one "
+                "after the other; ctx.publish starts something new"
+            )
         if handler is None or not handler.channel:
             raise UsageError(
                 f"emit to {shown(channel)}: no handler is declared for it in train {self.train!r}; there are: "
@@ -246,13 +255,14 @@ class Context:
                 "publish: no handler can publish in this process (a Lambda function can't follow a train's wagons): "
                 "emit to an inner channel, or let processes of `eventwagon work` handle this"
             )
-        train = self._publisher.destination(to)
+        train, undone = self._publisher.destination(to), self.undone
+        name = train.name if undone is None else f"{train.name}\0undo {undone.undo} {undone.channel}"
         what, handler = f"publish to train {train.name!r}", train.handlers.get("")
         event = self._add(
             what,
             OUT + train.name,
             encode if handler is None else handler.encode,
-            lambda parent, _, index: published_id(parent, train.name, index),
+            lambda parent, _, index: published_id(parent, name, index),
             payload,
             event_type,
             subject,
@@ -332,7 +342,7 @@ class Context:
 
     def of(self, event: Event) -> Context:
         """The same for another event of a batch."""
-        return Context(
+        own = Context(
             event,
             self.attempt,
             self.train,
@@ -345,6 +355,8 @@ class Context:
             self._keeps_times,
             self._publisher,
         )
+        own.undone = self.undone
+        return own
 
     def hand_on(self, extensions: Mapping[str, str]) -> None:
         """What is emitted and published from now on inherits these extension attributes in place of the event's own; an
@@ -371,14 +383,17 @@ class Context:
         attempt: int = 1,
         wagon: int = 1,
         state: Any = None,
+        undone: Undone | None = None,
     ) -> FakeContext:
         """For tests: a context with which to call a handler like any function, `await ship(order, ctx)`.
 
         Afterwards `ctx.emitted` lists the channel and the payload of each `emit`, and `ctx.published` the train's name
         and the payload of each `publish`. With `train` both are checked as in a process that runs it; without, any
-        channel takes any payload. Raises UsageError.
+        channel takes any payload. `undone` makes it one for an undo handler. Raises UsageError.
         """
-        return FakeContext(event, train, channel, attempt, wagon, state)
+        fake = FakeContext(event, train, channel, attempt, wagon, state)
+        fake.undone = undone
+        return fake
 
 
 class Declares(Protocol):

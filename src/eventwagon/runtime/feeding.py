@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
-from hashlib import blake2b
 
 import msgspec
 
 from ..backoff import Backoff
 from ..contracts.lifecycle import State
-from ..contracts.replay import EventSource, PastEvents, Replay
+from ..contracts.replay import EventSource, PastEvents, Replay, mark_of
 from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBroken, Unavailable
 from ..event import DEAD, REPLAY, REPLAYED_FROM, Channel, Event, wagon_name
 from ..policy.replays import cancelled, claimed, fed, let_go, of_number, to_feed, torn, troubled
@@ -22,6 +21,7 @@ from .publish_queue import fitting
 from .runtime import Runtime, Steps
 from .tasks import to_the_end
 from .train_state import TrainState
+from .undoing import to_undo
 
 _POLL = 1.0
 """Seconds between two looks at whether the feeder still lives."""
@@ -163,6 +163,11 @@ class Feeder:
 
     async def _left(self, replay: Replay, source: EventSource, count: int) -> AsyncIterator[Sequence[Event]]:
         """The events that are not yet published, as they are published; `count` are."""
+        if replay.undo is not None:
+            async with aclosing(to_undo(source, replay, replay.undo, self._train, count)) as batches:
+                async for events in batches:
+                    yield events
+            return
         passed, left = count, replay.count - count
         marks = {
             REPLAY: replay.name(self._train),
@@ -255,8 +260,7 @@ async def meant(source: EventSource, of: PastEvents, parts: Sequence[str]) -> As
         for past in batch:
             if of.takes(past):
                 event = past.event
-                known = f"{event.source}\0{event.id}".encode(errors="surrogatepass")
-                mark = blake2b(known, digest_size=16).digest()
+                mark = mark_of(event)
                 if mark not in seen:
                     seen.add(mark)
                     events.append(event)

@@ -30,6 +30,7 @@ class Handler:
         "is_plain",
         "name",
         "options",
+        "undoes",
         "wants_context",
     )
 
@@ -40,6 +41,8 @@ class Handler:
         shape: Shape,
         options: Options = NONE,
         around: Sequence[Middleware] = (),
+        *,
+        undoes: bool = False,
     ) -> None:
         self.channel = channel
         self.around = around
@@ -47,6 +50,8 @@ class Handler:
         self.options = options
         self.batch = options.batch
         """It takes a list of at most this many payloads; None: it takes one."""
+        self.undoes = undoes
+        """It takes back what was handled in its channel."""
         self.name = name_of(function)
         self.call = function
         self.encode, self.decode = codec(shape.payload)

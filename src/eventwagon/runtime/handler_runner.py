@@ -15,6 +15,7 @@ from ..contracts.facts import HandlerOverran
 from ..display.text import count, plain
 from ..errors import EventwagonError
 from ..policy.demand import FEW
+from ..policy.slices import undone_of
 from .admission import Gate
 from .batching import Batched, Result, begin_batch, error_of, holds_several
 from .budgets import LEASE_LOST, ChannelBudget
@@ -119,7 +120,7 @@ class HandlerRunner:
         self._strays: dict[str, int] = {}
         """By event: how often other tasks have cancelled its handling."""
         self._time = asyncio.get_running_loop().time
-        note_handlings(runtime.handlers.values(), runtime.revision)
+        note_handlings((*runtime.handlers.values(), *runtime.undo_handlers.values()), runtime.revision)
 
     def add(self, task: asyncio.Task[None]) -> None:
         """Add a worker: this task takes events from now on."""
@@ -177,13 +178,15 @@ class HandlerRunner:
                 runtime.train,
                 source.channel.wagon,
                 handler.channel,
-                runtime.handlers,
+                {} if handler.undoes else runtime.handlers,
                 settings.max_event_bytes,
                 runtime.clock,
                 runtime.state,
                 keeps_times=runtime.timetable is not None,
                 publisher=runtime.publisher,
             )
+            if handler.undoes:
+                context.undone = undone_of(event, runtime.train, wagon.spec.undoes, handler.channel)
             if handler.batch:
                 wagon.more += len(worker.others)
                 return begin_batch(handler, (delivery, *worker.others), context, worker, self._threads)

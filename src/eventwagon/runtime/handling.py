@@ -14,7 +14,7 @@ from typing import Any
 
 from ..cloudevents import UNDECODABLE, is_batch, parts
 from ..display.text import said
-from ..event import Event
+from ..event import UNDO, Event
 from .bulkhead import traceback_of
 from .context import Context
 from .handler import Handler
@@ -37,8 +37,11 @@ def begin(
     `run.because`), the handler is cancelled. One that goes on all the same is no longer run once `run.given_up` is set
     and it is cancelled again. A handler in a thread goes on in any case; `run.thread` says when it has ended.
     """
-    if event.extensions and UNDECODABLE in event.extensions:
-        return no_payload(event, handler)
+    if event.extensions:
+        if UNDECODABLE in event.extensions:
+            return no_payload(event, handler)
+        if UNDO in event.extensions and not handler.undoes:
+            return to_be_undone(event)
     if context is not None and is_batch(event):
         return _each(handler, event, context, run, threads)
     try:
@@ -93,6 +96,11 @@ async def _innermost(handler: Handler, run: RunState, threads: Threads, argument
         handler.warn_of(result)
 
 
+def to_be_undone(event: Event) -> Dead:
+    """The outcome of an event for an undo handler that somebody has published to be handled."""
+    return Dead(f"it is for undo {event.extensions[UNDO]}, and not to be handled: `eventwagon undo` resumes that")
+
+
 def no_payload(event: Event, handler: Handler, error: BaseException | None = None) -> Dead:
     """The outcome of an event whose data are no payload for this handler. `error` is what the decoder raised; None: the
     message could not even be read."""
@@ -106,7 +114,8 @@ async def _each(handler: Handler, batch: Event, context: Context, run: RunState,
     letters of those that died. If one fails or is snoozed, the whole batch comes again: it is one message at the
     broker."""
     emitted: list[tuple[str, Event]] = []
-    for event in parts(batch):
+    events = parts(batch)
+    for event in reversed([*events]) if handler.undoes else events:
         own = context.of(event)
         try:
             await asyncio.sleep(0)  # handlers that never wait must let others run

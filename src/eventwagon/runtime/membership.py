@@ -381,6 +381,7 @@ class Membership:
             attachments=attachments,
             deployed=deployed,
             channels=tuple(name for name in handlers if name) if handlers else None,
+            undoes=tuple(self._runtime.undo_handlers) if handlers else None,
             caught=self._bulkhead.caught,
             held=self._local_workers.held if self._local_workers is not None else 0,
             trouble=self.trouble,

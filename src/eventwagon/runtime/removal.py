@@ -14,7 +14,7 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Wagon
 from ..display.text import said
 from ..errors import ChannelGone, Conflict, EventRefused, EventwagonError, PublishUncertain, Unavailable
-from ..event import ARCHIVE, DEAD, Channel, Event, wagon_name
+from ..event import ARCHIVE, DEAD, UNDO, Channel, Event, wagon_name
 from ..policy.edits import (
     RemoveLeftover,
     found_late,
@@ -278,6 +278,8 @@ class WagonRemover:
         try:
             if wagon is not None and wagon.replay:
                 raise _ForReplayError(f"it was for replay {wagon.replay}: the active wagon takes no replayed events")
+            if any(UNDO in event.extensions for event in events):
+                raise _ForReplayError("it was to be undone: the active wagon would handle it")
             if channel.name:
                 await _in_spite_of_defects(partial(self._emit_anew, channel, events))
             else:

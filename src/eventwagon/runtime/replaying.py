@@ -13,7 +13,7 @@ from ..errors import Unavailable, UsageError
 from ..event import legible, wagon_name
 from ..policy.edits import Edit
 from ..policy.letters import moment
-from ..policy.replays import cancelled, of_number, requested
+from ..policy.replays import MOST_WAITING, cancelled, of_number, requested
 from ..values import check_revision, is_a, items, plain, real, shown, whole
 from .feeding import meant
 from .runtime import Runtime
@@ -25,7 +25,6 @@ _MOST_LONG = 1000
 """Longer texts are cut where the manifest is stored."""
 _MOST_TEXT = 60_000
 """The most characters in the ids of a request, and in those of all that wait before one is refused."""
-_MOST_WAITING = 10
 _SLOWEST, _FASTEST = 0.01, 1e6
 _OUTCOMES = ("handled", "dead")
 
@@ -119,7 +118,7 @@ class Replays:
             nonlocal number
             if m.removal is not None:
                 raise UsageError(f"train {m.train} is being removed")
-            if len(m.replays) >= _MOST_WAITING or sum(len(i) for r in m.replays for i in r.of.ids) > _MOST_TEXT:
+            if len(m.replays) >= MOST_WAITING or sum(len(i) for r in m.replays for i in r.of.ids) > _MOST_TEXT:
                 raise UsageError(f"{len(m.replays)} replays wait already: request this one when some are over")
             number = m.next_number
             return requested(m, made, words(of))

@@ -57,6 +57,8 @@ class Runtime:
     handlers: Mapping[str, Handler] = field(default_factory=dict)
     """By the inner channel's name; the ingress's under the empty name. A program without handlers does not declare the
     train: it leaves that to one that has handlers."""
+    undo_handlers: Mapping[str, Handler] = field(default_factory=dict)
+    """The same for undoing."""
     name: str = ""
     """This process's name: it checks in, claims events and writes to the journal under it."""
     revision: str = ""

@@ -146,6 +146,8 @@ class WagonConsumer:
         spec, handlers = self.state.spec, self._runtime.handlers
         if why := why_not_served(self._runtime.revision, spec.revision):
             raise UsageError(why)
+        if spec.undoes and spec.undo_channel not in self._runtime.undo_handlers:
+            raise UsageError(f"this program has no undo handler for {spec.undo_channel or spec.train}")
         if "" not in handlers:
             raise UsageError(f"this program has no handler for {spec.channels[0]}")
         async with AsyncExitStack() as stack:
@@ -170,10 +172,11 @@ class WagonConsumer:
                 raise
             self._gone.add(channel)
             return None
-        handler, settings = runtime.handlers[channel.name], runtime.settings
+        spec, settings = self.state.spec, runtime.settings
+        handler = runtime.undo_handlers[spec.undo_channel] if spec.undoes else runtime.handlers[channel.name]
         retries = settings.retries_of(handler.options)
-        circuit = self._circuits.of(channel.name, retries, guarded=self.state.spec.guarded)
-        budget = runtime.budgets.get(channel.name)
+        circuit = self._circuits.of(_circuit(channel, spec), retries, guarded=spec.guarded)
+        budget = None if spec.undoes else runtime.budgets.get(channel.name)
         once = (
             None
             if runtime.once is None
@@ -231,7 +234,8 @@ class WagonConsumer:
                 if prefetcher is not None:
                     self._fetching.append(self._keep_up(prefetcher.fetch, "fetching"))
         for each in self._channels:
-            circuit = self._circuits.of(each.source.channel.name, each.source.retries, guarded=spec.guarded)
+            name = _circuit(each.source.channel, spec)
+            circuit = self._circuits.of(name, each.source.retries, guarded=spec.guarded)
             if circuit is not each.source.circuit:
                 each.settler.change_circuit(circuit)
                 self._pool.state.wake_all()
@@ -387,3 +391,8 @@ class WagonConsumer:
         wagon = self.state
         if wagon.leaving and not wagon.busy and (self.trouble or not any(c.settler.unsettled for c in self._channels)):
             wagon.quiet.set()
+
+
+def _circuit(channel: Channel, spec: WagonSpec) -> str:
+    """The name of the channel's circuit: undo handlers do other things than handlers, and have their own."""
+    return f"undo {spec.undo_channel or spec.train}" if spec.undoes else channel.name

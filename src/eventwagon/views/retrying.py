@@ -19,6 +19,11 @@ def left_out(preview: DeadPreview, command: str = "") -> list[str]:
         )
     if preview.cut:
         notes.append(f"{count(preview.cut, 'dead letter')} can't be retried: the end of the data was cut off")
+    if preview.of_undos:
+        notes.append(
+            f"{count(preview.of_undos, 'dead letter')} could not be undone, and will not be handled: resume the undo "
+            "(`eventwagon undo`)"
+        )
     return notes
 
 

@@ -1,0 +1,105 @@
+"""The course of an undo. Pure.
+
+A slice is fed like a replay (policy/replays.py), and is over when its wagons are gone. If all its events are known to
+be undone, the next one begins; if not, the undo stops until somebody resumes it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..contracts.facts import ChannelUndone, UndoResumed, UndoStopped
+from ..contracts.manifest import Manifest
+from ..contracts.replay import Replay
+from ..contracts.undo import Slice, Undo
+from ..display.text import count as counted
+from ..event import wagon_name
+from .edits import Edit
+
+
+def slice_over(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
+    """The wagons of a slice are gone: stop, or begin the next slice. After the last one only the fact says it."""
+    if undo.stopped:
+        return Edit(manifest)
+    channel = undo.slice.channel or manifest.train
+    dead, why = replay.dead - undo.dead, undo.unsure
+    if forgotten := [n for n in undo.opened if n not in undo.wagons]:
+        why = f"the registry stepped back, and forgot {wagon_name(manifest.train, forgotten[0])}"
+    if dead:
+        why = counted(dead, "dead letter")
+    if why:
+        fact = UndoStopped(train=manifest.train, number=replay.number, channel=channel, because=why)
+        stopped = msgspec.structs.replace(undo, stopped=why)
+        return Edit(_with(manifest, msgspec.structs.replace(replay, undo=stopped, trouble=f"stopped: {why}")), (fact,))
+    over = ChannelUndone(
+        train=manifest.train,
+        number=replay.number,
+        wagon=undo.wagon,
+        channel=channel,
+        level=undo.slice.level,
+        count=replay.fed,
+    )
+    if undo.then:
+        manifest = _with(manifest, _begun(replay, undo, undo.then[0], undo.then[1:]))
+    return Edit(manifest, (over,))
+
+
+def resumed(
+    manifest: Manifest, number: int, again: Slice | None, because: str, by: str, *, step: int | None = None
+) -> Edit:
+    """Go on with an undo that has stopped: first with `again`, the rest of the slice, if there is one. Idempotent;
+    nothing changes if it is not at `step` any more: somebody else has resumed it, and it has stopped elsewhere."""
+    replay = next((r for r in manifest.replays if r.number == number), None)
+    if replay is None or replay.undo is None or not replay.undo.stopped or replay.cancelled:
+        return Edit(manifest)
+    undo = replay.undo
+    if step not in (None, undo.step):
+        return Edit(manifest)
+    count = 0 if again is None else again.count
+    fact = UndoResumed(train=manifest.train, number=number, again=count, because=because, by=by)
+    if again is not None:
+        return Edit(_with(manifest, _begun(replay, undo, again, undo.then)), (fact,))
+    going = msgspec.structs.replace(undo, dead=replay.dead, stopped="", unsure="", opened=undo.wagons)
+    return Edit(_with(manifest, msgspec.structs.replace(replay, undo=going, trouble="")), (fact,))
+
+
+def next_wagon(replay: Replay, number: int) -> Replay:
+    """The replay that has opened wagon `number`."""
+    changes: dict[str, object] = {"wagon": number, "start": replay.fed, "refused": 0}
+    if replay.undo is not None:
+        changes["undo"] = msgspec.structs.replace(replay.undo, opened=(*replay.undo.opened, number))
+    return msgspec.structs.replace(replay, **changes)
+
+
+def _begun(replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...]) -> Replay:
+    """The replay at the beginning of that slice."""
+    again = bool(following.without)
+    return msgspec.structs.replace(
+        replay,
+        count=following.count,
+        fed=0,
+        wagon=0,
+        start=0,
+        refused=0,
+        feeder="",
+        torn=False,
+        attempts=0,
+        trouble="",
+        undo=msgspec.structs.replace(
+            undo,
+            slice=following,
+            then=then,
+            step=undo.step + 1,
+            done=undo.done + replay.fed - (following.count if again else 0),
+            dead=replay.dead,
+            wagons=undo.wagons if again else (),
+            opened=undo.wagons if again else (),
+            unsure="",
+            stopped="",
+        ),
+    )
+
+
+def _with(manifest: Manifest, replay: Replay) -> Manifest:
+    replays = tuple(replay if r.number == replay.number else r for r in manifest.replays)
+    return msgspec.structs.replace(manifest, replays=replays)

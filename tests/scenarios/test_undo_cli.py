@@ -1,0 +1,114 @@
+"""`eventwagon undo`: what it shows, requests, lists and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from eventwagon import Context, Reject, Train, Volume
+from eventwagon.cli.app import app
+from eventwagon.connection import Connection
+
+undone: list[int] = []
+
+
+def shop(archive: Path) -> Train:
+    train = Train(
+        "shop", limit=Volume(1000), observe_every=0.02, archive=archive.as_uri(), ledger=f"sqlite:///{archive}/ledger"
+    )
+
+    @train.on("shop")
+    async def order(n: int, ctx: Context) -> None:
+        if n == 3:
+            raise Reject("three")
+        ctx.emit("bill", n)
+
+    @train.on("bill")
+    async def bill(n: int) -> None: ...
+
+    @train.undo("shop")
+    async def unorder(n: int) -> None:
+        undone.append(n)
+
+    return train
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/trains"
+
+    async def made() -> None:
+        async with shop(tmp_path).connect(url, listeners=()) as c, c.running(), asyncio.timeout(60):
+            await c.publish_many(range(5))
+            await c.wait_drained(await c.request_switch())
+
+    asyncio.run(made())
+    return url
+
+
+def command(url: str, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--url", url])
+
+
+def test_it_shows_requests_lists_and_what_is_done_is_in_the_ledger(url: str, tmp_path: Path) -> None:
+    undone.clear()
+    refused = command(url, "undo", "shop", "shop_v1")
+    assert refused.exit_code == 2
+    assert "no process works for train shop" in " ".join(refused.output.split())
+
+    async def main() -> None:
+        async with shop(tmp_path).connect(url, listeners=()) as c, c.running(), asyncio.timeout(60):
+            await _asked(c)
+
+    async def _asked(c: Connection) -> None:
+        def said(*words: str, code: int = 0) -> str:
+            result = command(url, "undo", "shop", *words)
+            assert result.exit_code == code, result.output
+            assert "Traceback" not in result.output
+            return " ".join(result.output.split())
+
+        shown = await asyncio.to_thread(said, "1", "--dry-run")
+        assert "bill: 4 events handled, and no undo handler shop: 4 events to undo; 1 dead, not undone" in shown
+        assert "4 events of shop_v1 would be undone, in 1 wagon" in shown
+        assert "no undo handler for bill: --partial" in await asyncio.to_thread(said, "1", "--yes", code=2)
+        assert "say --yes" in await asyncio.to_thread(said, "1", "--partial", code=2)
+        told = await asyncio.to_thread(said, "1", "--partial", "--yes", "--reason", "bad prices", "--by", "me")
+        number = int(told.partition(" of shop_v1 is requested")[0].rpartition(" ")[2])
+        assert await c.undo.wait(number) == ""
+        assert sorted(undone) == [0, 1, 2, 4]
+        assert "was undone before, by undo" in await asyncio.to_thread(said, "1", "--dry-run")
+        assert "--again undoes it once more" in await asyncio.to_thread(said, "1", "--partial", "--yes", code=2)
+        assert "nothing is undone" in await asyncio.to_thread(said)
+        assert "is over already" in await asyncio.to_thread(said, "--cancel", str(number))
+
+    asyncio.run(main())
+    ledger = f"sqlite:///{tmp_path}/ledger"
+    audit = CliRunner().invoke(app, ["audit", "shop", "1", "--ledger", ledger])
+    assert audit.exit_code == 0, audit.output
+    assert "undoes shop_v1" in " ".join(audit.output.split()), "the records of both"
+    audit = CliRunner().invoke(app, ["audit", "shop", "--ledger", ledger])
+    assert "undoing shop_v1 drained" in " ".join(audit.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--dry-run"], "--dry-run: give the WAGON"),
+        (["1", "--resume", "3"], "take no WAGON"),
+        (["--resume", "3", "--cancel", "3"], "not both"),
+        (["--without-failed"], "goes with --resume"),
+        (["7", "--dry-run"], "shop_v7 is not archived"),
+        (["2", "--dry-run"], "not gone yet"),
+        (["--resume", "99"], "no undo 99"),
+        (["--cancel", "99"], "no replay 99"),
+        (["seven"], "WAGON"),
+    ],
+)
+def test_mistakes_are_refused(url: str, words: list[str], why: str) -> None:
+    refused = command(url, "undo", "shop", *words)
+    assert refused.exit_code == 2, refused.output
+    assert why in " ".join(refused.output.split())
+    assert "Traceback" not in refused.output

@@ -211,7 +211,7 @@ POINTS = (
         archived=True,
     ),
     CrashPoint(
-        "recorded",
+        "archive_recorded",
         "the manifest recorded that the wagon is archived",
         "the rows, which nobody needs any more, and all channels",
         "an observer goes on, without writing the files again",

@@ -537,11 +537,11 @@ def _removal_unfenced() -> Iterator[None]:
     def taken(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
         return Edit(changed(manifest, wagon.number, remover=by)) if manifest.wagon(wagon.number) else Edit(manifest)
 
-    def gone(manifest: Manifest, number: int, by: str) -> Edit:
+    def gone(manifest: Manifest, number: int, by: str, told: Sequence[Decision] = ()) -> Edit:
         standing = manifest.wagon(number)
         if standing is not None and standing.state is State.DRAINED:
             manifest = moved(manifest, number, Move.REMOVAL_BEGUN)
-        return edits_module.removed(manifest, number, by)
+        return edits_module.removed(manifest, number, by, told)
 
     with (
         mock.patch.object(WagonRemover, "remove", mutant),

@@ -15,6 +15,7 @@ from ...drivers.opening import open_drivers
 from ...errors import EventwagonError
 from ...limits import parse_limit, slo
 from ...runtime.context import Context
+from ...settings import NO_LEDGER
 from ...testing.virtual_time import VirtualClock
 from ...testing.virtual_time import run as run_in_virtual_time
 from ...train import Train
@@ -51,6 +52,7 @@ class _Run:
             provision_timeout=max(30.0, 4 * job.start),
             publish_timeout=3600.0,
             handler_timeout=3600.0,
+            ledger=NO_LEDGER,
         )
         self._pods: SimulatedPods | None = None
         if workers.own is not None:

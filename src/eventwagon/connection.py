@@ -21,7 +21,7 @@ from .contracts.broker import Broker, Depth
 from .contracts.facts import Declared, Entry, Listener, StopRequested
 from .contracts.ledger import Ledger, WagonRecord
 from .contracts.lifecycle import LIVE
-from .contracts.manifest import Manifest, Pause, Request, gone_by
+from .contracts.manifest import RULE, Manifest, Pause, Request, gone_by
 from .contracts.metering import Meter, ProcessFigures
 from .contracts.orchestrator import Delivering, Deployment, InSteps, Orchestrator
 from .contracts.process import this_user
@@ -992,6 +992,8 @@ def _asked(why: str, by: str | None) -> tuple[str, str]:
 def _asker(by: str | None) -> str:
     """Who requests a change, for the journal; a blank name counts as none. It proves nothing: anyone with write access
     to the registry can write any name. Raises UsageError."""
+    if by == RULE:
+        raise UsageError(f"by={RULE!r} stands for the rule pause_on: give another name")
     return redacted((by is not None and text("by", by, most=200)) or this_user())
 
 

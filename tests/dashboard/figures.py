@@ -127,6 +127,7 @@ def train(now: float, **changes: Any) -> Figures:
         "schedules": [
             {"name": "nightly", "when": "0 2 * * *", "channel": "", "last": None, "next": now + 4000, "missed": None}
         ],
+        "replays": ["replay 19 of orders_v9: 3,200 of 10,000 published to orders_v20 (by anna: prices were wrong)"],
         "later": {"count": 42, "next_at": now + 12},
         "dead_lost": 0,
         "members": [

@@ -32,7 +32,7 @@ def test_the_latest_handlings_are_what_was_new_in_the_latest_looks(
     rule: PauseOn, turns: list[dict[str, tuple[int, int] | None]]
 ) -> None:
     """`turns`: by process, what it has handled since the last look; None: it ends, and its name comes back anew."""
-    memory, m = LatestOutcomes(), manifest(wagon(1, State.ACTIVE))
+    memory = LatestOutcomes()
     totals: dict[str, tuple[int, int]] = {}
     new: list[int] = []
     bad: list[int] = []
@@ -50,7 +50,7 @@ def test_the_latest_handlings_are_what_was_new_in_the_latest_looks(
             Member(name=name, attachments=(Deployment(number=1, ready=True, handled=good, failed=failed),))
             for name, (good, failed) in totals.items()
         ]
-        found = memory.look(rule, m, {}, members).get(1, Outcomes(0, 0))
+        found = memory.look([1], {}, members, enough=rule.of, now=float(len(new)), span=0.0).get(1, Outcomes(0, 0))
         new.append(good_now + bad_now)
         bad.append(bad_now)
         assert sum(found) <= sum(new)
@@ -58,6 +58,33 @@ def test_the_latest_handlings_are_what_was_new_in_the_latest_looks(
         assert sum(found) >= min(rule.of, sum(new))
         enough = next((n for n in range(len(new) + 1) if sum(new[len(new) - n :]) >= rule.of), len(new))
         assert found.failed <= sum(bad[len(bad) - enough :]), "none is older than what is needed"
+
+
+@given(
+    rates=st.lists(st.tuples(st.integers(0, 200), st.booleans()), min_size=1, max_size=12),
+    first=st.lists(st.floats(0.0, 1.0), min_size=12, max_size=12),
+)
+def test_however_often_each_process_reports_the_share_is_about_that_of_all(
+    rates: list[tuple[int, bool]], first: list[float]
+) -> None:
+    """`rates`: by process, handlings a second, and whether all fail. Those that fail report each half second, the
+    others each 5/3 s, from any moment on."""
+    memory, span = LatestOutcomes(), 2.5
+    everything = sum(rate for rate, _ in rates)
+    bad = sum(rate for rate, fails in rates if fails)
+    said = [Deployment(number=1, ready=True) for _ in rates]
+    due = [start * (0.5 if fails else 5 / 3) for start, (_, fails) in zip(first, rates, strict=False)]
+    for tenth in range(200):
+        now = tenth / 10
+        for n, (rate, fails) in enumerate(rates):
+            if now >= due[n]:
+                due[n] += 0.5 if fails else 5 / 3
+                done = int(rate * now)
+                said[n] = Deployment(number=1, ready=True, handled=0 if fails else done, failed=done if fails else 0)
+        members = [Member(name=f"p{n}", attachments=(each,)) for n, each in enumerate(said)]
+        found = memory.look([1], {}, members, enough=50, now=now, span=span).get(1)
+        if found is not None and everything >= 50:
+            assert found.failed / sum(found) <= 1.8 * bad / everything + 0.02
 
 
 @st.composite

@@ -228,8 +228,8 @@ def test_an_orchestrator_may_raise_anything(error: Callable[[], BaseException]) 
 
 
 class Served:
-    workers, handled, failed, in_hand, missing, trouble, channels = 1, 0, 0, 0, (), "", ()
-    paused, work = False, None
+    workers, handled, failed, uncounted, skipped, in_hand, missing = 1, 0, 0, 0, 0, 0, ()
+    trouble, channels, paused, work = "", (), False, None
     open: ClassVar[dict[str, str]] = {}
     at_budget: ClassVar[dict[str, str]] = {}
 

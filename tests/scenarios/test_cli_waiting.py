@@ -84,7 +84,8 @@ def test_a_drain_misses_no_worker_that_has_a_process_of_its_own(place: Path) -> 
         cli(place, "publish", "app:train", given=lines("a@x"))
         until_handled(place, 1)
         done = cli(place, "drain", "signups")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0
+        assert "no worker" not in done.stderr
         cli(place, "stop", "signups")
     assert "no worker of train signups is alive" in cli(place, "drain", "signups", "--timeout", "0.1").stderr
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from eventwagon.contracts.broker import Named
+from eventwagon.display.json_lines import LOG_FORMAT
 from eventwagon.drivers.opening import open_drivers
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
@@ -25,7 +26,8 @@ from tests.deployed import is_ready, until, until_deployed
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Place:
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv(LOG_FORMAT, raising=False)  # other tests run commands, which set it, in this process
     return Place(tmp_path)
 
 

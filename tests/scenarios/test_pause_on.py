@@ -169,7 +169,7 @@ def test_a_batch_that_fails_counts_once() -> None:
             raise RuntimeError("broken")
 
         async with world.running(train) as c:
-            await c.publish_many(range(100))
+            await c.publish_many(range(1000))
             await until(lambda: world.of(DeliveryPaused))
             (fact,) = world.of(DeliveryPaused)
             assert fact.handled == 0

@@ -104,7 +104,7 @@ def _by_people(before: Manifest, record: Revised) -> Iterator[Violation]:
         if now is None:
             continue
         says = ""
-        if was.paused is not None and now.paused is None and now.resumed_at is None:
+        if was.paused is not None and was.paused.by == RULE and now.paused is None and now.resumed_at is None:
             says = f"wagon {was.number} goes on, and nobody has resumed it"
         elif was.paused is None and now.paused is not None and now.paused.by == RULE and was.resumed_at is not None:
             says = f"wagon {was.number} was paused by the rule after somebody had resumed it"

@@ -41,7 +41,6 @@ from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, Us
 from eventwagon.errors import Failed as SomeFailed
 from eventwagon.event import DEAD, UNDO, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
-from eventwagon.policy import latest_outcomes as outcomes_module
 from eventwagon.policy import pause_on as pause_on_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import reconcile as reconcile_module
@@ -52,7 +51,7 @@ from eventwagon.policy.budgets import shares
 from eventwagon.policy.demand import Demand
 from eventwagon.policy.edits import Edit, Ensure, RemoveLeftover, sealed, spec_of
 from eventwagon.policy.elastic import ElasticWagon, Sizing, size
-from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes, is_judged
+from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.reconcile import Handed
 from eventwagon.policy.replays import claimed, fed, of_number, run_replays
@@ -1343,13 +1342,12 @@ def _rule_not_heeded() -> Iterator[None]:
 
 @_mutant("the rule does not take a person's word", "rule", RULED)
 def _rule_pauses_again() -> Iterator[None]:
+    is_judged = pause_on_module._is_judged
+
     def mutant(manifest: Manifest, wagon: Wagon) -> bool:
         return is_judged(manifest, msgspec.structs.replace(wagon, resumed_at=None))
 
-    with (
-        mock.patch.object(outcomes_module, "is_judged", mutant),
-        mock.patch.object(pause_on_module, "is_judged", mutant),
-    ):
+    with mock.patch.object(pause_on_module, "_is_judged", mutant):
         yield
 
 
@@ -1357,9 +1355,9 @@ def _rule_pauses_again() -> Iterator[None]:
 def _totals_counted_again() -> Iterator[None]:
     look = LatestOutcomes.look
 
-    def mutant(self: LatestOutcomes, *given: Any) -> Any:
+    def mutant(self: LatestOutcomes, *given: Any, **more: Any) -> Any:
         self._totals = dict.fromkeys(self._totals, Outcomes(0, 0))
-        return look(self, *given)
+        return look(self, *given, **more)
 
     with mock.patch.object(LatestOutcomes, "look", mutant):
         yield

@@ -17,7 +17,7 @@ from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.errors import UsageError
 from eventwagon.policy.edits import differing, stepped_back
 from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes
-from eventwagon.policy.pause_on import pause_failing
+from eventwagon.policy.pause_on import judged, pause_failing
 from eventwagon.policy.pausing import paused, resting, resumed
 from eventwagon.policy.plan import plan
 from eventwagon.views.train import reason
@@ -149,6 +149,12 @@ def test_a_wagon_that_somebody_resumed_is_not_paused_by_the_rule_again() -> None
     assert m.wagons[0].paused_seconds == 100.0
 
 
+def test_the_end_of_a_pause_by_hand_switches_no_rule_off() -> None:
+    m = paused(manifest(wagon(1, State.ACTIVE)), 1, Pause(why="maintenance", at=NOW, by="ada")).manifest
+    m = resumed(m, 1, NOW + 1.0, "done", "ada").manifest
+    assert resting(pause_failing(RULE_, m, BAD, NOW + 2.0).manifest) == {1}
+
+
 def test_the_end_of_the_train_s_pause_decides_nothing_about_a_wagon() -> None:
     m = manifest(wagon(1, State.ACTIVE), paused=Pause(why="w", at=NOW))
     m = resumed(m, None, NOW + 1.0, "", "").manifest
@@ -159,9 +165,11 @@ def test_the_end_of_the_train_s_pause_decides_nothing_about_a_wagon() -> None:
 def test_a_registry_that_steps_back_does_not_forget_that_somebody_resumed() -> None:
     before = pause_failing(RULE_, manifest(wagon(1, State.ACTIVE)), BAD, NOW - 50.0).manifest
     after = resumed(before, 1, NOW, "", "ada").manifest
-    taken = stepped_back(Snapshot(after, 9), Snapshot(manifest(wagon(1, State.ACTIVE)), 5), NOW + 1.0).manifest
-    assert (taken.wagons[0].resumed_at, taken.wagons[0].paused_seconds) == (NOW, 50.0)
-    assert pause_failing(RULE_, taken, BAD, NOW).manifest is taken
+    for there in (manifest(wagon(1, State.ACTIVE)), before):
+        taken = stepped_back(Snapshot(after, 9), Snapshot(there, 5), NOW + 1.0).manifest
+        assert (taken.wagons[0].resumed_at, taken.wagons[0].paused_seconds) == (NOW, 50.0)
+        assert taken.wagons[0].paused is None
+        assert pause_failing(RULE_, taken, BAD, NOW).manifest is taken
 
 
 def test_a_look_pauses() -> None:
@@ -178,22 +186,29 @@ def test_a_look_pauses() -> None:
 class Watch:
     """One observer's memory, and the train that it looks at."""
 
-    def __init__(self, of: int = 50) -> None:
+    def __init__(self, of: int = 50, span: float = 0.0) -> None:
         self.memory = LatestOutcomes()
+        self.now, self.span = 0.0, span
         self.rule = PauseOn(failures=0.2, of=of)
         self.manifest = manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE))
 
-    def look(self, *totals: tuple[str, int, int, int], unreadable: int = 0) -> dict[int, Outcomes]:
-        """`totals`: a process, the wagon, handled, failed."""
+    def look(self, *totals: tuple[str, int, int, int], uncounted: int = 0) -> dict[int, Outcomes]:
+        """`totals`: a process, the wagon, handled, failed. One look a second."""
         members = [
-            Member(name=name, attachments=(of(number, handled, failed, unreadable),))
+            Member(name=name, attachments=(of(number, handled, failed, uncounted),))
             for name, number, handled, failed in totals
         ]
-        return dict(self.memory.look(self.rule, self.manifest, {}, members))
+        return self.look_at({}, members)
+
+    def look_at(self, deployments: dict[int, Deployment], members: list[Member]) -> dict[int, Outcomes]:
+        self.now += 1.0
+        numbers = judged(self.rule, self.manifest)
+        found = self.memory.look(numbers, deployments, members, enough=self.rule.of, now=self.now, span=self.span)
+        return dict(found)
 
 
-def of(number: int, handled: int, failed: int, unreadable: int = 0) -> Deployment:
-    return Deployment(number=number, ready=True, handled=handled, failed=failed, unreadable=unreadable)
+def of(number: int, handled: int, failed: int, uncounted: int = 0) -> Deployment:
+    return Deployment(number=number, ready=True, handled=handled, failed=failed, uncounted=uncounted)
 
 
 def test_what_was_counted_before_the_first_look_is_left_out() -> None:
@@ -227,10 +242,23 @@ def test_only_the_latest_count_as_many_as_are_needed() -> None:
     assert watch.look(("a", 1, 1060, 50)) == {1: (60, 0)}  # nor does a bad one that is over count
 
 
-def test_what_could_not_be_decoded_does_not_count() -> None:
+def test_a_process_that_reports_more_often_does_not_decide_alone() -> None:
+    """Ten processes handle as much each, one of them badly: it reports each second, the others each third one."""
+    watch = Watch(of=50, span=5.0)
+    told = dict.fromkeys(range(10), 0)
+    for second in range(1, 40):
+        told = {n: second * 100 if n == 0 or (second + n) % 3 == 0 else known for n, known in told.items()}
+        found = watch.look(*((f"p{n}", 1, 0 if n == 0 else done, done if n == 0 else 0) for n, done in told.items()))
+        if second <= 5:
+            assert found == {}, "not all have reported"
+        else:
+            assert not watch.rule.holds(*found[1])
+
+
+def test_what_is_not_counted_does_not_count() -> None:
     watch = Watch()
     watch.look(("a", 1, 0, 0))
-    assert watch.look(("a", 1, 3, 60), unreadable=60) == {1: (3, 0)}
+    assert watch.look(("a", 1, 3, 60), uncounted=60) == {1: (3, 0)}
 
 
 def test_nothing_counts_of_the_time_before_or_during_a_pause() -> None:
@@ -248,10 +276,8 @@ def test_nothing_counts_of_the_time_before_or_during_a_pause() -> None:
 def test_of_an_orchestrator_the_totals_count_where_no_process_checks_in() -> None:
     watch = Watch()
     both = {5: of(1, 0, 0), 2: of(2, 0, 0)}
-    watch.memory.look(watch.rule, watch.manifest, both, [Member(name="a", attachments=(of(2, 0, 0),))])
-    found = watch.memory.look(
-        watch.rule,
-        watch.manifest,
+    watch.look_at(both, [Member(name="a", attachments=(of(2, 0, 0),))])
+    found = watch.look_at(
         {5: of(1, 4, 2), 2: of(2, 100, 100)},
         [Member(name="a", attachments=(of(2, 1, 0),))],
     )
@@ -262,5 +288,6 @@ def test_without_a_rule_nothing_is_kept() -> None:
     watch = Watch()
     watch.look(("a", 1, 0, 0))
     watch.look(("a", 1, 0, 40))
-    assert watch.memory.look(None, watch.manifest, {}, []) == {}
+    assert judged(None, watch.manifest) == ()
+    assert watch.memory.look((), {}, [], enough=0, now=5.0, span=0.0) == {}
     assert watch.look(("a", 1, 0, 80)) == {}

@@ -109,8 +109,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     paused_seconds: float = 0.0
     """How long its own pauses that are over lasted, in all. Older code drops it."""
     resumed_at: float | None = None
-    """When somebody last ended a pause of its own: `pause_on` does not pause it any more. Older code drops it; then it
-    may be paused by the rule again."""
+    """When somebody ended a pause by the rule `pause_on`, which does not pause it any more. Older code drops it; then
+    the rule may pause it again."""
     remover: str = ""
     """The process that removes it. Another goes on only when that one is gone, or has made no progress for long. Older
     code drops it; then some of its dead letters may be stored twice."""

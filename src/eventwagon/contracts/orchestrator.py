@@ -96,8 +96,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """Handlings that ended well at this wagon."""
     failed: int = 0
     """Handlings there that failed."""
-    unreadable: int = 0
-    """How many of these were of events whose data no handler could decode, as far as reported."""
+    uncounted: int = 0
+    """How many of these the rule `pause_on` does not count, as far as reported: events whose data no handler could
+    decode, attempts after an event's first, and dead letters that were sent again."""
     skipped: int = 0
     """Events there that were settled because they had been handled before (`once`)."""
     work: Work | None = None
@@ -141,7 +142,7 @@ def together(found: Sequence[Deployment]) -> Deployment:
         trouble="" if ready else next((d.trouble for d in found if d.trouble), ""),
         handled=sum(d.handled for d in found),
         failed=sum(d.failed for d in found),
-        unreadable=sum(d.unreadable for d in found),
+        uncounted=sum(d.uncounted for d in found),
         skipped=sum(d.skipped for d in found),
         work=_summed([d.work for d in found if d.work is not None]),
         in_hand=sum(d.in_hand for d in found),

@@ -17,7 +17,7 @@ from ..contracts.registry import Member
 from ..display.text import plain
 from ..event import DEAD
 from ..policy.figures import pressures_of
-from ..policy.seen import Seen
+from ..policy.seen import Seen, age_in
 from ..views.notes import Note, conditions, later_note, losses, who_is_there
 from ..views.train import Found, View, WagonView, removed_wagon
 from ..workers import ORCHESTRATED
@@ -115,6 +115,7 @@ def train_of(found: Found, view: View, measures: Measures, check_ins: Sequence[M
         threatened=view.threatened,
         budgets=_budgets(check_ins),
         schedules=view.schedules,
+        replays=view.replays,
         later=LaterShape(view.later, view.later_next),
         dead_lost=view.dead_lost,
         members=[_member(m) for m in view.members],
@@ -244,7 +245,7 @@ def _wagon(view: WagonView, found: Found, measures: Measures) -> WagonShape:
         age=view.age,
         reason=view.reason,
         rate=rate,
-        oldest_age=_oldest(found.depths.get(wagon.number, {}), found.at),
+        oldest_age=_oldest(wagon, found.depths.get(wagon.number, {}), found.at),
         drain_left=_drain_left(wagon, left, measures.paces.get(wagon.number)),
         opened_at=wagon.opened_at,
         ready_at=wagon.ready_at,
@@ -267,12 +268,12 @@ def _outstanding(depths: Mapping[str, Depth]) -> int | None:
     return outstanding([depth for name, depth in depths.items() if name != DEAD])
 
 
-def _oldest(depths: Mapping[str, Depth], now: float) -> float | None:
+def _oldest(wagon: Wagon, depths: Mapping[str, Depth], now: float) -> float | None:
     """How long the oldest event has waited in any channel; 0: none waits."""
     working = [d for name, d in depths.items() if name != DEAD]
     if any(d.waiting is None or (d.waiting and d.oldest_at is None) for d in working):
         return None
-    return max([0.0, *(now - d.oldest_at for d in working if d.oldest_at is not None)])
+    return max([0.0, *(age_in(wagon, d.oldest_at, now) or 0.0 for d in working)])
 
 
 def _drain_left(wagon: Wagon, left: int | None, pace: float | None) -> float | None:

@@ -223,6 +223,8 @@ class TrainShape(Card, frozen=True, kw_only=True):
     threatened: Sequence[str] = ()
     budgets: Sequence[BudgetShape] = ()
     schedules: Sequence[ScheduleView] = ()
+    replays: Sequence[str] = ()
+    """In words, those that are not over."""
     later: LaterShape = LaterShape(None, None)
     dead_lost: int = 0
     members: Sequence[MemberShape] = ()

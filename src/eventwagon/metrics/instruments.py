@@ -125,7 +125,7 @@ EVENT_WAIT = Instrument(
     name="eventwagon.event.wait",
     kind="histogram",
     unit="s",
-    help="From an event's time until its first handling began, measured at the ingress.",
+    help="From an event's time until its first handling began, at the ingress; not of events that are replayed.",
     labels=(TRAIN, OF),
     bounds=_WAITS,
 )

@@ -412,6 +412,7 @@ def by_hand_kept(known: Manifest, manifest: Manifest) -> Manifest:
 
 
 def _pauses_kept(known: Wagon, found: Wagon, since: float) -> Wagon:
+    since = max(since, known.resumed_at or since)
     ended = [at for at in (known.resumed_at, found.resumed_at) if at is not None]
     return msgspec.structs.replace(
         found,

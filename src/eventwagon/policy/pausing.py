@@ -9,7 +9,7 @@ import msgspec
 
 from ..contracts.facts import DeliveryPaused, DeliveryResumed
 from ..contracts.lifecycle import LIVE
-from ..contracts.manifest import Manifest, Pause, changed
+from ..contracts.manifest import RULE, Manifest, Pause, changed
 from ..contracts.registry import Member
 from .edits import Edit
 
@@ -32,7 +32,7 @@ def paused(manifest: Manifest, number: int | None, pause: Pause) -> Edit:
 
 def resumed(manifest: Manifest, number: int | None, now: float, because: str, by: str) -> Edit:
     """End the train's pause, or the wagon's own; neither ends the other. The rule `pause_on` does not pause a wagon
-    again whose own pause was ended. Idempotent."""
+    again after somebody has ended such a pause. Idempotent."""
     standing = manifest.own_pause(number)
     if standing is None:
         return Edit(manifest)
@@ -40,7 +40,8 @@ def resumed(manifest: Manifest, number: int | None, now: float, because: str, by
     fact = DeliveryResumed(train=manifest.train, number=number, because=because, by=by, seconds=seconds)
     left = _with(manifest, number, None)
     if number is not None and (wagon := left.wagon(number)) is not None:
-        left = changed(left, number, resumed_at=now, paused_seconds=wagon.paused_seconds + seconds)
+        at = now if standing.by == RULE else wagon.resumed_at
+        left = changed(left, number, resumed_at=at, paused_seconds=wagon.paused_seconds + seconds)
     return Edit(left, (fact,))
 
 

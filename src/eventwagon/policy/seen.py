@@ -164,14 +164,22 @@ def _reading_of(
         settled=ingress.settled,
         waiting=ingress.waiting,
         in_flight=ingress.in_flight,
-        oldest_age=None if ingress.oldest_at is None else max(0.0, now - ingress.oldest_at),
-        newest_age=None if ingress.newest_at is None else max(0.0, now - ingress.newest_at),
+        oldest_age=age_in(wagon, ingress.oldest_at, now),
+        newest_age=age_in(wagon, ingress.newest_at, now),
         settle_rate=settle_rate,
         inner={name: outstanding([depth]) for name, depth in zip(wagon.channels, depths[1:], strict=True)},
         emitted=sum(depth.published or 0 for depth in depths[1:]),
         samples=samples,
         crowding=crowding,
     )
+
+
+def age_in(wagon: Wagon, at: float | None, now: float) -> float | None:
+    """For how long an event of this time has waited in the wagon. One that is replayed may be years old, and has waited
+    since its wagon was opened at most."""
+    if at is None:
+        return None
+    return max(0.0, now - (max(at, wagon.opened_at) if wagon.replay else at))
 
 
 def checked_in(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:

@@ -241,7 +241,7 @@ class HandlerRunner:
             handlings = source.handlings
             if handlings is not None:
                 handlings.seconds.append(took)
-                if delivery.attempt == 1:
+                if delivery.attempt == 1 and not source.wagon.spec.replay:
                     handlings.began.append(now - delivery.event.time)
             settler.done(delivery, outcome.emitted)
             if outcome.emitted:
@@ -260,7 +260,10 @@ class HandlerRunner:
         """Tell the meter of a handling that failed, or of a batch."""
         if source.handlings is not None:
             began = self._runtime.clock() - took
-            waits = [began - each.event.time for each in (delivery, *worker.others) if each.attempt == 1]
+            first = (
+                [] if source.wagon.spec.replay else [each for each in (delivery, *worker.others) if each.attempt == 1]
+            )
+            waits = [began - each.event.time for each in first]
             error, late = error_of(outcome, expired=worker.expired), source.wagon.spec.cut_off_at is not None
             source.handlings.tell_failed(source.channel, took, waits, error, late=late)
 
@@ -349,11 +352,12 @@ class HandlerRunner:
                     settler.snooze(each, after, because)
             case Dead(because=because, unreadable=unreadable):
                 wagon.failed += 1
-                wagon.unreadable += unreadable
+                wagon.uncounted += unreadable or _was_tried(delivery)
                 circuits.passed(circuit, event_id, gone=True)
                 settler.die(delivery, because, worker.attempt, exc_info)  # a batch does not die as a whole
             case Failed(because=because, error=error, after=after):
                 wagon.failed += 1
+                wagon.uncounted += _was_tried(delivery)
                 own = self._cancelled_itself(worker, error)
                 again = circuits.failed(
                     circuit, event_id, delivery.attempt, because=because, after=after, own=own, tells=tells
@@ -660,3 +664,8 @@ async def _absorb(task: asyncio.Task[None]) -> None:
         task.uncancel()
     with suppress(asyncio.CancelledError):  # one may still be on its way
         await asyncio.sleep(0)
+
+
+def _was_tried(delivery: Delivery) -> bool:
+    """It was delivered before, in this wagon or before it was retried as a dead letter."""
+    return delivery.attempt > 1 or "deadretries" in delivery.event.extensions

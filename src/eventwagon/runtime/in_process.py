@@ -86,7 +86,7 @@ class InProcess:
             trouble=trouble,
             handled=consumer.handled,
             failed=consumer.failed,
-            unreadable=consumer.unreadable,
+            uncounted=consumer.uncounted,
             skipped=consumer.skipped,
             work=consumer.work,
             in_hand=consumer.in_hand,

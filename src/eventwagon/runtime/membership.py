@@ -343,7 +343,7 @@ class Membership:
             with self._steps.going_on("asking the orchestrator for the check-in"):
                 deployed = _in_order(await self._orchestrator.deployments(self._train))
         counts = self._settings.pause_on is not None
-        failed = sum(a.failed - a.unreadable for a in attachments)
+        failed = sum(a.failed - a.uncounted for a in attachments)
         self._fails, self._failed = counts and failed > self._failed, failed
         watch, own = manifest.watch, self._settings.workers.total is None or self._post is not None
         saying = (
@@ -361,7 +361,7 @@ class Membership:
                     a.workers if own else 0,
                     own and a.work is not None and a.work.count >= FEW,
                     (a.handled, a.failed) if watch and a.number == watch.number else None,
-                    a.failed - a.unreadable if counts else None,
+                    a.failed - a.uncounted if counts else None,
                 )
                 for a in (*attachments, *deployed)
             ),

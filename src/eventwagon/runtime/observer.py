@@ -50,8 +50,9 @@ from ..policy.edits import (
     words,
 )
 from ..policy.figures import letters_in, letters_kept
-from ..policy.latest_outcomes import LatestOutcomes
+from ..policy.latest_outcomes import LatestOutcomes, Outcomes
 from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
+from ..policy.pause_on import judged
 from ..policy.pausing import resting
 from ..policy.plan import plan
 from ..policy.scheduling import allocate
@@ -271,7 +272,7 @@ class Observer:
             ages=self._ages(base.manifest, readings),
             leftovers=await self._leftovers(),
             demand=demand,
-            outcomes=self._outcomes.look(self._settings.pause_on, base.manifest, deployments, members),
+            outcomes=self._judge(base.manifest, deployments, members, steady),
             step=self._orchestrator.step if isinstance(self._orchestrator, InSteps) else 1,
             orchestrated=self._orchestrator is not None,
         )
@@ -353,11 +354,25 @@ class Observer:
             if d.channels is None:
                 d = msgspec.structs.replace(d, channels=own.channels)
             if not (d.handled or d.failed):
-                d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed, unreadable=own.unreadable)
+                d = msgspec.structs.replace(d, handled=own.handled, failed=own.failed, uncounted=own.uncounted)
             d = msgspec.structs.replace(d, work=d.work or own.work)
             found[unit] = msgspec.structs.replace(d, missing=d.missing or own.missing)
         wagons = {w.number: w for w in manifest.wagons}
         return {u: since_losses(d, wagons[d.number]) if d.number in wagons else d for u, d in found.items()}, []
+
+    def _judge(
+        self, manifest: Manifest, deployments: Mapping[int, Deployment], members: Sequence[Member], now: float
+    ) -> Mapping[int, Outcomes]:
+        """How the latest handlings of the wagons ended that `pause_on` may pause."""
+        rule = self._settings.pause_on
+        return self._outcomes.look(
+            judged(rule, manifest),
+            deployments,
+            members,
+            enough=rule.of if rule is not None else 0,
+            now=now,
+            span=self._settings.member_ttl / 2,  # each process reports within a third of it
+        )
 
     async def _read(self, manifest: Manifest) -> tuple[Mapping[int, Reading], list[Refusal]]:
         """A reading of each wagon that has taken events, and what could not be read. Read the manifest before: see

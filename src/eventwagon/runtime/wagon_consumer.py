@@ -113,9 +113,9 @@ class WagonConsumer:
         return self.state.failed
 
     @property
-    def unreadable(self) -> int:
-        """How many of these were of events whose data no handler could decode."""
-        return self.state.unreadable
+    def uncounted(self) -> int:
+        """How many of these the rule `pause_on` does not count."""
+        return self.state.uncounted
 
     @property
     def skipped(self) -> int:

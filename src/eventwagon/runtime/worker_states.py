@@ -99,7 +99,7 @@ class WagonState:
         "seconds",
         "spec",
         "squares",
-        "unreadable",
+        "uncounted",
     )
 
     def __init__(self, spec: WagonSpec, *, paused: bool) -> None:
@@ -120,8 +120,8 @@ class WagonState:
         """Events whose handling ended well. Written by HandlerRunner."""
         self.failed = 0
         """Events whose handling failed; a batch that failed as a whole counts once. Written by HandlerRunner."""
-        self.unreadable = 0
-        """How many of these failed because their data could not be decoded. Written by HandlerRunner."""
+        self.uncounted = 0
+        """How many of these the rule `pause_on` does not count. Written by HandlerRunner."""
         self.count = 0
         """Events whose handling ended, whatever came of it. Written by HandlerRunner."""
         self.seconds = self.squares = 0.0

@@ -31,6 +31,7 @@ export function trainView(train, feed, go) {
     ["workers", (m) => count(m.workers)], ["in hand", (m) => count(m.in_hand)],
     ["trouble", (m) => [m.trouble, m.held ? `${counted(m.held, "worker")} held by handlers that overran` : "", m.caught ? `caught ${counted(m.caught, "failure")}` : ""].filter(Boolean).join("; ") || "–"]], 50);
   const schedules = tableCard("Schedules", [["schedule", (s) => s.name], ["when", (s) => s.when ?? "not declared here"], ["channel", (s) => s.channel || "ingress"], ["last", (s) => at(s.last)], ["next", (s) => at(s.next)], ["missed", (s) => at(s.missed)]], 50);
+  const replays = tableCard("Replays", [["replay", (r) => r.name]], 50);
   const budgets = tableCard("Budgets", [["budget", (b) => b.name], ["of", (b) => count(b.of)], ["given out", (b) => count(b.held)], ["wanted", (b) => count(b.wants)], ["processes", (b) => count(b.processes)]], 50);
   const more = h("a", { href: `${base}/journal` }, "The whole journal");
   const silent = h("p", { class: "empty" }, "Nothing yet.");
@@ -43,6 +44,7 @@ export function trainView(train, feed, go) {
       h("div", { class: "columns" }, why.node, jobs.node),
       periods,
       h("div", { class: "columns" }, rates.node, waits.node),
+      replays.node,
       lives.node,
       h("section", { class: "card" }, h("div", { class: "chart-head" }, h("h2", {}, "Journal"), more), silent, latest.node),
       facts.node,
@@ -80,6 +82,7 @@ export function trainView(train, feed, go) {
       processes.update(of.members, of.head);
       schedules.update(of.schedules);
       budgets.update(of.budgets);
+      replays.update(of.replays.map((name) => ({ name })));
       show(readAt, of.at > 0); // a train that is not there was never read
       setTime(at_, of.at);
     },

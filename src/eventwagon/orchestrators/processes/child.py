@@ -36,6 +36,8 @@ LOG_BYTES = 512 * 1024
 _TICK = 0.05
 _BEAT = 0.5
 _LOCK_PATIENCE = 5.0
+_COUNTS = ("handled", "failed", "uncounted", "skipped", "work", "in_hand")
+"""What changes all the time: it is written with a beat only."""
 
 
 class Follower:
@@ -79,9 +81,7 @@ class Follower:
         if found is not None:
             fields = msgspec.structs.asdict(found)
             if not self._beat_due() and found.number == self._state.number:  # counts change all the time
-                fields |= {
-                    name: getattr(self._state, name) for name in ("handled", "failed", "unreadable", "work", "in_hand")
-                }
+                fields |= {name: getattr(self._state, name) for name in _COUNTS}
             new = msgspec.structs.replace(new, **{**fields, "ready": ready, "trouble": trouble})
         if new != self._state or not mark(self.files.state_path):
             with suppress(OSError):  # a full disk must not end the unit: write it when there is room

@@ -186,7 +186,7 @@ def check_extensions(extensions: object) -> dict[str, str]:
     """Return a copy of the extension attributes, or raise UsageError."""
     if not is_a(extensions, Mapping):  # type: ignore[type-abstract]
         raise UsageError(f"an event's extensions must be a mapping, not a {class_name(extensions)}")
-    if len(extensions) > MOST_EXTENSIONS and len(extensions.keys() - DEATH) > MOST_EXTENSIONS:
+    if len(extensions) > MOST_EXTENSIONS and len(extensions.keys() - DEATH - _MARKS) > MOST_EXTENSIONS:
         raise UsageError(f"an event has {len(extensions):,} extension attributes, more than {MOST_EXTENSIONS}")
     return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
 
@@ -197,8 +197,6 @@ def _extension(name: object) -> str:
         raise UsageError(f"an extension attribute's name is 1 to 64 of a-z and 0-9, not {shown}")
     if name in _CORE:
         raise UsageError(f"{name} is an attribute of CloudEvents itself, and no extension")
-    if name == UNDO:
-        raise UsageError(f"the attribute {name} marks events for undo handlers: call yours otherwise")
     return str.__str__(name)
 
 
@@ -267,6 +265,8 @@ REPLAY, REPLAYED_FROM = "replay", "replayedfrom"
 UNDO, UNDO_OF, UNDO_CHANNEL, UNDO_ATTEMPTS = UNDO_MARKS = ("undo", "undoof", "undochannel", "undoattempts")
 """The extension attributes of an event for an undo handler: the undo (`orders/12`), the wagon and the channel in which
 the event was handled (`orders_v7`; empty: the ingress), and how often it had been delivered. Nothing inherits them."""
+
+_MARKS = frozenset((REPLAY, REPLAYED_FROM, *UNDO_MARKS))
 
 ARCHIVE = "archive-rows"  # of each wagon of a train with an archive: what became of its events
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept

@@ -11,7 +11,7 @@ from eventwagon.contracts.manifest import Manifest, Wagon
 from eventwagon.contracts.once import key_of
 from eventwagon.contracts.replay import PastEvent, PastEvents, Replay
 from eventwagon.contracts.undo import Slice, Undo
-from eventwagon.event import Event, heritage
+from eventwagon.event import MOST_EXTENSIONS, Event, check_extensions, heritage
 from eventwagon.policy.edits import replays_kept
 from eventwagon.policy.replays import run_replays
 from eventwagon.policy.slices import marked, undone_of, wagon_gone
@@ -93,6 +93,12 @@ def test_the_marks_tell_the_handler_and_are_not_inherited() -> None:
         assert not PastEvents(wagon=5).takes(PastEvent(event, "", "handled", 1)), "it is never replayed"
     spoiled = msgspec.structs.replace(EVENT, extensions={"undo": "nonsense", "undoattempts": "²"})
     assert undone_of(spoiled, "t", 7, "a") == (0, 7, "a", 0)
+
+
+def test_an_event_with_as_many_attributes_as_may_be_can_be_undone() -> None:
+    full = msgspec.structs.replace(EVENT, extensions={f"x{n}": "v" for n in range(MOST_EXTENSIONS)})
+    event = marked(full, 1, job="t/4", train="t", undo=UNDO)
+    assert check_extensions(event.extensions) == event.extensions
 
 
 def test_to_once_each_undo_of_an_event_is_another_event() -> None:

@@ -1,4 +1,4 @@
-"""Wagons archived, exported and replayed, on any broker: what comes out of each step is what went into it."""
+"""Wagons archived, exported, replayed and undone, on any broker: what comes out of each step is what went into it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from eventwagon.archives import open_archive
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ArchiveIncomplete, ReplayEnded, WagonArchived
 from eventwagon.contracts.replay import PastEvents
+from eventwagon.event import UNDO, UNDO_CHANNEL
 from tests.programs.wagons_back import train
 from tests.support import journal
 
@@ -31,8 +32,9 @@ class Contents(NamedTuple):
 
 
 async def wagons_come_back(url: str, name: str, archive: str, *, wagons: int, each: int, seconds: float) -> str:
-    """Publish so many wagons of `each` events and let them be archived; export all; replay all. Returns the figures:
-    events per second of each step, with those of the inner channel, and the peak memory of the process that did it."""
+    """Publish so many wagons of `each` events and let them be archived; export all; replay all; undo all. Returns the
+    figures: events per second of each step, with those of the inner channel, and the peak memory of the process that
+    did it."""
     count, figures = wagons * each, []
     rate = _Rate(2 * count)
     async with (
@@ -68,6 +70,15 @@ async def wagons_come_back(url: str, name: str, archive: str, *, wagons: int, ea
         assert not [f for f in facts if isinstance(f, ArchiveIncomplete)]
         again = await _by_replay(archive, name, last)
         assert again == {replay.name(name): went[replay.of.wagon] for replay in replays}
+
+        rate.begin()
+        undos = {}
+        for number in went:
+            undo = await c.undo.request(number)
+            assert await c.undo.wait(undo.number) == ""
+            undos[undo.name(name)] = went[number]
+        figures.append(rate("undone, archived"))
+        assert await _by_undo(archive, name, last) == undos
         figures.append(f"peak memory of the process {_peak(process.pid) / 2**20:,.0f} MiB")
     return f"{count:,} events over {len(went)} wagons: {'; '.join(figures)}"
 
@@ -128,6 +139,23 @@ async def _by_replay(archive: str, name: str, last: int) -> dict[str, dict[str, 
                 for row in rows:
                     of = contents.setdefault(row.extensions["replay"], {})
                     _add(of, row.channel, row.source, row.id, json.loads(row.data))
+    return contents
+
+
+async def _by_undo(archive: str, name: str, last: int) -> dict[str, dict[str, Contents]]:
+    """The rows of all wagons after `last` that went to undo handlers, by the undo, and by the channel in which they had
+    been handled."""
+    place = open_archive(archive)
+    contents: dict[str, dict[str, Contents]] = {}
+    for file in await place.files(name):
+        if file.number > last:
+            async for rows in place.read(file):
+                for row in rows:
+                    if UNDO in row.extensions:
+                        assert row.outcome == "handled"
+                        channel = row.extensions[UNDO_CHANNEL].removeprefix(name)
+                        of = contents.setdefault(row.extensions[UNDO], {})
+                        _add(of, channel, row.source, row.id, json.loads(row.data))
     return contents
 
 

@@ -1,5 +1,6 @@
-"""A train with an inner channel whose wagons are archived and replayed: `python -m tests.programs.wagons_back URL NAME
-ARCHIVE EACH` observes and works until it is ended. A wagon takes EACH events."""
+"""A train with an inner channel whose wagons are archived, replayed and undone:
+`python -m tests.programs.wagons_back URL NAME ARCHIVE EACH` observes and works until it is ended. A wagon takes EACH
+events."""
 
 from __future__ import annotations
 
@@ -19,6 +20,12 @@ def train(name: str, archive: str, each: int) -> Train:
 
     @made.on("bill")
     async def bill(number: int) -> None: ...
+
+    @made.undo("bill")
+    async def unbill(number: int) -> None: ...
+
+    @made.undo(name)
+    async def unorder(number: int) -> None: ...
 
     return made
 

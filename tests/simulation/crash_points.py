@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from eventwagon.contracts.lifecycle import LIVE, State
 from eventwagon.contracts.manifest import Manifest, Wagon
+from eventwagon.contracts.undo import Undo
 from eventwagon.event import Channel
 from eventwagon.runtime.probe import PROBE
 
-from .scenario import Arrival, Fault, Program, Role, Scenario
+from .scenario import Arrival, ByHand, Fault, Program, Role, Scenario
 
 LEFT_OVER = Channel("t", 1, PROBE)
 """A channel that is none of wagon 1's own: it stays when that is removed."""
@@ -48,12 +49,29 @@ class CrashPoint(NamedTuple):
     """The train has a ledger."""
     archived: bool = False
     """The train has an archive."""
+    undone: bool = False
+    """Somebody has the first wagon that is gone undone."""
     grows: bool = False
     """A new version of the programs, with one inner channel more, is rolled out meanwhile."""
 
 
 def _in(state: State) -> Callable[[Manifest], list[Wagon]]:
     return lambda manifest: manifest.in_state(state)
+
+
+def _undo(manifest: Manifest) -> Undo | None:
+    return manifest.replays[0].undo if manifest.replays else None
+
+
+def _fed(manifest: Manifest) -> bool:
+    """An undo's first wagon takes events."""
+    return _undo(manifest) is not None and any(w.undoes and w.state is State.DRAINING for w in manifest.wagons)
+
+
+def _between(manifest: Manifest) -> bool:
+    """The wagons of an undo's first slice are gone, and the next slice has none yet."""
+    undo = _undo(manifest)
+    return undo is not None and bool(undo.wagons or undo.step > 1) and not any(w.undoes for w in manifest.wagons)
 
 
 def _lacks_channels(manifest: Manifest) -> bool:
@@ -394,6 +412,58 @@ POINTS = (
         answered=True,
         recorded=True,
     ),
+    CrashPoint(
+        "undo_claimed",
+        "an observer was to feed an undo's wagon, before it published anything",
+        "the wagon, which drains and is not sealed; the manifest names the dead one as its feeder",
+        "another observer: it seals the wagon, and opens one for all of the slice",
+        "observe",
+        "publish",
+        _fed,
+        undone=True,
+    ),
+    CrashPoint(
+        "undo_fed",
+        "an observer had published events to an undo's wagon, before it counted them",
+        "the events in the wagon, which is not sealed",
+        "another observer: it seals the wagon, which says how many it got; the rest goes to another",
+        "observe",
+        "publish",
+        _fed,
+        answered=True,
+        undone=True,
+    ),
+    CrashPoint(
+        "undone",
+        "a worker had undone an event, before it settled it",
+        "the event, claimed; it is undone again",
+        "another worker",
+        "work",
+        "settle",
+        _fed,
+        undone=True,
+    ),
+    CrashPoint(
+        "slice_undone",
+        "an observer had removed the last wagon of an undo's slice, before it said that the slice is over",
+        "the undo in the manifest, with a slice that has no wagon",
+        "another observer: it begins the next slice, or stops the undo",
+        "observe",
+        "replace",
+        _between,
+        undone=True,
+    ),
+    CrashPoint(
+        "slice_begun",
+        "an observer had written that the next slice of an undo begins, before it opened a wagon for it",
+        "the undo in the manifest, at the next slice, without a wagon",
+        "another observer opens it",
+        "observe",
+        "replace",
+        _between,
+        answered=True,
+        undone=True,
+    ),
 )
 
 
@@ -434,6 +504,9 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         later=point.later,
         recorded=point.recorded,
         archived=point.archived,
+        replays=point.undone,
+        undoes=point.undone,
+        by_hand=(ByHand(2.0, "publish1", "undo"),) if point.undone else (),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eventwagon.contracts.facts import ReplayEnded
 from tests.simulation.checker import check
 from tests.simulation.crash_points import POINTS, Ambush, CrashPoint, scenario
 from tests.simulation.history import Accepted, Crashed, Deleted, Revised, Settled, Started
@@ -18,6 +19,10 @@ def test_killed(point: CrashPoint, dead_for: float) -> None:
     assert [crash.by for crash in run.history.of(Crashed)] == [ambush.struck], "the point was never reached"
     assert check(run) == []
     assert run.rest.reached, run.rest.lacking
+    if point.undone:
+        (ended,) = [f for r in run.history.of(Revised) for f in r.facts if isinstance(f, ReplayEnded)]
+        assert (ended.fed, ended.because) == (ended.count, "")
+        assert ended.count > 5
     died = run.history.of(Crashed)[0]
     for channel in point.left_over:
         assert any(d.channel == channel and d.seq > died.seq for d in run.history.of(Deleted))

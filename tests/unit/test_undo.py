@@ -13,7 +13,7 @@ from eventwagon.contracts.replay import PastEvent, PastEvents, Replay
 from eventwagon.contracts.undo import Slice, Undo
 from eventwagon.event import MOST_EXTENSIONS, Event, check_extensions, heritage
 from eventwagon.policy.edits import replays_kept
-from eventwagon.policy.replays import run_replays
+from eventwagon.policy.replays import let_go, run_replays
 from eventwagon.policy.slices import marked, undone_of, wagon_gone
 from eventwagon.policy.undo import resumed
 
@@ -108,3 +108,10 @@ def test_to_once_each_undo_of_an_event_is_another_event() -> None:
         for c in ("", "a")
     ]
     assert len({key_of("", event) for event in events}) == 5
+
+
+def test_what_was_stored_of_one_slice_does_not_count_for_the_next() -> None:
+    now = msgspec.structs.replace(REPLAY, fed=100, count=600, wagon=6, feeder="me")
+    for wagon, fed in ((5, 100), (6, 500)):
+        (replay,) = let_go(train(now), 4, "me", wagon, 500).manifest.replays
+        assert (replay.feeder, replay.fed) == ("", fed)

@@ -104,13 +104,14 @@ def fed(manifest: Manifest, number: int, me: str, count: int, refused: int = 0) 
     return Edit(_with(manifest, number, fed=count, refused=replay.refused + refused, trouble="", feeder=feeder))
 
 
-def let_go(manifest: Manifest, number: int, me: str, count: int = 0) -> Edit:
-    """The feeder stops; all that it published is counted, `count` events or those counted before. Another may go on.
-    Idempotent."""
+def let_go(manifest: Manifest, number: int, me: str, wagon: int = 0, count: int = 0) -> Edit:
+    """The feeder stops; all that it published is counted: those counted before or, if it still feeds `wagon`, `count`
+    events. (The next slice of an undo has the same number, and begins at 0.) Another may go on. Idempotent."""
     replay = of_number(manifest, number)
     if replay is None or replay.feeder != me:
         return Edit(manifest)
-    return Edit(_with(manifest, number, feeder="", fed=max(replay.fed, count)))
+    known = max(replay.fed, count) if wagon == replay.wagon else replay.fed
+    return Edit(_with(manifest, number, feeder="", fed=known))
 
 
 def troubled(manifest: Manifest, number: int, me: str, because: str) -> Edit:

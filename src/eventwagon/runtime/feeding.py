@@ -115,8 +115,8 @@ class Feeder:
         return True
 
     async def _let_go(self, number: int) -> None:
-        me, (of, _, count) = self._runtime.name, self._stored
-        await self._state.apply(lambda m: let_go(m, number, me, count if of == number else 0))
+        me, (of, wagon, count) = self._runtime.name, self._stored
+        await self._state.apply(lambda m: let_go(m, number, me, wagon, count if of == number else 0))
 
     async def _give_up(self, replay: Replay, because: str) -> None:
         """End it: another attempt would find the same."""

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
-SEEDS  ?= 2000
+SEEDS  ?= 1200
 FIRST  ?= commit
 SWITCHES ?= 200
 FUZZ   ?= 10
@@ -128,7 +128,7 @@ test-dashboard: $(STAMP) ## The tests of the dashboard's page in Chromium (as ro
 	$(call run,dashboard)
 
 # in virtual time, so it takes what others leave of the processors
-simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=2000, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
+simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=1200, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
 	@nice $(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
 
 chaos: $(STAMP) ## Real processes, killed and paused at random (SWITCHES=200, ARGS="--plan 7" for that one again, EVENTWAGON_CHAOS_URL=… for a broker)

@@ -547,3 +547,52 @@ LEFT_WHILE_ITS_TRAIN_WAS_FULL = Scenario(
 )
 """A process was asked to leave while what one of its handlers had published waited for room: it kept the claim of that
     event, which nobody got before it expired."""
+
+HUNG_WHILE_LETTERS_MOVED = Scenario(
+    seed=2829,
+    limit="Age(3)",
+    workers="each=1",
+    settings={
+        "spares": 0,
+        "wagons": 8,
+        "at_cap": "refuse",
+        "hold": 2.0,
+        "cooldown": 0.0,
+        "attempts": 5,
+        "backoff": 0.2,
+        "observe_every": 0.5,
+        "provision_timeout": 2.0,
+        "provision_attempts": 1,
+        "grace": 0.5,
+        "member_ttl": 5.0,
+        "visibility": 2.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 3.0,
+        "lease": 3.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10000,
+    },
+    programs=(
+        Program(name="p0", roles=("observe",), clock=0.328, revision="v2"),
+        Program(name="p1", roles=("publish", "work"), clock=0.03, revision="v1"),
+        Program(name="p2", roles=("work",), clock=0.0, revision="v2"),
+    ),
+    arrivals=(
+        Arrival(at=14.378, process="p1", count=6, many=True),
+        Arrival(at=14.386, process="p1", count=2, many=False),
+        Arrival(at=14.501, process="p1", count=2, many=False),
+        Arrival(at=14.527, process="p1", count=2, many=False),
+        Arrival(at=14.67, process="p1", count=1, many=False),
+    ),
+    faults=(Fault(process="p0", op="publish", call=1, kind="hang", amount=0.0),),
+    depth=2,
+    fan_out=2,
+    work=0.02,
+    poison=0.05,
+    trouble=0.1,
+    torn=0.4,
+    unknown=0.4,
+    measured=True,
+)
+"""The broker never answers the call that moves the dead letters of a wagon on."""

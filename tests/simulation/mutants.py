@@ -1052,7 +1052,7 @@ def _settling_waits() -> Iterator[None]:
         yield
 
 
-@_mutant("moving dead letters on waits for ever", "I7", HANGING)
+@_mutant("moving dead letters on waits for ever", "I7", RARE)
 def _moving_waits() -> Iterator[None]:
     """An observer that moves a wagon's dead letters on never gives up a call that is never answered."""
 

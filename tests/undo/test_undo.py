@@ -294,6 +294,8 @@ def test_what_is_asked_wrongly_is_refused(tmp_path: Path) -> None:
             for number in ("7", True, 0, -1, 99):
                 with pytest.raises(UsageError):
                     await c.undo.resume(number)  # type: ignore[arg-type]
+                with pytest.raises(UsageError):
+                    await c.undo.wait(number)  # type: ignore[arg-type]
             assert c.undo.standing == []
 
     asyncio.run(main())

@@ -202,14 +202,16 @@ class Undos:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            await self._state.refresh()
+            manifest = (await self._state.refresh()).manifest
+        if number >= manifest.next_number:
+            raise UsageError(f"train {self._train} has had no undo {number}")
         seen = ""
 
         def done(m: Manifest) -> bool:
             nonlocal seen
             replay = of_number(m, number)
             seen = "" if replay is None or replay.undo is None else replay.undo.stopped
-            return number < m.next_number and (replay is None or bool(seen))
+            return replay is None or bool(seen)
 
         await self._state.until(done)
         return seen
@@ -220,7 +222,8 @@ class Undos:
         wagon = whole("wagon", wagon)
         self._here()
         source = self._past()
-        manifest = self._state.snapshot.manifest
+        async with self._answering():
+            manifest = (await self._state.refresh()).manifest
         if manifest.wagon(wagon) is not None:
             raise UsageError(
                 f"{wagon_name(self._train, wagon)} is not gone yet: undo it when it is drained and archived (pause it, "

@@ -117,7 +117,7 @@ class _Train:
         self.lives = 0
         self.steps: list[tuple[int, str, int]] = []
         """By wagon opened: the step, its channel, and how many wagons of the undo lived besides."""
-        undo = Undo(wagon=9, kept=(), slice=slices[0], then=slices[1:])
+        undo = Undo(wagon=9, kept=(), slice=slices[0], then=slices[1:], whole=slices[0].count)
         made = Replay(number=0, of=PastEvents(wagon=9), count=slices[0].count, why="w", at=0.0, undo=undo)
         self.take(requested(self.manifest, made, "all"))
 

@@ -152,6 +152,8 @@ def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> No
             assert await c.undo.wait(undo.number) == "1 dead letter"  # the ingress's 5
             with pytest.raises(UsageError, match="has no undo"):
                 await c.undo.resume(10_000)
+            (told,) = [f for f in facts if isinstance(f, ChannelUndone) and f.channel == "bill"]
+            assert (told.count, told.left) == (8, 1)
             assert await c.undo.cancel(undo.number)
             await c.replays.wait(undo.number)
         assert len(program.undone) == len(ids(program.undone)), "none is undone twice"
@@ -294,6 +296,8 @@ def test_what_is_asked_wrongly_is_refused(tmp_path: Path) -> None:
             for number in ("7", True, 0, -1, 99):
                 with pytest.raises(UsageError):
                     await c.undo.resume(number)  # type: ignore[arg-type]
+                with pytest.raises(UsageError):
+                    await c.undo.wait(number)  # type: ignore[arg-type]
             assert c.undo.standing == []
 
     asyncio.run(main())

@@ -18,7 +18,9 @@ from eventwagon.policy.slices import marked, undone_of, wagon_gone
 from eventwagon.policy.undo import resumed
 
 EVENT = Event("i", "x", "s", 1.0, b"1", None, "application/json", {"trace": "a"})
-UNDO = Undo(wagon=7, kept=(), slice=Slice(channel="a", count=2), then=(Slice(channel="", count=3),), opened=(5,))
+UNDO = Undo(
+    wagon=7, kept=(), slice=Slice(channel="a", count=2), then=(Slice(channel="", count=3),), whole=2, opened=(5,)
+)
 REPLAY = Replay(number=4, of=PastEvents(wagon=7), count=2, fed=2, wagon=5, why="w", at=1.0, undo=UNDO)
 GONE = Wagon(number=5, state=State.REMOVING, opened_at=1.0, ready_at=1.0, replay=4, undoes=7, undo_channel="a")
 

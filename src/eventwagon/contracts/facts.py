@@ -340,8 +340,8 @@ class ReplayEnded(_Fact, frozen=True):
 
 
 class ChannelUndone(_Fact, frozen=True):
-    """All that undo `number` had to undo in this channel of `wagon`, or in one level of it, is undone: the undo goes on
-    with what comes before it."""
+    """Undo `number` is done with this channel of `wagon`, or with one level of it: `count` events are undone, and the
+    undo goes on with what comes before them."""
 
     number: int
     wagon: int
@@ -350,6 +350,8 @@ class ChannelUndone(_Fact, frozen=True):
     """The ingress is called like the train."""
     level: int | None
     count: int
+    left: int = 0
+    """Events that are not known to be undone: somebody has said that they stay as they are."""
 
 
 class UndoStopped(_Fact, frozen=True):
@@ -361,10 +363,12 @@ class UndoStopped(_Fact, frozen=True):
 
 
 class UndoResumed(_Fact, frozen=True):
-    """Somebody lets an undo go on that had stopped: `again` events are undone once more, or for the first time."""
+    """Somebody lets an undo go on that had stopped: `again` events are undone once more, or for the first time; `left`
+    are left as they are."""
 
     number: int
     again: int
+    left: int = 0
     because: str = ""
     by: str = ""
 
@@ -917,13 +921,16 @@ def _sentence(fact: Fact) -> str:
             early = f", ended early: {why}" if why else ""
             done = f"{fed:,} of {counted(count, 'event')} published, {counted(dead, 'dead letter')}"
             return f"{what} over: {done}{early}"
-        case ChannelUndone(number=n, wagon=wagon, channel=channel, level=level, count=count):
+        case ChannelUndone(number=n, wagon=wagon, channel=channel, level=level, count=count, left=left):
             where = channel if level is None else f"{channel}, level {level},"
-            return f"undo {n}: {counted(count, 'event')} of {where} of {name(wagon)} undone"
+            return f"undo {n}: {counted(count, 'event')} of {where} of {name(wagon)} undone" + (
+                f", {left:,} left" if left else ""
+            )
         case UndoStopped(number=n, channel=channel, because=why):
             return f"undo {n} stopped at {channel}: {why}"
-        case UndoResumed(number=n, again=again, because=why, by=by):
-            return f"undo {n} resumed, with {counted(again, 'event')} once more{_who(by)}: {why}"
+        case UndoResumed(number=n, again=again, left=left, because=why, by=by):
+            how = f"without {counted(left, 'event')}" if left else f"with {counted(again, 'event')} once more"
+            return f"undo {n} resumed {how}{_who(by)}: {why}"
         case ChannelThreatened(number=n, channel=channel, because=why):
             return f"{channel or 'ingress'} of {name(n)}: {why}"
         case EventsRescued(number=n, count=count, dead=dead):

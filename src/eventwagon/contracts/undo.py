@@ -51,6 +51,10 @@ class Undo(msgspec.Struct, frozen=True, kw_only=True):
     """Those of them that are gone."""
     unsure: str = ""
     """Why it is not known whether all events of this slice were undone, if nothing else says so."""
+    whole: int
+    """How many events this slice had in the beginning: when it is resumed, only the rest is published again."""
+    left: int = 0
+    """Events of this slice that stay as they are: somebody has said so."""
     stopped: str = ""
     """Why it goes no further until somebody resumes it; empty: it does."""
 

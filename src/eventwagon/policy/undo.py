@@ -37,18 +37,27 @@ def slice_over(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
         wagon=undo.wagon,
         channel=channel,
         level=undo.slice.level,
-        count=replay.fed,
+        count=undo.whole - undo.left,
+        left=undo.left,
     )
     if undo.then:
-        manifest = _with(manifest, _begun(replay, undo, undo.then[0], undo.then[1:]))
+        manifest = _with(manifest, _begun(replay, undo, undo.then[0], undo.then[1:], again=False))
     return Edit(manifest, (over,))
 
 
 def resumed(
-    manifest: Manifest, number: int, again: Slice | None, because: str, by: str, *, step: int | None = None
+    manifest: Manifest,
+    number: int,
+    again: Slice | None,
+    because: str,
+    by: str,
+    *,
+    left: int = 0,
+    step: int | None = None,
 ) -> Edit:
-    """Go on with an undo that has stopped: first with `again`, the rest of the slice, if there is one. Idempotent;
-    nothing changes if it is not at `step` any more: somebody else has resumed it, and it has stopped elsewhere."""
+    """Go on with an undo that has stopped: first with `again`, the rest of the slice, or leave `left` events as they
+    are. Idempotent; nothing changes if it is not at `step` any more: somebody else has resumed it, and it has stopped
+    elsewhere."""
     replay = next((r for r in manifest.replays if r.number == number), None)
     if replay is None or replay.undo is None or not replay.undo.stopped or replay.cancelled:
         return Edit(manifest)
@@ -56,10 +65,10 @@ def resumed(
     if step not in (None, undo.step):
         return Edit(manifest)
     count = 0 if again is None else again.count
-    fact = UndoResumed(train=manifest.train, number=number, again=count, because=because, by=by)
+    fact = UndoResumed(train=manifest.train, number=number, again=count, left=left, because=because, by=by)
     if again is not None:
-        return Edit(_with(manifest, _begun(replay, undo, again, undo.then)), (fact,))
-    going = msgspec.structs.replace(undo, dead=replay.dead, stopped="", unsure="", opened=undo.wagons)
+        return Edit(_with(manifest, _begun(replay, undo, again, undo.then, again=True)), (fact,))
+    going = msgspec.structs.replace(undo, dead=replay.dead, stopped="", unsure="", opened=undo.wagons, left=left)
     return Edit(_with(manifest, msgspec.structs.replace(replay, undo=going, trouble="")), (fact,))
 
 
@@ -71,9 +80,8 @@ def next_wagon(replay: Replay, number: int) -> Replay:
     return msgspec.structs.replace(replay, **changes)
 
 
-def _begun(replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...]) -> Replay:
-    """The replay at the beginning of that slice."""
-    again = bool(following.without)
+def _begun(replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...], *, again: bool) -> Replay:
+    """The replay at the beginning of that slice, which is the rest of the present one (`again`) or the next."""
     return msgspec.structs.replace(
         replay,
         count=following.count,
@@ -96,6 +104,8 @@ def _begun(replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...]
             opened=undo.wagons if again else (),
             unsure="",
             stopped="",
+            left=0,
+            whole=undo.whole if again else following.count,
         ),
     )
 

@@ -147,7 +147,7 @@ class Undos:
             why=why,
             at=self._runtime.clock(),
             by=by,
-            undo=Undo(wagon=preview.wagon, kept=kept, slice=slices[0], then=slices[1:]),
+            undo=Undo(wagon=preview.wagon, kept=kept, slice=slices[0], then=slices[1:], whole=slices[0].count),
         )
         number = 0
 
@@ -182,10 +182,12 @@ class Undos:
             raise UsageError(f"train {self._train} has no undo {number} now")
         if not undo.stopped or replay.cancelled:
             raise UsageError(f"undo {number} has not stopped")
-        following = None if without_failed else await self._rest(undo)
+        rest = await self._rest(undo)
+        left = 0 if rest is None or not without_failed else rest.count
+        again = None if without_failed else rest
         async with self._answering():
-            await self._state.apply(lambda m: resumed(m, number, following, why, by, step=undo.step))
-        return 0 if following is None else following.count
+            await self._state.apply(lambda m: resumed(m, number, again, why, by, left=left, step=undo.step))
+        return 0 if again is None else again.count
 
     async def cancel(self, number: int, why: str = "by hand", *, by: str | None = None) -> bool:
         """Undo nothing more; what was published to the undo's wagons is undone. Returns False if it is over already.
@@ -202,14 +204,16 @@ class Undos:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            await self._state.refresh()
+            manifest = (await self._state.refresh()).manifest
+        if number >= manifest.next_number:
+            raise UsageError(f"train {self._train} has had no undo {number}")
         seen = ""
 
         def done(m: Manifest) -> bool:
             nonlocal seen
             replay = of_number(m, number)
             seen = "" if replay is None or replay.undo is None else replay.undo.stopped
-            return number < m.next_number and (replay is None or bool(seen))
+            return replay is None or bool(seen)
 
         await self._state.until(done)
         return seen
@@ -220,7 +224,8 @@ class Undos:
         wagon = whole("wagon", wagon)
         self._here()
         source = self._past()
-        manifest = self._state.snapshot.manifest
+        async with self._answering():
+            manifest = (await self._state.refresh()).manifest
         if manifest.wagon(wagon) is not None:
             raise UsageError(
                 f"{wagon_name(self._train, wagon)} is not gone yet: undo it when it is drained and archived (pause it, "

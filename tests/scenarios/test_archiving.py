@@ -597,3 +597,33 @@ def test_workers_that_leave_while_rows_can_not_be_stored_lose_none() -> None:
         assert not world.of(ArchiveIncomplete)
 
     run(main())
+
+
+def test_events_that_share_an_id_have_a_row_each() -> None:
+    """Two sources number alike, and one source uses an id for two events: all are handled, and all are archived."""
+
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(4), workers=Workers(total=2), archive=URL)
+
+        @train.on("t")
+        async def handle(event: Event) -> None: ...
+
+        sent = [
+            Event("1", "T", "/shop", 1.0, b'"created"'),
+            Event("1", "T", "/mobile", 1.0, b'"created"'),
+            Event("1", "T", "/shop", 2.0, b'"paid"'),
+            Event("1", "Paid", "/shop", 2.0, b'"paid"'),
+        ]
+        with in_memory() as archive:
+            async with world.running(train) as c:
+                await c.publish_many(sent)
+                await c.publish(Event("5", "T", "/shop", 1.0, b"1"))
+                await until(lambda: world.of(WagonRemoved))
+        rows = [(row.type, row.source, row.data) for number, row in archive.rows if number == 1]
+        assert Counter(rows) == {(e.type, e.source, e.data): 1 for e in sent}
+        [archived] = [fact for fact in world.of(WagonArchived) if fact.number == 1]
+        assert archived.count == 4
+        assert archived.digest == written(digest_of(["1"] * 4))
+
+    run(main())

@@ -14,13 +14,13 @@ from ..contracts.manifest import Wagon
 from ..display.text import count as counted
 from ..errors import ChannelGone, StorageBroken, Unavailable
 from ..event import ARCHIVE, Channel, Event
-from ..policy.digest import digest_of, together, written
+from ..policy.digest import hashes_of, together, written
 from ..policy.edits import archived
 from .runtime import Runtime
 from .train_state import TrainState
 
-_BATCH = 2000
-"""Rows that are handed to the archive together."""
+_BATCH, _BATCH_BYTES = 2000, 4 << 20
+"""Rows that are handed to the archive together, and about the most bytes of their data."""
 
 
 class _Tally:
@@ -30,30 +30,33 @@ class _Tally:
         self.rows: dict[str, int] = {}
         """All of them."""
         self.counts: dict[str, int] = {}
-        """Those that were written: one for each event and outcome."""
+        """Those that were written, each once."""
         self.digests: dict[str, int] = {}
         """The digests of their ids."""
         self.unreadable = 0
         """Messages that hold no rows."""
-        self._seen: dict[tuple[str, str], set[str]] = {}
-        """By channel and outcome: the ids."""
+        self._seen: set[int] = set()
+        """A hash of each row that was written, of its channel and of all that tells events apart. 128 bits of it are of
+        the id; the others need to tell apart only what has the same id."""
 
     def new(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Count the rows of one message, and return those that were not seen before: a crash may have left a row
-        twice."""
+        twice. Events are the same only if everything is that their publisher gave them: two sources may use one id,
+        and so may a source."""
         found: list[Row] = []
-        for (channel, outcome), group in groupby(rows, attrgetter("channel", "outcome")):
+        seen = self._seen
+        for channel, group in groupby(rows, attrgetter("channel")):
             some = list(group)
             self.rows[channel] = self.rows.get(channel, 0) + len(some)
-            seen = self._seen.setdefault((channel, outcome), set())
-            ids = {row.id for row in some}
-            if len(ids) < len(some) or not seen.isdisjoint(ids):
-                some = [row for row in {row.id: row for row in reversed(some)}.values() if row.id not in seen]
-                ids = {row.id for row in some}
-            seen |= ids
-            self.counts[channel] = self.counts.get(channel, 0) + len(some)
-            self.digests[channel] = together(self.digests.get(channel, 0), digest_of(ids, channel))
-            found += some
+            before, digest = len(found), 0
+            for row, of_id in zip(some, hashes_of([row.id for row in some], channel), strict=True):
+                mark = of_id + hash((row.outcome, row.source, row.type, row.subject, row.data, row.cut))
+                if mark not in seen:
+                    seen.add(mark)
+                    found.append(row)
+                    digest += of_id
+            self.counts[channel] = self.counts.get(channel, 0) + len(found) - before
+            self.digests[channel] = together(self.digests.get(channel, 0), digest)
         return found
 
 
@@ -141,11 +144,13 @@ class Archiver:
     async def _batches(self, channel: Channel, tally: _Tally) -> AsyncIterator[Sequence[Row]]:
         """The rows in the channel, each once."""
         batch: list[Row] = []
+        size = 0
         async for message in self._broker.read(channel):
             batch += tally.new(self._rows_in(message, tally))
-            if len(batch) >= _BATCH:
+            size += len(message.data)
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 yield batch
-                batch = []
+                batch, size = [], 0
         if batch:
             yield batch
 

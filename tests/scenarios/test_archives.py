@@ -43,7 +43,7 @@ def test_what_it_can_not_show(tmp_path: Path) -> None:
     for words, code, says in (
         (["orders", "99"], 1, "orders_v99 is not archived at"),
         (["orders", "1", "--channel", "nope"], 1, "orders_v1 has no archived events of channel 'nope'"),
-        (["orders", "1", "--outcome", "good"], 2, "--outcome 'good': give handled, dead or passed"),
+        (["orders", "1", "--outcome", "good"], 2, "--outcome 'good': give handled, dead, passed or skipped"),
         (["orders", "parcels_v1"], 2, "WAGON 'parcels_v1' is a wagon of train 'parcels'"),
         (["orders", "x"], 2, "WAGON 'x': give a wagon's name"),
         (["orders", "1", "--archive", "nope"], 2, "give file:///directory or s3://bucket/prefix"),

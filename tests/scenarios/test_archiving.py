@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
+from eventwagon.archives.past import ArchivedEvents
 from eventwagon.contracts.archive import Row, packed, row_of
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import (
@@ -180,9 +181,9 @@ def test_rows_that_are_there_twice_are_archived_once() -> None:
         world = World()
         keep = SettledRows.keep
 
-        async def twice(self: SettledRows, settled: Sequence[Any]) -> None:
-            await keep(self, settled)
-            await keep(self, settled)
+        async def twice(self: SettledRows, settled: Sequence[Any], skipped: Any) -> None:
+            await keep(self, settled, skipped)
+            await keep(self, settled, skipped)
 
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", twice)
@@ -201,8 +202,8 @@ def test_what_was_settled_without_a_row_is_told() -> None:
         world = World()
         keep = SettledRows.keep
 
-        async def forgetful(self: SettledRows, settled: Sequence[Any]) -> None:
-            await keep(self, [each for each in settled if each[0].event.data != b"3"])
+        async def forgetful(self: SettledRows, settled: Sequence[Any], skipped: Any) -> None:
+            await keep(self, [each for each in settled if each[0].event.data != b"3"], skipped)
 
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", forgetful)
@@ -419,9 +420,9 @@ def test_an_event_that_could_not_be_settled_at_once_has_one_row() -> None:
         kept: list[Row] = []
         keep = SettledRows.keep
 
-        async def seen(self: SettledRows, settled: Sequence[tuple[Delivery, Any]]) -> None:
+        async def seen(self: SettledRows, settled: Sequence[tuple[Delivery, Any]], skipped: Any) -> None:
             kept.extend(row_of(d.event, "", "handled", 1, 1.0) for d, _ in settled)
-            await keep(self, settled)
+            await keep(self, settled, skipped)
 
         train = Train("t", limit=Volume(1), workers=Workers(total=1), archive=URL)
         handled = []
@@ -625,5 +626,34 @@ def test_events_that_share_an_id_have_a_row_each() -> None:
         [archived] = [fact for fact in world.of(WagonArchived) if fact.number == 1]
         assert archived.count == 4
         assert archived.digest == written(digest_of(["1"] * 4))
+
+    run(main())
+
+
+def test_what_once_skips_is_not_archived_as_handled() -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(2), workers=Workers(total=2), archive=URL, once=86_400)
+        handled = list[int]()
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            handled.append(n)
+
+        with in_memory() as archive:
+            async with world.running(train) as c:
+                await c.publish(1, id="a")
+                await until(lambda: handled == [1])
+                for n, name in ((1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")):
+                    await c.publish(n, id=name)
+                await until(lambda: len(archive.rows) >= 4)
+        assert handled == [1, 2, 3, 4, 5]
+        assert [(row.id, row.outcome) for _, row in archive.rows if row.id == "a"] == [
+            ("a", "handled"),
+            ("a", "skipped"),
+        ]
+        source = ArchivedEvents(archive.open, URL, "t")
+        past = [e.event.id async for events in source.events(1, "", [*archive.stored][:1]) for e in events]
+        assert past == ["a"]
 
     run(main())

@@ -1577,8 +1577,8 @@ def _rows_twice() -> Iterator[None]:
 def _dead_as_handled() -> Iterator[None]:
     keep = SettledRows.keep
 
-    async def mutant(self: SettledRows, settled: Sequence[Any]) -> None:
-        await keep(self, [(delivery, ()) for delivery, _ in settled])
+    async def mutant(self: SettledRows, settled: Sequence[Any], skipped: Any) -> None:
+        await keep(self, [(delivery, ()) for delivery, _ in settled], skipped)
 
     with mock.patch.object(SettledRows, "keep", mutant):
         yield

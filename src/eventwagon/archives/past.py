@@ -13,7 +13,7 @@ from ..event import Event, wagon_name
 
 class ArchivedEvents:
     """The archived events of one train. An event of which the archive has no data can't be replayed and is left out, as
-    is one that was passed on to its own channel: it is there."""
+    is one that was passed on to its own channel, where it is, and one that `once=` skipped: another wagon has it."""
 
     def __init__(self, archives: OpenArchive, url: str, train: str) -> None:
         self._open = archives
@@ -53,7 +53,7 @@ class ArchivedEvents:
                 yield [
                     PastEvent(_event(row), row.channel, row.outcome, row.attempts)
                     for row in rows
-                    if not row.cut and row.outcome != "passed"
+                    if not row.cut and row.outcome not in ("passed", "skipped")
                 ]
 
 

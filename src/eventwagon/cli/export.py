@@ -36,7 +36,7 @@ async def export(
     ] = None,
     outcome: Annotated[
         str | None,
-        typer.Option("--outcome", metavar="OUTCOME", help="Only what was handled, dead, or passed on."),
+        typer.Option("--outcome", metavar="OUTCOME", help="Only what was handled, dead, passed on, or skipped."),
     ] = None,
 ) -> None:
     """Print the archived events of a wagon as JSON with their data, one a line, and what came of each.

@@ -20,10 +20,10 @@ from ..event import EARLIEST, LATEST, Event, check_channel_name, legible
 from ..values import plain, shown, split_url
 from .address import Address
 
-Outcome = Literal["handled", "dead", "passed"]
+Outcome = Literal["handled", "dead", "passed", "skipped"]
 """What came of an event in its channel. `handled`: its handler returned. `dead`: it went to the dead letters. `passed`:
-it was due for an inner channel, and was stored there."""
-OUTCOMES: tuple[Outcome, ...] = ("handled", "dead", "passed")
+it was due for an inner channel, and was stored there. `skipped`: it was handled before, as `once=` remembers."""
+OUTCOMES: tuple[Outcome, ...] = ("handled", "dead", "passed", "skipped")
 
 _SCHEMES = ("file", "s3")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 
 from ..backoff import Backoff
@@ -43,11 +43,19 @@ class SettledRows:
         self._told: set[str] = set()
         self._most = min(_PART, runtime.settings.max_event_bytes)
 
-    async def keep(self, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]]) -> None:
+    async def keep(
+        self, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]], skipped: Container[int] = ()
+    ) -> None:
         """Keep what came of these events, each with what it emitted; durable when it returns. A crash before they are
-        settled leaves rows, and the events are handled again: the archive has one row for each event and outcome."""
+        settled leaves rows, and the events are handled again: the archive has one row for each event and outcome.
+        `skipped`: those that were not handled, by identity."""
         now, name = self._runtime.clock(), self._source.name
-        rows = [_row(delivery, emitted, name, now) for delivery, emitted in settled]
+        rows = [
+            row_of(delivery.event, name, "skipped", delivery.attempt, now)
+            if id(delivery) in skipped
+            else _row(delivery, emitted, name, now)
+            for delivery, emitted in settled
+        ]
         parts = list(in_parts(rows, self._most))
         for start in range(0, len(parts), _AT_ONCE):
             await self._store(parts[start : start + _AT_ONCE])

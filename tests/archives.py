@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
@@ -37,7 +37,7 @@ class MemoryArchive:
     async def files(self, train: str) -> Sequence[ArchiveFile]:
         return [file for file, _ in self.stored.values()]
 
-    async def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
+    async def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
         yield self.stored[file.name][1]
 
     @property

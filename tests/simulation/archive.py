@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
@@ -60,7 +60,7 @@ class GatedArchive:
         """Nobody asks."""
         raise NotImplementedError
 
-    def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
+    def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
         """Nobody asks."""
         raise NotImplementedError
 

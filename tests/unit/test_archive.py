@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -358,3 +359,70 @@ def test_a_store_that_fails_midway_is_unavailable(tmp_path: Path, monkeypatch: p
         with pytest.raises(Unavailable, match=r"archive file://.*: reading orders/.*: cut off$"):
             asyncio.run(read(url))
     assert len(asyncio.run(read(url))) == 1
+
+
+def test_what_is_read_at_a_time_has_a_bound_in_bytes(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    rows = [row(n, data=b"x" * 100_000) for n in range(400)]
+
+    async def main() -> None:
+        async with open_archive(url).write(WAGON) as writer:
+            for start in range(0, len(rows), 40):
+                await writer.add(rows[start : start + 40])
+            [file] = await writer.finish()
+        sizes = [sum(len(r.data) for r in some) async for some in open_archive(url).read(file)]
+        assert sum(sizes) == 40_000_000
+        assert max(sizes) <= 12_000_000
+
+    asyncio.run(main())
+
+
+def test_a_read_that_is_cancelled_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that does not answer must not stop the event loop; what was opened is closed once it does."""
+    url = f"file://{tmp_path}"
+    [file] = asyncio.run(written(url, [row(n) for n in range(10)]))
+    answers, reading, closed = threading.Event(), threading.Event(), threading.Event()
+    batches, leave = pq.ParquetFile.iter_batches, pq.ParquetFile.close
+
+    def blocked(self: Any, *given: Any, **more: Any) -> Any:
+        reading.set()
+        answers.wait(30)
+        return batches(self, *given, **more)
+
+    def left(self: Any, **how: Any) -> None:
+        leave(self, **how)
+        closed.set()
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", blocked)
+    monkeypatch.setattr(pq.ParquetFile, "close", left)
+
+    async def main() -> None:
+        async def read_all() -> None:
+            async for _ in open_archive(url).read(file):
+                pass
+
+        task = asyncio.create_task(read_all())
+        await asyncio.to_thread(reading.wait, 30)
+        began = asyncio.get_running_loop().time()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.get_running_loop().time() - began < 5
+        assert not closed.is_set()
+        answers.set()
+        assert await asyncio.to_thread(closed.wait, 30)
+
+    asyncio.run(main())
+
+
+def test_a_file_that_went_after_it_was_listed_says_so(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    [file] = asyncio.run(written(url, [row(1)]))
+    (tmp_path / file.name).unlink()
+
+    async def main() -> None:
+        with pytest.raises(StorageBroken, match=r"\.parquet is gone from file://"):
+            async for _ in open_archive(url).read(file):
+                pass
+
+    asyncio.run(main())

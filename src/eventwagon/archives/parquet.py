@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ _GROUP_BYTES, _GROUP_ROWS = 8 << 20, 50_000
 _MOST_BYTES = 32 << 20
 """The most bytes of rows that wait in all channels together."""
 _READ = 8192
-"""Rows read back at a time."""
+"""The most rows that are read at a time. They are of one group, so their bytes have a bound too."""
 _FORM = 1
 _META = b"eventwagon"
 _NAME = re.compile(r".+_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
@@ -64,17 +64,26 @@ class ParquetArchive:
                 found.append(ArchiveFile(name=name, number=int(parts[1]), channel=parts[2] or "", size=size))
         return sorted(found, key=lambda file: (file.number, file.channel, file.name))
 
-    async def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
-        train = file.name.partition("/")[0]
-        with ThreadPoolExecutor(1, "eventwagon-archive") as thread:
-            loop = asyncio.get_running_loop()
-            with ExitStack() as stack:
-                found = await loop.run_in_executor(
-                    thread, lambda: stack.enter_context(_Reading(self._objects, file.name))
-                )
-                batches = found.rows(train)
-                while (rows := await loop.run_in_executor(thread, next, batches, None)) is not None:
-                    yield rows
+    async def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
+        rows = _rows(self._objects, file.name)
+        thread = ThreadPoolExecutor(1, "eventwagon-archive")  # of its own: it closes what it has read to the end
+        loop = asyncio.get_running_loop()
+        try:
+            while (batch := await loop.run_in_executor(thread, next, rows, None)) is not None:
+                yield batch
+        finally:
+            thread.submit(rows.close)
+            thread.shutdown(wait=False)
+
+
+def _rows(objects: Objects, name: str) -> Generator[Sequence[Row]]:
+    """The rows of a file, in batches. Blocks."""
+    try:
+        reading = _Reading(objects, name)
+    except FileNotFoundError:
+        raise StorageBroken(f"{name} is gone from {objects.where}") from None
+    with reading:
+        yield from reading.rows(name.partition("/")[0])
 
 
 class _Writer:
@@ -272,7 +281,8 @@ class _Reading:
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         try:
-            yield from self._file.iter_batches(_READ, columns=columns)
+            for group in range(self._file.num_row_groups):
+                yield from self._file.iter_batches(_READ, row_groups=[group], columns=columns)
         except (pa.ArrowException, OSError, ValueError) as e:
             raise StorageBroken(f"{self._where} can't be read: {said(e)}") from e
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
@@ -67,10 +68,11 @@ async def export(
 
 async def _print(archive: Archive, files: Sequence[ArchiveFile], outcome: str | None) -> None:
     for file in files:
-        async for rows in archive.read(file):
-            for row in rows:
-                if outcome in (None, row.outcome):
-                    json_line(row_as_json(row, file.number))
+        async with aclosing(archive.read(file)) as batches:
+            async for rows in batches:
+                for row in rows:
+                    if outcome in (None, row.outcome):
+                        json_line(row_as_json(row, file.number))
 
 
 def _list(files: Sequence[ArchiveFile], train: str) -> None:

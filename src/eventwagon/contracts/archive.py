@@ -8,7 +8,7 @@ writes them to the archive.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Literal, Protocol
 from urllib.parse import unquote
@@ -114,8 +114,8 @@ class Archive(Protocol):
         """The files of a train, by wagon and channel. Raises Unavailable."""
         ...
 
-    def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
-        """The rows of a file, in batches. Raises Unavailable, StorageBroken."""
+    def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
+        """The rows of a file, in batches of some MiB. Raises Unavailable; StorageBroken, also if it is gone."""
         ...
 
 

@@ -22,6 +22,8 @@ class MemoryArchive:
         self.written = 0
         """How often a wagon was finished."""
         self.away = False
+        self.fails = False
+        """It answers, and nothing can be written."""
         self.spoils: Callable[[ArchiveFile], ArchiveFile] = lambda file: file
         """What is read back in the place of what was written."""
         self.on_finished: Callable[[], None] = lambda: None
@@ -35,6 +37,8 @@ class MemoryArchive:
         yield _Writer(self, wagon)
 
     async def files(self, train: str) -> Sequence[ArchiveFile]:
+        if self.away:
+            raise Unavailable("the archive is away")
         return [file for file, _ in self.stored.values()]
 
     async def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
@@ -64,6 +68,8 @@ class _Writer:
     async def finish(self) -> Sequence[ArchiveFile]:
         if self._archive.away:
             raise Unavailable("the archive is away")
+        if self._archive.fails:
+            raise Unavailable("the archive is full")
         files = []
         for channel, rows in self._rows.items():
             wagon = self._wagon

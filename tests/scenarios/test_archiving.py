@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
@@ -26,12 +27,13 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
-from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
+from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import ARCHIVE, Channel, Event
 from eventwagon.policy.digest import digest_of, together, written
 from eventwagon.runtime.settled_rows import SettledRows
 from eventwagon.testing.virtual_time import run
 from tests.archives import MemoryArchive, in_memory, less
+from tests.ledgers import MemoryLedger
 from tests.support import World, until
 
 URL = "file:///var/archive"
@@ -384,8 +386,9 @@ def test_a_train_that_is_removed_is_archived_first() -> None:
                 await asyncio.sleep(5)
             async with world.connect(Train("t")) as hand:
                 archive.away = True
-                with pytest.raises(Unavailable, match="the archive is away"):
+                with pytest.raises(Unavailable, match=r"train t is not removed: the archive is away\. Remove it where"):
                     await hand.remove()
+                assert hand.manifest.removal is None  # nothing was begun
                 archive.away = False
                 await hand.remove()
             assert await world.broker.channels("t") == []
@@ -655,5 +658,69 @@ def test_what_once_skips_is_not_archived_as_handled() -> None:
         source = ArchivedEvents(archive.open, URL, "t")
         past = [e.event.id async for events in source.events(1, "", [*archive.stored][:1]) for e in events]
         assert past == ["a"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_a_broker_without_totals_can_tell_is_told(gone: bool) -> None:
+    async def main() -> None:
+        world = World()
+        with in_memory(), pytest.MonkeyPatch.context() as patch:
+            async with world.running(program()) as c:
+                await c.publish_many(range(8))
+                await asyncio.sleep(5)
+                known = world.broker.capabilities
+                patch.setattr(world.broker, "capabilities", msgspec.structs.replace(known, totals=False))
+                if gone:
+                    await world.broker.delete(Channel("t", 1, ARCHIVE))
+                else:
+                    await world.broker.publish(Channel("t", 1, ARCHIVE), [Event("x", "T", "/s", 1.0, b"?")])
+                await c.request_switch()
+                await until(lambda: world.of(WagonRemoved))
+        [told] = world.of(ArchiveIncomplete)
+        assert told.missing is None
+        assert ("is gone, and how many" if gone else "1 message in t_v1") in told.because
+
+    run(main())
+
+
+def test_rows_that_seem_to_be_gone_for_a_moment_are_archived() -> None:
+    """A driver may take a channel for gone whose metadata have not arrived yet."""
+
+    async def main() -> None:
+        world = World()
+        read, misses = MemoryBroker.read, [1]
+
+        def misled(self: MemoryBroker, channel: Channel) -> Any:
+            if channel.name == ARCHIVE and misses and misses.pop():
+                raise ChannelGone(f"{channel} is not there")
+            return read(self, channel)
+
+        with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "read", misled)
+            await drained(world, program(), *range(12))
+        assert not misses
+        assert numbers(archive, "") == [*range(12)]
+        assert not world.of(ArchiveIncomplete)
+
+    run(main())
+
+
+def test_a_train_that_is_removed_has_no_record_before_it_is_archived() -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        with in_memory() as archive:
+            async with world.connect(program(), ledger=ledger) as c, c.running():
+                await c.publish_many(range(5))
+                await asyncio.sleep(5)
+            async with world.connect(program(), ledger=ledger) as hand:
+                archive.fails = True
+                with pytest.raises(Unavailable, match="the archive is full"):
+                    await hand.remove()
+                assert not ledger.all()
+                archive.fails = False
+                await hand.remove()
+            assert ledger.all()
 
     run(main())

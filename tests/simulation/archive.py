@@ -57,8 +57,8 @@ class GatedArchive:
         yield _Writer(self._gate, self._truth, wagon)
 
     async def files(self, train: str) -> Sequence[ArchiveFile]:
-        """Nobody asks."""
-        raise NotImplementedError
+        """A removal asks whether it answers."""
+        return []
 
     def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
         """Nobody asks."""

@@ -13,7 +13,7 @@ from ..contracts.facts import ArchiveIncomplete, WagonArchived
 from ..contracts.manifest import Wagon
 from ..display.text import count as counted
 from ..errors import ChannelGone, StorageBroken, Unavailable
-from ..event import ARCHIVE, Channel, Event
+from ..event import ARCHIVE, Channel, Event, wagon_name
 from ..policy.digest import hashes_of, together, written
 from ..policy.edits import archived
 from .runtime import Runtime
@@ -85,11 +85,14 @@ class Archiver:
         facts: list[WagonArchived | ArchiveIncomplete] = []
         try:
             tally, files, where = await self._write(channel, wagon.archive, about)
-        except ChannelGone:
-            tally, files, where = _Tally(), (), wagon.archive
+            gone = False
+        except ChannelGone as e:
+            if channel in await self._broker.channels(self._train):
+                raise Unavailable(f"the rows of {wagon_name(self._train, wagon.number)} can't be read: {e}") from e
+            tally, files, where, gone = _Tally(), (), wagon.archive, True
         else:
             facts.append(self._fact(wagon.number, files, where))
-        if incomplete := self._incomplete(wagon, tally, {c.name: d for c, d in depths.items()}):
+        if incomplete := self._incomplete(wagon, tally, {c.name: d for c, d in depths.items()}, gone=gone):
             facts.append(incomplete)
         total = sum(file.count for file in files)
         await self._state.apply(lambda m: archived(m, wagon.number, facts, total))
@@ -172,21 +175,29 @@ class Archiver:
             digest=written(together(*(file.digest for file in files))),
         )
 
-    def _incomplete(self, wagon: Wagon, tally: _Tally, depths: dict[str, Depth]) -> ArchiveIncomplete | None:
+    def _incomplete(
+        self, wagon: Wagon, tally: _Tally, depths: dict[str, Depth], *, gone: bool
+    ) -> ArchiveIncomplete | None:
         """What the archive lacks: events of which the broker counted more settled than there were rows of. They are
-        gone."""
+        gone. Without such counts a channel of rows that is gone is told, and what could not be read. Repeated rows
+        count: an event that was handled twice may have been settled twice."""
+        has_totals = self._broker.capabilities.totals
         lacking = {
             name: depth.settled - tally.rows.get(name, 0)
             for name, depth in depths.items()
-            if depth.settled is not None and depth.settled > tally.rows.get(name, 0)
+            if has_totals and depth.settled is not None and depth.settled > tally.rows.get(name, 0)
         }
-        if not self._broker.capabilities.totals or not (lacking or tally.unreadable):
-            return None
-        where = ", ".join(f"{counted(count, 'event')} of {name or 'the ingress'}" for name, count in lacking.items())
-        why = f"settled without a row: {where}" if lacking else ""
+        channel = Channel(self._train, wagon.number, ARCHIVE)
+        why = []
+        if lacking:
+            of = [f"{counted(count, 'event')} of {name or 'the ingress'}" for name, count in lacking.items()]
+            why.append(f"settled without a row: {', '.join(of)}")
         if tally.unreadable:
-            channel = Channel(self._train, wagon.number, ARCHIVE)
-            why += f"{'; ' if why else ''}{counted(tally.unreadable, 'message')} in {channel} could not be read"
+            why.append(f"{counted(tally.unreadable, 'message')} in {channel} could not be read")
+        if gone and not has_totals:
+            why.append(f"{channel} is gone, and how many rows it had is not known")
+        if not why:
+            return None
         return ArchiveIncomplete(
-            train=self._train, number=wagon.number, missing=sum(lacking.values()) or None, because=why
+            train=self._train, number=wagon.number, missing=sum(lacking.values()) or None, because="; ".join(why)
         )

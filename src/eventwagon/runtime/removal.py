@@ -41,6 +41,8 @@ _DEFECTS = 3
 """After this many failures of a driver in a row the event itself counts as the cause."""
 _STANDS_STILL = 300.0
 """Seconds beyond `grace` after which the removal of another process, which is alive, is taken over."""
+_ARCHIVES = 3600.0
+"""Seconds more that it may take until the wagon is archived: each that takes over uploads everything anew."""
 
 
 class WagonRemover:
@@ -85,7 +87,8 @@ class WagonRemover:
         known = self._others.get(wagon.number)
         if known is None or known[0] != by:
             known = self._others[wagon.number] = by, now
-        return now - known[1] < self._settings.grace + _STANDS_STILL
+        uploads = bool(wagon.archive) and wagon.archived is None
+        return now - known[1] < self._settings.grace + _STANDS_STILL + (_ARCHIVES if uploads else 0.0)
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed. Idempotent. The parts, in this order, each

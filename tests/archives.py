@@ -32,6 +32,8 @@ class MemoryArchive:
     def where(self) -> str:
         return "memory"
 
+    async def prepare(self) -> None: ...
+
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
         yield _Writer(self, wagon)

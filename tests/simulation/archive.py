@@ -52,6 +52,8 @@ class GatedArchive:
         self._gate = gate
         self._truth = truth
 
+    async def prepare(self) -> None: ...
+
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
         yield _Writer(self._gate, self._truth, wagon)

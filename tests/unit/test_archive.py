@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def row(n: int, channel: str = "", outcome: str = "handled", **changes: object) 
 
 
 async def written(archive_url: str, rows: Sequence[Row], wagon: ArchivedWagon = WAGON) -> Sequence[ArchiveFile]:
-    async with open_archive(archive_url).write(wagon) as writer:
+    archive = open_archive(archive_url)
+    with suppress(Unavailable):
+        await archive.prepare()
+    async with archive.write(wagon) as writer:
         for start in range(0, len(rows), 1000):
             await writer.add(rows[start : start + 1000])
         return await writer.finish()
@@ -230,6 +234,7 @@ def test_what_is_not_finished_is_not_there(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/archive"
 
     async def main() -> None:
+        await open_archive(url).prepare()
         with pytest.raises(ZeroDivisionError):
             async with open_archive(url).write(WAGON) as writer:
                 await writer.add([row(n, data=b"x" * 100_000) for n in range(400)])  # some is written by now
@@ -285,7 +290,7 @@ def test_wagons_of_a_train_that_was_founded_again_have_other_names(tmp_path: Pat
 
 def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unavailable, match=r"archive file://.*/file: writing orders/"):
+    with pytest.raises(Unavailable, match=r"archive file://.*/file: the directory is not on this machine"):
         asyncio.run(written(f"file://{tmp_path}/file", [row(1)]))
 
 
@@ -322,6 +327,10 @@ def test_strange_files_in_the_directory_are_left_alone(tmp_path: Path) -> None:
     asyncio.run(written(url, [row(1)]))
     for name in ("notes.txt", "orders_v1.parquet", "orders_vx-20270101T000000000Z.parquet"):
         (tmp_path / "orders" / name).write_text("?")
+    copy = (tmp_path / name_of(WAGON, "")).read_bytes()
+    for other in ("orders/backup/orders_v7-20270131T180000000Z.parquet", "orders/mail_v7-20270131T180000000Z.parquet"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_bytes(copy)
     assert len(asyncio.run(open_archive(url).files("orders"))) == 1
     assert asyncio.run(open_archive(url).files("order")) == []
 
@@ -424,5 +433,23 @@ def test_a_file_that_went_after_it_was_listed_says_so(tmp_path: Path) -> None:
         with pytest.raises(StorageBroken, match=r"\.parquet is gone from file://"):
             async for _ in open_archive(url).read(file):
                 pass
+
+    asyncio.run(main())
+
+
+def test_a_directory_that_is_not_there_is_away_and_never_made_beside(tmp_path: Path) -> None:
+    """On another machine than the archive's, say, or while it is not mounted."""
+    archive = open_archive(f"file://{tmp_path}/mounted/archive")
+
+    async def main() -> None:
+        with pytest.raises(Unavailable, match="the directory is not on this machine"):
+            await archive.files("orders")
+        with pytest.raises(Unavailable, match="the directory is not on this machine"):
+            async with archive.write(WAGON) as writer:
+                await writer.add([row(1)])
+                await writer.finish()
+        assert not list(tmp_path.iterdir())
+        await archive.prepare()
+        assert await archive.files("orders") == []
 
     asyncio.run(main())

@@ -33,7 +33,8 @@ _READ = 8192
 """The most rows that are read at a time. They are of one group, so their bytes have a bound too."""
 _FORM = 1
 _META = b"eventwagon"
-_NAME = re.compile(r".+_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
+_NAME = re.compile(r"_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
+"""What comes after the train's name."""
 
 
 class ParquetArchive:
@@ -45,6 +46,9 @@ class ParquetArchive:
     @property
     def where(self) -> str:
         return self._objects.where
+
+    async def prepare(self) -> None:
+        await asyncio.to_thread(self._objects.prepare)
 
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
@@ -59,7 +63,8 @@ class ParquetArchive:
     async def files(self, train: str) -> Sequence[ArchiveFile]:
         found = []
         for name, size in await asyncio.to_thread(self._objects.names, train):
-            parts = _NAME.fullmatch(name.removeprefix(f"{train}/"))
+            ours = name.startswith(f"{train}/{train}_v")  # copies in other folders, of other trains, are left alone
+            parts = _NAME.fullmatch(name.removeprefix(f"{train}/{train}")) if ours else None
             if parts is not None:
                 found.append(ArchiveFile(name=name, number=int(parts[1]), channel=parts[2] or "", size=size))
         return sorted(found, key=lambda file: (file.number, file.channel, file.name))

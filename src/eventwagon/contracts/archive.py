@@ -105,6 +105,11 @@ class Archive(Protocol):
         """Its URL, without secrets."""
         ...
 
+    async def prepare(self) -> None:
+        """Make its directory, if it is one and not there. For processes that begin to observe: from then on a directory
+        that is not there is away, as one that is not mounted. Raises Unavailable."""
+        ...
+
     def write(self, wagon: ArchivedWagon) -> AbstractAsyncContextManager[ArchiveWriter]:
         """Begin to write a wagon's files. If it is left before `finish` has returned, a file is there whole or not at
         all."""

@@ -76,6 +76,7 @@ async def _archived(directory: Path, rows: Sequence[Row]) -> float:
     """From the wagon's channel to a file that was read back."""
     place = f"file://{directory}/{unused('rows')}"
     manifest = opened(Manifest(train="bench"), now=1.0, because="", capacity=None, archive=place)
+    await open_archive(place).prepare()
     async with SQLiteBroker(directory / unused("broker")) as broker:
         channel = Channel("bench", 1, ARCHIVE)
         await broker.create(Channel("bench", 1))

@@ -19,7 +19,8 @@ from obstore.exceptions import GenericError
 
 from eventwagon import Settings, Train, Volume, Wait
 from eventwagon.archives import open_archive
-from eventwagon.archives.parquet import name_of
+from eventwagon.archives.checking import difference
+from eventwagon.archives.names import name_of
 from eventwagon.contracts.archive import (
     ArchivedWagon,
     ArchiveFile,
@@ -33,7 +34,7 @@ from eventwagon.contracts.archive import (
 from eventwagon.contracts.manifest import Manifest, decode, encode, opened
 from eventwagon.errors import StorageBroken, Unavailable, UsageError
 from eventwagon.event import Event
-from eventwagon.policy.digest import digest_of
+from eventwagon.policy.digest import digest_of, together
 
 WAGON = ArchivedWagon(train="orders", number=7, opened_at=1_800_000_000.25)
 
@@ -448,8 +449,24 @@ def test_a_directory_that_is_not_there_is_away_and_never_made_beside(tmp_path: P
             async with archive.write(WAGON) as writer:
                 await writer.add([row(1)])
                 await writer.finish()
-        assert not list(tmp_path.iterdir())
-        await archive.prepare()
-        assert await archive.files("orders") == []
 
     asyncio.run(main())
+    assert not list(tmp_path.iterdir())
+    asyncio.run(archive.prepare())
+    assert asyncio.run(archive.files("orders")) == []
+
+
+def test_whether_the_files_are_still_what_was_archived(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    rows = [row(n, "mail" if n % 2 else "") for n in range(10)]
+    files = asyncio.run(written(url, rows))
+    asyncio.run(written(url, [row(99)], msgspec.structs.replace(WAGON, opened_at=1.0)))  # an earlier one of that name
+    digest = f"{together(*(file.digest for file in files)):032x}"
+
+    def differs(rows: int = 10, digest: str = digest) -> str:
+        return asyncio.run(difference(open_archive(url), WAGON, rows, digest))
+
+    assert differs() == ""
+    assert "are not those that were archived" in differs(digest="0" * 32)
+    (tmp_path / files[0].name).unlink()
+    assert differs().startswith(f"orders_v7: 10 rows were archived, 5 are at {url}")

@@ -65,7 +65,7 @@ def test_what_this_code_does_not_know_is_dropped_at_every_level_or_the_whole_is_
 
 FORM_4: dict[type[Any], set[str]] = {Manifest: {"paused", "removal"}, Wagon: {"paused"}}
 """Fields that code of form 3 must not drop: while one is set the manifest is written in form 4."""
-FORM_5: dict[type[Any], set[str]] = {Manifest: {"replays"}, Wagon: {"archive", "archived", "replay"}}
+FORM_5: dict[type[Any], set[str]] = {Manifest: {"replays"}, Wagon: {"archive", "archive_digest", "archived", "replay"}}
 """The same for code of form 4."""
 MAY_BE_DROPPED: dict[type[Any], set[str]] = {
     Manifest: {

@@ -8,7 +8,6 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
 from io import RawIOBase
 from itertools import groupby
 from operator import attrgetter
@@ -20,9 +19,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from ..contracts.archive import ArchivedWagon, ArchiveFile, Row
 from ..display.text import said
 from ..errors import StorageBroken
-from ..event import Channel
 from ..policy.digest import digest_of, together
 from .columns import REPEATED, SCHEMA, batch_of, rows_of
+from .names import name_of
 from .objects import Objects, Sink
 
 _GROUP_BYTES, _GROUP_ROWS = 8 << 20, 50_000
@@ -290,15 +289,3 @@ class _Reading:
                 yield from self._file.iter_batches(_READ, row_groups=[group], columns=columns)
         except (pa.ArrowException, OSError, ValueError) as e:
             raise StorageBroken(f"{self._where} can't be read: {said(e)}") from e
-
-
-def name_of(wagon: ArchivedWagon, channel: str) -> str:
-    """The path of a file: `orders/orders_v7-20270131T180000000Z.ship.parquet`. It has the time at which the wagon was
-    opened, since a train that was removed and founded again begins with wagon 1."""
-    name = f"{wagon.train}/{Channel(wagon.train, wagon.number)}"
-    if wagon.opened_at is not None:
-        opened = datetime.fromtimestamp(round(wagon.opened_at, 3), UTC)
-        name += f"-{opened:%Y%m%dT%H%M%S}{opened.microsecond // 1000:03d}Z"
-    if wagon.late:
-        name += f"-late-{wagon.late}"
-    return f"{name}{channel and '.'}{channel}.parquet"

@@ -95,7 +95,8 @@ class Archiver:
         if incomplete := self._incomplete(wagon, tally, {c.name: d for c, d in depths.items()}, gone=gone):
             facts.append(incomplete)
         total = sum(file.count for file in files)
-        await self._state.apply(lambda m: archived(m, wagon.number, facts, total))
+        digest = written(together(*(file.digest for file in files)))
+        await self._state.apply(lambda m: archived(m, wagon.number, facts, total, digest))
 
     async def leftover(self, channel: Channel) -> None:
         """Write the rows of a wagon that the manifest does not know (any more) to files of their own: those that it has

@@ -127,6 +127,15 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
     what: str
 
 
+class Archived(msgspec.Struct, frozen=True, kw_only=True):
+    """What the archive has of the wagon. Its figures are those of rows, not of settlements: see docs/archive.md."""
+
+    url: str
+    rows: int
+    digest: str = ""
+    """Of the ids of all rows."""
+
+
 class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The permanent record of a wagon, written before it is removed, and never changed. Times are in seconds since the
     epoch; None: that has not happened."""
@@ -137,6 +146,8 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     """With train and number it identifies the wagon."""
     opened_because: str = ""
     revision: str = ""
+    archived: Archived | None = None
+    """None: it was not archived."""
     created_at: float | None = None
     ready_at: float | None = None
     active_at: float | None = None

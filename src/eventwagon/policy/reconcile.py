@@ -8,7 +8,7 @@ import msgspec
 
 from ..contracts.broker import Depth
 from ..contracts.facts import DeliveryPaused, DeliveryResumed, Entry, sentence
-from ..contracts.ledger import ByHand, ChannelCounts, ChannelRecord, Hold, Ran, WagonRecord
+from ..contracts.ledger import Archived, ByHand, ChannelCounts, ChannelRecord, Hold, Ran, WagonRecord
 from ..contracts.manifest import Manifest, Wagon
 from ..display.text import as_line, count
 from ..event import DEAD, Channel
@@ -63,6 +63,7 @@ def record_of(
         opened_at=wagon.opened_at,
         opened_because=wagon.opened_because,
         revision=wagon.revision,
+        archived=_archived(wagon),
         created_at=wagon.created_at,
         ready_at=wagon.ready_at,
         active_at=wagon.active_at,
@@ -87,6 +88,12 @@ def record_of(
         by_hand=tuple(_by_hand(wagon.number, own))[-_MOST:],
         journal_from=None if reaches else entries[0].at,
     )
+
+
+def _archived(wagon: Wagon) -> Archived | None:
+    if wagon.archived is None:
+        return None
+    return Archived(url=wagon.archive, rows=wagon.archived, digest=wagon.archive_digest)
 
 
 def _channel(

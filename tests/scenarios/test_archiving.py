@@ -28,7 +28,7 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
-from eventwagon.event import ARCHIVE, Channel, Event
+from eventwagon.event import ARCHIVE, DEAD, Channel, Event
 from eventwagon.policy.digest import digest_of, together, written
 from eventwagon.runtime.settled_rows import SettledRows
 from eventwagon.testing.virtual_time import run
@@ -722,5 +722,28 @@ def test_a_train_that_is_removed_has_no_record_before_it_is_archived() -> None:
                 archive.fails = False
                 await hand.remove()
             assert ledger.all()
+
+    run(main())
+
+
+def test_dead_letters_that_share_an_id_are_all_moved() -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(10), workers=Workers(total=2), keep_drained=0.0)
+
+        @train.on("t")
+        async def handle(event: Event) -> None:
+            raise Reject("no")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("eventwagon.runtime.removal._MOVE_BATCH", 1)
+            async with world.running(train) as c:
+                await c.publish_many(
+                    [Event("1", "T", source, 1.0, data) for source in ("/a", "/b") for data in (b"1", b"2")]
+                )
+                await c.request_switch()
+                await until(lambda: world.of(WagonRemoved))
+        kept = [e async for e in world.broker.read(Channel("t", 0, DEAD))]
+        assert sorted((e.source, e.data) for e in kept) == [("/a", b"1"), ("/a", b"2"), ("/b", b"1"), ("/b", b"2")]
 
     run(main())

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from eventwagon.archives import open_archive
 from eventwagon.archives.columns import SCHEMA
-from eventwagon.contracts.archive import Row, in_parts, packed, row_of
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.manifest import Manifest, opened
+from eventwagon.contracts.rows import Row, in_parts, packed, row_of
 from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import ARCHIVE, Channel, Event, new_ids
 from eventwagon.runtime.archiving import Archiver

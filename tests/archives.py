@@ -9,7 +9,8 @@ from unittest import mock
 import msgspec
 
 from eventwagon import connection
-from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile, Row
+from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile
+from eventwagon.contracts.rows import Row
 from eventwagon.errors import Unavailable
 from eventwagon.policy.digest import digest_of
 

@@ -13,7 +13,6 @@ import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.archives.past import ArchivedEvents
-from eventwagon.contracts.archive import Row, packed, row_of
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import (
     ArchiveIncomplete,
@@ -26,6 +25,7 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
+from eventwagon.contracts.rows import Row, packed, row_of
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import ARCHIVE, DEAD, Channel, Event

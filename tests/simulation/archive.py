@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
 from eventwagon import connection as connection_module
-from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile, Row
+from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile
+from eventwagon.contracts.rows import Row
 from eventwagon.policy.digest import digest_of
 
 from .gate import Gate

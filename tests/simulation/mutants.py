@@ -23,7 +23,6 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
-from eventwagon.contracts.archive import Row
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Decision, Fact
 from eventwagon.contracts.ledger import WagonRecord
@@ -32,6 +31,7 @@ from eventwagon.contracts.manifest import RULE, Manifest, Wagon, changed, moved
 from eventwagon.contracts.once import Standing
 from eventwagon.contracts.orchestrator import Deployment
 from eventwagon.contracts.registry import Member, Snapshot
+from eventwagon.contracts.rows import Row
 from eventwagon.contracts.timetable import Due
 from eventwagon.drivers.memory import broker as memory_module
 from eventwagon.drivers.memory.once import MemoryOnce

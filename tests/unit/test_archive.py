@@ -21,17 +21,9 @@ from eventwagon import Settings, Train, Volume, Wait
 from eventwagon.archives import open_archive
 from eventwagon.archives.checking import difference
 from eventwagon.archives.names import name_of
-from eventwagon.contracts.archive import (
-    ArchivedWagon,
-    ArchiveFile,
-    Row,
-    check_archive,
-    in_parts,
-    packed,
-    row_of,
-    unpacked,
-)
+from eventwagon.contracts.archive import ArchivedWagon, ArchiveFile, check_archive
 from eventwagon.contracts.manifest import Manifest, decode, encode, opened
+from eventwagon.contracts.rows import Row, in_parts, packed, row_of, unpacked
 from eventwagon.errors import StorageBroken, Unavailable, UsageError
 from eventwagon.event import Event
 from eventwagon.policy.digest import digest_of, together

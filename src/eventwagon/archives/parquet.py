@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from ..contracts.archive import ArchivedWagon, ArchiveFile, Row
+from ..contracts.archive import ArchivedWagon, ArchiveFile
+from ..contracts.rows import Row
 from ..display.text import said
 from ..errors import StorageBroken
 from ..policy.digest import digest_of, together

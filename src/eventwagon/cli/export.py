@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..archives import open_archive
-from ..contracts.archive import OUTCOMES, Archive, ArchiveFile
+from ..contracts.archive import Archive, ArchiveFile
+from ..contracts.rows import OUTCOMES
 from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import wagon_name

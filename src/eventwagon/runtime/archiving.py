@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from ..contracts.archive import ArchivedWagon, ArchiveFile, Row, unpacked
+from ..contracts.archive import ArchivedWagon, ArchiveFile
 from ..contracts.broker import Depth
 from ..contracts.facts import ArchiveIncomplete, WagonArchived
 from ..contracts.manifest import Wagon
+from ..contracts.rows import Row, unpacked
 from ..display.text import count as counted
 from ..errors import ChannelGone, StorageBroken, Unavailable
 from ..event import ARCHIVE, Channel, Event, wagon_name

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 
 from ..backoff import Backoff
-from ..contracts.archive import Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.broker import Delivery, Depth
+from ..contracts.rows import Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.timetable import CHANNEL as TO
 from ..display.text import said
 from ..errors import ChannelGone, Displaced, EventRefused

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from eventwagon.archives import open_archive
 from eventwagon.archives.columns import SCHEMA
-from eventwagon.contracts.archive import Row, in_parts, packed, row_of
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.manifest import Manifest, opened
+from eventwagon.contracts.rows import Row, in_parts, packed, row_of
 from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import ARCHIVE, Channel, Event, new_ids
 from eventwagon.runtime.archiving import Archiver
@@ -76,6 +76,7 @@ async def _archived(directory: Path, rows: Sequence[Row]) -> float:
     """From the wagon's channel to a file that was read back."""
     place = f"file://{directory}/{unused('rows')}"
     manifest = opened(Manifest(train="bench"), now=1.0, because="", capacity=None, archive=place)
+    await open_archive(place).prepare()
     async with SQLiteBroker(directory / unused("broker")) as broker:
         channel = Channel("bench", 1, ARCHIVE)
         await broker.create(Channel("bench", 1))

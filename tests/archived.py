@@ -13,9 +13,9 @@ from typing import Any
 
 from eventwagon import Connection, Context, Reject, Train, Volume, Workers
 from eventwagon.archives import open_archive
-from eventwagon.contracts.archive import Row
 from eventwagon.contracts.facts import ArchiveIncomplete, Fact, WagonArchived
 from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.rows import Row
 from eventwagon.event import ARCHIVE
 from tests.programs.archived import COUNT, archived
 from tests.support import until

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
 import msgspec
 
 from eventwagon import connection
-from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile, Row
+from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile
+from eventwagon.contracts.rows import Row
 from eventwagon.errors import Unavailable
 from eventwagon.policy.digest import digest_of
 
@@ -22,6 +23,8 @@ class MemoryArchive:
         self.written = 0
         """How often a wagon was finished."""
         self.away = False
+        self.fails = False
+        """It answers, and nothing can be written."""
         self.spoils: Callable[[ArchiveFile], ArchiveFile] = lambda file: file
         """What is read back in the place of what was written."""
         self.on_finished: Callable[[], None] = lambda: None
@@ -30,14 +33,18 @@ class MemoryArchive:
     def where(self) -> str:
         return "memory"
 
+    async def prepare(self) -> None: ...
+
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
         yield _Writer(self, wagon)
 
     async def files(self, train: str) -> Sequence[ArchiveFile]:
+        if self.away:
+            raise Unavailable("the archive is away")
         return [file for file, _ in self.stored.values()]
 
-    async def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
+    async def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
         yield self.stored[file.name][1]
 
     @property
@@ -64,6 +71,8 @@ class _Writer:
     async def finish(self) -> Sequence[ArchiveFile]:
         if self._archive.away:
             raise Unavailable("the archive is away")
+        if self._archive.fails:
+            raise Unavailable("the archive is full")
         files = []
         for channel, rows in self._rows.items():
             wagon = self._wagon

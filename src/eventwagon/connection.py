@@ -605,6 +605,9 @@ class Connection:
     async def _run(self, *, observe: bool, work: bool, post: tuple[int, int] | None) -> AsyncIterator[None]:
         async with self._answering():
             await self._agree()
+        if observe and self.train.settings.archive is not None:
+            with suppress(Unavailable):  # an archive that is away delays removal and nothing else
+                await open_archive(self.train.settings.archive).prepare()
         runtime, ours = self._runtime, self.train.settings.workers
         if runtime.settings.workers is not ours:
             if observe:

@@ -10,7 +10,8 @@ import botocore.session  # type: ignore[import-untyped]
 import pytest
 
 from eventwagon.archives import open_archive
-from eventwagon.contracts.archive import ArchivedWagon, row_of
+from eventwagon.contracts.archive import ArchivedWagon
+from eventwagon.contracts.rows import row_of
 from eventwagon.errors import Unavailable
 from eventwagon.event import Event
 from tests.archived import lives_and_is_archived, rows_at

@@ -35,6 +35,13 @@ def test_what_the_shell_shows_of_it(tmp_path: Path) -> None:
     assert row["because"] == "rejected: a nine"
     alone = cli(tmp_path, "export", "orders", "1", "--archive", archive, "--url", "sqlite:///nowhere")
     assert len(alone.stdout.splitlines()) == 38
+    same = cli(tmp_path, "audit", "orders", "--archive", "--url", trains)
+    assert same.returncode == 0, same.stderr
+    assert "  archived  38 rows at file://" in cli(tmp_path, "audit", "orders", "1", "--url", trains).stdout
+    next((tmp_path / "archive" / "orders").glob("orders_v2-*.inner.parquet")).unlink()
+    less = cli(tmp_path, "audit", "orders", "--archive", "--url", trains)
+    assert less.returncode == 1
+    assert "orders_v2: 38 rows were archived, 20 are at file://" in less.stderr
 
 
 def test_what_it_can_not_show(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.archives.past import ArchivedEvents
-from eventwagon.contracts.archive import Row, packed, row_of
 from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import (
     ArchiveIncomplete,
@@ -25,13 +25,15 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
+from eventwagon.contracts.rows import Row, packed, row_of
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
-from eventwagon.errors import EventTooLarge, StorageBroken, Unavailable
-from eventwagon.event import ARCHIVE, Channel, Event
+from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
+from eventwagon.event import ARCHIVE, DEAD, Channel, Event
 from eventwagon.policy.digest import digest_of, together, written
 from eventwagon.runtime.settled_rows import SettledRows
 from eventwagon.testing.virtual_time import run
 from tests.archives import MemoryArchive, in_memory, less
+from tests.ledgers import MemoryLedger
 from tests.support import World, until
 
 URL = "file:///var/archive"
@@ -181,9 +183,9 @@ def test_rows_that_are_there_twice_are_archived_once() -> None:
         world = World()
         keep = SettledRows.keep
 
-        async def twice(self: SettledRows, settled: Sequence[Any]) -> None:
-            await keep(self, settled)
-            await keep(self, settled)
+        async def twice(self: SettledRows, settled: Sequence[Any], skipped: Any) -> None:
+            await keep(self, settled, skipped)
+            await keep(self, settled, skipped)
 
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", twice)
@@ -195,48 +197,6 @@ def test_rows_that_are_there_twice_are_archived_once() -> None:
     run(main())
 
 
-def test_events_that_share_an_id_are_archived_each() -> None:
-    """Two sources that count their events, and one that uses an order's id for all that happens to it."""
-
-    async def main() -> None:
-        world = World()
-        events = [
-            Event("1", "paid", "/shop", 1.7e9, b"1"),
-            Event("1", "paid", "/till", 1.7e9, b"1"),
-            Event("1", "sent", "/shop", 1.7e9, b"2"),
-        ]
-        with in_memory() as archive:
-            async with world.running(program()) as c:
-                await c.publish_many(events)
-                await c.wait_switched(await c.request_switch())
-                await until(lambda: archive.rows)
-            found = Counter((row.source, row.data) for _, row in archive.rows if not row.channel)
-            assert found == Counter((event.source, event.data) for event in events)
-        assert not world.of(ArchiveIncomplete)
-
-    run(main())
-
-
-def test_what_once_skips_is_archived_as_skipped_and_not_replayed() -> None:
-    async def main() -> None:
-        world, train = World(), program(once=3600.0)
-        event = Event("1", "paid", "/shop", 1.7e9, b"1")
-        with in_memory() as archive:
-            async with world.running(train) as c:
-                await c.publish_many([event])
-                second = await c.wait_switched(await c.request_switch())
-                await c.publish_many([event])
-                await c.wait_switched(await c.request_switch())
-                await until(lambda: {number for number, _ in archive.rows} >= {1, second})
-            outcomes = [(number, row.outcome) for number, row in archive.rows if not row.channel]
-            assert outcomes == [(1, "handled"), (second, "skipped")]
-            source = ArchivedEvents(archive.open, "", "t")
-            name = next(file.name for file, rows in archive.stored.values() if rows[0].outcome == "skipped")
-            assert [past for some in [s async for s in source.events(second, "", [name])] for past in some] == []
-
-    run(main())
-
-
 def test_what_was_settled_without_a_row_is_told() -> None:
     """By a worker of an older version, say."""
 
@@ -244,8 +204,8 @@ def test_what_was_settled_without_a_row_is_told() -> None:
         world = World()
         keep = SettledRows.keep
 
-        async def forgetful(self: SettledRows, settled: Sequence[Any]) -> None:
-            await keep(self, [each for each in settled if each[0].event.data != b"3"])
+        async def forgetful(self: SettledRows, settled: Sequence[Any], skipped: Any) -> None:
+            await keep(self, [each for each in settled if each[0].event.data != b"3"], skipped)
 
         with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
             patch.setattr(SettledRows, "keep", forgetful)
@@ -426,8 +386,9 @@ def test_a_train_that_is_removed_is_archived_first() -> None:
                 await asyncio.sleep(5)
             async with world.connect(Train("t")) as hand:
                 archive.away = True
-                with pytest.raises(Unavailable, match="the archive is away"):
+                with pytest.raises(Unavailable, match=r"train t is not removed: the archive is away\. Remove it where"):
                     await hand.remove()
+                assert hand.manifest.removal is None  # nothing was begun
                 archive.away = False
                 await hand.remove()
             assert await world.broker.channels("t") == []
@@ -462,9 +423,9 @@ def test_an_event_that_could_not_be_settled_at_once_has_one_row() -> None:
         kept: list[Row] = []
         keep = SettledRows.keep
 
-        async def seen(self: SettledRows, settled: Sequence[tuple[Delivery, Any]]) -> None:
+        async def seen(self: SettledRows, settled: Sequence[tuple[Delivery, Any]], skipped: Any) -> None:
             kept.extend(row_of(d.event, "", "handled", 1, 1.0) for d, _ in settled)
-            await keep(self, settled)
+            await keep(self, settled, skipped)
 
         train = Train("t", limit=Volume(1), workers=Workers(total=1), archive=URL)
         handled = []
@@ -638,5 +599,151 @@ def test_workers_that_leave_while_rows_can_not_be_stored_lose_none() -> None:
         assert numbers(archive, "") == [*range(11)]
         assert numbers(archive, "inner") == [*range(11)]
         assert not world.of(ArchiveIncomplete)
+
+    run(main())
+
+
+def test_events_that_share_an_id_have_a_row_each() -> None:
+    """Two sources number alike, and one source uses an id for two events: all are handled, and all are archived."""
+
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(4), workers=Workers(total=2), archive=URL)
+
+        @train.on("t")
+        async def handle(event: Event) -> None: ...
+
+        sent = [
+            Event("1", "T", "/shop", 1.0, b'"created"'),
+            Event("1", "T", "/mobile", 1.0, b'"created"'),
+            Event("1", "T", "/shop", 2.0, b'"paid"'),
+            Event("1", "Paid", "/shop", 2.0, b'"paid"'),
+        ]
+        with in_memory() as archive:
+            async with world.running(train) as c:
+                await c.publish_many(sent)
+                await c.publish(Event("5", "T", "/shop", 1.0, b"1"))
+                await until(lambda: world.of(WagonRemoved))
+        rows = [(row.type, row.source, row.data) for number, row in archive.rows if number == 1]
+        assert Counter(rows) == {(e.type, e.source, e.data): 1 for e in sent}
+        [archived] = [fact for fact in world.of(WagonArchived) if fact.number == 1]
+        assert archived.count == 4
+        assert archived.digest == written(digest_of(["1"] * 4))
+
+    run(main())
+
+
+def test_what_once_skips_is_not_archived_as_handled() -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(2), workers=Workers(total=2), archive=URL, once=86_400)
+        handled = list[int]()
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            handled.append(n)
+
+        with in_memory() as archive:
+            async with world.running(train) as c:
+                await c.publish(1, id="a")
+                await until(lambda: handled == [1])
+                for n, name in ((1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")):
+                    await c.publish(n, id=name)
+                await until(lambda: len(archive.rows) >= 4)
+        assert handled == [1, 2, 3, 4, 5]
+        assert [(row.id, row.outcome) for _, row in archive.rows if row.id == "a"] == [
+            ("a", "handled"),
+            ("a", "skipped"),
+        ]
+        source = ArchivedEvents(archive.open, URL, "t")
+        past = [e.event.id async for events in source.events(1, "", [*archive.stored][:1]) for e in events]
+        assert past == ["a"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_a_broker_without_totals_can_tell_is_told(gone: bool) -> None:
+    async def main() -> None:
+        world = World()
+        with in_memory(), pytest.MonkeyPatch.context() as patch:
+            async with world.running(program()) as c:
+                await c.publish_many(range(8))
+                await asyncio.sleep(5)
+                known = world.broker.capabilities
+                patch.setattr(world.broker, "capabilities", msgspec.structs.replace(known, totals=False))
+                if gone:
+                    await world.broker.delete(Channel("t", 1, ARCHIVE))
+                else:
+                    await world.broker.publish(Channel("t", 1, ARCHIVE), [Event("x", "T", "/s", 1.0, b"?")])
+                await c.request_switch()
+                await until(lambda: world.of(WagonRemoved))
+        [told] = world.of(ArchiveIncomplete)
+        assert told.missing is None
+        assert ("is gone, and how many" if gone else "1 message in t_v1") in told.because
+
+    run(main())
+
+
+def test_rows_that_seem_to_be_gone_for_a_moment_are_archived() -> None:
+    """A driver may take a channel for gone whose metadata have not arrived yet."""
+
+    async def main() -> None:
+        world = World()
+        read, misses = MemoryBroker.read, [1]
+
+        def misled(self: MemoryBroker, channel: Channel) -> Any:
+            if channel.name == ARCHIVE and misses and misses.pop():
+                raise ChannelGone(f"{channel} is not there")
+            return read(self, channel)
+
+        with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "read", misled)
+            await drained(world, program(), *range(12))
+        assert not misses
+        assert numbers(archive, "") == [*range(12)]
+        assert not world.of(ArchiveIncomplete)
+
+    run(main())
+
+
+def test_a_train_that_is_removed_has_no_record_before_it_is_archived() -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        with in_memory() as archive:
+            async with world.connect(program(), ledger=ledger) as c, c.running():
+                await c.publish_many(range(5))
+                await asyncio.sleep(5)
+            async with world.connect(program(), ledger=ledger) as hand:
+                archive.fails = True
+                with pytest.raises(Unavailable, match="the archive is full"):
+                    await hand.remove()
+                assert not ledger.all()
+                archive.fails = False
+                await hand.remove()
+            assert ledger.all()
+
+    run(main())
+
+
+def test_dead_letters_that_share_an_id_are_all_moved() -> None:
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(10), workers=Workers(total=2), keep_drained=0.0)
+
+        @train.on("t")
+        async def handle(event: Event) -> None:
+            raise Reject("no")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("eventwagon.runtime.removal._MOVE_BATCH", 1)
+            async with world.running(train) as c:
+                await c.publish_many(
+                    [Event("1", "T", source, 1.0, data) for source in ("/a", "/b") for data in (b"1", b"2")]
+                )
+                await c.request_switch()
+                await until(lambda: world.of(WagonRemoved))
+        kept = [e async for e in world.broker.read(Channel("t", 0, DEAD))]
+        assert sorted((e.source, e.data) for e in kept) == [("/a", b"1"), ("/a", b"2"), ("/b", b"1"), ("/b", b"2")]
 
     run(main())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
 from eventwagon import connection as connection_module
-from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile, Row
+from eventwagon.contracts.archive import Archive, ArchivedWagon, ArchiveFile
+from eventwagon.contracts.rows import Row
 from eventwagon.policy.digest import digest_of
 
 from .gate import Gate
@@ -52,15 +53,17 @@ class GatedArchive:
         self._gate = gate
         self._truth = truth
 
+    async def prepare(self) -> None: ...
+
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
         yield _Writer(self._gate, self._truth, wagon)
 
     async def files(self, train: str) -> Sequence[ArchiveFile]:
-        """Nobody asks."""
-        raise NotImplementedError
+        """A removal asks whether it answers."""
+        return []
 
-    def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
+    def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
         """Nobody asks."""
         raise NotImplementedError
 

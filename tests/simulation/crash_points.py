@@ -229,8 +229,8 @@ POINTS = (
         archived=True,
     ),
     CrashPoint(
-        "archive_recorded",
-        "the manifest recorded that the wagon is archived",
+        "archive_noted",
+        "the manifest noted that the wagon is archived",
         "the rows, which nobody needs any more, and all channels",
         "an observer goes on, without writing the files again",
         "observe",

@@ -23,7 +23,6 @@ from eventwagon import connection as connection_module
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
-from eventwagon.contracts.archive import Row
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
 from eventwagon.contracts.facts import Decision, Fact
 from eventwagon.contracts.ledger import WagonRecord
@@ -33,6 +32,7 @@ from eventwagon.contracts.once import Standing
 from eventwagon.contracts.orchestrator import Deployment, WagonSpec
 from eventwagon.contracts.registry import Member, Snapshot
 from eventwagon.contracts.replay import PastEvent, Replay
+from eventwagon.contracts.rows import Row
 from eventwagon.contracts.timetable import Due
 from eventwagon.contracts.undo import Slice, Undo
 from eventwagon.drivers.memory import broker as memory_module
@@ -1660,8 +1660,8 @@ def _rows_twice() -> Iterator[None]:
 def _dead_as_handled() -> Iterator[None]:
     keep = SettledRows.keep
 
-    async def mutant(self: SettledRows, settled: Sequence[Any]) -> None:
-        await keep(self, [(delivery, ()) for delivery, _ in settled])
+    async def mutant(self: SettledRows, settled: Sequence[Any], skipped: Any) -> None:
+        await keep(self, [(delivery, ()) for delivery, _ in settled], skipped)
 
     with mock.patch.object(SettledRows, "keep", mutant):
         yield

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 
-from eventwagon.contracts.archive import ROWS
 from eventwagon.contracts.broker import Delivery, Depth
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.ledger import WagonRecord, sound_record
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.contracts.replay import PastEvent
+from eventwagon.contracts.rows import ROWS
 from eventwagon.contracts.timetable import CHANNEL as TO
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry

@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,14 @@ from obstore.exceptions import GenericError
 
 from eventwagon import Settings, Train, Volume, Wait
 from eventwagon.archives import open_archive
-from eventwagon.archives.parquet import _Reading, name_of
-from eventwagon.contracts.archive import (
-    ArchivedWagon,
-    ArchiveFile,
-    Row,
-    check_archive,
-    in_parts,
-    packed,
-    row_of,
-    unpacked,
-)
+from eventwagon.archives.checking import difference
+from eventwagon.archives.names import name_of
+from eventwagon.contracts.archive import ArchivedWagon, ArchiveFile, check_archive
 from eventwagon.contracts.manifest import Manifest, decode, encode, opened
+from eventwagon.contracts.rows import Row, in_parts, packed, row_of, unpacked
 from eventwagon.errors import StorageBroken, Unavailable, UsageError
 from eventwagon.event import Event
-from eventwagon.policy.digest import digest_of
+from eventwagon.policy.digest import digest_of, together
 
 WAGON = ArchivedWagon(train="orders", number=7, opened_at=1_800_000_000.25)
 
@@ -45,7 +39,10 @@ def row(n: int, channel: str = "", outcome: str = "handled", **changes: object) 
 
 
 async def written(archive_url: str, rows: Sequence[Row], wagon: ArchivedWagon = WAGON) -> Sequence[ArchiveFile]:
-    async with open_archive(archive_url).write(wagon) as writer:
+    archive = open_archive(archive_url)
+    with suppress(Unavailable):
+        await archive.prepare()
+    async with archive.write(wagon) as writer:
         for start in range(0, len(rows), 1000):
             await writer.add(rows[start : start + 1000])
         return await writer.finish()
@@ -230,6 +227,7 @@ def test_what_is_not_finished_is_not_there(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/archive"
 
     async def main() -> None:
+        await open_archive(url).prepare()
         with pytest.raises(ZeroDivisionError):
             async with open_archive(url).write(WAGON) as writer:
                 await writer.add([row(n, data=b"x" * 100_000) for n in range(400)])  # some is written by now
@@ -285,7 +283,7 @@ def test_wagons_of_a_train_that_was_founded_again_have_other_names(tmp_path: Pat
 
 def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unavailable, match=r"archive file://.*/file: writing orders/"):
+    with pytest.raises(Unavailable, match=r"archive file://.*/file: the directory is not on this machine"):
         asyncio.run(written(f"file://{tmp_path}/file", [row(1)]))
 
 
@@ -317,69 +315,15 @@ def test_a_file_with_other_columns_says_so(tmp_path: Path) -> None:
         asyncio.run(read(url))
 
 
-def test_a_file_that_goes_while_it_is_asked_for_is_unavailable(tmp_path: Path) -> None:
-    async def main() -> None:
-        (file,) = await written(tmp_path.as_uri(), [row(1)])
-        (tmp_path / file.name).unlink()
-        with pytest.raises(Unavailable, match="is gone from the archive"):
-            _ = [rows async for rows in open_archive(tmp_path.as_uri()).read(file)]
-
-    asyncio.run(main())
-
-
-def test_a_batch_holds_no_more_bytes_than_a_group_of_rows(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with open_archive(tmp_path.as_uri()).write(WAGON) as writer:
-            for n in range(400):
-                await writer.add([row(n, data=b"x" * 100_000)])
-            (file,) = await writer.finish()
-        sizes = [sum(len(r.data) for r in rows) async for rows in open_archive(tmp_path.as_uri()).read(file)]
-        assert sum(sizes) == 40_000_000
-        assert max(sizes) <= 10_000_000
-
-    asyncio.run(main())
-
-
-def test_a_read_that_is_cancelled_waits_for_no_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It closes the file behind the call that is under way, in its own thread."""
-    hangs, closed = threading.Event(), threading.Event()
-    close = _Reading.__exit__
-
-    def batches(self: Any, columns: Any = None) -> Any:
-        assert hangs.wait(20)
-        assert not closed.is_set()
-        yield from ()
-
-    def noted(self: Any, *given: Any) -> None:
-        close(self, *given)
-        closed.set()
-
-    (file,) = asyncio.run(written(tmp_path.as_uri(), [row(1)]))
-    monkeypatch.setattr(_Reading, "batches", batches)
-    monkeypatch.setattr(_Reading, "__exit__", noted)
-
-    async def main() -> None:
-        async def reading() -> None:
-            async for _ in open_archive(tmp_path.as_uri()).read(file):
-                pass
-
-        task = asyncio.create_task(reading())
-        await asyncio.sleep(0.2)
-        task.cancel()
-        async with asyncio.timeout(5):
-            await asyncio.wait([task])
-        assert not closed.is_set()
-        hangs.set()
-        assert await asyncio.to_thread(closed.wait, 20)
-
-    asyncio.run(main())
-
-
 def test_strange_files_in_the_directory_are_left_alone(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
     asyncio.run(written(url, [row(1)]))
     for name in ("notes.txt", "orders_v1.parquet", "orders_vx-20270101T000000000Z.parquet"):
         (tmp_path / "orders" / name).write_text("?")
+    copy = (tmp_path / name_of(WAGON, "")).read_bytes()
+    for other in ("orders/backup/orders_v7-20270131T180000000Z.parquet", "orders/mail_v7-20270131T180000000Z.parquet"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_bytes(copy)
     assert len(asyncio.run(open_archive(url).files("orders"))) == 1
     assert asyncio.run(open_archive(url).files("order")) == []
 
@@ -417,3 +361,104 @@ def test_a_store_that_fails_midway_is_unavailable(tmp_path: Path, monkeypatch: p
         with pytest.raises(Unavailable, match=r"archive file://.*: reading orders/.*: cut off$"):
             asyncio.run(read(url))
     assert len(asyncio.run(read(url))) == 1
+
+
+def test_what_is_read_at_a_time_has_a_bound_in_bytes(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    rows = [row(n, data=b"x" * 100_000) for n in range(400)]
+
+    async def main() -> None:
+        async with open_archive(url).write(WAGON) as writer:
+            for start in range(0, len(rows), 40):
+                await writer.add(rows[start : start + 40])
+            [file] = await writer.finish()
+        sizes = [sum(len(r.data) for r in some) async for some in open_archive(url).read(file)]
+        assert sum(sizes) == 40_000_000
+        assert max(sizes) <= 12_000_000
+
+    asyncio.run(main())
+
+
+def test_a_read_that_is_cancelled_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that does not answer must not stop the event loop; what was opened is closed once it does."""
+    url = f"file://{tmp_path}"
+    [file] = asyncio.run(written(url, [row(n) for n in range(10)]))
+    answers, reading, closed = threading.Event(), threading.Event(), threading.Event()
+    batches, leave = pq.ParquetFile.iter_batches, pq.ParquetFile.close
+
+    def blocked(self: Any, *given: Any, **more: Any) -> Any:
+        reading.set()
+        answers.wait(30)
+        return batches(self, *given, **more)
+
+    def left(self: Any, **how: Any) -> None:
+        leave(self, **how)
+        closed.set()
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", blocked)
+    monkeypatch.setattr(pq.ParquetFile, "close", left)
+
+    async def main() -> None:
+        async def read_all() -> None:
+            async for _ in open_archive(url).read(file):
+                pass
+
+        task = asyncio.create_task(read_all())
+        await asyncio.to_thread(reading.wait, 30)
+        began = asyncio.get_running_loop().time()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.get_running_loop().time() - began < 5
+        assert not closed.is_set()
+        answers.set()
+        assert await asyncio.to_thread(closed.wait, 30)
+
+    asyncio.run(main())
+
+
+def test_a_file_that_went_after_it_was_listed_says_so(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    [file] = asyncio.run(written(url, [row(1)]))
+    (tmp_path / file.name).unlink()
+
+    async def main() -> None:
+        with pytest.raises(StorageBroken, match=r"\.parquet is gone from file://"):
+            async for _ in open_archive(url).read(file):
+                pass
+
+    asyncio.run(main())
+
+
+def test_a_directory_that_is_not_there_is_away_and_never_made_beside(tmp_path: Path) -> None:
+    """On another machine than the archive's, say, or while it is not mounted."""
+    archive = open_archive(f"file://{tmp_path}/mounted/archive")
+
+    async def main() -> None:
+        with pytest.raises(Unavailable, match="the directory is not on this machine"):
+            await archive.files("orders")
+        with pytest.raises(Unavailable, match="the directory is not on this machine"):
+            async with archive.write(WAGON) as writer:
+                await writer.add([row(1)])
+                await writer.finish()
+
+    asyncio.run(main())
+    assert not list(tmp_path.iterdir())
+    asyncio.run(archive.prepare())
+    assert asyncio.run(archive.files("orders")) == []
+
+
+def test_whether_the_files_are_still_what_was_archived(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    rows = [row(n, "mail" if n % 2 else "") for n in range(10)]
+    files = asyncio.run(written(url, rows))
+    asyncio.run(written(url, [row(99)], msgspec.structs.replace(WAGON, opened_at=1.0)))  # an earlier one of that name
+    digest = f"{together(*(file.digest for file in files)):032x}"
+
+    def differs(rows: int = 10, digest: str = digest) -> str:
+        return asyncio.run(difference(open_archive(url), WAGON, rows, digest))
+
+    assert differs() == ""
+    assert "are not those that were archived" in differs(digest="0" * 32)
+    (tmp_path / files[0].name).unlink()
+    assert differs().startswith(f"orders_v7: 10 rows were archived, 5 are at {url}")

@@ -67,7 +67,7 @@ FORM_4: dict[type[Any], set[str]] = {Manifest: {"paused", "removal"}, Wagon: {"p
 """Fields that code of form 3 must not drop: while one is set the manifest is written in form 4."""
 FORM_5: dict[type[Any], set[str]] = {
     Manifest: {"replays"},
-    Wagon: {"archive", "archived", "replay", "undoes", "undo_channel"},
+    Wagon: {"archive", "archive_digest", "archived", "replay", "undoes", "undo_channel"},
 }
 """The same for code of form 4."""
 MAY_BE_DROPPED: dict[type[Any], set[str]] = {

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from ..contracts.archive import Row
+from ..contracts.rows import Row
 from ..event import EARLIEST, LATEST, legible
 
 _TIME = pa.timestamp("us", tz="UTC")

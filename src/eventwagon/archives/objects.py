@@ -39,10 +39,24 @@ class Objects:
         assert self._directory is not None  # noqa: S101 - for the type checker
         return LocalStore(self._directory)
 
+    def prepare(self) -> None:
+        """Make its directory. Raises Unavailable."""
+        if self._directory is not None and not self._directory.is_dir():
+            with self._telling("making its directory"):
+                for path in _made(self._directory / "x"):
+                    _sync(path)
+
+    def _check_there(self) -> None:
+        if self._directory is not None and not self._directory.is_dir():
+            raise Unavailable(
+                f"archive {self.where}: the directory is not on this machine: go on where it is, mount it, or make it"
+            )
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Sink]:
         """A new object, which replaces an older one. It is there, whole and durable, when this is left without an
         error; otherwise nothing changes. Raises Unavailable."""
+        self._check_there()
         with self._telling(f"writing {name}"):
             new = () if self._directory is None else _made(self._directory / name)
             with obstore.open_writer(self._store, name, buffer_size=_PART, max_concurrency=2) as writer:
@@ -53,6 +67,7 @@ class Objects:
 
     def reading(self, name: str) -> io.RawIOBase:
         """An object, for reading at any position. Raises FileNotFoundError, Unavailable."""
+        self._check_there()
         if self._directory is not None and not (self._directory / name).is_file():
             raise FileNotFoundError(name)
         try:
@@ -64,8 +79,7 @@ class Objects:
 
     def names(self, folder: str) -> Sequence[tuple[str, int]]:
         """The objects in a folder with their sizes in bytes. Raises Unavailable."""
-        if self._directory is not None and not self._directory.is_dir():
-            return []
+        self._check_there()
         with self._telling(f"listing {folder}"):
             return [(each["path"], each["size"]) for some in obstore.list(self._store, folder) for each in some]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
 from io import RawIOBase
 from itertools import groupby
 from operator import attrgetter
@@ -17,12 +16,13 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from ..contracts.archive import ArchivedWagon, ArchiveFile, Row
+from ..contracts.archive import ArchivedWagon, ArchiveFile
+from ..contracts.rows import Row
 from ..display.text import said
-from ..errors import StorageBroken, Unavailable
-from ..event import Channel
+from ..errors import StorageBroken
 from ..policy.digest import digest_of, together
 from .columns import REPEATED, SCHEMA, batch_of, rows_of
+from .names import name_of
 from .objects import Objects, Sink
 
 _GROUP_BYTES, _GROUP_ROWS = 8 << 20, 50_000
@@ -30,10 +30,11 @@ _GROUP_BYTES, _GROUP_ROWS = 8 << 20, 50_000
 _MOST_BYTES = 32 << 20
 """The most bytes of rows that wait in all channels together."""
 _READ = 8192
-"""Rows read back at a time."""
+"""The most rows that are read at a time. They are of one group, so their bytes have a bound too."""
 _FORM = 1
 _META = b"eventwagon"
-_NAME = re.compile(r".+_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
+_NAME = re.compile(r"_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
+"""What comes after the train's name."""
 
 
 class ParquetArchive:
@@ -45,6 +46,9 @@ class ParquetArchive:
     @property
     def where(self) -> str:
         return self._objects.where
+
+    async def prepare(self) -> None:
+        await asyncio.to_thread(self._objects.prepare)
 
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
@@ -59,29 +63,32 @@ class ParquetArchive:
     async def files(self, train: str) -> Sequence[ArchiveFile]:
         found = []
         for name, size in await asyncio.to_thread(self._objects.names, train):
-            parts = _NAME.fullmatch(name.removeprefix(f"{train}/"))
+            ours = name.startswith(f"{train}/{train}_v")  # copies in other folders, of other trains, are left alone
+            parts = _NAME.fullmatch(name.removeprefix(f"{train}/{train}")) if ours else None
             if parts is not None:
                 found.append(ArchiveFile(name=name, number=int(parts[1]), channel=parts[2] or "", size=size))
         return sorted(found, key=lambda file: (file.number, file.channel, file.name))
 
-    async def read(self, file: ArchiveFile) -> AsyncIterator[Sequence[Row]]:
-        thread = ThreadPoolExecutor(1, "eventwagon-archive")  # of its own: after a cancellation its calls stay in order
-        rows = _rows_of(self._objects, file.name)
+    async def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:
+        rows = _rows(self._objects, file.name)
+        thread = ThreadPoolExecutor(1, "eventwagon-archive")  # of its own: it closes what it has read to the end
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
-            while (some := await loop.run_in_executor(thread, next, rows, None)) is not None:
-                yield some
-        except FileNotFoundError:
-            raise Unavailable(f"{file.name} is gone from the archive at {self.where}") from None
+            while (batch := await loop.run_in_executor(thread, next, rows, None)) is not None:
+                yield batch
         finally:
             thread.submit(rows.close)
             thread.shutdown(wait=False)
 
 
-def _rows_of(objects: Objects, name: str) -> Generator[Sequence[Row]]:
+def _rows(objects: Objects, name: str) -> Generator[Sequence[Row]]:
     """The rows of a file, in batches. Blocks."""
-    with _Reading(objects, name) as there:
-        yield from there.rows(name.partition("/")[0])
+    try:
+        reading = _Reading(objects, name)
+    except FileNotFoundError:
+        raise StorageBroken(f"{name} is gone from {objects.where}") from None
+    with reading:
+        yield from reading.rows(name.partition("/")[0])
 
 
 class _Writer:
@@ -279,19 +286,7 @@ class _Reading:
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         try:
-            for group in range(self._file.num_row_groups):  # one at a time: the bytes of a group are bounded
+            for group in range(self._file.num_row_groups):
                 yield from self._file.iter_batches(_READ, row_groups=[group], columns=columns)
         except (pa.ArrowException, OSError, ValueError) as e:
             raise StorageBroken(f"{self._where} can't be read: {said(e)}") from e
-
-
-def name_of(wagon: ArchivedWagon, channel: str) -> str:
-    """The path of a file: `orders/orders_v7-20270131T180000000Z.ship.parquet`. It has the time at which the wagon was
-    opened, since a train that was removed and founded again begins with wagon 1."""
-    name = f"{wagon.train}/{Channel(wagon.train, wagon.number)}"
-    if wagon.opened_at is not None:
-        opened = datetime.fromtimestamp(round(wagon.opened_at, 3), UTC)
-        name += f"-{opened:%Y%m%dT%H%M%S}{opened.microsecond // 1000:03d}Z"
-    if wagon.late:
-        name += f"-late-{wagon.late}"
-    return f"{name}{channel and '.'}{channel}.parquet"

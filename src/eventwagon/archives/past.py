@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from ..contracts.archive import ArchiveFile, OpenArchive, Row
+from ..contracts.archive import ArchiveFile, OpenArchive
 from ..contracts.replay import EventSource, NothingKeptError, PastEvent
+from ..contracts.rows import Row
 from ..display.text import count
 from ..errors import Unavailable, UsageError
 from ..event import Event, wagon_name

@@ -10,6 +10,8 @@ import msgspec
 import typer
 from rich.text import Text
 
+from ..archives import difference, open_archive
+from ..contracts.archive import ArchivedWagon
 from ..contracts.ledger import ChannelRecord, Ledger, Times, WagonRecord, encode_record, ledger_of
 from ..display.text import count, local_time, span
 from ..drivers.opening import open_drivers, open_ledger
@@ -63,13 +65,17 @@ async def audit(
         bool,
         typer.Option("--recover", help="First put records into the ledger that it could not take, from the journal."),
     ] = False,
+    archive: Annotated[
+        bool,
+        typer.Option("--archive", help="Read the files of archived wagons, and compare them with the records."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the permanent records of a train's wagons, oldest first: why each was opened and closed, what went in and
     came out, who ran it, and how long events waited.
 
     A record is written before its wagon is removed, and never changes. It outlasts the train. With --json each is one
-    line, complete. If none is found, it exits with 1.
+    line, complete. If none is found, or an archive differs, it exits with 1.
     """
     async with _opened(target, url, ledger) as (found, name):
         which = RecordFilter(
@@ -87,6 +93,7 @@ async def audit(
                 recovered = await recover(registry, found, name)
             say(f"{count(recovered, 'record')} of the journal in the ledger")
         told = 0
+        wrong: list[str] = []
         async for record in found.records(name):
             if not which.takes(record):
                 continue
@@ -98,6 +105,10 @@ async def audit(
                     line(each)
             else:
                 _print(record)
+            if archive and (differs := await _archive_differs(record)):
+                wrong.append(differs)
+        if wrong:
+            raise Ended(Code.FAILED, "; ".join(wrong))
         if not told:
             what = "no such record" if which != RecordFilter() else "no record yet"
             raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")
@@ -122,6 +133,14 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
         )
     async with found:
         yield found, name
+
+
+async def _archive_differs(record: WagonRecord) -> str:
+    """In what the files of the wagon differ from the record; empty if they don't, or if it was not archived."""
+    if record.archived is None:
+        return ""
+    wagon = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
+    return await difference(open_archive(record.archived.url), wagon, record.archived.rows, record.archived.digest)
 
 
 def _print(record: WagonRecord) -> None:
@@ -149,6 +168,9 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
             yield f"  {what:<9} {local_time(at)}{': ' + why if why else ''}"
     yield f"  figures   {summary(record)}"
     yield f"  letters   {_figure(record.letters_kept)} kept, {record.letters_taken} taken, {record.letters_lost} lost"
+    if record.archived is not None:
+        kept = record.archived
+        yield f"  archived  {count(kept.rows, 'row')} at {kept.url}, digest {kept.digest}"
     if record.unreconciled:
         yield f"  UNRECONCILED  {record.unreconciled}"
     else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
 
 from ..archives import open_archive
-from ..contracts.archive import OUTCOMES, Archive, ArchiveFile
+from ..contracts.archive import Archive, ArchiveFile
+from ..contracts.rows import OUTCOMES
 from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import wagon_name
@@ -36,7 +38,7 @@ async def export(
     ] = None,
     outcome: Annotated[
         str | None,
-        typer.Option("--outcome", metavar="OUTCOME", help="Only what was handled, dead, or passed on."),
+        typer.Option("--outcome", metavar="OUTCOME", help="Only what was handled, dead, passed on, or skipped."),
     ] = None,
 ) -> None:
     """Print the archived events of a wagon as JSON with their data, one a line, and what came of each.
@@ -67,10 +69,11 @@ async def export(
 
 async def _print(archive: Archive, files: Sequence[ArchiveFile], outcome: str | None) -> None:
     for file in files:
-        async for rows in archive.read(file):
-            for row in rows:
-                if outcome in (None, row.outcome):
-                    json_line(row_as_json(row, file.number))
+        async with aclosing(archive.read(file)) as batches:
+            async for rows in batches:
+                for row in rows:
+                    if outcome in (None, row.outcome):
+                        json_line(row_as_json(row, file.number))
 
 
 def _list(files: Sequence[ArchiveFile], train: str) -> None:

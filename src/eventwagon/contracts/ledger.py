@@ -127,6 +127,15 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
     what: str
 
 
+class Archived(msgspec.Struct, frozen=True, kw_only=True):
+    """What the archive has of the wagon. Its figures are those of rows, not of settlements: see docs/archive.md."""
+
+    url: str
+    rows: int
+    digest: str = ""
+    """Of the ids of all rows."""
+
+
 class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The permanent record of a wagon, written before it is removed, and never changed. Times are in seconds since the
     epoch; None: that has not happened."""
@@ -139,6 +148,8 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
     undoes: int = 0
     """The wagon whose events were undone in it; 0: it was not for an undo."""
+    archived: Archived | None = None
+    """None: it was not archived."""
     created_at: float | None = None
     ready_at: float | None = None
     active_at: float | None = None
@@ -176,8 +187,6 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     replay: int = 0
     """The replay that it was for; 0: it was for new events."""
-    archived: int | None = None
-    """Rows in the archive; None: the train had none."""
 
     @property
     def settled(self) -> int | None:

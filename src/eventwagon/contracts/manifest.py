@@ -99,6 +99,8 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     reported twice."""
     archive: str = ""
     """The URL of the archive to which its events go; empty: to none."""
+    archive_digest: str = ""
+    """Once it is archived: the digest of the ids of all rows, see docs/archive.md."""
     archived: int | None = None
     """How many rows its removal has written there; None: not yet."""
     letters_taken: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 BITS = 128
@@ -18,17 +18,16 @@ def digest_of(ids: Iterable[str], channel: str = "") -> int:
     `together`. It finds events that are missing, additional or repeated; it protects against accidents, not against
     somebody who chooses ids to deceive it.
     """
-    return together(*hashes_of(ids, channel))
+    return sum(hashes_of(ids, channel)) & _MASK
 
 
-def hashes_of(ids: Iterable[str], channel: str = "") -> list[int]:
-    """The hashes whose sum is the digest, one for each id."""
-    seed, found = _seeded(channel), []
+def hashes_of(ids: Iterable[str], channel: str = "") -> Iterator[int]:
+    """The hashes of which the digest is the sum, one for each id."""
+    seed = _seeded(channel)
     for event_id in ids:
         one = seed.copy()
         one.update(event_id.encode("utf-8", "surrogatepass"))
-        found.append(int.from_bytes(one.digest()))
-    return found
+        yield int.from_bytes(one.digest())
 
 
 def together(*digests: int) -> int:

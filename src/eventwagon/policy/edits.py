@@ -719,12 +719,14 @@ def removal_taken_over(manifest: Manifest, wagon: Wagon, by: str) -> Edit:
     return Edit(changed(manifest, wagon.number, remover=by))
 
 
-def archived(manifest: Manifest, number: int, facts: Sequence[WagonArchived | ArchiveIncomplete], count: int) -> Edit:
-    """The wagon's events are in its archive, whoever wrote them there: its channels may go. Idempotent."""
+def archived(
+    manifest: Manifest, number: int, facts: Sequence[WagonArchived | ArchiveIncomplete], count: int, digest: str
+) -> Edit:
+    """The wagon's events are in its archive: its channels may go. Idempotent."""
     wagon = manifest.wagon(number)
     if wagon is None or wagon.archived is not None:
         return Edit(manifest)
-    return Edit(changed(manifest, number, archived=count), tuple(facts))
+    return Edit(changed(manifest, number, archived=count, archive_digest=digest), tuple(facts))
 
 
 def archive_declared(manifest: Manifest, archive: str) -> Manifest:

@@ -16,7 +16,7 @@ from ..contracts.facts import (
     WagonOpened,
     sentence,
 )
-from ..contracts.ledger import ByHand, ChannelCounts, ChannelRecord, Hold, Ran, Sketch, WagonRecord
+from ..contracts.ledger import Archived, ByHand, ChannelCounts, ChannelRecord, Hold, Ran, Sketch, WagonRecord
 from ..contracts.manifest import Manifest, Wagon
 from ..display.text import as_line, count
 from ..event import DEAD, Channel
@@ -78,6 +78,7 @@ def record_of(
         opened_because=wagon.opened_because,
         revision=wagon.revision,
         undoes=wagon.undoes,
+        archived=_archived(wagon),
         created_at=wagon.created_at,
         ready_at=wagon.ready_at,
         active_at=wagon.active_at,
@@ -102,12 +103,17 @@ def record_of(
         by_hand=tuple(_by_hand(wagon, own))[-_MOST:],
         journal_from=since,
         replay=wagon.replay,
-        archived=wagon.archived,
     )
 
 
 def _opened(entry: Entry, wagon: Wagon) -> bool:
     return isinstance(entry.fact, WagonOpened) and entry.fact.number == wagon.number
+
+
+def _archived(wagon: Wagon) -> Archived | None:
+    if wagon.archived is None:
+        return None
+    return Archived(url=wagon.archive, rows=wagon.archived, digest=wagon.archive_digest)
 
 
 def _channel(

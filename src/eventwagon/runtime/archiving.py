@@ -7,20 +7,21 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from ..contracts.archive import ArchivedWagon, ArchiveFile, Row, unpacked
+from ..contracts.archive import ArchivedWagon, ArchiveFile
 from ..contracts.broker import Depth
 from ..contracts.facts import ArchiveIncomplete, WagonArchived
 from ..contracts.manifest import Wagon
+from ..contracts.rows import Row, unpacked
 from ..display.text import count as counted
 from ..errors import ChannelGone, StorageBroken, Unavailable
-from ..event import ARCHIVE, Channel, Event
+from ..event import ARCHIVE, Channel, Event, wagon_name
 from ..policy.digest import hashes_of, together, written
 from ..policy.edits import archived
 from .runtime import Runtime
 from .train_state import TrainState
 
 _BATCH, _BATCH_BYTES = 2000, 4 << 20
-"""Rows that are handed to the archive together: at most so many, and about so many bytes."""
+"""Rows that are handed to the archive together, and about the most bytes of their data."""
 
 
 class _Tally:
@@ -30,31 +31,33 @@ class _Tally:
         self.rows: dict[str, int] = {}
         """All of them."""
         self.counts: dict[str, int] = {}
-        """Those that were written: one for each outcome of an event."""
+        """Those that were written, each once."""
         self.digests: dict[str, int] = {}
         """The digests of their ids."""
         self.unreadable = 0
         """Messages that hold no rows."""
-        self._seen: dict[tuple[str, str], set[int]] = {}
-        """By channel and outcome: what was seen, as a hash of id, source and data."""
+        self._seen: set[int] = set()
+        """A hash of each row that was written, of its channel and of all that tells events apart. 128 bits of it are of
+        the id; the others need to tell apart only what has the same id."""
 
     def new(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Count the rows of one message, and return those that were not seen before: a crash may have left a row
-        twice. Rows of one id that differ in source or data are of different events."""
+        twice. Events are the same only if everything is that their publisher gave them: two sources may use one id,
+        and so may a source."""
         found: list[Row] = []
-        for (channel, outcome), group in groupby(rows, attrgetter("channel", "outcome")):
+        seen = self._seen
+        for channel, group in groupby(rows, attrgetter("channel")):
             some = list(group)
             self.rows[channel] = self.rows.get(channel, 0) + len(some)
-            seen = self._seen.setdefault((channel, outcome), set())
-            hashes = hashes_of((row.id for row in some), channel)
-            keys = [h ^ hash((row.source, row.data)) for h, row in zip(hashes, some, strict=True)]
-            if len(set(keys)) < len(keys) or not seen.isdisjoint(keys):
-                first = {key: n for n, key in reversed([*enumerate(keys)]) if key not in seen}
-                some, hashes = [some[n] for n in first.values()], [hashes[n] for n in first.values()]
-            seen.update(keys)
-            self.counts[channel] = self.counts.get(channel, 0) + len(some)
-            self.digests[channel] = together(self.digests.get(channel, 0), *hashes)
-            found += some
+            before, digest = len(found), 0
+            for row, of_id in zip(some, hashes_of([row.id for row in some], channel), strict=True):
+                mark = of_id + hash((row.outcome, row.source, row.type, row.subject, row.data, row.cut))
+                if mark not in seen:
+                    seen.add(mark)
+                    found.append(row)
+                    digest += of_id
+            self.counts[channel] = self.counts.get(channel, 0) + len(found) - before
+            self.digests[channel] = together(self.digests.get(channel, 0), digest)
         return found
 
 
@@ -83,14 +86,18 @@ class Archiver:
         facts: list[WagonArchived | ArchiveIncomplete] = []
         try:
             tally, files, where = await self._write(channel, wagon.archive, about)
-        except ChannelGone:
-            tally, files, where = _Tally(), (), wagon.archive
+            gone = False
+        except ChannelGone as e:
+            if channel in await self._broker.channels(self._train):
+                raise Unavailable(f"the rows of {wagon_name(self._train, wagon.number)} can't be read: {e}") from e
+            tally, files, where, gone = _Tally(), (), wagon.archive, True
         else:
             facts.append(self._fact(wagon.number, files, where))
-        if incomplete := self._incomplete(wagon, tally, {c.name: d for c, d in depths.items()}):
+        if incomplete := self._incomplete(wagon, tally, {c.name: d for c, d in depths.items()}, gone=gone):
             facts.append(incomplete)
         total = sum(file.count for file in files)
-        await self._state.apply(lambda m: archived(m, wagon.number, facts, total))
+        digest = written(together(*(file.digest for file in files)))
+        await self._state.apply(lambda m: archived(m, wagon.number, facts, total, digest))
 
     async def leftover(self, channel: Channel) -> None:
         """Write the rows of a wagon that the manifest does not know (any more) to files of their own: those that it has
@@ -170,21 +177,29 @@ class Archiver:
             digest=written(together(*(file.digest for file in files))),
         )
 
-    def _incomplete(self, wagon: Wagon, tally: _Tally, depths: dict[str, Depth]) -> ArchiveIncomplete | None:
+    def _incomplete(
+        self, wagon: Wagon, tally: _Tally, depths: dict[str, Depth], *, gone: bool
+    ) -> ArchiveIncomplete | None:
         """What the archive lacks: events of which the broker counted more settled than there were rows of. They are
-        gone."""
+        gone. Without such counts a channel of rows that is gone is told, and what could not be read. Repeated rows
+        count: an event that was handled twice may have been settled twice."""
+        has_totals = self._broker.capabilities.totals
         lacking = {
             name: depth.settled - tally.rows.get(name, 0)
             for name, depth in depths.items()
-            if depth.settled is not None and depth.settled > tally.rows.get(name, 0)
+            if has_totals and depth.settled is not None and depth.settled > tally.rows.get(name, 0)
         }
-        if not self._broker.capabilities.totals or not (lacking or tally.unreadable):
-            return None
-        where = ", ".join(f"{counted(count, 'event')} of {name or 'the ingress'}" for name, count in lacking.items())
-        why = f"settled without a row: {where}" if lacking else ""
+        channel = Channel(self._train, wagon.number, ARCHIVE)
+        why = []
+        if lacking:
+            of = [f"{counted(count, 'event')} of {name or 'the ingress'}" for name, count in lacking.items()]
+            why.append(f"settled without a row: {', '.join(of)}")
         if tally.unreadable:
-            channel = Channel(self._train, wagon.number, ARCHIVE)
-            why += f"{'; ' if why else ''}{counted(tally.unreadable, 'message')} in {channel} could not be read"
+            why.append(f"{counted(tally.unreadable, 'message')} in {channel} could not be read")
+        if gone and not has_totals:
+            why.append(f"{channel} is gone, and how many rows it had is not known")
+        if not why:
+            return None
         return ArchiveIncomplete(
-            train=self._train, number=wagon.number, missing=sum(lacking.values()) or None, because=why
+            train=self._train, number=wagon.number, missing=sum(lacking.values()) or None, because="; ".join(why)
         )

@@ -10,7 +10,7 @@ The path of one event has ten steps, from its receipt to its settlement; a train
 5. `HandlerRunner.start` counts it as under way and sets its deadline,
 6. `handling.begin` (or `batching.begin_batch`) decodes the payload and calls the handler,
 7. `HandlerRunner.finish` counts the outcome and tells the channel's circuit,
-8. `Settler.done` (or `die`, `retry`, `snooze`) puts the event into a queue,
+8. `Settler.done` (or `skip`, `die`, `retry`, `snooze`) puts the event into a queue,
 9. the queue's task stores what the event emitted, with all that waited for the same channels
    (with `once=` it then records that the event was handled),
 10. and settles the event, or gives it back.
@@ -34,7 +34,6 @@ from .bulkhead import is_ours
 from .forming import WITHIN, Forming, is_alone
 from .once import OnceGuard
 from .runtime import Runtime, report_failure
-from .settled_rows import SKIPPED
 from .settling import Settler
 from .worker_states import PAUSES, PoolState, WagonState
 
@@ -290,7 +289,7 @@ class Prefetcher:
         for delivery in found.copies:
             self.settler.give_back_copy(delivery)
         for delivery in found.handled:
-            self.settler.done(delivery, SKIPPED)
+            self.settler.skip(delivery)
         if found.handled:
             self._runtime.tell(once.fact(found.handled))
         return found.ours

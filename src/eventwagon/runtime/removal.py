@@ -28,6 +28,7 @@ from ..policy.losses import LETTERS_REMOVED, Losses, of_letters
 from .archiving import Archiver
 from .bulkhead import shown
 from .dead_letters import died, smaller
+from .halving import by_halves
 from .probe import PROBE
 from .publish_queue import fitting
 from .recording import Recorder
@@ -41,6 +42,8 @@ _DEFECTS = 3
 """After this many failures of a driver in a row the event itself counts as the cause."""
 _STANDS_STILL = 300.0
 """Seconds beyond `grace` after which the removal of another process, which is alive, is taken over."""
+_ARCHIVES = 3600.0
+"""Seconds more that it may take until the wagon is archived: each that takes over uploads everything anew."""
 
 
 class WagonRemover:
@@ -66,7 +69,7 @@ class WagonRemover:
         """What its observer knows of the dead letters."""
         self._recorder = recorder
         """Writes the wagons' records; None: the train has no ledger."""
-        self._moved: dict[Channel, set[tuple[str, str]]] = {}
+        self._moved: dict[Channel, set[tuple[str, int]]] = {}
         """By channel: what an unfinished removal has moved already, so that the next attempt does not move it again."""
         self._others: dict[int, tuple[str, float]] = {}
         """By number: another process that removes the wagon, and since when this one knows (the loop's time)."""
@@ -85,7 +88,8 @@ class WagonRemover:
         known = self._others.get(wagon.number)
         if known is None or known[0] != by:
             known = self._others[wagon.number] = by, now
-        return now - known[1] < self._settings.grace + _STANDS_STILL
+        uploads = bool(wagon.archive) and wagon.archived is None
+        return now - known[1] < self._settings.grace + _STANDS_STILL + (_ARCHIVES if uploads else 0.0)
 
     async def remove(self, wagon: Wagon) -> None:
         """Remove a wagon that is drained, failed, or being removed. Idempotent. The parts, in this order, each
@@ -229,23 +233,20 @@ class WagonRemover:
     async def _keep(self, kept: Channel, letters: Sequence[Event]) -> None:
         """Store the letters. One that the broker refuses is made smaller. Raises ChannelGone, Unavailable,
         StorageBroken."""
+
+        async def store(some: Sequence[Event]) -> None:
+            await _in_spite_of_defects(partial(self._publish, kept, some))
+
+        async def alone(letter: Event, error: BaseException) -> None:
+            if (less := smaller(letter, cut=True)) is None:
+                raise error
+            await self._keep(kept, [less])
+
         left = list(letters)
         while left:
             some = fitting(left, _MOVE_BATCH)
-            try:
-                await _in_spite_of_defects(partial(self._publish, kept, some))
-                left = left[len(some) :]
-            except (Exception, BaseExceptionGroup) as e:
-                if _passes_over(e):
-                    raise
-                if len(some) > 1:
-                    half = len(some) // 2
-                    await self._keep(kept, some[:half])
-                    left = left[half:]
-                elif (less := smaller(left[0], cut=True)) is not None:
-                    left[0] = less
-                else:
-                    raise
+            left = left[len(some) :]
+            await by_halves(some, store, alone, is_cause=_is_cause)
 
     async def _publish(self, channel: Channel, events: Sequence[Event]) -> None:
         """One call to the broker. If it never answers, the removal waits no longer than a publisher would."""
@@ -275,30 +276,32 @@ class WagonRemover:
         """Publish them again, to the active wagon's channel of that name. Those that can never be published, or are for
         an inner channel that it does not have, go to the train's dead letters; returns how many."""
         wagon = self._state.snapshot.manifest.wagon(channel.wagon)
-        try:
+        dead = 0
+
+        async def store(some: Sequence[Event]) -> None:
             if wagon is not None and wagon.replay:
                 raise _ForReplayError(f"it was for replay {wagon.replay}: the active wagon takes no replayed events")
-            if any(UNDO in event.extensions for event in events):
+            if any(UNDO in event.extensions for event in some):
                 raise _ForReplayError("it was to be undone: the active wagon would handle it")
-            if channel.name:
-                await _in_spite_of_defects(partial(self._emit_anew, channel, events))
-            else:
-                await _in_spite_of_defects(partial(self._switcher.readmit, events))
-        except ChannelGone as e:  # the active wagon's channel, not the one that is read: nothing may be deleted yet
-            raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
-        except (Exception, BaseExceptionGroup) as e:
-            if _passes_over(e):
-                raise
-            if len(events) > 1:
-                half = len(events) // 2
-                return await self._readmit(channel, events[:half]) + await self._readmit(channel, events[half:])
-            because = f"it came late to {channel}, and could not be published anew: {said(e)}"
-            _, letter = died(events[0], channel.name, channel.wagon, because, 0, self._runtime.clock())
+            try:
+                if channel.name:
+                    await _in_spite_of_defects(partial(self._emit_anew, channel, some))
+                else:
+                    await _in_spite_of_defects(partial(self._switcher.readmit, some))
+            except ChannelGone as e:  # the active wagon's channel, not the one that is read: nothing may be deleted yet
+                raise Unavailable(f"events of {channel} can't be published anew: {e}") from e
+
+        async def alone(event: Event, error: BaseException) -> None:
+            nonlocal dead
+            because = f"it came late to {channel}, and could not be published anew: {said(error)}"
+            _, letter = died(event, channel.name, channel.wagon, because, 0, self._runtime.clock())
             kept = Channel(self._train, 0, DEAD)
             await self._broker.create(kept)
             await self._keep(kept, [letter])
-            return 1
-        return 0
+            dead += 1
+
+        await by_halves(events, store, alone, is_cause=_is_cause)
+        return dead
 
     async def _emit_anew(self, channel: Channel, events: Sequence[Event]) -> None:
         """Publish them to the active wagon's inner channel of that name."""
@@ -369,11 +372,12 @@ async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
     await call()
 
 
-def _mark(event: Event) -> tuple[str, str]:
-    """The key by which an event, or a dead letter of one channel, is recognised."""
-    return event.id, event.extensions.get("deadchannel", "")
+def _mark(event: Event) -> tuple[str, int]:
+    """The key by which an event, or a dead letter, is recognised in this process. Two may share an id."""
+    said = (event.source, event.type, event.subject, event.data, frozenset(event.extensions.items()))
+    return event.id, hash(said)
 
 
-def _passes_over(error: BaseException) -> bool:
-    """Whether this error has nothing to do with the events of the call, and may pass by itself."""
-    return isinstance(error, EventwagonError) and not isinstance(error, EventRefused)
+def _is_cause(error: BaseException) -> bool:
+    """Whether the events of the call may be the cause of this error, which then does not pass by itself."""
+    return isinstance(error, EventRefused) or not isinstance(error, EventwagonError)

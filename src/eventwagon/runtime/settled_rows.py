@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 
 from ..backoff import Backoff
-from ..contracts.archive import Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.broker import Delivery, Depth
+from ..contracts.rows import Outcome, Row, in_parts, packed, row_of, without_data
 from ..contracts.timetable import CHANNEL as TO
 from ..display.text import said
 from ..errors import ChannelGone, Displaced, EventRefused
 from ..event import ARCHIVE, DEAD, Channel, Event
 from .bulkhead import is_ours
+from .halving import by_halves
 from .publish_queue import MOST_BYTES
 from .runtime import Runtime, report_failure
 from .worker_states import PAUSES
@@ -34,6 +35,10 @@ Insist = Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]]
 """Makes a call until it succeeds. Raises EventRefused."""
 
 
+class _RefusedError(Exception):
+    """These rows can't be stored as they are."""
+
+
 class SettledRows:
     """Keeps the rows of one channel's events, in one process. `insist` is the settler's."""
 
@@ -46,50 +51,57 @@ class SettledRows:
         self._told: set[str] = set()
         self._most = min(_PART, runtime.settings.max_event_bytes)
 
-    async def keep(self, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]]) -> None:
+    async def keep(
+        self, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]], skipped: Container[int] = ()
+    ) -> None:
         """Keep what came of these events, each with what it emitted; durable when it returns. A crash before they are
-        settled leaves rows, and the events are handled again: the archive has one row for each event and outcome."""
+        settled leaves rows, and the events are handled again: the archive has one row for each event and outcome.
+        `skipped`: those that were not handled, by identity."""
         now, name = self._runtime.clock(), self._source.name
-        rows = [_row(delivery, emitted, name, now) for delivery, emitted in settled]
+        rows = [
+            row_of(delivery.event, name, "skipped", delivery.attempt, now)
+            if id(delivery) in skipped
+            else _row(delivery, emitted, name, now)
+            for delivery, emitted in settled
+        ]
         parts = list(in_parts(rows, self._most))
         for start in range(0, len(parts), _AT_ONCE):
             await self._store(parts[start : start + _AT_ONCE])
 
     async def _store(self, parts: Sequence[Sequence[Row]]) -> None:
-        """Store the parts. Rows that the broker refuses for good are found by bisection."""
-        refused = await self._refused([packed(part, self._source.train) for part in parts])
-        if not refused:
-            return
-        if len(parts) > 1:
-            for part in parts:
-                await self._store([part])
-        elif len(parts[0]) > 1:
-            half = len(parts[0]) // 2
-            await self._store([parts[0][:half]])
-            await self._store([parts[0][half:]])
-        elif (row := parts[0][0]).data or row.extensions:
+        """Store the parts. Rows that the broker refuses for good are found by halves."""
+        await by_halves(parts, self._insist_on, self._smaller, is_cause=lambda e: isinstance(e, _RefusedError))
+
+    async def _smaller(self, part: Sequence[Row], refused: BaseException) -> None:
+        """Store the part, which the broker refuses, in halves; a single row without its data."""
+        if len(part) > 1:
+            half = len(part) // 2
+            await self._store([part[:half]])
+            await self._store([part[half:]])
+        elif (row := part[0]).data or row.extensions:
             self._tell(f"the archive gets an event without its data, which can't be part of a row: {refused}")
             await self._store([[without_data(row)]])
         else:
             self._tell(f"the archive will lack an event whose row can't be stored: {refused}")
 
-    async def _refused(self, messages: Sequence[Event]) -> str:
-        """Store the messages. Returns why the broker refuses them for good, or why its driver always fails on them;
-        empty if they are stored."""
+    async def _insist_on(self, parts: Sequence[Sequence[Row]]) -> None:
+        """Store the parts, a message each. Raises _RefusedError if the broker refuses them for good, or its driver
+        always fails on them."""
+        messages = [packed(part, self._source.train) for part in parts]
         backoff, why = Backoff(*PAUSES), ""
         for _ in range(_DEFECTS):
             try:
                 await self._insist(self._step, partial(self._publish, messages))
-                return ""
+                return
             except EventRefused as e:
-                return str(e)
+                raise _RefusedError(str(e)) from e
             except BaseException as e:
                 if issubclass(type(e), asyncio.CancelledError) or is_ours(e):
                     raise
                 self._runtime.bulkhead.report(self._step, e)
                 why = said(e)
             await asyncio.sleep(backoff.next())
-        return why
+        raise _RefusedError(why)
 
     async def _publish(self, messages: Sequence[Event]) -> None:
         """Store them. The wagon may have been opened before the train had an archive, or somebody has deleted the

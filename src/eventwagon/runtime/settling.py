@@ -113,6 +113,8 @@ class Settler:
         """By identity: events for which `until_settled` waits."""
         self._dying: set[int] = set()
         """By identity: events that are to be settled as dead. Empty if nothing is counted."""
+        self._skipped: set[int] = set()
+        """By identity: events that are to be settled without having been handled."""
         self._rows = SettledRows(runtime, source.channel, self._insist)
         self._told_letterless = False
         """It was told that the wagon's dead letters go to the train's."""
@@ -130,6 +132,11 @@ class Settler:
         queue.done.append((delivery, emitted))
         if queue.task is None:
             self._go(queue)
+
+    def skip(self, delivery: Delivery) -> None:
+        """The event was handled before: settle it."""
+        self._skipped.add(id(delivery))
+        self.done(delivery, ())
 
     def die(self, delivery: Delivery, because: str, attempt: int, exc_info: ExcInfo | None = None) -> None:
         """Put the event among the wagon's dead letters, then settle it. `attempt`: how often it was tried, as far as
@@ -216,6 +223,8 @@ class Settler:
                 waiter.set_result(None)
             if self._dying:
                 self._dying.discard(id(delivery))
+            if self._skipped:
+                self._skipped.discard(id(delivery))
 
     def tell_deaths(self, emitted: Emitted, *, uncounted: int = 0, exc_info: ExcInfo | None = None) -> None:
         """Report and log each dead letter among the emitted events. `uncounted`: how many of the attempts did not
@@ -371,7 +380,7 @@ class Settler:
                     for place, each in enumerate(finished)
                     if place not in refused and id(each[0]) not in self._later
                 ]
-                await self._rows.keep(rest)
+                await self._rows.keep(rest, self._skipped)
             if (once := self.source.once) is not None:
                 await self._record(once, kept)
             await self._settle_all(kept)

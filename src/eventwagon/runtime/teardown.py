@@ -66,7 +66,8 @@ class Teardown:
         are refused and processes end; the channels are sealed and checked again; at last everything is deleted. `force`
         asks living processes to end, for `patience` seconds, and deletes what is left, also what is not archived yet.
 
-        Raises RemovalRefused, and then the train goes on; Unavailable and StorageBroken, and then call it again.
+        Raises RemovalRefused, and then the train goes on; UsageError if this process can't open an archive of its
+        wagons; Unavailable and StorageBroken, and then call it again.
         """
         existed = bool((await self._registry.read(self._train)).version)
         manifest = (await self._state.refresh()).manifest if existed else Manifest(train=self._train)
@@ -75,6 +76,7 @@ class Teardown:
         if not force:
             await self._refuse_if_left(channels)
             self._refuse_if_alive(await self._alive())
+            await self._refuse_if_archives_are_away(manifest)
         asked = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
         if existed:
             manifest = (await self._state.apply(lambda m: removal_asked(m, asked))).manifest
@@ -133,6 +135,18 @@ class Teardown:
                     "the train again, or remove it with --force (force=True), without these records"
                 ) from e
             report_failure(self._runtime, "recording the train's wagons", str(e) or "no answer in time")
+
+    async def _refuse_if_archives_are_away(self, manifest: Manifest) -> None:
+        """Ask the archives of its wagons before anything is begun that this process could not finish. Raises
+        UsageError if it can't open one, Unavailable if one is away."""
+        for url in {wagon.archive for wagon in manifest.wagons if wagon.archive and wagon.archived is None}:
+            try:
+                await self._runtime.archives(url).files(self._train)
+            except Unavailable as e:
+                raise Unavailable(
+                    f"train {self._train} is not removed: {e}. Remove it where its archive can be reached, or with "
+                    "--force (force=True), without archiving what is not archived yet"
+                ) from e
 
     async def _archive(self, manifest: Manifest, channels: Sequence[Channel]) -> None:
         """Archive what the wagons have handled. Raises as `Archiver.archive`; then the train is not removed yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..contracts.archive import Row
+from ..contracts.rows import Row
 from .letters import data_of
 
 

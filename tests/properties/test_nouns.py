@@ -250,7 +250,7 @@ def test_every_fact_has_a_sentence(kind: type) -> None:
         assert said
         for figure in ("number", "because", "what"):
             if (value := getattr(fact, figure, None)) is not None:  # no number: it is about the whole train
-                assert as_line(str(value)) in said
+                assert as_line(str(value)) in said or "***" in said  # what looks like a secret is left out
         assert said.isprintable()
 
     has_one()

@@ -121,6 +121,16 @@ async def journal(connection: Connection) -> list[Entry]:
     return [entry async for entry in connection.journal()]
 
 
+async def journal_with(connection: Connection, kind: type[Fact]) -> list[Fact]:
+    """The journal's facts once there is one of this kind: an entry may come after the change that it tells of."""
+    async with asyncio.timeout(20):
+        while True:
+            facts: list[Fact] = [entry.fact for entry in await journal(connection)]
+            if any(isinstance(fact, kind) for fact in facts):
+                return facts
+            await asyncio.sleep(0.05)
+
+
 @dataclasses.dataclass
 class SignUp:
     email: str

@@ -16,7 +16,7 @@ from eventwagon.archives.past import ArchivedEvents
 from eventwagon.contracts.facts import ReplayEnded, WagonRemoved
 from eventwagon.contracts.replay import PastEvents
 from tests.programs.replayed import train
-from tests.support import journal
+from tests.support import journal_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +61,7 @@ async def each_is_published_once(url: str, archive: str, *, count: int = 6_000, 
             await feeder.wait()
             await begin()
         await c.replays.wait(replay.number)
-        facts = [e.fact for e in await journal(c)]
+        facts = await journal_with(c, ReplayEnded)
     (ended,) = [f for f in facts if isinstance(f, ReplayEnded)]
     assert (ended.fed, ended.count, ended.because) == (count, count, "")
     published = [f.wagon.published for f in facts if isinstance(f, WagonRemoved) and f.wagon.replay == replay.number]

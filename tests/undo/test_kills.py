@@ -12,7 +12,7 @@ import pytest
 
 from eventwagon.contracts.facts import ReplayEnded, WagonRemoved
 from tests.programs.undone import train
-from tests.support import journal
+from tests.support import journal_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +53,7 @@ async def killed_at_work(url: str, archive: str, log: Path, *, count: int = 1_50
             await victim.wait()
             await begin()
         assert await c.undo.wait(undo.number) == ""
-        facts = [e.fact for e in await journal(c)]
+        facts = await journal_with(c, ReplayEnded)
     (ended,) = [f for f in facts if isinstance(f, ReplayEnded)]
     assert (ended.fed, ended.count, ended.dead, ended.because) == (2 * count, 2 * count, 0, "")
     published = [f.wagon.published or 0 for f in facts if isinstance(f, WagonRemoved) and f.wagon.undoes == 1]

@@ -15,7 +15,7 @@ from ..contracts.archive import ArchivedWagon
 from ..contracts.ledger import ChannelRecord, Ledger, Times, WagonRecord, encode_record, ledger_of
 from ..display.text import count, local_time, span
 from ..drivers.opening import open_drivers, open_ledger
-from ..errors import UsageError
+from ..errors import StorageBroken, Unavailable, UsageError
 from ..event import wagon_name
 from ..policy.reconcile import covered, summary
 from ..policy.record_filter import RecordFilter
@@ -140,7 +140,10 @@ async def _archive_differs(record: WagonRecord) -> str:
     if record.archived is None:
         return ""
     wagon = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
-    return await difference(open_archive(record.archived.url), wagon, record.archived.rows, record.archived.digest)
+    try:
+        return await difference(open_archive(record.archived.url), wagon, record.archived.rows, record.archived.digest)
+    except (Unavailable, StorageBroken) as e:  # the other records are compared all the same
+        return str(e)
 
 
 def _print(record: WagonRecord) -> None:

@@ -596,3 +596,54 @@ HUNG_WHILE_LETTERS_MOVED = Scenario(
     measured=True,
 )
 """The broker never answers the call that moves the dead letters of a wagon on."""
+
+GONE_WHEN_THE_REGISTRY_STEPPED_BACK = Scenario(
+    seed=1317,
+    limit="Volume(3)",
+    workers="total=3, floor=0",
+    settings={
+        "spares": 2,
+        "wagons": 4,
+        "at_cap": "fill",
+        "hold": 0.0,
+        "cooldown": 0.0,
+        "attempts": 3,
+        "backoff": 0.2,
+        "observe_every": 0.25,
+        "provision_timeout": 8.0,
+        "provision_attempts": 3,
+        "grace": 3.0,
+        "member_ttl": 5.0,
+        "visibility": 6.0,
+        "handler_timeout": 1.0,
+        "publish_timeout": 15.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10000,
+    },
+    programs=(
+        Program(name="p0", roles=("observe", "work"), clock=-19.296, revision="v1"),
+        Program(name="p1", roles=("observe", "publish", "work"), clock=-14.772, revision="v2"),
+        Program(name="p2", roles=("publish",), clock=11.411, revision="v1"),
+        Program(name="p3", roles=("publish",), clock=-18.156, revision="v1"),
+    ),
+    arrivals=(
+        Arrival(at=1.233, process="p1", count=1, many=False),
+        Arrival(at=1.336, process="p2", count=2, many=False),
+        Arrival(at=1.364, process="p1", count=1, many=False),
+        Arrival(at=1.599, process="p2", count=2, many=False),
+        Arrival(at=1.899, process="p3", count=5, many=True),
+        Arrival(at=5.583, process="p3", count=3, many=False),
+    ),
+    by_hand=(
+        ByHand(at=2.908, process="p2", what="switch", revision="v2", watch=None, wagon="", publishing=False, rate=None),
+        ByHand(at=3.197, process="p3", what="switch", revision="v2", watch=0.02, wagon="", publishing=False, rate=None),
+    ),
+    fan_out=2,
+    work=0.4,
+    deeper=5.0,
+    reject=0.05,
+    steps_back=((4.442, 5), (6.323, 20)),
+)
+"""The registry steps back to a manifest whose active wagon is sealed, or gone by now."""

@@ -916,7 +916,7 @@ def _made_anew() -> Iterator[None]:
         yield
 
 
-@_mutant("an active wagon that is gone or sealed is kept", "I7", STEPPING)
+@_mutant("an active wagon that is gone or sealed is kept", "I7", RARE)
 def _dead_end_kept() -> Iterator[None]:
     async def nothing(self: Switcher, *_: object, **__: object) -> None:
         pass

@@ -36,6 +36,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("READY_BY_A_CHECK_IN_OF_LATER", "check-ins say nothing of channels", (24,)),
         ("CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE", "ages by the wall clock", (0,)),
         ("LEFT_WHILE_ITS_TRAIN_WAS_FULL", "leaving waits for what can't be stored", ()),
+        ("GONE_WHEN_THE_REGISTRY_STEPPED_BACK", "an active wagon that is gone or sealed is kept", ()),
         ("HUNG_WHILE_LETTERS_MOVED", "moving dead letters on waits for ever", ()),
         ("CUT_OFF_WITH_A_BUDGET", "a budget is used though its lease has ended", ()),
         ("CUT_OFF_WITH_A_BUDGET", "what is under way when a lease ends goes on", ()),

@@ -68,7 +68,6 @@ CAUGHT = {
     "a wagon goes though its archive is away": 310,
     "a worker that ends is not replaced": 80,
     "a worker whose handler was cut short works no more": 450,
-    "an active wagon that is gone or sealed is kept": 1317,
     "an event that died again is taken for its earlier letter": 108,
     "an open circuit is never probed": 15,
     "an undo goes on after dead letters": 345,

@@ -10,7 +10,7 @@ import operator
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeGuard, TypeVar
@@ -67,6 +67,16 @@ def _has(value: object, name: str) -> bool:
         return hasattr(type(value), name) or hasattr(value, name)
     except Exception:  # noqa: BLE001 - a property may raise anything
         return True
+
+
+def sum_of(counts: Iterable[int | None]) -> int | None:
+    """The sum of these figures; None if one is not known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def whole(what: str, value: Any, *, least: int = 1, most: int = MOST) -> int:

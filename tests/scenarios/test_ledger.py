@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -82,7 +83,9 @@ def test_a_record_has_what_happened() -> None:
         assert [b.by for b in record.by_hand][-2:] == ["ada@desk", "bob@desk"]
         assert record.closed_because == "50 of 50 events taken"
         assert record.journal_from is None
-        assert record.opened_at <= record.active_at < record.closed_at < record.drained_at <= record.recorded_at  # type: ignore[operator]
+        times = (record.opened_at, record.active_at, record.closed_at, record.drained_at, record.recorded_at)
+        opened, active, closed, drained, recorded = (at or math.nan for at in times)
+        assert opened <= active < closed < drained <= recorded
 
     run(main())
 

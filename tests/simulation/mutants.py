@@ -54,7 +54,7 @@ from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.reconcile import Handed
-from eventwagon.policy.replays import claimed, fed, of_number, run_replays
+from eventwagon.policy.replays import claimed, fed, run_replays
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.policy.slices import slices_of
@@ -1122,7 +1122,7 @@ def _sealed_while_fed() -> Iterator[None]:
     """What is left of a replay is not published when its wagon is sealed early, and counts as published."""
 
     def mutant(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
-        replay = of_number(manifest, number)
+        replay = manifest.replay(number)
         count = 0 if replay is None else replay.count
         return fed(manifest, number, feeder, count)
 

@@ -17,7 +17,7 @@ from ..display.text import count, local_time, span
 from ..drivers.opening import open_drivers, open_ledger
 from ..errors import StorageBroken, Unavailable, UsageError
 from ..event import wagon_name
-from ..policy.reconcile import covered, summary
+from ..policy.reconcile import covered, figure, summary
 from ..policy.record_filter import RecordFilter
 from ..runtime.recording import recover
 from ..settings import NO_LEDGER
@@ -170,7 +170,7 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
         if at is not None:
             yield f"  {what:<9} {local_time(at)}{': ' + why if why else ''}"
     yield f"  figures   {summary(record)}"
-    yield f"  letters   {_figure(record.letters_kept)} kept, {record.letters_taken} taken, {record.letters_lost} lost"
+    yield f"  letters   {figure(record.letters_kept)} kept, {record.letters_taken} taken, {record.letters_lost} lost"
     if record.archived is not None:
         kept = record.archived
         yield f"  archived  {count(kept.rows, 'row')} at {kept.url}, digest {kept.digest}"
@@ -210,8 +210,8 @@ def _of_channel(channel: ChannelRecord, train: str) -> Iterator[str]:
     more = f", lost {channel.lost}" if channel.lost else ""
     more += f", left {channel.left}" if channel.left else ""
     yield (
-        f"  channel {channel.name or train}: published {_figure(channel.published)}, settled "
-        f"{_figure(channel.settled)}{more}; counted {channel.counted}, of these dead {channel.dead}; retried "
+        f"  channel {channel.name or train}: published {figure(channel.published)}, settled "
+        f"{figure(channel.settled)}{more}; counted {channel.counted}, of these dead {channel.dead}; retried "
         f"{channel.retried}, put off {channel.snoozed}"
     )
     yield f"    waits      {_percentiles(channel.waits)}"
@@ -230,7 +230,3 @@ def _short(seconds: float | None) -> str:
     if seconds is not None and seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     return span(seconds)
-
-
-def _figure(number: int | None) -> str:
-    return "?" if number is None else str(number)

@@ -15,7 +15,8 @@ from ..errors import UsageError
 from ..event import wagon_name
 from ..runtime.undos import UndoPreview
 from ..values import shown
-from ..views.undos import preview_in_words, undo_in_words
+from ..views.replays import replay_in_words
+from ..views.undos import preview_in_words
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, ending, line
 from .steer import By, Reason
@@ -148,6 +149,4 @@ def _print(c: Connection) -> None:
     if not standing:
         line("nothing is undone")
     for each in standing:
-        if each.undo is not None:
-            waits = each.number != c.replays.standing[0].number
-            line(undo_in_words(each, each.undo, c.train.name, waits=waits))
+        line(replay_in_words(each, c.train.name, waits=each.number != c.replays.standing[0].number))

@@ -3,12 +3,12 @@ drivers are in `drivers/`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
 
-from ..values import must_be
+from ..values import must_be, sum_of
 from .documents import as_read
 
 
@@ -191,26 +191,17 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settled(self) -> int | None:
         """Settled events of all channels; None if one is not known."""
-        return _sum(c.settled for c in self.channels)
+        return sum_of(c.settled for c in self.channels)
 
     @property
     def published(self) -> int | None:
         """Events published to the wagon and emitted in it; None if one figure is not known."""
-        return _sum(c.published for c in self.channels)
+        return sum_of(c.published for c in self.channels)
 
     @property
     def counted(self) -> int:
         """Settled events that the digests and percentiles cover."""
         return sum(c.counted for c in self.channels)
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
 
 
 class Ledger(Protocol):

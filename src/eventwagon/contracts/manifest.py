@@ -217,6 +217,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """The live wagon of that number."""
         return next((w for w in self.wagons if w.number == number), None)
 
+    def replay(self, number: int) -> Replay | None:
+        """The replay of that number, if it is not over yet."""
+        return next((r for r in self.replays if r.number == number), None)
+
     @property
     def ready(self) -> list[Wagon]:
         """The wagons to which ingestion may be redirected, the next one first: READY, with the wanted code."""
@@ -329,6 +333,12 @@ def changed(manifest: Manifest, number: int, **changes: Any) -> Manifest:
     wagon = _standing(manifest, number)
     new = msgspec.structs.replace(wagon, **changes)
     return msgspec.structs.replace(manifest, wagons=tuple(new if w is wagon else w for w in manifest.wagons))
+
+
+def replay_changed(manifest: Manifest, number: int, **changes: Any) -> Manifest:
+    """The manifest with `changes` to the fields of replay `number`; the same if it is over."""
+    replays = tuple(msgspec.structs.replace(r, **changes) if r.number == number else r for r in manifest.replays)
+    return msgspec.structs.replace(manifest, replays=replays)
 
 
 def switched(manifest: Manifest, *, to: int, now: float, because: str) -> Manifest:

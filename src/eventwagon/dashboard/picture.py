@@ -18,6 +18,7 @@ from ..display.text import plain
 from ..event import DEAD
 from ..policy.figures import pressures_of
 from ..policy.seen import Seen, age_in
+from ..values import sum_of
 from ..views.notes import Note, conditions, later_note, losses, who_is_there
 from ..views.train import Found, View, WagonView, removed_wagon
 from ..workers import ORCHESTRATED
@@ -62,7 +63,7 @@ def train_of(found: Found, view: View, measures: Measures, check_ins: Sequence[M
     on budgets included."""
     manifest, seen, figures = found.snapshot.manifest, measures.seen, measures.figures
     wagons = [_wagon(w, found, measures) for w in view.wagons]
-    waiting, in_flight, inside = (_sum(getattr(w, name) for w in view.wagons) for name in _COUNTED)
+    waiting, in_flight, inside = (sum_of(getattr(w, name) for w in view.wagons) for name in _COUNTED)
     draining = [w for w in wagons if w.state == State.DRAINING.value]
     waits = Waits(
         Waiting(figures.predicted.get("new"), figures.oldest.get("new")),
@@ -75,7 +76,7 @@ def train_of(found: Found, view: View, measures: Measures, check_ins: Sequence[M
     return TrainShape(
         train=view.train,
         verdict=verdict_of(
-            view, waits, figures.promise, notes, waiting=waiting, at_work=_sum((in_flight, inside)), settled=settled
+            view, waits, figures.promise, notes, waiting=waiting, at_work=sum_of((in_flight, inside)), settled=settled
         ),
         waits=waits,
         promise=figures.promise,
@@ -144,15 +145,6 @@ def point_of(train: TrainShape) -> Point:
 def unreadable(why: str) -> Verdict:
     """The verdict on a train that can't be read."""
     return Verdict("unknown", "can't read", f"{why[:1].upper()}{why[1:]}")
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    total = 0
-    for each in counts:
-        if each is None:
-            return None
-        total += each
-    return total
 
 
 def _rates(samples: Sequence[Sample]) -> tuple[float | None, float | None]:

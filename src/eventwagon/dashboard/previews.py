@@ -8,6 +8,7 @@ import msgspec
 
 from ..contracts.lifecycle import State
 from ..display.text import count
+from ..values import sum_of
 from .shapes import TrainShape, WagonShape
 
 
@@ -41,7 +42,7 @@ _TITLES = {"switch": "Switch", "pause": "Pause", "resume": "Resume", "drain": "D
 def preview_of(train: TrainShape, verb: str, wagon: int | None, publishing: bool) -> Preview:
     """What `verb` would do to the train, or to this wagon, as it was at the last reading."""
     concerned = _concerned(train, verb, wagon)
-    waiting, in_flight, inside = (_sum([getattr(w, name) for w in concerned]) for name in _COUNTED)
+    waiting, in_flight, inside = (sum_of([getattr(w, name) for w in concerned]) for name in _COUNTED)
     counts = Counts(
         waiting=waiting,
         in_flight=in_flight,
@@ -66,11 +67,6 @@ def preview_of(train: TrainShape, verb: str, wagon: int | None, publishing: bool
 
 
 _COUNTED = ("waiting", "in_flight", "inside")
-
-
-def _sum(counts: Sequence[int | None]) -> int | None:
-    known = [n for n in counts if n is not None]
-    return sum(known) if len(known) == len(counts) else None
 
 
 def _concerned(train: TrainShape, verb: str, wagon: int | None) -> list[WagonShape]:
@@ -146,7 +142,7 @@ def _switch(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) -
 
 
 def _drain(train: TrainShape, wagon: int | None, n: Counts, publishing: bool) -> tuple[list[str], list[str]]:
-    left = _sum([n.waiting, n.in_flight, n.inside])
+    left = sum_of([n.waiting, n.in_flight, n.inside])
     effects = [
         _next(train),
         f"{_events(left, 'is', 'are')} still to be handled in {count(n.wagons, 'wagon')}; what is empty is removed.",

@@ -13,6 +13,7 @@ from ..contracts.registry import Member
 from ..event import DEAD, Channel
 from ..limits import All, Any_, Limit, Pressure, measured, written
 from ..settings import Settings
+from ..values import sum_of
 from .seen import Seen
 
 LASTS = 10.0
@@ -87,17 +88,12 @@ def _parts(manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tupl
 
 def _outstanding(manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tuple[tuple[str, str], int]]:
     for of, found in _parts(manifest, readings):
-        waiting = _sum([None if r is None else r.waiting for r in found])
-        in_flight = _sum([None if r is None else r.in_flight for r in found])
-        inside = _sum([None if r is None else _sum(list(r.inner.values())) for r in found])
+        waiting = sum_of([None if r is None else r.waiting for r in found])
+        in_flight = sum_of([None if r is None else r.in_flight for r in found])
+        inside = sum_of([None if r is None else sum_of(list(r.inner.values())) for r in found])
         for state, count in (("waiting", waiting), ("in_flight", in_flight), ("inside", inside)):
             if count is not None:
                 yield (of, state), count
-
-
-def _sum(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
 
 
 def _oldest(manifest: Manifest, readings: Mapping[int, Reading]) -> Iterator[tuple[str, float]]:

@@ -228,11 +228,11 @@ def summary(record: WagonRecord) -> str:
     """The figures in one line."""
     ingress = next((c for c in record.channels if not c.name), ChannelRecord(name=""))
     emitted = [c for c in record.channels if c.name]
-    parts = [f"in {_figure(ingress.published)}"]
+    parts = [f"in {figure(ingress.published)}"]
     if emitted:
         total = None if any(c.published is None for c in emitted) else sum(c.published or 0 for c in emitted)
-        parts.append(f"emitted {_figure(total)}")
-    parts += [f"settled {_figure(record.settled)}", f"dead {_figure(record.dead)}"]
+        parts.append(f"emitted {figure(total)}")
+    parts += [f"settled {figure(record.settled)}", f"dead {figure(record.dead)}"]
     if retried := sum(c.retried for c in record.channels):
         parts.append(f"retried {retried}")
     if record.lost:
@@ -242,7 +242,8 @@ def summary(record: WagonRecord) -> str:
     return ", ".join(parts)
 
 
-def _figure(number: int | None) -> str:
+def figure(number: int | None) -> str:
+    """A figure in words; `?` if it is not known."""
     return "?" if number is None else str(number)
 
 

@@ -23,7 +23,7 @@ from ..contracts.facts import (
     WagonOpened,
 )
 from ..contracts.lifecycle import Move, State
-from ..contracts.manifest import Manifest, moved, opened
+from ..contracts.manifest import Manifest, moved, opened, replay_changed
 from ..contracts.reading import Reading
 from ..contracts.replay import Replay
 from ..event import wagon_name
@@ -59,16 +59,11 @@ def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
 
 def cancelled(manifest: Manifest, number: int, because: str, by: str) -> Edit:
     """Publish nothing more of this replay. Idempotent; a replay that is over is left alone."""
-    replay = of_number(manifest, number)
+    replay = manifest.replay(number)
     if replay is None or replay.cancelled:
         return Edit(manifest)
     fact = ReplayCancelled(train=manifest.train, number=number, because=because, by=by)
-    return Edit(_with(manifest, number, cancelled=because), (fact,))
-
-
-def of_number(manifest: Manifest, number: int) -> Replay | None:
-    """The replay of that number, if it is not over yet."""
-    return next((r for r in manifest.replays if r.number == number), None)
+    return Edit(replay_changed(manifest, number, cancelled=because), (fact,))
 
 
 # --- feeding ------------------------------------------------------------------------------
@@ -86,49 +81,51 @@ def to_feed(manifest: Manifest) -> Replay | None:
 def claimed(manifest: Manifest, replay: Replay, me: str, alive: Collection[str], *, exact: bool) -> Edit:
     """This process becomes the feeder, if there is none. If the one that was is lost, and it fed a wagon that says how
     many events it got (`exact`), the wagon is given up instead. Nothing changes if the replay is not as it was seen."""
-    now = of_number(manifest, replay.number)
+    now = manifest.replay(replay.number)
     if now is None or now != replay or now.feeder == me or now.feeder in alive:
         return Edit(manifest)
     if now.feeder and exact and not now.of.channel:
         return torn(manifest, now.number, now.feeder, f"{now.feeder}, which fed it, is gone")
-    return Edit(_with(manifest, now.number, feeder=me))
+    return Edit(replay_changed(manifest, now.number, feeder=me))
 
 
 def fed(manifest: Manifest, number: int, me: str, count: int, refused: int = 0) -> Edit:
     """So many events of the replay are stored, `refused` of them since the last time as dead letters. Nothing changes
     if another process is the feeder by now."""
-    replay = of_number(manifest, number)
+    replay = manifest.replay(number)
     if replay is None or replay.feeder != me or replay.torn or count <= replay.fed:
         return Edit(manifest)
     feeder = replay.feeder if count < replay.count else ""  # nothing more is published
-    return Edit(_with(manifest, number, fed=count, refused=replay.refused + refused, trouble="", feeder=feeder))
+    return Edit(
+        replay_changed(manifest, number, fed=count, refused=replay.refused + refused, trouble="", feeder=feeder)
+    )
 
 
 def let_go(manifest: Manifest, number: int, me: str, wagon: int = 0, count: int = 0) -> Edit:
     """The feeder stops; all that it published is counted: those counted before or, if it still feeds `wagon`, `count`
     events. (The next slice of an undo has the same number, and begins at 0.) Another may go on. Idempotent."""
-    replay = of_number(manifest, number)
+    replay = manifest.replay(number)
     if replay is None or replay.feeder != me:
         return Edit(manifest)
     known = max(replay.fed, count) if wagon == replay.wagon else replay.fed
-    return Edit(_with(manifest, number, feeder="", fed=known))
+    return Edit(replay_changed(manifest, number, feeder="", fed=known))
 
 
 def troubled(manifest: Manifest, number: int, me: str, because: str) -> Edit:
     """Why the feeder does not get on. Idempotent."""
-    replay = of_number(manifest, number)
+    replay = manifest.replay(number)
     if replay is None or replay.feeder != me or replay.trouble == because:
         return Edit(manifest)
-    return Edit(_with(manifest, number, trouble=because))
+    return Edit(replay_changed(manifest, number, trouble=because))
 
 
 def torn(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
     """How many events the wagon got is not known: it takes no more. Nothing changes if it has another feeder by now."""
-    replay = of_number(manifest, number)
+    replay = manifest.replay(number)
     if replay is None or replay.feeder != feeder or replay.torn or not replay.wagon:
         return Edit(manifest)
     fact = ReplayTorn(train=manifest.train, number=number, wagon=replay.wagon, because=because)
-    return Edit(_with(manifest, number, torn=True, feeder="", trouble=because), (fact,))
+    return Edit(replay_changed(manifest, number, torn=True, feeder="", trouble=because), (fact,))
 
 
 # --- what an observer does ------------------------------------------------------------------
@@ -146,13 +143,13 @@ def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float,
     if wagon is not None and wagon.state is State.READY:
         fact = ReplayBegun(train=manifest.train, number=replay.number, wagon=wagon.number)
         manifest = moved(manifest, wagon.number, Move.FED, closed_at=now, closed_because=_why(replay, manifest.train))
-        return Edit(_with(manifest, replay.number, attempts=0), (fact,))
+        return Edit(replay_changed(manifest, replay.number, attempts=0), (fact,))
     if wagon is not None and replay.torn and wagon.sealed_at is not None:
         reading = readings.get(wagon.number)
         if reading is None or reading.published is None:
             return Edit(manifest)
         got = min(replay.count, replay.start + reading.published + replay.refused)
-        return Edit(_with(manifest, replay.number, torn=False, fed=max(got, replay.fed), wagon=0, trouble=""))
+        return Edit(replay_changed(manifest, replay.number, torn=False, fed=max(got, replay.fed), wagon=0, trouble=""))
     if replay.wagon:
         return _over(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
     if replay.is_over:
@@ -200,8 +197,8 @@ def _without_wagon(manifest: Manifest, replay: Replay, *, lost: bool) -> Edit:
     attempts = replay.attempts + (1 if failed is not None and not lost else 0)
     if attempts >= ATTEMPTS:
         because = f"{attempts} wagons in a row never became ready: {failed.trouble if failed is not None else ''}"
-        return Edit(_with(manifest, replay.number, cancelled=because, wagon=0, torn=False))
-    return Edit(_with(manifest, replay.number, wagon=0, feeder="", torn=False, attempts=attempts))
+        return Edit(replay_changed(manifest, replay.number, cancelled=because, wagon=0, torn=False))
+    return Edit(replay_changed(manifest, replay.number, wagon=0, feeder="", torn=False, attempts=attempts))
 
 
 def _over(manifest: Manifest, replay: Replay) -> Edit:
@@ -209,7 +206,7 @@ def _over(manifest: Manifest, replay: Replay) -> Edit:
     if replay.undo is None or replay.cancelled:
         return _ended(manifest, replay)
     edit = slice_over(manifest, replay, replay.undo)
-    now = of_number(edit.manifest, replay.number)
+    now = edit.manifest.replay(replay.number)
     if now != replay or replay.undo.stopped:
         return edit
     last = _ended(manifest, replay)
@@ -231,8 +228,3 @@ def _ended(manifest: Manifest, replay: Replay) -> Edit:
     left = tuple(r for r in manifest.replays if r.number != replay.number)
     over = max(manifest.replays_over, replay.at)
     return Edit(msgspec.structs.replace(manifest, replays=left, replays_over=over), (fact,))
-
-
-def _with(manifest: Manifest, number: int, **changes: object) -> Manifest:
-    replays = tuple(msgspec.structs.replace(r, **changes) if r.number == number else r for r in manifest.replays)
-    return msgspec.structs.replace(manifest, replays=replays)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from ..contracts.facts import ChannelUndone, UndoResumed, UndoStopped
-from ..contracts.manifest import Manifest
+from ..contracts.manifest import Manifest, replay_changed
 from ..contracts.replay import Replay
 from ..contracts.undo import Slice, Undo
 from ..display.text import count as counted
@@ -30,7 +30,7 @@ def slice_over(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
     if why:
         fact = UndoStopped(train=manifest.train, number=replay.number, channel=channel, because=why)
         stopped = msgspec.structs.replace(undo, stopped=why)
-        return Edit(_with(manifest, msgspec.structs.replace(replay, undo=stopped, trouble=f"stopped: {why}")), (fact,))
+        return Edit(replay_changed(manifest, replay.number, undo=stopped, trouble=f"stopped: {why}"), (fact,))
     over = ChannelUndone(
         train=manifest.train,
         number=replay.number,
@@ -41,7 +41,7 @@ def slice_over(manifest: Manifest, replay: Replay, undo: Undo) -> Edit:
         left=undo.left,
     )
     if undo.then:
-        manifest = _with(manifest, _begun(replay, undo, undo.then[0], undo.then[1:], again=False))
+        manifest = _begun(manifest, replay, undo, undo.then[0], undo.then[1:], again=False)
     return Edit(manifest, (over,))
 
 
@@ -58,7 +58,7 @@ def resumed(
     """Go on with an undo that has stopped: first with `again`, the rest of the slice, or leave `left` events as they
     are. Idempotent; nothing changes if it is not at `step` any more: somebody else has resumed it, and it has stopped
     elsewhere."""
-    replay = next((r for r in manifest.replays if r.number == number), None)
+    replay = manifest.replay(number)
     if replay is None or replay.undo is None or not replay.undo.stopped or replay.cancelled:
         return Edit(manifest)
     undo = replay.undo
@@ -67,9 +67,9 @@ def resumed(
     count = 0 if again is None else again.count
     fact = UndoResumed(train=manifest.train, number=number, again=count, left=left, because=because, by=by)
     if again is not None:
-        return Edit(_with(manifest, _begun(replay, undo, again, undo.then, again=True)), (fact,))
+        return Edit(_begun(manifest, replay, undo, again, undo.then, again=True), (fact,))
     going = msgspec.structs.replace(undo, dead=replay.dead, stopped="", unsure="", opened=undo.wagons, left=left)
-    return Edit(_with(manifest, msgspec.structs.replace(replay, undo=going, trouble="")), (fact,))
+    return Edit(replay_changed(manifest, number, undo=going, trouble=""), (fact,))
 
 
 def next_wagon(replay: Replay, number: int) -> Replay:
@@ -80,10 +80,13 @@ def next_wagon(replay: Replay, number: int) -> Replay:
     return msgspec.structs.replace(replay, **changes)
 
 
-def _begun(replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...], *, again: bool) -> Replay:
-    """The replay at the beginning of that slice, which is the rest of the present one (`again`) or the next."""
-    return msgspec.structs.replace(
-        replay,
+def _begun(
+    manifest: Manifest, replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...], *, again: bool
+) -> Manifest:
+    """Let the replay begin that slice, which is the rest of the present one (`again`) or the next."""
+    return replay_changed(
+        manifest,
+        replay.number,
         count=following.count,
         fed=0,
         wagon=0,
@@ -108,8 +111,3 @@ def _begun(replay: Replay, undo: Undo, following: Slice, then: tuple[Slice, ...]
             whole=undo.whole if again else following.count,
         ),
     )
-
-
-def _with(manifest: Manifest, replay: Replay) -> Manifest:
-    replays = tuple(replay if r.number == replay.number else r for r in manifest.replays)
-    return msgspec.structs.replace(manifest, replays=replays)

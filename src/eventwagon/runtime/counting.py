@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from ..contracts.broker import Delivery
 from ..contracts.ledger import ChannelCounts
-from ..contracts.manifest import Manifest
+from ..contracts.manifest import Manifest, Wagon
 from ..event import Channel
 from ..policy.digest import digest_of, together, written
 from ..policy.sketch import Sketcher
@@ -78,10 +78,10 @@ class Counters:
             del self._of[channel]
         return {channel: counter.mark for channel, counter in self._of.items() if any(counter.mark)}
 
-    def said(self, manifest: Manifest) -> tuple[ChannelCounts, ...]:
-        """The counts that have figures, of the manifest's wagons."""
+    def said(self, wagon: Wagon) -> tuple[ChannelCounts, ...]:
+        """The counts of this wagon that have figures."""
         return tuple(
             counter.of(wagon.number, wagon.opened_at)
             for channel, counter in self._of.items()
-            if any(counter.mark) and (wagon := manifest.wagon(channel.wagon)) is not None
+            if channel.wagon == wagon.number and any(counter.mark)
         )

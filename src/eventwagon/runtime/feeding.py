@@ -15,7 +15,7 @@ from ..contracts.lifecycle import State
 from ..contracts.replay import EventSource, PastEvents, Replay, mark_of
 from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBroken, Unavailable
 from ..event import DEAD, REPLAY, REPLAYED_FROM, Channel, Event, wagon_name
-from ..policy.replays import cancelled, claimed, fed, let_go, of_number, to_feed, torn, troubled
+from ..policy.replays import cancelled, claimed, fed, let_go, to_feed, torn, troubled
 from .dead_letters import died, smaller
 from .publish_queue import fitting
 from .runtime import Runtime, Steps
@@ -184,7 +184,7 @@ class Feeder:
                 yield [_marked(event, marks) for event in some]
 
     def _is_mine(self, replay: Replay) -> bool:
-        now = of_number(self._state.snapshot.manifest, replay.number)
+        now = self._state.snapshot.manifest.replay(replay.number)
         wagon = self._state.snapshot.manifest.wagon(replay.wagon)
         return (
             now is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from ..contracts.ledger import ChannelCounts
 from ..contracts.manifest import Manifest, Wagon
@@ -55,7 +54,7 @@ class HandIn:
         for wagon in manifest.wagons:
             mine = {channel: mark for channel, mark in marks.items() if channel.wagon == wagon.number}
             if mine and self._is_due(wagon, mine, last=last):
-                await self._send(wagon.number, [c for c in self._counts.said(manifest) if c.wagon == wagon.number])
+                await self._send(wagon.number, self._counts.said(wagon))
                 self._known |= mine
                 self._at[wagon.number] = asyncio.get_running_loop().time()
         self._at = {number: at for number, at in self._at.items() if manifest.wagon(number) is not None}
@@ -67,8 +66,8 @@ class HandIn:
         ago = asyncio.get_running_loop().time() - self._at.get(wagon.number, float("-inf"))
         return ago >= (_OF_TTL * self._ttl if is_new else _RENEW)
 
-    async def _send(self, number: int, counts: Sequence[ChannelCounts]) -> None:
-        member = Member(name=f"{self._name}/{number}", revision=self._revision, counts=tuple(counts))
+    async def _send(self, number: int, counts: tuple[ChannelCounts, ...]) -> None:
+        member = Member(name=f"{self._name}/{number}", revision=self._revision, counts=counts)
         try:
             async with asyncio.timeout(_OF_TTL * self._ttl):
                 await self._state.registry.check_in(self._scope, member, ttl=KEPT)

@@ -8,7 +8,6 @@ from ..contracts.broker import Delivery
 from ..contracts.once import Standing
 from .once import OnceGuard
 from .prefetch import Prefetcher
-from .settled_rows import SKIPPED
 
 
 class OncePrefetcher(Prefetcher):
@@ -44,7 +43,7 @@ class OncePrefetcher(Prefetcher):
         once.skip(handled)
         for delivery in handled:
             self.settler.not_tried(delivery)
-            self.settler.done(delivery, SKIPPED)
+            self.settler.skip(delivery)
         if handled:
             self._runtime.tell(once.fact(handled))
         self.source.room.set()

@@ -77,7 +77,7 @@ class Recorder:
                     raise self._waits(name, away, at_once=at_once)
                 made = await self._made(wagon, left, ended, lost, entries, late=late, lenient=force or not at_once)
             if not away:
-                kept, away = await self._try(f"recording {name}", partial(self._append, made))
+                kept, away = await self._try(f"recording {name}", partial(self._ledger.append, made))
             if kept is None:
                 self._owes = True
                 if earlier is None:
@@ -121,9 +121,6 @@ class Recorder:
     async def _written(self, wagon: Wagon) -> WagonRecord | None:
         found = await self._ledger.read(self._runtime.train, wagon.number)
         return next((r for r in found if r.opened_at == wagon.opened_at), None)
-
-    async def _append(self, record: WagonRecord) -> WagonRecord:
-        return await self._ledger.append(record)
 
     async def _recover(self) -> None:
         await recover(self._state.registry, self._ledger, self._runtime.train)

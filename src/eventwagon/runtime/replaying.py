@@ -13,7 +13,7 @@ from ..errors import Unavailable, UsageError
 from ..event import legible, wagon_name
 from ..policy.edits import Edit
 from ..policy.letters import moment
-from ..policy.replays import MOST_WAITING, cancelled, of_number, requested
+from ..policy.replays import MOST_WAITING, cancelled, requested
 from ..values import check_revision, is_a, items, plain, real, shown, whole
 from .feeding import meant
 from .runtime import Runtime
@@ -137,7 +137,7 @@ class Replays:
             before = (await self._state.refresh()).manifest
             self._check(before, number)
             await self._state.apply(lambda m: cancelled(m, number, why, by))
-        return of_number(before, number) is not None
+        return before.replay(number) is not None
 
     @property
     def standing(self) -> Sequence[Replay]:
@@ -151,7 +151,7 @@ class Replays:
         self._here()
         async with self._answering():
             self._check((await self._state.refresh()).manifest, number)
-        await self._state.until(lambda m: number < m.next_number and of_number(m, number) is None)
+        await self._state.until(lambda m: number < m.next_number and m.replay(number) is None)
 
     def _check(self, manifest: Manifest, number: int) -> None:
         """Refuse a number that no replay can have."""

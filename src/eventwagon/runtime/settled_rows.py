@@ -28,9 +28,6 @@ _AT_ONCE = MOST_BYTES // _PART
 _DEFECTS = 10
 """After this many failures of a driver in a row the rows themselves count as the cause."""
 
-SKIPPED: Sequence[tuple[str, Event]] = []
-"""In place of what an event emitted: it was handled before, see `once`."""
-
 Insist = Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]]
 """Makes a call until it succeeds. Raises EventRefused."""
 
@@ -128,15 +125,11 @@ class SettledRows:
 
 def _row(delivery: Delivery, emitted: Sequence[tuple[str, Event]], channel: str, now: float) -> Row:
     event = delivery.event
-    outcome: Outcome = "handled"
     for name, child in emitted:
         if name == DEAD and child.id == event.id:
             why = child.extensions
             attempts = why.get("deadattempts", "")
             tried = int(attempts) if attempts.isascii() and attempts.isdigit() else delivery.attempt
             return row_of(event, channel, "dead", tried, now, why.get("deadbecause", ""))
-    if emitted is SKIPPED:
-        outcome = "skipped"
-    elif not channel and TO in event.extensions:
-        outcome = "passed"
+    outcome: Outcome = "passed" if not channel and TO in event.extensions else "handled"
     return row_of(event, channel, outcome, delivery.attempt, now)

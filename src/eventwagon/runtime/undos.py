@@ -14,7 +14,7 @@ from ..contracts.undo import Kept, Slice, Undo
 from ..errors import Unavailable, UsageError
 from ..event import wagon_name
 from ..policy.edits import Edit
-from ..policy.replays import MOST_WAITING, of_number, requested
+from ..policy.replays import MOST_WAITING, requested
 from ..policy.slices import slices_of
 from ..policy.undo import resumed
 from ..values import shown, whole
@@ -176,7 +176,7 @@ class Undos:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            replay = of_number((await self._state.refresh()).manifest, number)
+            replay = (await self._state.refresh()).manifest.replay(number)
         undo = None if replay is None else replay.undo
         if replay is None or undo is None:
             raise UsageError(f"train {self._train} has no undo {number} now")
@@ -211,7 +211,7 @@ class Undos:
 
         def done(m: Manifest) -> bool:
             nonlocal seen
-            replay = of_number(m, number)
+            replay = m.replay(number)
             seen = "" if replay is None or replay.undo is None else replay.undo.stopped
             return replay is None or bool(seen)
 

@@ -1,31 +1,12 @@
-"""Undos in words."""
+"""What an undo would do, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..contracts.replay import Replay
-from ..contracts.undo import Undo
 from ..display.text import count
 from ..event import wagon_name
 from ..runtime.undos import UndoPreview
-
-
-def undo_in_words(replay: Replay, undo: Undo, train: str, *, waits: bool) -> str:
-    """An undo that is not over, in one line."""
-    all_of_them = undo.done + replay.count + sum(each.count for each in undo.then)
-    if replay.cancelled:
-        how = "cancelled"
-    elif undo.stopped:
-        how = f"stopped at {undo.slice.channel or train}"
-    elif waits:
-        how = "waits"
-    else:
-        how = f"at {undo.slice.channel or train}, {undo.done + replay.fed:,} of {all_of_them:,} published"
-    where = f" to {wagon_name(train, replay.wagon)}" if replay.wagon and not undo.stopped else ""
-    trouble = f"; {undo.stopped or replay.trouble}" if undo.stopped or replay.trouble else ""
-    asked = f" (by {replay.by}: {replay.why})" if replay.by else f" ({replay.why})"
-    return f"undo {replay.number} of {wagon_name(train, undo.wagon)}: {how}{where}{trouble}{asked}"
 
 
 def preview_in_words(preview: UndoPreview, train: str) -> Iterator[str]:

@@ -91,4 +91,4 @@ def _put(turn: Turn, keys: Sequence[bytes], holder: str, until: float) -> None:
     turn.db.executemany("INSERT OR REPLACE INTO entry (key, holder, until, since) VALUES (?, ?, ?, ?)", rows)
     over = "SELECT key FROM entry WHERE until<=? LIMIT ?"
     most = max(_LEAST_FORGOTTEN, _FORGOTTEN * len(keys))
-    turn.db.execute(f"DELETE FROM entry WHERE key IN ({over})", (turn.now, most))  # noqa: S608 - nobody's words but ours
+    turn.db.execute(f"DELETE FROM entry WHERE key IN ({over})", (turn.now, most))  # noqa: S608 - our words

@@ -8,17 +8,19 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from eventwagon import Connection, RecordFilter, Settings, Train, UsageError
 from eventwagon.contracts.broker import Depth
-from eventwagon.contracts.facts import StepFailed, WagonRemoved, WagonUnreconciled, WagonUnrecorded, log
+from eventwagon.contracts.facts import Entry, StepFailed, WagonRemoved, WagonUnreconciled, WagonUnrecorded, log
 from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import Unavailable
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.digest import digest_of, written
+from eventwagon.policy.reconcile import JOURNAL
 from eventwagon.runtime.handing_in import scope_of
 from eventwagon.runtime.recording import PATIENCE, recover
 from eventwagon.testing.virtual_time import run
@@ -211,6 +213,72 @@ def test_a_record_that_only_the_journal_has_is_the_one_from_before_its_channels_
             await c.wait_switched(await c.request_switch())
             await until(lambda: len(ledger.all()) >= 2, step=1.0)
             assert fact.record in ledger.all()
+
+    run(main())
+
+
+class Lagging(MemoryBroker):
+    """A broker whose total of the ingress lags behind for a while."""
+
+    lags = False
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        found = list(await super().depth(channels))
+        if self.lags and [c.name for c in channels] == ["", "ship", DEAD]:
+            found[0] = Depth(published=(found[0].published or 0) + 3, settled=found[0].settled)
+        return found
+
+
+@pytest.mark.parametrize("of", ["ledger", "figures"])
+@pytest.mark.parametrize("asleep", [60.0, 1900.0])
+def test_after_a_time_without_observers_a_hiccup_is_still_waited_for(of: str, asleep: float) -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        world.broker = broker = Lagging(clock=world.clock)
+        ledger.away = True
+        async with running(world, orders(), ledger) as c:
+            await first_wagon(c)
+            await until(lambda: any("the ledger can't take" in f.because for f in world.of(StepFailed)))
+        await asyncio.sleep(asleep)
+        ledger.away, broker.lags = of == "ledger", of == "figures"
+        async with running(world, orders(), ledger) as c:
+            await asyncio.sleep(8.0)
+            ledger.away = broker.lags = False
+            await until(lambda: c.manifest.wagon(1) is None, seconds=900)
+        assert world.of(WagonUnrecorded) == []
+        assert world.of(WagonUnreconciled) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_record_in_the_journal_is_not_passed_over_since_that_could_not_be_read_once(fails: bool) -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        world.broker = broker = CutShort(clock=world.clock)
+        async with running(world, orders(), ledger) as c:
+            ledger.away = True
+            await first_wagon(c)
+            await asyncio.sleep(PATIENCE)
+            await until(lambda: any("not now" in f.because for f in world.of(StepFailed)), step=1.0)
+        (fact,) = world.of(WagonUnrecorded)
+        entries, left = world.registry.entries, [fails]
+
+        async def sometimes(train: str, *, last: int | None = None) -> AsyncIterator[Entry]:
+            if last == JOURNAL and left.pop():
+                left.append(False)
+                raise Unavailable("not read just now")
+            left[:] = [False]
+            async for entry in entries(train, last=last):
+                yield entry
+
+        broker.fails = ledger.away = False
+        await asyncio.sleep(1900.0)
+        with mock.patch.object(world.registry, "entries", sometimes):
+            async with running(world, orders(), ledger) as c:
+                await until(lambda: c.manifest.wagon(1) is None, step=1.0)
+        assert [r for r in ledger.all() if r.number == 1] == [fact.record]
+        assert (fact.record.settled, fact.record.unreconciled) == (95, "")
 
     run(main())
 

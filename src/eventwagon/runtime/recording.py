@@ -25,7 +25,7 @@ PATIENCE = 600.0
 """Seconds for which a wagon's removal waits for the ledger, or for figures that reconcile. A cap that is full of wagons
 hurts more than a record that is not in its place."""
 _ATTEMPTS = 3
-"""Failures to read a wagon's figures after which it may be recorded without them."""
+"""Failures to read a wagon's figures, or the journal, after which it may be recorded without them."""
 
 
 class Recorder:
@@ -39,6 +39,8 @@ class Recorder:
         """By wagon: when its record was first to be written (the loop's time)."""
         self._failures: dict[int, int] = {}
         """By wagon: how often its figures could not be read."""
+        self._unread: dict[int, int] = {}
+        """By wagon: how often the journal could not be read for it."""
         self._not_in_journal: set[int] = set()
         """Wagons whose record was looked for in the journal."""
         self._owes = True
@@ -63,13 +65,13 @@ class Recorder:
         then the wagon may go all the same. `at_once`, for a train that is removed: figures are not waited for, and only
         with `force` it may go without its records.
         """
-        late = at_once or self._waited(wagon) >= PATIENCE
+        late = at_once or self._is_late(wagon)
         name = wagon_name(self._runtime.train, wagon.number)
         kept, away = await self._try(f"reading the record of {name}", partial(self._written, wagon))
         if kept is None:
             if away and not late and wagon.number in self._not_in_journal:
                 raise self._waits(name, away, at_once=at_once)
-            entries = await self._entries(late=late)
+            entries = await self._entries(wagon, late=late, force=force)
             made = earlier = _unrecorded(entries or (), wagon)
             if made is None:
                 self._not_in_journal.add(wagon.number)
@@ -94,15 +96,18 @@ class Recorder:
             return (WagonUnreconciled(train=kept.train, number=kept.number, difference=difference, because=why),)
         return ()
 
-    def _waited(self, wagon: Wagon) -> float:
-        """For how long its record has been due, in seconds: by this process's clock, or, after many observers that each
-        began anew, a third of the time since it was drained."""
+    def _is_late(self, wagon: Wagon) -> bool:
+        """Whether its record has been due for too long: by this process's clock, or, after many observers that each
+        began anew, by the time since it was drained. That may have passed while nobody tried, so that this process
+        tries for a while first."""
         now, manifest = asyncio.get_running_loop().time(), self._state.snapshot.manifest
         self._since = {n: at for n, at in self._since.items() if manifest.wagon(n) is not None}
         self._not_in_journal &= self._since.keys()
         self._failures = {n: count for n, count in self._failures.items() if n in self._since}
+        self._unread = {n: count for n, count in self._unread.items() if n in self._since}
+        waited = now - self._since.setdefault(wagon.number, now)
         drained = wagon.drained_at if wagon.drained_at is not None else self._runtime.clock()
-        return max(now - self._since.setdefault(wagon.number, now), (self._runtime.clock() - drained) / 3)
+        return waited >= PATIENCE or (waited >= PATIENCE / 10 and self._runtime.clock() - drained >= 3 * PATIENCE)
 
     def _waits(self, name: str, away: str, *, at_once: bool) -> Unavailable:
         until = "" if at_once else f". The wagon stays until it can, for {PATIENCE / 60:.0f} minutes"
@@ -126,14 +131,16 @@ class Recorder:
         await recover(self._state.registry, self._ledger, self._runtime.train)
         self._owes = False
 
-    async def _entries(self, *, late: bool) -> list[Entry] | None:
-        """The newest entries of the journal. If they can't be read: None if it is late, else raises Unavailable."""
+    async def _entries(self, wagon: Wagon, *, late: bool, force: bool) -> list[Entry] | None:
+        """The newest entries of the journal. If they can't be read: None with `force`, or if it is late and they could
+        not be read several times, since they may have the wagon's record; else raises Unavailable."""
         registry, train = self._state.registry, self._runtime.train
         try:
             async with asyncio.timeout(self._runtime.settings.publish_timeout):
                 return [e async for e in registry.entries(train, last=JOURNAL)]
         except BaseException as e:
-            if is_ours(e) or not late:
+            failures = self._unread[wagon.number] = self._unread.get(wagon.number, 0) + 1
+            if is_ours(e) or not late or (failures < _ATTEMPTS and not force):
                 raise
             why_failed(self._runtime, "reading the journal", e)
             return None

@@ -802,13 +802,19 @@ def _with_revisions(scenario: Scenario, rng: random.Random, span: float) -> Scen
 def _bearable(scenario: Scenario) -> Scenario:
     """With handlers so fast that one worker could do all of it in a few minutes: else no rest could be expected."""
     handlers = scenario.depth + (scenario.grows_at is not None)
-    handlings = sum(a.count for a in scenario.arrivals) * sum(scenario.fan_out**n for n in range(handlers))
+    times = 1 + sum(h.what in ("replay", "undo") for h in scenario.by_hand)  # each may take all of it once more
+    handlings = times * sum(a.count for a in scenario.arrivals) * sum(scenario.fan_out**n for n in range(handlers))
     slow = 0.7 * float(scenario.settings["handler_timeout"]) * scenario.tail
     if handlings * slow > _MOST_WORK:
         scenario = msgspec.structs.replace(scenario, tail=0.0)
     if handlings * scenario.work * scenario.deeper > _MOST_WORK:
         scenario = msgspec.structs.replace(scenario, work=round(_MOST_WORK / handlings / scenario.deeper, 4))
     settings = scenario.settings
+    if not scenario.fences:  # each wagon of a replay stays for `keep_drained`, and an undo has one for each slice
+        replays = [h for h in scenario.by_hand if h.what == "replay"][:2]
+        undos = [h for h in scenario.by_hand if h.what == "undo"][:1]
+        orders = [h for h in scenario.by_hand if h.what not in ("replay", "undo") or h in (*replays, *undos)]
+        scenario = msgspec.structs.replace(scenario, by_hand=tuple(orders))
     if not scenario.fences and settings["at_cap"] == "refuse":
         # what is due waits for a wagon, and at the cap each drained one keeps its place for a while
         turns = handlings * scenario.later / (int(settings["wagons"]) - 1)

@@ -32,6 +32,8 @@ from eventwagon.event import Channel
 from eventwagon.metrics import Metrics
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
+from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.once import Once, OnceGuard
 from eventwagon.settings import Settings
 from eventwagon.testing.virtual_time import run
 from eventwagon.views.notes import conditions
@@ -423,6 +425,51 @@ def test_who_leaves_records_what_waits_to_be_recorded() -> None:
         async with world.running(train):
             await idle(world)
         assert seen.count("b") == seen.count("c") == 1
+
+    run(main())
+
+
+def test_a_claim_that_was_given_up_is_not_taken_again_while_the_broker_is_away() -> None:
+    """The event failed, and the broker does not take it back yet: a copy of it may be handled elsewhere."""
+
+    class Away(MemorySubscription):
+        async def release(self, *args: Any, **more: Any) -> None:
+            raise Unavailable("away")
+
+    class Broker(MemoryBroker):
+        def consume(self, channel: Channel, *, visibility: float, owner: str = "") -> MemorySubscription:
+            return Away(self, channel, visibility, owner)
+
+    async def main() -> None:
+        world = World()
+        world.broker = Broker(clock=world.clock)
+        train, seen = Train("orders", once=DAY, visibility=3.0), list[str]()
+
+        @train.on("orders")
+        async def ship(payload: str) -> None:
+            seen.append(payload)
+            raise RuntimeError("not yet")
+
+        async with world.running(train) as c:
+            await c.publish(event("a"))
+            await until(lambda: seen == ["a"])
+            await asyncio.sleep(10.0)
+            found = await world.broker.once.claim("orders", [key_of("", event("a"))], holder="x", lease=1.0)
+            assert list(found) == [Standing.OURS]
+
+    run(main())
+
+
+def test_an_event_that_was_recorded_here_is_not_taken_for_lost() -> None:
+    async def main() -> None:
+        world = World()
+        record = MemoryOnce(clock=world.clock)
+        guard = OnceGuard(Once(record, 100.0), Channel("t", 1), lease=30.0, bulkhead=Bulkhead("test"))
+        first, second = Delivery(event("a"), 1, 1), Delivery(event("b"), 1, 2)
+        await guard.admit([first, second], within=1.0)
+        await guard.record([first])
+        await record.record("t", [key_of("", second.event)], window=100.0)  # by another process
+        assert await guard.keep([first, second]) == {id(second): Standing.HANDLED}
 
     run(main())
 

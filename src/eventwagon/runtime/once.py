@@ -162,8 +162,10 @@ class OnceGuard:
 
     async def record(self, deliveries: Iterable[Delivery]) -> None:
         """Record that these were handled, but for those that died. Idempotent. Raises Unavailable, StorageBroken."""
-        if keys := self._claimed(delivery for delivery in deliveries if id(delivery) not in self._dead):
+        handled = [delivery for delivery in deliveries if id(delivery) not in self._dead]
+        if keys := self._claimed(handled):
             await self._record.record(self._channel.train, keys, window=self._window)
+            self._keep_no_more(handled)
 
     async def release_dead(self, deliveries: Iterable[Delivery]) -> None:
         """Give up the claims of those that died. Never raises."""
@@ -173,9 +175,11 @@ class OnceGuard:
     async def release(self, deliveries: Iterable[Delivery]) -> None:
         """Give up the claims of these events, whose handling is left to others. If that fails, the claims run out.
         Never raises."""
+        deliveries = list(deliveries)
         keys = self._claimed(deliveries)
         if not keys:
             return
+        self._keep_no_more(deliveries)
         try:
             async with asyncio.timeout(_TO_RELEASE):
                 await self._record.release(self._channel.train, keys, holder=self._holder)
@@ -193,6 +197,12 @@ class OnceGuard:
                 self._at_hand.discard(key)
                 self._until.pop(id(delivery), None)
             self._dead.discard(id(delivery))
+
+    def _keep_no_more(self, deliveries: Iterable[Delivery]) -> None:
+        """Their claims are given up or replaced by the record. They may stay unsettled for long, if the broker is away:
+        `keep` must not claim them again meanwhile."""
+        for delivery in deliveries:
+            self._until.pop(id(delivery), None)
 
     def fact(self, skipped: Sequence[Delivery]) -> EventsSkipped:
         """The fact about a group of skipped events: at least one."""

@@ -27,6 +27,7 @@ from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
 from eventwagon.contracts.rows import Row, packed, row_of
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
+from eventwagon.drivers.memory.once import MemoryOnce
 from eventwagon.errors import ChannelGone, EventTooLarge, StorageBroken, Unavailable
 from eventwagon.event import ARCHIVE, DEAD, Channel, Event
 from eventwagon.policy.digest import digest_of, together, written
@@ -658,6 +659,41 @@ def test_what_once_skips_is_not_archived_as_handled() -> None:
         source = ArchivedEvents(archive.open, URL, "t")
         past = [e.event.id async for events in source.events(1, "", [*archive.stored][:1]) for e in events]
         assert past == ["a"]
+
+    run(main())
+
+
+def test_what_was_recorded_as_its_process_left_is_archived_as_handled() -> None:
+    """The record hangs on the first event; there is no time left to settle the second, which comes again."""
+
+    async def main() -> None:
+        world = World()
+        train = Train("t", limit=Volume(2), archive=URL, once=86_400, grace=1.0)
+        handled, hangs = list[int](), True
+        record = MemoryOnce.record
+
+        async def slow(self: MemoryOnce, *args: Any, **more: Any) -> None:
+            nonlocal hangs
+            if hangs:
+                hangs = False
+                await asyncio.Event().wait()
+            await record(self, *args, **more)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            handled.append(n)
+
+        with in_memory() as archive, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryOnce, "record", slow)
+            async with world.running(train) as c:
+                await c.publish(1)
+                await until(lambda: not hangs)
+                await c.publish(2)
+                await until(lambda: handled == [1, 2])
+            async with world.running(train):
+                await until(lambda: world.of(WagonArchived))
+        assert handled.count(2) == 1
+        assert 2 in numbers(archive, "")
 
     run(main())
 

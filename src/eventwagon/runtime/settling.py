@@ -271,7 +271,10 @@ class Settler:
             return
         try:
             async with asyncio.timeout(within):
-                await once.record([delivery for delivery, _ in self._done.done])
+                done = list(self._done.done)
+                if self.source.wagon.spec.archived:  # or they would be archived as skipped, when they come again
+                    await self._keep_rows(done)
+                await once.record([delivery for delivery, _ in done])
         except (EventwagonError, TimeoutError):
             pass  # they are handled again
         except BaseException as e:
@@ -374,18 +377,16 @@ class Settler:
         kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
         if kept:
             if self.source.wagon.spec.archived:
-                # one that could not be settled before has its row
-                rest = [
-                    each
-                    for place, each in enumerate(finished)
-                    if place not in refused and id(each[0]) not in self._later
-                ]
-                await self._rows.keep(rest, self._skipped)
+                await self._keep_rows([each for place, each in enumerate(finished) if place not in refused])
             if (once := self.source.once) is not None:
                 await self._record(once, kept)
             await self._settle_all(kept)
         for place, (name, error) in refused.items():
             self._refuse(finished[place][0], name, error)
+
+    async def _keep_rows(self, finished: Sequence[tuple[Delivery, Emitted]]) -> None:
+        """Keep what came of these for the archive. Those that could not be settled before have their rows."""
+        await self._rows.keep([each for each in finished if id(each[0]) not in self._later], self._skipped)
 
     async def _record(self, once: OnceGuard, handled: Sequence[Delivery]) -> None:
         """Record that these were handled. A record that fails other than by being away is tried a few times; then the

@@ -23,6 +23,7 @@ from .event import (
     EARLIEST,
     JSON,
     LATEST,
+    LEVEL,
     LONGEST_VALUE,
     LONGEST_WORD,
     MOST_EXTENSIONS,
@@ -156,16 +157,19 @@ def is_batch(event: Event) -> bool:
 
 
 def parts(batch: Event) -> Iterator[Event]:
-    """The events of a batch, in order; each one that can't be decoded becomes `undecodable`. Never raises."""
+    """The events of a batch, in order; each one that can't be decoded becomes `undecodable`. They are on
+    the batch's level. Never raises."""
     try:
         documents = _documents.decode(batch.data)
     except Exception as e:  # noqa: BLE001 - a foreign message must fail alone, whatever is in it
         yield undecodable(batch.data, (), position=batch.id, written=batch.time, because=_why(e))
         return
+    level = batch.extensions.get(LEVEL)
     for number, document in enumerate(documents):
         position = f"{batch.id[:400]}/{number}"
         try:
-            yield _structured(_document.decode(document), position, batch.time)
+            part = _structured(_document.decode(document), position, batch.time)
+            yield part if level is None else msgspec.structs.replace(part, extensions={**part.extensions, LEVEL: level})
         except Exception as e:  # noqa: BLE001 - the other events must not suffer for it
             yield undecodable(bytes(document), (), position=position, written=batch.time, because=_why(e))
 

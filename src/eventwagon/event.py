@@ -215,7 +215,7 @@ def _tidy(text: str) -> str:
 
 
 def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
-    """The source, subject and extensions that a child event inherits, without those of a dead letter. Values by a
+    """The source, subject and extensions that a child event inherits, without what was of the parent only. Values by a
     foreign client that would not pass `checked` are made legible or left out: the handler can't do anything about them.
     """
     source = _tidy(parent.source) or "unknown"
@@ -224,7 +224,7 @@ def heritage(parent: Event) -> tuple[str, str | None, dict[str, str]]:
         subject = _tidy(subject) or None
     extensions: dict[str, str] = {}
     for name, value in parent.extensions.items():
-        if name in DEATH or name in UNDO_MARKS or name in _CORE:
+        if name in DEATH or name in UNDO_MARKS or name == LEVEL or name in _CORE:
             continue
         if len(extensions) < MOST_EXTENSIONS and _EXTENSION.fullmatch(name):
             value = legible(value)
@@ -266,7 +266,18 @@ UNDO, UNDO_OF, UNDO_CHANNEL, UNDO_ATTEMPTS = UNDO_MARKS = ("undo", "undoof", "un
 """The extension attributes of an event for an undo handler: the undo (`orders/12`), the wagon and the channel in which
 the event was handled (`orders_v7`; empty: the ingress), and how often it had been delivered. Nothing inherits them."""
 
-_MARKS = frozenset((REPLAY, REPLAYED_FROM, *UNDO_MARKS))
+LEVEL = "chainlevel"
+"""The extension attribute of an event that a chain came to by a step back, to its own channel or to an earlier one: the
+wagon, and how many such steps there were before in that wagon (`7/2`). Undo goes by it."""
+
+_MARKS = frozenset((REPLAY, REPLAYED_FROM, LEVEL, *UNDO_MARKS))
+
+
+def level_of(event: Event, wagon: int) -> int:
+    """How many steps back the event's chain has made in this wagon."""
+    where, _, level = event.extensions.get(LEVEL, "").partition("/")
+    return int(level) if where == str(wagon) and level.isascii() and level.isdigit() and len(level) < 10 else 0
+
 
 ARCHIVE = "archive-rows"  # of each wagon of a train with an archive: what became of its events
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept

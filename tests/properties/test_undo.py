@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, NamedTuple, get_args
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from eventwagon import Context, Train
 from eventwagon.contracts.facts import ReplayEnded, UndoStopped
 from eventwagon.contracts.lifecycle import Move, State
 from eventwagon.contracts.manifest import Manifest, Wagon, changed, decode, encode, moved
 from eventwagon.contracts.reading import Reading
-from eventwagon.contracts.replay import PastEvents, Replay
-from eventwagon.contracts.undo import Slice, Undo
-from eventwagon.event import Event, child_id, later_id, new_ids, published_id
+from eventwagon.contracts.replay import PastEvent, PastEvents, Replay
+from eventwagon.contracts.timetable import CHANNEL
+from eventwagon.contracts.undo import Kept, Slice, Undo
+from eventwagon.event import Channel, Event, new_ids
 from eventwagon.policy.edits import Edit, removed, sealed
 from eventwagon.policy.replays import cancelled, claimed, fed, let_go, requested, run_replays, to_feed
-from eventwagon.policy.slices import Chains, slices_of
+from eventwagon.policy.slices import slices_of
 from eventwagon.policy.undo import resumed
+from eventwagon.runtime.context import LATER, NamedTrain
+from eventwagon.runtime.undoing import surveyed, to_undo
+from eventwagon.settings import Settings
 
 CHANNELS = ("", "a", "b", "c")
+ORDER = tuple(Channel("t", 7, name) for name in CHANNELS)
+How = Literal["payload", "whole", "forwarded", "later", "published", "from another wagon"]
+What = Literal["handled", "dead", "skipped", "no row", "no data"]
 
 
 class _Made(NamedTuple):
@@ -29,77 +40,148 @@ class _Made(NamedTuple):
     """Its place; -1: none."""
 
 
-_STEPS = st.lists(st.tuples(st.integers(-1, 30), st.sampled_from(CHANNELS), st.booleans()), max_size=30)
+class _Step(NamedTuple):
+    of: int
+    """It came from the event so many before; none such: it came from outside."""
+    channel: str
+    how: How
+    known: int
+    """How many of the wagon's channels the process knows that emits it: others were added since it last heard of it."""
 
 
-def _made(steps: list[tuple[int, str, bool]], *, forward: bool) -> list[_Made]:
-    """Events, each from an earlier one or from none; `forward`: only to channels after its parent's."""
+class _Publisher:
+    def destination(self, to: object) -> NamedTrain:
+        return NamedTrain("t", Settings(), {})
+
+    async def publish(self, train: str, events: list[Event]) -> None: ...
+
+
+_STEPS = st.lists(
+    st.builds(
+        _Step,
+        st.integers(0, 6),
+        st.sampled_from(CHANNELS),
+        st.sampled_from(["payload", "whole", "forwarded", "later", "published", "from another wagon"]),
+        st.integers(1, len(CHANNELS)),
+    ),
+    max_size=30,
+)
+_TRAIN = Train("t")
+_TRAIN.on("t")(lambda payload: None)
+for _name in CHANNELS[1:]:
+    _TRAIN.on(_name)(lambda payload: None)
+
+
+def _context(of: _Made, wagon: int, known: int) -> Context:
+    return Context(
+        of.event,
+        1,
+        "t",
+        wagon,
+        of.channel,
+        _TRAIN.handlers,
+        10**6,
+        lambda: 1_750_000_000.0,
+        keeps_times=True,
+        publisher=_Publisher(),
+        order=ORDER[:known],
+    )
+
+
+def _made(steps: list[_Step], *, forward: bool) -> list[_Made]:
+    """Events as handlers emit them, each from an earlier one or from none; `forward`: only to later channels."""
     made: list[_Made] = []
-    sent: dict[tuple[int, str], int] = {}
-    for place, channel, later in steps:
-        parent = place if place < len(made) else -1
-        if parent < 0 or (forward and CHANNELS.index(made[parent].channel) >= CHANNELS.index(channel)):
-            channel, parent = "", -1
-            event_id = new_ids(1, 1_750_000_000.0)[0]
+    contexts: dict[tuple[int, int], Context] = {}
+    for place, (of, channel, how, known) in enumerate(steps):
+        parent = place - of if 0 < of <= place else -1
+        fresh = Event(new_ids(1, 1_750_000_000.0)[0], "x", "s", 1_750_000_000.0, b"1")
+        if parent < 0:
+            made.append(_Made("", fresh, -1))
+            continue
+        if forward:
+            known = len(CHANNELS)
+            if how == "published" or CHANNELS.index(made[parent].channel) >= CHANNELS.index(channel):
+                made.append(_Made("", fresh, -1))
+                continue
+        wagon = 6 if how == "from another wagon" else 7
+        context = contexts.setdefault((parent, known + 10 * wagon), _context(made[parent], wagon, known))
+        channel = channel if how != "published" else ""
+        if how == "published" or not channel:
+            context.publish(place)
+        elif how == "forwarded":
+            context.emit(channel, made[parent].event)
         else:
-            number = sent.get((parent, channel), 0)
-            sent[parent, channel] = number + 1
-            of = made[parent].event
-            if not channel:
-                event_id = published_id(of, "t", number)
-            else:
-                event_id = (later_id if later else child_id)(of, channel, number)
-        made.append(_Made(channel, Event(event_id, "x", "s", 1_750_000_000.0 + len(made), b""), parent))
+            context.emit(channel, fresh if how == "whole" else place, after=1 if how == "later" else None)
+        to, event = context.emitted[-1]
+        assert to != LATER or event.extensions[CHANNEL] == channel
+        made.append(_Made(channel, event, -1 if wagon == 6 else parent))
     return made
 
 
-def _chains(made: list[_Made]) -> Chains:
-    chains = Chains("t", CHANNELS)
-    for channel, event, _ in made:
-        chains.add(channel, event.id)
-    for channel, event, _ in made:
-        chains.follow(channel, event)
-    return chains
+class _Kept:
+    """What is kept of a wagon."""
+
+    def __init__(self, rows: Sequence[PastEvent]) -> None:
+        self.rows = rows
+        self.reads = 0
+
+    async def channels(self, wagon: int) -> tuple[str, ...]:
+        return CHANNELS
+
+    async def parts(self, wagon: int, channel: str) -> tuple[str, ...]:
+        return ("all",)
+
+    async def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
+        self.reads += 1
+        yield [row for row in self.rows if row.channel == channel]
 
 
-@given(_STEPS, st.booleans(), st.sets(st.integers(0, 29)))
-def test_children_come_before_their_parents(
-    steps: list[tuple[int, str, bool]], forward: bool, unknown: set[int]
-) -> None:
+async def _undone(source: _Kept) -> list[tuple[int, Slice, list[Event]]]:
+    """The slices, and what of each is published."""
+    kept = tuple(Kept(7, channel, ("all",)) for channel in CHANNELS)
+    surveys = {each.channel: await surveyed(source, "t", each) for each in kept}
+    slices = slices_of(CHANNELS, {channel: survey.levels for channel, survey in surveys.items()})
+    found = []
+    for turn, part in enumerate(slices):
+        undo = Undo(wagon=7, kept=kept, slice=part, whole=part.count)
+        made = Replay(number=9, of=PastEvents(wagon=7), count=part.count, why="w", at=0.0, undo=undo)
+        found.append((turn, part, [event async for some in to_undo(source, made, undo, "t", 0) for event in some]))
+    return found
+
+
+_BACK = [_Step(0, "", "payload", 4), _Step(1, "b", "payload", 4), _Step(1, "a", "whole", 4)]
+_ADDED = [_Step(0, "", "payload", 1), _Step(1, "b", "payload", 1), _Step(1, "a", "payload", 1)]
+
+
+@example(_BACK, False, {})
+@example(_ADDED, False, {})
+@example([*_BACK, _Step(1, "b", "payload", 4), _Step(1, "b", "later", 4)], False, {2: "skipped", 3: "no row"})
+@given(_STEPS, st.booleans(), st.dictionaries(st.integers(0, 29), st.sampled_from(get_args(What))))
+def test_children_come_before_their_parents(steps: list[_Step], forward: bool, fates: dict[int, What]) -> None:
+    """Whatever its id, and whatever is not known of events between them."""
     made = _made(steps, forward=forward)
-    chains = _chains(made)
-    handled: dict[str, list[str]] = {}
-    for place, (channel, event, _) in enumerate(made):
-        if place not in unknown:
-            handled.setdefault(channel, []).append(event.id)
-    slices = slices_of(chains, CHANNELS, handled)
-    assert sum(each.count for each in slices) == sum(map(len, handled.values()))
-    assert all(each.count > 0 for each in slices)
-    assert len({(each.channel, each.level) for each in slices}) == len(slices)
-    back = any(
-        parent >= 0 and CHANNELS.index(made[parent].channel) >= CHANNELS.index(channel) for channel, _, parent in made
-    )
-    assert chains.goes_back == back
-
-    def turn(channel: str, event_id: str) -> int:
-        level = chains.level(channel, event_id)
-        (found,) = [n for n, each in enumerate(slices) if each.channel == channel and each.level in (None, level)]
-        return found
-
-    for place, (channel, event, parent) in enumerate(made):
-        if parent >= 0 and place not in unknown and parent not in unknown:
-            assert turn(channel, event.id) < turn(made[parent].channel, made[parent].event.id)
-
-
-def test_a_child_that_was_sent_as_a_whole_event_hides_none_after_it() -> None:
-    """It counts, and has an id of its own."""
-    parent = Event(new_ids(1, 1_750_000_000.0)[0], "x", "s", 1_750_000_000.0, b"")
-    chains = Chains("t", CHANNELS)
-    chains.add("a", parent.id)
-    chains.add("a", child_id(parent, "a", 1))
-    chains.follow("a", parent)
-    assert chains.goes_back
-    assert chains.level("a", child_id(parent, "a", 1)) == 1
+    units = [(channel, event.source, event.id) for channel, event, _ in made]
+    copies = Counter(units)
+    rows = [
+        PastEvent(event, channel, {"no data": "handled"}.get(what, what), 1, float(place), what == "no data")
+        for place, (channel, event, _) in enumerate(made)
+        if (what := fates.get(place, "handled")) != "no row"
+    ]
+    source = _Kept(rows)
+    found = asyncio.run(_undone(source))
+    assert source.reads == len(CHANNELS) + len(found), "what is kept is read once for the survey and once for a slice"
+    assert all(len(events) == part.count > 0 for _, part, events in found)
+    turns = {(part.channel, event.source, event.id): turn for turn, part, events in found for event in events}
+    assert len(turns) == sum(part.count for _, part, _ in found), "each once"
+    assert turns.keys() == {unit for place, unit in enumerate(units) if fates.get(place, "handled") == "handled"}
+    for place, (_, _, parent) in enumerate(made):
+        while parent >= 0:  # what came from it by others, too, known or not
+            mine, its = units[place], units[parent]
+            if mine in turns and its in turns and (forward or copies[mine] == copies[its] == 1):
+                assert turns[mine] < turns[its]
+            parent = made[parent].parent
+    if forward:
+        assert len(found) <= len(CHANNELS), "one wagon a channel"
 
 
 # --- its course -----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
+from eventwagon.contracts.replay import PastEvents
 from eventwagon.contracts.rows import Row, packed, row_of
 from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.drivers.memory.once import MemoryOnce
@@ -657,8 +658,9 @@ def test_what_once_skips_is_not_archived_as_handled() -> None:
             ("a", "skipped"),
         ]
         source = ArchivedEvents(archive.open, URL, "t")
-        past = [e.event.id async for events in source.events(1, "", [*archive.stored][:1]) for e in events]
-        assert past == ["a"]
+        past = [e async for events in source.events(1, "", [*archive.stored][:1]) for e in events]
+        assert [(e.event.id, e.outcome) for e in past] == [("a", "handled"), ("a", "skipped")]
+        assert [e.outcome for e in past if PastEvents(wagon=1).takes(e)] == ["handled"]
 
     run(main())
 

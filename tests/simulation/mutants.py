@@ -1153,6 +1153,13 @@ def _parents_first() -> Iterator[None]:
         yield
 
 
+@_mutant("what came to an earlier channel does not say so", "undo", UNDONE)
+def _levels_forgotten() -> Iterator[None]:
+    """Its parent is undone together with it."""
+    with mock.patch.object(undoing_module, "level_of", return_value=0):
+        yield
+
+
 @_mutant("what died is undone, too", "undo", UNDONE)
 def _dead_undone() -> Iterator[None]:
     """Everything that is kept counts as handled."""

@@ -123,6 +123,7 @@ CAUGHT = {
     "two remove a wagon at once": 31,
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
+    "what came to an earlier channel does not say so": 170,
     "what died is undone, too": 25,
     "what is dead is archived as handled": 25,
     "what has passed middleware counts as handled": 4,

@@ -13,8 +13,7 @@ from ..event import Event, wagon_name
 
 
 class ArchivedEvents:
-    """The archived events of one train. Left out are events that were passed on to their own channel or
-    skipped, since they had been handled before."""
+    """The archived events of one train, without those that were only passed on to their own channel."""
 
     def __init__(self, archives: OpenArchive, url: str, train: str) -> None:
         self._open = archives
@@ -61,7 +60,7 @@ class ArchivedEvents:
                 yield [
                     PastEvent(_event(row), row.channel, row.outcome, row.attempts, row.settled_at, row.cut)
                     for row in rows
-                    if row.outcome in ("handled", "dead")
+                    if row.outcome != "passed"
                 ]
 
 

@@ -38,10 +38,12 @@ class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return frozenset(self.ids)
 
     def takes(self, past: PastEvent) -> bool:
-        """Whether this event is meant. What went to an undo handler never is: no other could handle it."""
+        """Whether this event is meant. What went to an undo handler never is: no other could handle it. Nor is what was
+        skipped there: it had been handled before."""
         event = past.event
         return (
             not past.cut
+            and past.outcome != "skipped"
             and UNDO not in event.extensions
             and (not self.ids or event.id in self._ids)
             and self.channel == past.channel
@@ -60,7 +62,7 @@ class PastEvent(NamedTuple):
     channel: str
     """The inner channel in which it was; empty: the ingress."""
     outcome: str
-    """`handled` or `dead`."""
+    """`handled`, `dead`, or `skipped`: `once=` remembered that it had been handled, here or in an earlier wagon."""
     attempts: int
     settled_at: float = 0.0
     cut: int = 0

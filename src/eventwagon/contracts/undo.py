@@ -17,12 +17,12 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """Events of one channel that are undone side by side, in one wagon. None of them came from another."""
+    """Events of one channel that are undone side by side, in one wagon. None came from another."""
 
     channel: str
     """The channel in which they were handled; empty: the ingress."""
     level: int | None = None
-    """Only those so many steps below the first event of their chain; None: all of the channel."""
+    """Only those whose chain had made so many steps back; None: all of the channel, which are of one level."""
     count: int
     without: tuple[Kept, ...] = ()
     """All but those that are known to be undone: handled there."""

@@ -1,16 +1,13 @@
 """Undoing a wagon: in which slices, and what an undo handler is told of its event. Pure.
 
-Children are undone before their parents. Channels are declared parents first, so the channels of a wagon are undone in
-the opposite order, one slice each. If a handler emitted to its own channel or back to an earlier one, that order does
-not do: then each channel has a slice for each level, where an event's level is that of the event it came from and one
-more. An event's id tells which one it came from, since ids of emitted events are made of it (`child_id`).
+Children are undone before their parents. An event that a handler emitted to a later channel is on its parent's level,
+any other one is a level deeper and says so (`LEVEL`), whatever its id is. So the deepest level is undone first, and of
+each level the last channel.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -19,77 +16,31 @@ from ..contracts.manifest import Wagon
 from ..contracts.replay import Replay
 from ..contracts.undo import Slice, Undo, Undone
 from ..display.text import count as counted
-from ..event import UNDO, UNDO_ATTEMPTS, UNDO_CHANNEL, UNDO_OF, Event, child_id, later_id, published_id, wagon_name
-
-_MISSES = 2
-"""Children are numbered; so many numbers in a row without a child mean that there are no more. A number may be missing:
-what was sent on as a whole `Event` has an id of its own."""
-
+from ..event import UNDO, UNDO_ATTEMPTS, UNDO_CHANNEL, UNDO_OF, Channel, Event, wagon_name
 
 # --- the slices ---------------------------------------------------------------------------------
 
 
-class Chains:
-    """The events of a wagon, and which of them came from which. First `add` all, then `follow` all."""
-
-    def __init__(self, train: str, channels: Sequence[str]) -> None:
-        """`channels`: the ingress first, then parents before children."""
-        self.goes_back = False
-        """An event led to another in its own channel, or in an earlier one."""
-        self._train = train
-        self._order = {name: place for place, name in enumerate(channels)}
-        self._places: dict[tuple[str, str], int] = {}
-        self._causes = array("q")
-        """By event: the place of the one that it came from; -1: of none here."""
-
-    def add(self, channel: str, event_id: str) -> None:
-        """There is this event. Idempotent."""
-        place = self._places.setdefault((channel, event_id), len(self._causes))
-        if place == len(self._causes):
-            self._causes.append(-1)
-
-    def follow(self, channel: str, event: Event) -> None:
-        """Find what this event led to. Idempotent."""
-        me = self._places[channel, event.id]
-        for other in self._order:
-            number = missed = 0
-            while missed < _MISSES:
-                missed += 1
-                for child in self._children(event, other, number):
-                    if child != me:
-                        self._causes[child], missed = me, 0
-                        self.goes_back |= self._order[other] <= self._order[channel]
-                number += 1
-
-    def _children(self, event: Event, channel: str, number: int) -> Iterator[int]:
-        if channel:
-            ids = [child_id(event, channel, number), later_id(event, channel, number)]
-        else:
-            ids = [published_id(event, self._train, number)]
-        for each in ids:
-            if (place := self._places.get((channel, each))) is not None:
-                yield place
-
-    def level(self, channel: str, event_id: str) -> int:
-        """How many steps the event is below the first of its chain."""
-        level, place = 0, self._causes[self._places[channel, event_id]]
-        while place >= 0 and level < len(self._causes):  # hand-made ids may run in a circle
-            level, place = level + 1, self._causes[place]
-        return level
+def is_after(order: Sequence[Channel], channel: str, before: str) -> bool:
+    """Whether `channel` comes after `before` in a wagon with these channels. One that the wagon did not have when its
+    worker last heard of it has been added at the end; of two such ones nobody knows."""
+    for each in order:
+        if each.name == before:
+            return channel != before
+        if each.name == channel:
+            return False
+    return False
 
 
-def slices_of(chains: Chains, channels: Sequence[str], handled: Mapping[str, Collection[str]]) -> tuple[Slice, ...]:
-    """The slices that undo these events (ids by channel), in their order: children before parents. `channels`: the
-    ingress first, then parents before children."""
-    if not chains.goes_back:
-        return tuple(Slice(channel=c, count=len(handled[c])) for c in reversed(channels) if handled.get(c))
-    levels = {c: Counter(chains.level(c, each) for each in ids) for c, ids in handled.items()}
-    deepest = max((level for each in levels.values() for level in each), default=0)
+def slices_of(channels: Sequence[str], levels: Mapping[str, Mapping[int, int]]) -> tuple[Slice, ...]:
+    """The slices that undo these events, in their order. `channels`: as the wagon had them, the ingress first.
+    `levels`: by channel, how many events there are of each level."""
+    deepest_first = sorted({level for each in levels.values() for level in each}, reverse=True)
     return tuple(
-        Slice(channel=c, level=level, count=levels[c][level])
-        for level in range(deepest, -1, -1)
+        Slice(channel=c, level=level if len(levels[c]) > 1 else None, count=levels[c][level])
+        for level in deepest_first
         for c in reversed(channels)
-        if c in levels and levels[c][level]
+        if c in levels and level in levels[c]
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -13,7 +13,9 @@ from ..contracts.timetable import CHANNEL, for_channel
 from ..contracts.undo import Undone
 from ..errors import UsageError
 from ..event import (
+    LEVEL,
     MOST_EXTENSIONS,
+    Channel,
     Event,
     check_channel_name,
     check_extensions,
@@ -23,10 +25,12 @@ from ..event import (
     fitting,
     heritage,
     later_id,
+    level_of,
     new_ids,
     published_id,
 )
 from ..payload import Shape, encode, type_name
+from ..policy.slices import is_after
 from ..settings import Settings
 from ..times import delay
 from ..values import is_a, shown, whole
@@ -129,6 +133,7 @@ class Context:
         "_heritage",
         "_keeps_times",
         "_max_bytes",
+        "_order",
         "_publisher",
         "attempt",
         "channel",
@@ -153,6 +158,7 @@ class Context:
         state: Any = None,
         keeps_times: bool = False,
         publisher: Publisher | None = None,
+        order: Sequence[Channel] | None = None,
     ) -> None:
         self.event = event
         """The event itself."""
@@ -173,6 +179,8 @@ class Context:
         self._max_bytes = max_bytes
         self._clock = clock
         self._keeps_times = keeps_times
+        self._order = order
+        """The wagon's channels, parents before children; None: it is not archived, so nobody will undo it."""
         self._publisher = publisher
         self._closed = False
         self._heritage: tuple[str, str | None, dict[str, str]] | None = None
@@ -197,7 +205,8 @@ class Context:
         sent. The id is derived from the event, the channel and how many were emitted there before, so a repeated
         attempt sends the same ids. The source, the subject and the extension attributes (a trace's context, a tenant)
         are those of the event, unless `subject` or `extensions` replace them; `extensions` are added to the inherited
-        ones. An `Event` as the payload is sent as it is. May be awaited or just called, also from sync handlers.
+        ones. An `Event` as the payload is sent as it is; where an undo must know, `chainlevel` is added. May be
+        awaited or just called, also from sync handlers.
 
         Raises UsageError for an unknown channel, a payload that the channel's handler would not get back equal,
         attributes that no event may have, a handler that has returned already, and `after` where nothing keeps events
@@ -298,6 +307,9 @@ class Context:
                     "there"
                 )
             event = checked(cast("Event", payload), most)
+            if level := self._level(place):
+                marks = {**event.extensions, LEVEL: level}
+                event = fitting(msgspec.structs.replace(event, extensions=marks), most)
         else:
             try:
                 data, content_type = encoded(payload)
@@ -306,6 +318,10 @@ class Context:
             if self._heritage is None:
                 self._heritage = heritage(self.event)
             source, inherited, handed_on = self._heritage
+            if extensions is not None:
+                handed_on = check_extensions(handed_on | check_extensions(extensions))
+            if level := self._level(place):
+                handed_on = {**handed_on, LEVEL: level}
             event = Event(
                 new_id(self.event, place, self._counts.get(place, 0)),
                 type_name(payload) if event_type is None else check_word("type", event_type),
@@ -314,11 +330,19 @@ class Context:
                 data,
                 inherited if subject is None else check_word("subject", subject),
                 content_type,
-                handed_on if extensions is None else check_extensions(handed_on | check_extensions(extensions)),
+                handed_on,
             )
             fitting(event, most)
         self._counts[place] = self._counts.get(place, 0) + 1
         return event
+
+    def _level(self, place: str) -> str:
+        """The attribute `chainlevel` of an event for that place; empty: it needs none."""
+        if self._order is None or (place.startswith(OUT) and place != OUT + self.train):
+            return ""
+        level = level_of(self.event, self.wagon)
+        level += not is_after(self._order, "" if place.startswith(OUT) else place, self.channel)
+        return f"{self.wagon}/{level}" if level else ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -354,6 +378,7 @@ class Context:
             self.state,
             self._keeps_times,
             self._publisher,
+            self._order,
         )
         own.undone = self.undone
         return own

@@ -12,8 +12,10 @@ from ..breaker import DEATHS, Circuit
 from ..cloudevents import is_batch
 from ..contracts.broker import Delivery
 from ..contracts.facts import HandlerOverran
+from ..contracts.orchestrator import WagonSpec
 from ..display.text import count, plain
 from ..errors import EventwagonError
+from ..event import Channel
 from ..policy.demand import FEW
 from ..policy.slices import undone_of
 from .admission import Gate
@@ -47,6 +49,11 @@ _STRAYS_KNOWN = 1000
 """The most events whose cancellations by others are remembered."""
 _BEFORE_ALONE = 1.0
 """Seconds after which a suspect comes again if its claim could not be marked."""
+
+
+def order_of(spec: WagonSpec) -> Sequence[Channel] | None:
+    """The wagon's channels, if it can be undone one day: then its events say where they came from."""
+    return spec.channels if spec.archived else None
 
 
 class Worker(RunState):
@@ -184,6 +191,7 @@ class HandlerRunner:
                 runtime.state,
                 keeps_times=runtime.timetable is not None,
                 publisher=runtime.publisher,
+                order=None if handler.undoes else order_of(wagon.spec),
             )
             if handler.undoes:
                 context.undone = undone_of(event, runtime.train, wagon.spec.undoes, handler.channel)

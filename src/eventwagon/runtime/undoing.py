@@ -4,144 +4,152 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Sequence
 from typing import NamedTuple
 
 from ..contracts.replay import EventSource, PastEvent, Replay, mark_of
-from ..contracts.undo import Kept, Undo
-from ..errors import UsageError
-from ..event import UNDO, Event, wagon_name
-from ..policy.slices import Chains, marked
+from ..contracts.undo import Kept, Slice, Undo
+from ..errors import StorageBroken, UsageError
+from ..event import UNDO, Event, level_of, wagon_name
+from ..policy.slices import marked
+from .spool import Spool
 
-_CHUNK = 5_000
-"""Events that are held at a time with their data: what is kept is read once for each chunk, since it is kept in
-another order."""
-_CHUNK_BYTES = 32 * 2**20
+_CHUNK = 500
+"""Events that are held at a time."""
 _TURN = 200
 """Events after which others get their turn."""
 
 
-class _Known(NamedTuple):
-    """An event that is known to be handled."""
+class Known(NamedTuple):
+    """An event that is known to be handled. If it was handled twice, both count."""
 
     settled_at: float
-    size: int
-    event_id: str
+    """The last time."""
+    level: int
+    """See Slice.level. The highest: of two copies from two parents, that of the deeper one."""
+
+    @staticmethod
+    def of(past: PastEvent, wagon: int, before: Known | None) -> Known:
+        """What is known with this row, too."""
+        level = level_of(past.event, wagon)
+        if before is None:
+            return Known(past.settled_at, level)
+        return Known(max(past.settled_at, before.settled_at), max(level, before.level))
 
 
 class Survey(NamedTuple):
-    """What became of the events of a wagon, by channel."""
+    """What became of the events of one channel of a wagon."""
 
-    chains: Chains
-    handled: dict[str, dict[bytes, _Known]]
+    handled: dict[bytes, Known]
     """What can be undone."""
-    others: dict[str, Counter[str]]
+    others: Counter[str]
     """What can't, by what is known of it: `dead`, `data not kept`, …"""
-    retried: dict[str, int]
+    retried: int
     """Of the handled ones, how many had been delivered before: attempts that failed may have done something, too."""
 
+    @property
+    def levels(self) -> Counter[int]:
+        """How many handled events there are of each level."""
+        return Counter(known.level for known in self.handled.values())
 
-def in_order(train_channels: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
-    """The channels of a wagon: the ingress, those of the train in their order, then those that it no longer has."""
-    known = ("", *train_channels)
+
+def in_order(channels: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+    """The channels of which something is kept: the ingress, these in their order, then others."""
+    known = ("", *channels)
     return (*known, *(name for name in sorted(kept) if name not in known))
 
 
-async def surveyed(source: EventSource, train: str, kept: Sequence[Kept]) -> Survey:
-    """Read all that is kept of a wagon, twice. Some 500 bytes of memory for each event. Raises UsageError if it was an
+async def surveyed(source: EventSource, train: str, kept: Kept) -> Survey:
+    """Read all that is kept of a channel, once. Some 300 bytes of memory for each event. Raises UsageError if it was an
     undo's own wagon, and what the source raises."""
-    channels = [each.channel for each in kept]
-    survey = Survey(Chains(train, channels), {}, {}, {})
-    for each in kept:
-        handled = survey.handled[each.channel] = {}
-        retried = set[bytes]()
-        others: dict[bytes, str] = {}
-        async for past in _read(source, each):
-            if UNDO in past.event.extensions and past.outcome == "handled":  # nowhere else
-                raise UsageError(
-                    f"{wagon_name(train, each.wagon)} is the wagon of an undo ({past.event.extensions[UNDO]}), which "
-                    "can't be undone: replay the wagon that was undone"
-                )
-            mark = mark_of(past.event)
-            survey.chains.add(each.channel, past.event.id)
-            if past.outcome != "handled" or past.cut:
-                others[mark] = "data not kept" if past.outcome == "handled" else past.outcome
-                continue
-            handled[mark] = _known(past, handled.get(mark))
+    handled: dict[bytes, Known] = {}
+    retried = set[bytes]()
+    others: dict[bytes, str] = {}
+    async for past in _read(source, kept):
+        if UNDO in past.event.extensions and past.outcome == "handled":  # nowhere else
+            raise UsageError(
+                f"{wagon_name(train, kept.wagon)} is the wagon of an undo ({past.event.extensions[UNDO]}), which "
+                "can't be undone: replay the wagon that was undone"
+            )
+        mark = mark_of(past.event)
+        if _can_be_undone(past):
+            handled[mark] = Known.of(past, kept.wagon, handled.get(mark))
             if past.attempts > 1:
                 retried.add(mark)
-        survey.others[each.channel] = Counter(what for mark, what in others.items() if mark not in handled)
-        survey.retried[each.channel] = len(retried)
-    for each in kept:
-        async for past in _read(source, each):
-            survey.chains.follow(each.channel, past.event)
-    return survey
+        else:
+            others[mark] = "data not kept" if past.outcome == "handled" else past.outcome
+    left = Counter(what for mark, what in others.items() if mark not in handled)
+    return Survey(handled, left, len(retried))
 
 
-async def undone_in(source: EventSource, kept: Sequence[Kept]) -> set[bytes]:
-    """The events that are known to be undone: handled in these wagons of an undo."""
-    found = set[bytes]()
-    for each in kept:
-        async for past in _read(source, each):
-            if past.outcome == "handled":
-                found.add(mark_of(past.event))
-    return found
+async def left_of(source: EventSource, undo: Undo, wagons: Sequence[Kept]) -> int:
+    """How many events of the undo's slice are not known to be undone in these wagons of it."""
+    done = await _undone_in(source, wagons)
+    found = dict[bytes, Known]()
+    async for past in _read(source, _kept_of(undo)):
+        if _can_be_undone(past) and (mark := mark_of(past.event)) not in done:
+            found[mark] = Known.of(past, undo.wagon, found.get(mark))
+    return sum(_is_in(undo.slice, known) for known in found.values())
 
 
 async def to_undo(
     source: EventSource, replay: Replay, undo: Undo, train: str, start: int
 ) -> AsyncGenerator[Sequence[Event], None]:
     """The events of the undo's slice as they are published, without the first `start`: what was settled last comes
-    first. The same in the same order at each call. Raises what the source raises."""
-    order = await _ordered(source, undo, train)
-    size = 0
-    chunk: list[bytes] = []
+    first. The same in the same order at each call. What is kept is read once; until they are published, events wait in
+    a `Spool`, and some 300 bytes of memory for each. Raises what the source and the spool raise, and StorageBroken if
+    the source has other events than were counted."""
+    done = await _undone_in(source, undo.slice.without) if undo.slice.without else frozenset[bytes]()
+    job = replay.name(train)
+    with Spool() as spool:
+        order = await _spooled(source, undo, done, spool)
+        if len(order) != replay.count:
+            raise StorageBroken(f"{replay.count:,} events were counted, and {len(order):,} are kept now")
+        for first in range(start, len(order), _CHUNK):
+            events = [spool.take(place) for _, _, place in order[first : first + _CHUNK]]
+            yield [marked(event, attempts, job=job, train=train, undo=undo) for event, attempts in events]
+            await asyncio.sleep(0)
+
+
+async def _spooled(
+    source: EventSource, undo: Undo, done: Container[bytes], spool: Spool
+) -> Sequence[tuple[bytes, Known, int]]:
+    """Put the events of the slice into the spool: the mark of each, what is known of it, and its place, in order."""
+    found = dict[bytes, tuple[Known, int]]()
+    async for past in _read(source, _kept_of(undo)):
+        if not _can_be_undone(past) or (mark := mark_of(past.event)) in done:
+            continue
+        before = found.get(mark)
+        if before is None:
+            found[mark] = Known.of(past, undo.wagon, None), spool.add(past.event, past.attempts)
+        else:
+            found[mark] = Known.of(past, undo.wagon, before[0]), before[1]
+    order = [(mark, known, place) for mark, (known, place) in found.items() if _is_in(undo.slice, known)]
+    return sorted(order, key=lambda each: (-each[1].settled_at, each[0]))
+
+
+def _kept_of(undo: Undo) -> Kept:
+    """Where the events of its slice are."""
     (kept,) = (each for each in undo.kept if each.channel == undo.slice.channel)
-    for place, (mark, known) in enumerate(order[start:], start + 1):
-        chunk.append(mark)
-        size += known.size
-        if len(chunk) >= _CHUNK or size >= _CHUNK_BYTES or place == len(order):
-            yield await _chunk(source, kept, chunk, undo, train, replay.name(train))
-            chunk, size = [], 0
+    return kept
 
 
-async def _ordered(source: EventSource, undo: Undo, train: str) -> list[tuple[bytes, _Known]]:
-    channel, level = undo.slice.channel, undo.slice.level
-    if level is None:
-        handled: dict[bytes, _Known] = {}
-        for each in undo.kept:
-            if each.channel == channel:
-                async for past in _read(source, each):
-                    if past.outcome == "handled" and not past.cut:
-                        mark = mark_of(past.event)
-                        handled[mark] = _known(past, handled.get(mark))
-    else:
-        survey = await surveyed(source, train, undo.kept)
-        handled = {
-            mark: known
-            for mark, known in survey.handled[channel].items()
-            if survey.chains.level(channel, known.event_id) == level
-        }
-    done = await undone_in(source, undo.slice.without) if undo.slice.without else set[bytes]()
-    left = ((mark, known) for mark, known in handled.items() if mark not in done)
-    return sorted(left, key=lambda each: (-each[1].settled_at, each[0]))
+def _is_in(part: Slice, known: Known) -> bool:
+    return part.level in (None, known.level)
 
 
-async def _chunk(
-    source: EventSource, kept: Kept, marks: Sequence[bytes], undo: Undo, train: str, job: str
-) -> Sequence[Event]:
-    wanted, found = set(marks), dict[bytes, Event]()
-    async for past in _read(source, kept):
-        if past.outcome == "handled" and not past.cut:
-            mark = mark_of(past.event)
-            if mark in wanted:
-                found[mark] = marked(past.event, past.attempts, job=job, train=train, undo=undo)
-    return [found[mark] for mark in marks if mark in found]
+def _can_be_undone(past: PastEvent) -> bool:
+    return past.outcome == "handled" and not past.cut
 
 
-def _known(past: PastEvent, before: _Known | None) -> _Known:
-    at = past.settled_at if before is None else max(past.settled_at, before.settled_at)
-    return _Known(at, len(past.event.data), past.event.id)
+async def _undone_in(source: EventSource, wagons: Sequence[Kept]) -> set[bytes]:
+    """The events that are known to be undone: handled in these wagons of an undo."""
+    found = set[bytes]()
+    for each in wagons:
+        async for past in _read(source, each):
+            if past.outcome == "handled":
+                found.add(mark_of(past.event))
+    return found
 
 
 async def _read(source: EventSource, kept: Kept) -> AsyncIterator[PastEvent]:

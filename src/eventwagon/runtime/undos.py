@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
-from ..contracts.facts import ArchiveIncomplete, ReplayEnded, ReplayRequested, WagonArchived
+from ..contracts.facts import ArchiveIncomplete, ReplayEnded, ReplayRequested, WagonArchived, WagonRemoved
 from ..contracts.manifest import Manifest
 from ..contracts.replay import EventSource, NothingKeptError, PastEvents, Replay
 from ..contracts.undo import Kept, Slice, Undo
@@ -21,7 +21,7 @@ from ..values import shown, whole
 from .replaying import Replays
 from .runtime import Runtime
 from .train_state import TrainState
-from .undoing import Survey, in_order, surveyed, undone_in
+from .undoing import in_order, left_of, surveyed
 
 _MOST_SLICES = 100
 """Each slice is a wagon, one after the other."""
@@ -96,7 +96,7 @@ class Undos:
         self._answering = answering
 
     async def preview(self, wagon: int) -> UndoPreview:
-        """What an undo of this wagon would do. Reads all that the archive has of it, twice. Changes nothing."""
+        """What an undo of this wagon would do. Reads all that the archive has of it. Changes nothing."""
         preview, _, _ = await self._previewed(wagon)
         return preview
 
@@ -119,7 +119,7 @@ class Undos:
         for it, is refused without `again`. After Unavailable look at `standing`: it may have been stored.
         """
         why, by = self._asked(why, by)
-        preview, kept, survey = await self._previewed(wagon)
+        preview, kept, slices = await self._previewed(wagon)
         name = wagon_name(self._train, preview.wagon)
         if preview.lacking and not partial:
             raise UsageError(
@@ -131,8 +131,6 @@ class Undos:
                 f"{name} was undone before, by undo {', '.join(map(str, preview.undone))}: say so if it is to be "
                 "undone once more (again)"
             )
-        known = {each.channel for each in preview.channels if each.has_handler}
-        slices = self._slices(survey, kept, known)
         if not slices:
             raise UsageError(f"nothing to undo: no event is known to have been handled in {name}")
         if len(slices) > _MOST_SLICES:
@@ -220,7 +218,8 @@ class Undos:
 
     # --- reading what is kept -----------------------------------------------------------------------
 
-    async def _previewed(self, wagon: int) -> tuple[UndoPreview, tuple[Kept, ...], Survey]:
+    async def _previewed(self, wagon: int) -> tuple[UndoPreview, tuple[Kept, ...], tuple[Slice, ...]]:
+        """The preview, where the wagon's events are kept, and the slices of those that would be undone."""
         wagon = whole("wagon", wagon)
         self._here()
         source = self._past()
@@ -231,23 +230,23 @@ class Undos:
                 f"{wagon_name(self._train, wagon)} is not gone yet: undo it when it is drained and archived (pause it, "
                 "if it must not go on)"
             )
-        order = in_order(manifest.channels, await source.channels(wagon))
+        unknown, because, undone, order = await self._told(wagon, manifest.channels)
+        order = in_order(order, await source.channels(wagon))
         kept = [Kept(wagon, c, await source.parts(wagon, c)) for c in order]
-        survey = await surveyed(source, self._train, [each for each in kept if each.parts])
         kept = [each for each in kept if each.parts]
+        surveys = [(each.channel, await surveyed(source, self._train, each)) for each in kept]
         handlers = await self._handlers()
         channels = tuple(
             UndoChannel(
-                channel=each.channel or self._train,
-                handled=len(survey.handled[each.channel]),
-                retried=survey.retried[each.channel],
-                others=dict(survey.others[each.channel]),
-                has_handler=each.channel in handlers,
+                channel=channel or self._train,
+                handled=len(survey.handled),
+                retried=survey.retried,
+                others=dict(survey.others),
+                has_handler=channel in handlers,
             )
-            for each in reversed(kept)
+            for channel, survey in reversed(surveys)
         )
-        unknown, because, undone = await self._told(wagon)
-        slices = self._slices(survey, kept, {each.channel for each in channels if each.has_handler})
+        slices = slices_of([c for c, _ in surveys], {c: survey.levels for c, survey in surveys if c in handlers})
         preview = UndoPreview(
             wagon=wagon,
             channels=channels,
@@ -256,16 +255,7 @@ class Undos:
             unknown_because=because,
             undone=undone,
         )
-        return preview, tuple(kept), survey
-
-    def _slices(self, survey: Survey, kept: Sequence[Kept], channels: Collection[str]) -> tuple[Slice, ...]:
-        """The slices of these channels, by the names that users know."""
-        ids = {
-            name: [known.event_id for known in handled.values()]
-            for name, handled in survey.handled.items()
-            if (name or self._train) in channels
-        }
-        return slices_of(survey.chains, [each.channel for each in kept], ids)
+        return preview, tuple(kept), slices
 
     async def _rest(self, undo: Undo) -> Slice | None:
         """What is left of a slice: all that is not known to be undone in its wagons. None: nothing."""
@@ -276,13 +266,7 @@ class Undos:
                 wagons.append(Kept(number, "", await source.parts(number, "")))
             except NothingKeptError:  # nothing was settled there
                 continue
-        done = await undone_in(source, wagons)
-        (kept,) = (each for each in undo.kept if each.channel == undo.slice.channel)
-        survey = await surveyed(source, self._train, undo.kept if undo.slice.level is not None else [kept])
-        left = sum(
-            mark not in done and undo.slice.level in (None, survey.chains.level(kept.channel, known.event_id))
-            for mark, known in survey.handled[kept.channel].items()
-        )
+        left = await left_of(source, undo, wagons)
         if not left:
             return None
         return msgspec.structs.replace(undo.slice, count=left, without=tuple(wagons))
@@ -314,8 +298,9 @@ class Undos:
             )
         return set[str]().union(*found)
 
-    async def _told(self, wagon: int) -> tuple[int | None, str, tuple[int, ...]]:
-        """What the journal says: the events that the archive lacks, why, and earlier undos."""
+    async def _told(self, wagon: int, order: Sequence[str]) -> tuple[int | None, str, tuple[int, ...], Sequence[str]]:
+        """What the journal says: the events that the archive lacks, why, earlier undos, and the order of the wagon's
+        channels; if it does not, `order`: that of new wagons."""
         unknown, because = None, "the journal no longer says whether the archive has all events"
         if not self._runtime.broker.capabilities.totals:
             because = "this broker does not count, so nobody knows whether the archive has all events"
@@ -327,11 +312,13 @@ class Undos:
                         unknown, because = 0, ""
                 case ArchiveIncomplete(number=number, missing=missing, because=why) if number == wagon:
                     unknown, because = missing, why
+                case WagonRemoved(wagon=removed) if removed.number == wagon:
+                    order = removed.channels
                 case ReplayRequested(number=number, undoes=of) if of == wagon:
                     undone.append(number)
                 case ReplayEnded(number=number, undoes=of, fed=0) if of == wagon:
                     undone = [each for each in undone if each != number]  # cancelled before it did anything
-        return unknown, because, tuple(undone)
+        return unknown, because, tuple(undone), order
 
     def _words(self, slices: Sequence[Slice]) -> str:
         counts: dict[str, int] = {}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
+import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -21,10 +22,10 @@ from eventwagon.contracts.undo import Kept, Slice, Undo
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.policy.edits import Edit, removed, sealed
 from eventwagon.policy.replays import cancelled, claimed, fed, let_go, requested, run_replays, to_feed
-from eventwagon.policy.slices import slices_of
+from eventwagon.policy.slices import marked, slices_of
 from eventwagon.policy.undo import resumed
 from eventwagon.runtime.context import LATER, NamedTrain
-from eventwagon.runtime.undoing import surveyed, to_undo
+from eventwagon.runtime.undoing import left_of, surveyed, to_undo
 from eventwagon.settings import Settings
 
 CHANNELS = ("", "a", "b", "c")
@@ -182,6 +183,23 @@ def test_children_come_before_their_parents(steps: list[_Step], forward: bool, f
             parent = made[parent].parent
     if forward:
         assert len(found) <= len(CHANNELS), "one wagon a channel"
+
+
+def test_only_what_was_undone_of_the_same_channel_is_done() -> None:
+    """A handler that emits the event which it got makes two of one id."""
+    event = Event(new_ids(1, 1_750_000_000.0)[0], "x", "s", 1_750_000_000.0, b"1")
+    undo = Undo(wagon=7, kept=(Kept(7, "a", ("all",)),), slice=Slice(channel="a", count=1), whole=1)
+
+    async def left(of: str, outcome: str) -> int:
+        slice_of = msgspec.structs.replace(undo, slice=Slice(channel=of, count=1))
+        undone = PastEvent(marked(event, 1, job="t/9", train="t", undo=slice_of), "", outcome, 1)
+        rows = [PastEvent(event, "a", "handled", 1), undone]
+        return await left_of(_Kept(rows), undo, "t", [Kept(8, "", ("all",))])
+
+    assert asyncio.run(left("a", "handled")) == 0
+    assert asyncio.run(left("a", "skipped")) == 0
+    assert asyncio.run(left("a", "dead")) == 1
+    assert asyncio.run(left("b", "handled")) == 1
 
 
 # --- its course -----------------------------------------------------------------------------------

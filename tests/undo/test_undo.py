@@ -15,6 +15,8 @@ from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ChannelUndone, ReplayEnded, UndoStopped
 from eventwagon.errors import Reject, UsageError
 from eventwagon.event import DEAD, LEVEL, Channel, Event
+from eventwagon.runtime import undos as undos_module
+from eventwagon.runtime.undoing import surveyed
 
 Seen = tuple[str, Any, str, Any]
 """The channel, the payload, the event's id, `ctx.undone`."""
@@ -159,6 +161,30 @@ def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> No
         assert len(program.undone) == len(ids(program.undone)), "none is undone twice"
         bills = {n for channel, n, _, _ in program.undone if channel == "bill"}
         assert bills == {n for n in range(10) if n not in (3, 5)}
+
+    asyncio.run(main())
+
+
+def test_of_two_requests_one_is_refused_even_if_the_other_is_over_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive")
+        async with program.train.connect("memory:", listeners=[]) as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c, 3)
+
+            async def slow(*given: Any) -> Any:
+                monkeypatch.setattr(undos_module, "surveyed", surveyed)
+                undo = await c.undo.request(wagon)
+                assert await c.undo.wait(undo.number) == ""
+                return await surveyed(*given)
+
+            monkeypatch.setattr(undos_module, "surveyed", slow)
+            with pytest.raises(UsageError, match="ended meanwhile"):
+                await c.undo.request(wagon)
+            with pytest.raises(UsageError, match="was undone before"):
+                await c.undo.request(wagon)
+        assert len(program.undone) == len(ids(program.undone))
 
     asyncio.run(main())
 

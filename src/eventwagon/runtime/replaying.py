@@ -112,16 +112,22 @@ class Replays:
             revision=revision,
             rate=rate,
         )
+        return await self.add(made, words(of))
+
+    async def add(self, made: Replay, which: str, check: Callable[[Manifest], None] = lambda _: None) -> Replay:
+        """Let a replay or an undo wait for its turn. Returns it with its number. `check` is called with the manifest to
+        which it is added, and may raise UsageError. Not idempotent. Not for users."""
         number = 0
 
         def edit(m: Manifest) -> Edit:
             nonlocal number
             if m.removal is not None:
                 raise UsageError(f"train {m.train} is being removed")
+            check(m)
             if len(m.replays) >= MOST_WAITING or sum(len(i) for r in m.replays for i in r.of.ids) > _MOST_TEXT:
-                raise UsageError(f"{len(m.replays)} replays wait already: request this one when some are over")
+                raise UsageError(f"{len(m.replays)} replays and undos wait already: request this when some are over")
             number = m.next_number
-            return requested(m, made, words(of))
+            return requested(m, made, which)
 
         async with self._answering():
             await self._state.apply(edit)

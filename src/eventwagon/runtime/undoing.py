@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..contracts.replay import EventSource, PastEvent, Replay, mark_of
 from ..contracts.undo import Kept, Slice, Undo
 from ..errors import StorageBroken, UsageError
-from ..event import UNDO, Event, level_of, wagon_name
+from ..event import UNDO, UNDO_CHANNEL, Event, level_of, wagon_name
 from ..policy.slices import marked
 from .spool import Spool
 
@@ -82,9 +82,9 @@ async def surveyed(source: EventSource, train: str, kept: Kept) -> Survey:
     return Survey(handled, left, len(retried))
 
 
-async def left_of(source: EventSource, undo: Undo, wagons: Sequence[Kept]) -> int:
+async def left_of(source: EventSource, undo: Undo, train: str, wagons: Sequence[Kept]) -> int:
     """How many events of the undo's slice are not known to be undone in these wagons of it."""
-    done = await _undone_in(source, wagons)
+    done = await _undone_in(source, wagons, undo.slice.channel or train)
     found = dict[bytes, Known]()
     async for past in _read(source, _kept_of(undo)):
         if _can_be_undone(past) and (mark := mark_of(past.event)) not in done:
@@ -99,7 +99,7 @@ async def to_undo(
     first. The same in the same order at each call. What is kept is read once; until they are published, events wait in
     a `Spool`, and some 300 bytes of memory for each. Raises what the source and the spool raise, and StorageBroken if
     the source has other events than were counted."""
-    done = await _undone_in(source, undo.slice.without) if undo.slice.without else frozenset[bytes]()
+    done = await _undone_in(source, undo.slice.without, undo.slice.channel or train)
     job = replay.name(train)
     with Spool() as spool:
         order = await _spooled(source, undo, done, spool)
@@ -119,11 +119,10 @@ async def _spooled(
     async for past in _read(source, _kept_of(undo)):
         if not _can_be_undone(past) or (mark := mark_of(past.event)) in done:
             continue
-        before = found.get(mark)
-        if before is None:
-            found[mark] = Known.of(past, undo.wagon, None), spool.add(past.event, past.attempts)
-        else:
-            found[mark] = Known.of(past, undo.wagon, before[0]), before[1]
+        before, place = found.get(mark, (None, -1))
+        if place < 0 and undo.slice.level in (None, level_of(past.event, undo.wagon)):
+            place = spool.add(past.event, past.attempts)
+        found[mark] = Known.of(past, undo.wagon, before), place
     order = [(mark, known, place) for mark, (known, place) in found.items() if _is_in(undo.slice, known)]
     return sorted(order, key=lambda each: (-each[1].settled_at, each[0]))
 
@@ -142,12 +141,13 @@ def _can_be_undone(past: PastEvent) -> bool:
     return past.outcome == "handled" and not past.cut
 
 
-async def _undone_in(source: EventSource, wagons: Sequence[Kept]) -> set[bytes]:
-    """The events that are known to be undone: handled in these wagons of an undo."""
+async def _undone_in(source: EventSource, wagons: Sequence[Kept], channel: str) -> set[bytes]:
+    """The events of this channel that are known to be undone: handled in these wagons of an undo. Other channels may
+    have events of the same ids."""
     found = set[bytes]()
     for each in wagons:
         async for past in _read(source, each):
-            if past.outcome == "handled":
+            if past.outcome in ("handled", "skipped") and past.event.extensions.get(UNDO_CHANNEL, channel) == channel:
                 found.add(mark_of(past.event))
     return found
 

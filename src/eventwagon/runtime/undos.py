@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,8 +14,6 @@ from ..contracts.replay import EventSource, NothingKeptError, PastEvents, Replay
 from ..contracts.undo import Kept, Slice, Undo
 from ..errors import Unavailable, UsageError
 from ..event import wagon_name
-from ..policy.edits import Edit
-from ..policy.replays import MOST_WAITING, requested
 from ..policy.slices import slices_of
 from ..policy.undo import resumed
 from ..values import shown, whole
@@ -70,6 +69,18 @@ class UndoPreview(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(each.channel for each in self.channels if each.handled and not each.has_handler)
 
 
+class _Told(NamedTuple):
+    """What the journal says of a wagon."""
+
+    unknown: int | None
+    """How many events the archive lacks; None: it does not say."""
+    because: str
+    undone: tuple[int, ...]
+    """Earlier undos."""
+    order: Sequence[str]
+    """The wagon's inner channels, parents before children; those of new wagons if it does not say."""
+
+
 class Undos:
     """The undos of a train: what a wagon has handled is taken back. All its methods raise UsageError, Unavailable and
     StorageBroken."""
@@ -119,6 +130,9 @@ class Undos:
         for it, is refused without `again`. After Unavailable look at `standing`: it may have been stored.
         """
         why, by = self._asked(why, by)
+        self._here()
+        async with self._answering():
+            before = (await self._state.refresh()).manifest.replays_over
         preview, kept, slices = await self._previewed(wagon)
         name = wagon_name(self._train, preview.wagon)
         if preview.lacking and not partial:
@@ -147,22 +161,16 @@ class Undos:
             by=by,
             undo=Undo(wagon=preview.wagon, kept=kept, slice=slices[0], then=slices[1:], whole=slices[0].count),
         )
-        number = 0
 
-        def edit(m: Manifest) -> Edit:
-            nonlocal number
-            if m.removal is not None:
-                raise UsageError(f"train {m.train} is being removed")
-            if len(m.replays) >= MOST_WAITING:
-                raise UsageError(f"{len(m.replays)} replays and undos wait already: request this when some are over")
-            if not again and any(r.undo is not None and r.undo.wagon == preview.wagon for r in m.replays):
+        def check(m: Manifest) -> None:
+            if again:
+                return
+            if any(r.undo is not None and r.undo.wagon == preview.wagon for r in m.replays):
                 raise UsageError(f"{name} is being undone already")
-            number = m.next_number
-            return requested(m, made, self._words(slices))
+            if m.replays_over > before:
+                raise UsageError(f"a replay or an undo has ended meanwhile, perhaps of {name}: request this anew")
 
-        async with self._answering():
-            await self._state.apply(edit)
-        return msgspec.structs.replace(made, number=number)
+        return await self._replays.add(made, self._words(slices), check)
 
     async def resume(
         self, number: int, why: str = "by hand", *, without_failed: bool = False, by: str | None = None
@@ -230,8 +238,8 @@ class Undos:
                 f"{wagon_name(self._train, wagon)} is not gone yet: undo it when it is drained and archived (pause it, "
                 "if it must not go on)"
             )
-        unknown, because, undone, order = await self._told(wagon, manifest.channels)
-        order = in_order(order, await source.channels(wagon))
+        told = await self._told(wagon, manifest.channels)
+        order = in_order(told.order, await source.channels(wagon))
         kept = [Kept(wagon, c, await source.parts(wagon, c)) for c in order]
         kept = [each for each in kept if each.parts]
         surveys = [(each.channel, await surveyed(source, self._train, each)) for each in kept]
@@ -251,9 +259,9 @@ class Undos:
             wagon=wagon,
             channels=channels,
             slices=len(slices),
-            unknown=unknown,
-            unknown_because=because,
-            undone=undone,
+            unknown=told.unknown,
+            unknown_because=told.because,
+            undone=told.undone,
         )
         return preview, tuple(kept), slices
 
@@ -266,7 +274,7 @@ class Undos:
                 wagons.append(Kept(number, "", await source.parts(number, "")))
             except NothingKeptError:  # nothing was settled there
                 continue
-        left = await left_of(source, undo, wagons)
+        left = await left_of(source, undo, self._train, wagons)
         if not left:
             return None
         return msgspec.structs.replace(undo.slice, count=left, without=tuple(wagons))
@@ -298,9 +306,8 @@ class Undos:
             )
         return set[str]().union(*found)
 
-    async def _told(self, wagon: int, order: Sequence[str]) -> tuple[int | None, str, tuple[int, ...], Sequence[str]]:
-        """What the journal says: the events that the archive lacks, why, earlier undos, and the order of the wagon's
-        channels; if it does not, `order`: that of new wagons."""
+    async def _told(self, wagon: int, order: Sequence[str]) -> _Told:
+        """What the journal says of this wagon. `order`: that of the channels of new wagons."""
         unknown, because = None, "the journal no longer says whether the archive has all events"
         if not self._runtime.broker.capabilities.totals:
             because = "this broker does not count, so nobody knows whether the archive has all events"
@@ -318,7 +325,7 @@ class Undos:
                     undone.append(number)
                 case ReplayEnded(number=number, undoes=of, fed=0) if of == wagon:
                     undone = [each for each in undone if each != number]  # cancelled before it did anything
-        return unknown, because, tuple(undone), order
+        return _Told(unknown, because, tuple(undone), order)
 
     def _words(self, slices: Sequence[Slice]) -> str:
         counts: dict[str, int] = {}

@@ -157,8 +157,8 @@ def is_batch(event: Event) -> bool:
 
 
 def parts(batch: Event) -> Iterator[Event]:
-    """The events of a batch, in order; each one that can't be decoded becomes `undecodable`. They are on
-    the batch's level. Never raises."""
+    """The events of a batch, in order; each one that can't be decoded becomes `undecodable`. They have the
+    batch's `chainlevel`. Never raises."""
     try:
         documents = _documents.decode(batch.data)
     except Exception as e:  # noqa: BLE001 - a foreign message must fail alone, whatever is in it

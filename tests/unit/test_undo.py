@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from eventwagon.cloudevents import BATCH, parts
 from eventwagon.contracts.facts import UndoStopped
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Wagon
 from eventwagon.contracts.once import key_of
 from eventwagon.contracts.replay import PastEvent, PastEvents, Replay
 from eventwagon.contracts.undo import Slice, Undo
-from eventwagon.event import MOST_EXTENSIONS, Event, check_extensions, heritage
+from eventwagon.event import LEVEL, MOST_EXTENSIONS, Event, check_extensions, heritage, level_of
 from eventwagon.policy.edits import replays_kept
 from eventwagon.policy.replays import let_go, run_replays
 from eventwagon.policy.slices import marked, undone_of, wagon_gone
@@ -117,3 +118,19 @@ def test_what_was_stored_of_one_slice_does_not_count_for_the_next() -> None:
     for wagon, fed in ((5, 100), (6, 500)):
         (replay,) = let_go(train(now), 4, "me", wagon, 500).manifest.replays
         assert (replay.feeder, replay.fed) == ("", fed)
+
+
+@pytest.mark.parametrize(
+    ("said", "level"), [("7/2", 2), ("6/2", 0), ("7/", 0), ("7/²", 0), ("7/-1", 0), ("7/" + "9" * 5000, 0), ("", 0)]
+)
+def test_an_event_says_how_often_its_chain_went_back_in_its_wagon(said: str, level: int) -> None:
+    event = msgspec.structs.replace(EVENT, extensions={LEVEL: said})
+    assert level_of(event, 7) == level
+    assert LEVEL not in heritage(event)[2]
+
+
+def test_the_events_of_a_batch_are_as_deep_as_the_batch() -> None:
+    """A handler may emit a whole batch of CloudEvents: what its events lead to came from the one that emitted it."""
+    document = b'[{"specversion":"1.0","id":"a","source":"s","type":"x","chainlevel":"7/1"}]'
+    batch = Event("b", "x", "s", 1.0, document, None, BATCH, {LEVEL: "7/3"})
+    assert [level_of(part, 7) for part in parts(batch)] == [3]

@@ -17,7 +17,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """Events of one channel that are undone side by side, in one wagon. None came from another."""
+    """Events of one channel that are undone side by side, in one wagon. None of them came from another."""
 
     channel: str
     """The channel in which they were handled; empty: the ingress."""

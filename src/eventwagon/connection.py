@@ -41,7 +41,7 @@ from .errors import (
 )
 from .event import Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
-from .policy.edits import Edit, archive_declared, differences, differing, switch_asked, switch_withdrawn
+from .policy.edits import Edit, archive_declared, differences, differing, once_declared, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .policy.record_filter import RecordFilter
 from .runtime.bulkhead import Bulkhead, is_ours
@@ -718,6 +718,7 @@ class Connection:
         def edit(m: Manifest) -> Edit:
             if not m.declared:
                 m = archive_declared(m, self.train.settings.archive or "")
+            m = once_declared(m, self.train.settings, self._runtime.clock())
             return Edit(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
         await self._state.apply(edit)

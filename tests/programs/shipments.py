@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,5 +39,8 @@ async def ship(payload: str, ctx: Context) -> None:
 
 @shipments.on("mail")
 async def mail(payload: str, ctx: Context) -> None:
-    """Note it."""
+    """Note it, and stand still if told so."""
     note(ctx)
+    if payload == "stop me":
+        await asyncio.sleep(1.0)  # until it has no transaction open
+        os.kill(os.getpid(), signal.SIGSTOP)

@@ -11,13 +11,21 @@ from eventwagon.contracts.once import Standing
 from eventwagon.drivers.redis import RedisBroker
 from eventwagon.errors import StorageBroken
 from tests.redis.support import raw
-from tests.scenarios.test_once_processes import each_is_handled_once
+from tests.scenarios.test_once_processes import a_late_record_is_not_a_later_trains, each_is_handled_once
 from tests.servers.server import Server
 
 
 def test_each_is_handled_once(redis_server: Server, tmp_path: Path) -> None:
     (handled := tmp_path / "handled").mkdir()
     asyncio.run(each_is_handled_once(f"{redis_server.url}?prefix=once", handled))
+
+
+def test_a_late_record_is_not_a_later_trains(
+    redis_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (handled := tmp_path / "handled").mkdir()
+    monkeypatch.setenv("HANDLED", str(handled))
+    asyncio.run(a_late_record_is_not_a_later_trains(f"{redis_server.url}?prefix=late", handled))
 
 
 def test_a_key_of_others_is_left_alone(redis_server: Server) -> None:

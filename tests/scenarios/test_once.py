@@ -344,8 +344,8 @@ def test_what_others_handled_while_the_record_was_away_is_not_handed_out(away: f
             seen.append(payload)
             await asyncio.sleep(20.0)
 
-        key = key_of("", event("b"))
         async with world.running(train) as c:
+            key = key_of("", event("b"), c.manifest.once_since)
             for name in "ab":
                 await c.publish(event(name))
             await until(lambda: seen == ["a"])
@@ -390,7 +390,9 @@ def test_a_claim_lasts_as_long_as_its_handler_whatever_becomes_of_the_broker() -
             for _ in range(9):
                 await asyncio.sleep(2.0)
                 once = world.broker.once
-                found = await once.claim("orders", [key_of("", event("a"))], holder="x", lease=1.0)
+                found = await once.claim(
+                    "orders", [key_of("", event("a"), c.manifest.once_since)], holder="x", lease=1.0
+                )
                 assert list(found) == [Standing.CLAIMED]
             await idle(world)
 
@@ -454,7 +456,9 @@ def test_a_claim_that_was_given_up_is_not_taken_again_while_the_broker_is_away()
             await c.publish(event("a"))
             await until(lambda: seen == ["a"])
             await asyncio.sleep(10.0)
-            found = await world.broker.once.claim("orders", [key_of("", event("a"))], holder="x", lease=1.0)
+            found = await world.broker.once.claim(
+                "orders", [key_of("", event("a"), c.manifest.once_since)], holder="x", lease=1.0
+            )
             assert list(found) == [Standing.OURS]
 
     run(main())
@@ -464,7 +468,9 @@ def test_an_event_that_was_recorded_here_is_not_taken_for_lost() -> None:
     async def main() -> None:
         world = World()
         record = MemoryOnce(clock=world.clock)
-        guard = OnceGuard(Once(record, 100.0), Channel("t", 1), lease=30.0, bulkhead=Bulkhead("test"))
+        guard = OnceGuard(
+            Once(record, 100.0), Channel("t", 1), lease=30.0, bulkhead=Bulkhead("test"), since=lambda: 0.0
+        )
         first, second = Delivery(event("a"), 1, 1), Delivery(event("b"), 1, 2)
         await guard.admit([first, second], within=1.0)
         await guard.record([first])

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 
-from eventwagon import Connection, Event
+import pytest
+
+from eventwagon import Connection, Event, Train
+from eventwagon.contracts.once import once_of
 from eventwagon.event import new_ids
 from tests.programs.shipments import shipments
 
@@ -82,6 +86,52 @@ async def _left(c: Connection) -> bool:
     manifest = c.manifest
     depths = [d for w in manifest.wagons for d in await c.broker.depth(manifest.working_channels(w))]
     return any(d.published != d.settled for d in depths)
+
+
+async def a_late_record_is_not_a_later_trains(url: str, handled: Path) -> None:
+    """A process is suspended right after a handler's effect. Its train is removed and founded again under its name; the
+    process goes on and records what it had handled. The new train has not handled that."""
+    process = start(url, handled)
+    try:
+        async with shipments.connect(url, listeners=()) as c:
+            await c.publish(_shipment("first", b'"stop me"'))
+            async with asyncio.timeout(30):
+                while len(_lines(handled)) < 2:
+                    await asyncio.sleep(0.1)
+        await asyncio.to_thread(os.waitpid, process.pid, os.WUNTRACED)
+        async with Train("shipments").connect(url, listeners=()) as hand:
+            await hand.remove(force=True, timeout=0.1)
+        async with shipments.connect(url, listeners=()) as c, asyncio.timeout(60):
+            await c.publish(_shipment("second"))  # it is founded before the process goes on
+            os.kill(process.pid, signal.SIGCONT)
+            await asyncio.to_thread(process.wait)
+            record = once_of(c.broker, c.registry)
+            assert record is not None
+            assert await record.count("shipments"), "a test in which nothing is recorded late proves nothing"
+            async with c.running():
+                await c.publish(_shipment("first"))
+                while len(_lines(handled)) < 4 or await _left(c):
+                    await asyncio.sleep(0.1)
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+    found = _lines(handled)
+    mailed_twice = [sorted(pids) for (channel, _), pids in found.items() if channel == "mail" and len(pids) > 1]
+    assert mailed_twice == [sorted((process.pid, os.getpid()))]
+
+
+_THEN = time.time()
+"""One time: ids of what is emitted depend on it."""
+
+
+def _shipment(name: str, payload: bytes = b'"x"') -> Event:
+    return Event(name, "shipment", "/test", _THEN, payload)
+
+
+def test_a_late_record_is_not_a_later_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (handled := tmp_path / "handled").mkdir()
+    monkeypatch.setenv("HANDLED", str(handled))
+    asyncio.run(a_late_record_is_not_a_later_trains(f"sqlite:///{tmp_path}/trains", handled))
 
 
 def test_each_is_handled_once(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_this_code_does_not_know_is_dropped_at_every_level_or_the_whole_is_
 FORM_4: dict[type[Any], set[str]] = {Manifest: {"paused", "removal"}, Wagon: {"paused"}}
 """Fields that code of form 3 must not drop: while one is set the manifest is written in form 4."""
 FORM_5: dict[type[Any], set[str]] = {
-    Manifest: {"replays"},
+    Manifest: {"replays", "once_since"},
     Wagon: {"archive", "archive_digest", "archived", "replay", "undoes", "undo_channel"},
 }
 """The same for code of form 4."""
@@ -118,6 +118,7 @@ def test_what_must_not_be_dropped_is_written_in_a_form_that_older_code_refuses()
         assert b'"format":4' in encode(m)
         with_archive = replace(m, wagons=(replace(m.wagons[0], archive="file:///var/archive"),))
         assert b'"format":5' in encode(with_archive)
+    assert b'"format":5' in encode(replace(plain, once_since=1.0))
 
 
 def test_a_newer_form_is_refused_with_what_to_do() -> None:

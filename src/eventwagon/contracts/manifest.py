@@ -19,7 +19,8 @@ FORMAT = 5
 an older document lacks. Older code drops unknown fields when it writes, so a field that must not be lost needs a new
 form."""
 _WITHOUT_ARCHIVE = 4
-"""The form that is written while no wagon has an archive, and nothing is replayed: older code can read it."""
+"""The form that is written while no wagon has an archive, nothing is replayed, and the train has no `once=`: older code
+can read it."""
 _WITHOUT_PAUSES = 3
 """The form that is written while, besides, no delivery is paused and no train is being removed."""
 
@@ -207,6 +208,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be handled once more: the first of them now, the others after it."""
     replays_over: float = 0.0
     """When the last replay that is over was requested: they end in that order."""
+    once_since: float = 0.0
+    """When the train was declared with `once=`: part of the keys in its record of handled events. 0: never."""
 
     @property
     def active(self) -> Wagon | None:
@@ -394,7 +397,7 @@ _format_decoder = msgspec.json.Decoder(_Format)
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as JSON, as registries store it."""
-    if not (manifest.replays or any(w.replay or w.archive for w in manifest.wagons)):
+    if not (manifest.replays or manifest.once_since or any(w.replay or w.archive for w in manifest.wagons)):
         paused = manifest.removal or manifest.paused or any(w.paused for w in manifest.wagons)
         manifest = msgspec.structs.replace(manifest, format=_WITHOUT_ARCHIVE if paused else _WITHOUT_PAUSES)
     return _encoder.encode(manifest)

@@ -65,10 +65,14 @@ def once_of(*stores: object) -> OnceRecord | None:
     return next((record for record in found if record is not None), None)
 
 
-def key_of(channel: str, event: Event) -> bytes:
+def key_of(channel: str, event: Event, since: float = 0.0) -> bytes:
     """The key of an event in a channel, whichever wagon it is in; the ingress has the empty name. CloudEvents knows an
-    event by its source and id. An event that is replayed or undone on purpose is known by that, too."""
+    event by its source and id. An event that is replayed or undone on purpose is known by that, too. `since`: the
+    manifest's `once_since`, so that what a process records late, of a train that was removed meanwhile, means nothing
+    to a later train of that name."""
     known = f"{channel}\0{event.source}\0{event.id}"
+    if since:
+        known += f"\0since\0{since!r}"
     if REPLAY in event.extensions:
         known += f"\0{event.extensions[REPLAY]}"
     if UNDO in event.extensions:

@@ -54,6 +54,8 @@ class WagonSpec(msgspec.Struct, frozen=True, kw_only=True):
     archived: bool = False
     """Its workers keep what came of each event, since the train has an archive. Workers that don't know this field keep
     nothing, and the archive lacks what they handle."""
+    once_since: float = 0.0
+    """The manifest's `once_since`. Workers that don't know this field may handle once more what others have handled."""
 
     def __post_init__(self) -> None:
         check_revision(self.revision)  # it is filled into programs, paths and images

@@ -193,6 +193,7 @@ def spec_of(manifest: Manifest, wagon: Wagon, *, workers: int | None, enough: in
         guarded=(manifest.watch is None or manifest.watch.number != wagon.number)
         and wagon.revision in ("", manifest.revision),
         archived=bool(wagon.archive),
+        once_since=manifest.once_since,
     )
 
 
@@ -271,6 +272,7 @@ def bootstrap(
     if not manifest.declared and channels is not None:
         manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
         manifest = archive_declared(manifest, settings.archive or "")
+        manifest = once_declared(manifest, settings, now)
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
         if not manifest.wagons:
             manifest = msgspec.structs.replace(manifest, revision=revision)
@@ -496,11 +498,13 @@ def kept(known: Manifest, manifest: Manifest) -> Edit:
 
 
 def numbers_kept(known: Manifest, manifest: Manifest) -> Manifest:
-    """Continue the numbers of wagons and turns from those of `known`, so that none is used twice. Idempotent."""
+    """Continue the numbers of wagons and turns from those of `known`, so that none is used twice; and keep by what
+    handled events are known. Idempotent."""
     return msgspec.structs.replace(
         manifest,
         next_number=max(known.next_number, manifest.next_number),
         turns=max(known.turns, manifest.turns),
+        once_since=max(known.once_since, manifest.once_since),
     )
 
 
@@ -737,6 +741,14 @@ def archive_declared(manifest: Manifest, archive: str) -> Manifest:
         for w in manifest.wagons
     )
     return msgspec.structs.replace(manifest, wagons=wagons)
+
+
+def once_declared(manifest: Manifest, settings: Settings, now: float) -> Manifest:
+    """The train is declared with these settings: what is recorded of it is known by when `once=` was first among them.
+    Idempotent."""
+    if settings.once is None or manifest.once_since:
+        return manifest
+    return msgspec.structs.replace(manifest, once_since=now)
 
 
 def letters_moved(manifest: Manifest, number: int, by: str, count: int | None) -> Edit:

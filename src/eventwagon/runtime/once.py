@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..contracts.broker import Delivery
@@ -67,12 +67,16 @@ class OnceGuard:
     """The claims of one consumer of a channel in the train's record. It belongs to the channel's Settler, which says
     what came of each event."""
 
-    def __init__(self, once: Once, channel: Channel, *, lease: float, bulkhead: Bulkhead) -> None:
+    def __init__(
+        self, once: Once, channel: Channel, *, lease: float, bulkhead: Bulkhead, since: Callable[[], float]
+    ) -> None:
         self.skipped = 0
         """How many events were settled because they had been handled before."""
         self._record, self._window = once
         self._channel = channel
         self._lease = lease
+        self._since = since
+        """The manifest's `once_since`, as far as the consumer knows it."""
         self._bulkhead = bulkhead
         self._holder = os.urandom(9).hex()
         self._keys: dict[int, bytes] = {}
@@ -94,7 +98,7 @@ class OnceGuard:
             if not self._channel.name and CHANNEL in delivery.event.extensions:
                 passing.add(id(delivery))  # it is on its way to an inner channel, where it is claimed
                 continue
-            key = key_of(self._channel.name, delivery.event)
+            key = key_of(self._channel.name, delivery.event, self._since())
             if key in self._at_hand:
                 copies.append(delivery)
             else:

@@ -180,7 +180,13 @@ class WagonConsumer:
         once = (
             None
             if runtime.once is None
-            else OnceGuard(runtime.once, channel, lease=settings.visibility, bulkhead=runtime.bulkhead)
+            else OnceGuard(
+                runtime.once,
+                channel,
+                lease=settings.visibility,
+                bulkhead=runtime.bulkhead,
+                since=lambda: self.state.spec.once_since,
+            )
         )
         counter = None if runtime.counters is None else runtime.counters.of(channel)
         handlings = None

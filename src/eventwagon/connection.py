@@ -44,6 +44,7 @@ from .payload import encode, type_name
 from .policy.edits import Edit, archive_declared, differences, differing, once_declared, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
 from .policy.record_filter import RecordFilter
+from .policy.recorded import ELSEWHERE, recording_declared
 from .runtime.bulkhead import Bulkhead, is_ours
 from .runtime.counting import Counters
 from .runtime.dead_letters import kept
@@ -703,6 +704,7 @@ class Connection:
         await self._channels.bootstrap()
         self._founded = True
         await self._state.refresh()
+        await self._agree_on_ledger()
         declared, channels = self.train.settings.declared(), self.train.channels
         differs = self._differing()
         if not differs:
@@ -722,6 +724,18 @@ class Connection:
             return Edit(msgspec.structs.replace(m, declared=declared, channels=channels), (fact,))
 
         await self._state.apply(edit)
+
+    async def _agree_on_ledger(self) -> None:
+        """A train has a ledger as soon as one of its processes has. One without would keep records from being complete,
+        or from being written."""
+        recorded = self._runtime.ledger is not None
+        if self.manifest.recorded and not recorded and not self._redeclare:
+            raise DeclarationDiffers(
+                f"train {self.train.name!r}: {ELSEWHERE}, or have all go on without one with redeclare=True "
+                "(--redeclare)"
+            )
+        by = this_user() if self.manifest.declared else ""
+        await self._state.apply(lambda m: recording_declared(m, recorded=recorded, by=by))
 
     def _differing(self) -> dict[str, tuple[str, str]]:
         ours = self.train.settings

@@ -17,7 +17,7 @@ from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import Entry, StepFailed, WagonRemoved, WagonUnreconciled, WagonUnrecorded, log
 from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.drivers.memory.broker import MemoryBroker
-from eventwagon.errors import Unavailable
+from eventwagon.errors import DeclarationDiffers, RemovalRefused, Unavailable
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy.digest import digest_of, written
 from eventwagon.policy.reconcile import JOURNAL
@@ -128,8 +128,8 @@ def test_of_workers_that_hand_in_nothing_the_record_says_how_many_events_it_cove
     async def main() -> None:
         world, ledger = World(), MemoryLedger()
         async with (
+            running(world, orders(), None, observe=False),  # it runs before the train has a ledger
             running(world, orders(), ledger, work=False) as c,
-            running(world, orders(), None, observe=False),
         ):
             await first_wagon(c)
             await until(lambda: world.of(WagonRemoved))
@@ -409,3 +409,57 @@ def test_which_records() -> None:
     for wrong in ({"wagon": "2"}, {"revision": 2}, {"since": "now"}, {"unreconciled": 1}, {"until": float("nan")}):
         with pytest.raises(UsageError):
             RecordFilter(**wrong)
+
+
+def test_a_process_without_the_trains_ledger_is_refused() -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        async with running(world, orders(), ledger):
+            for roles in ({"work": False}, {"observe": False}):
+                with pytest.raises(
+                    DeclarationDiffers, match=r"train 'orders': the train has a ledger, and this process"
+                ):
+                    async with running(world, orders(), None, **roles):
+                        pass
+        async with world.connect(orders(), redeclare=True) as c, c.running():
+            assert not c.manifest.recorded
+        async with running(world, orders(), ledger) as c:  # it has one again, and the others are told
+            assert c.manifest.recorded
+
+    run(main())
+
+
+def test_an_observer_that_ran_before_without_a_ledger_removes_nothing_silently() -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        async with (
+            running(world, orders(), None, work=False) as observer,
+            running(world, orders(), ledger, observe=False),
+        ):
+            await first_wagon(observer)
+            await until(lambda: any("this process has none" in f.because for f in world.of(StepFailed)), seconds=60)
+            assert observer.manifest.wagon(1) is not None
+            await until(lambda: observer.manifest.wagon(1) is None, seconds=2 * PATIENCE)
+        (fact,) = world.of(WagonUnrecorded)
+        assert fact.number == 1
+        async with running(world, orders(), ledger) as c:  # the next record takes that one with it
+            assert await recover(c.registry, ledger, "orders") == 1
+        assert [(r.number, r.settled) for r in ledger.all()] == [(1, 95)]
+
+    run(main())
+
+
+def test_a_train_with_a_ledger_is_removed_where_that_is_known() -> None:
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        async with running(world, orders(), ledger) as c:
+            await c.publish_many(range(6))
+            await asyncio.sleep(60.0)
+        async with world.connect(Train("orders")) as hand:
+            with pytest.raises(RemovalRefused, match="it has a ledger, which this process does not know"):
+                await hand.remove()
+        async with world.connect(orders(), ledger=ledger) as hand:
+            await hand.remove()
+        assert [(r.number, r.ended) for r in ledger.all()] == [(1, "removed with its train")]
+
+    run(main())

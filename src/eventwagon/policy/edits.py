@@ -261,18 +261,20 @@ def bootstrap(
     *,
     bounds: bool,
     revision: str = "",
+    recorded: bool = False,
 ) -> Edit:
     """Open the first wagon of a train that has none, or finish for a founder that died half-way.
 
     `channels` is None if the founder only publishes: it declares nothing, its settings don't count, and the first wagon
-    has no bound. `revision` is the code of a founder that declares. The first wagon takes events as soon as its
-    channels do: there is nothing to redirect from, and events are stored until workers attach.
+    has no bound. `revision` is the code of a founder that declares; `recorded`: it has a ledger. The first wagon takes
+    events as soon as its channels do: there is nothing to redirect from, and events are stored until workers attach.
     """
     facts: list[Decision] = []
     if not manifest.declared and channels is not None:
         manifest = msgspec.structs.replace(manifest, declared=settings.declared(), channels=channels)
         manifest = archive_declared(manifest, settings.archive or "")
         manifest = once_declared(manifest, settings, now)
+        manifest = msgspec.structs.replace(manifest, recorded=recorded)
         facts.append(Declared(train=manifest.train, settings=dict(manifest.declared), channels=channels))
         if not manifest.wagons:
             manifest = msgspec.structs.replace(manifest, revision=revision)

@@ -140,9 +140,7 @@ class Observer:
         """The same for dead letters, by wagon; 0: those of removed wagons."""
         self._letters_at = float("-inf")
         """When the dead letters were last looked at (the loop's time)."""
-        ledger = runtime.ledger
-        recorder = None if ledger is None else Recorder(runtime, state, ledger)
-        self._remover = WagonRemover(runtime, state, switcher, self._letters, recorder)
+        self._remover = WagonRemover(runtime, state, switcher, self._letters, Recorder(runtime, state))
         self._ended = EndedMembers(runtime, state)
         self._reporter = None if runtime.metering is None else Reporter(runtime, runtime.metering)
         self._letters_kept: int | None = None

@@ -15,6 +15,7 @@ from ..contracts.registry import Registry
 from ..errors import Unavailable
 from ..event import Channel, wagon_name
 from ..policy.reconcile import JOURNAL, Handed, are_complete, may_still_reconcile, record_of, without_sketches
+from ..policy.recorded import ELSEWHERE
 from .bulkhead import is_ours
 from .handing_in import drop_handed_in, handed_in
 from .runtime import Runtime, why_failed
@@ -28,13 +29,24 @@ _ATTEMPTS = 3
 """Failures to read a wagon's figures, or the journal, after which it may be recorded without them."""
 
 
+class _Elsewhere:
+    """Stands for the ledger in a process that has none, of a train that has one: it never answers. So the wagon waits
+    for an observer with the ledger, and its record goes into the journal if none comes."""
+
+    async def append(self, record: WagonRecord) -> WagonRecord:
+        raise Unavailable(ELSEWHERE)
+
+    async def read(self, train: str, number: int) -> tuple[WagonRecord, ...]:
+        raise Unavailable(ELSEWHERE)
+
+
 class Recorder:
     """Writes records, each once: what was written first stays."""
 
-    def __init__(self, runtime: Runtime, state: TrainState, ledger: Ledger) -> None:
+    def __init__(self, runtime: Runtime, state: TrainState) -> None:
         self._runtime = runtime
         self._state = state
-        self._ledger = ledger
+        self._ledger = runtime.ledger or _Elsewhere()
         self._since: dict[int, float] = {}
         """By wagon: when its record was first to be written (the loop's time)."""
         self._failures: dict[int, int] = {}
@@ -45,6 +57,11 @@ class Recorder:
         """Wagons whose record was looked for in the journal."""
         self._owes = True
         """The journal may have records that the ledger could not take."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the train has a ledger, as this process or the manifest knows."""
+        return self._runtime.ledger is not None or self._state.snapshot.manifest.recorded
 
     async def record(
         self,
@@ -128,7 +145,8 @@ class Recorder:
         return next((r for r in found if r.opened_at == wagon.opened_at), None)
 
     async def _recover(self) -> None:
-        await recover(self._state.registry, self._ledger, self._runtime.train)
+        if self._runtime.ledger is not None:
+            await recover(self._state.registry, self._runtime.ledger, self._runtime.train)
         self._owes = False
 
     async def _entries(self, wagon: Wagon, *, late: bool, force: bool) -> list[Entry] | None:

@@ -55,7 +55,7 @@ class WagonRemover:
         state: TrainState,
         switcher: Switcher,
         letters: Losses,
-        recorder: Recorder | None = None,
+        recorder: Recorder,
     ) -> None:
         self._runtime = runtime
         self._train = runtime.train
@@ -68,7 +68,7 @@ class WagonRemover:
         self._letters = letters
         """What its observer knows of the dead letters."""
         self._recorder = recorder
-        """Writes the wagons' records; None: the train has no ledger."""
+        """Writes the wagons' records, if the train has a ledger."""
         self._moved: dict[Channel, set[tuple[str, int]]] = {}
         """By channel: what an unfinished removal has moved already, so that the next attempt does not move it again."""
         self._others: dict[int, tuple[str, float]] = {}
@@ -145,13 +145,13 @@ class WagonRemover:
         if now.archive:
             await self._delete(manifest.rows(wagon))
         await self._delete(manifest.dead_letters(wagon))
-        if self._recorder is not None:
+        if self._recorder.is_wanted:
             await self._recorder.forget(wagon)
         await self._state.apply(lambda m: removed(m, wagon.number, me, told))
 
     async def _record(self, wagon: Wagon, left: int | None, lost: Sequence[Channel]) -> Sequence[Decision]:
         """Write the wagon's record; returns what is to be told with its removal. Raises Unavailable."""
-        if self._recorder is None:
+        if not self._recorder.is_wanted:
             return ()
         now = self._state.snapshot.manifest.wagon(wagon.number) or wagon
         ended = "failed" if wagon.state is State.FAILED else "drained"

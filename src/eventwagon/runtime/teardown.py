@@ -77,6 +77,7 @@ class Teardown:
             await self._refuse_if_left(channels)
             self._refuse_if_alive(await self._alive())
             await self._refuse_if_archives_are_away(manifest)
+            self._refuse_if_ledger_is_elsewhere(manifest)
         asked = TrainRemoval(why=why, at=self._runtime.clock(), by=by)
         if existed:
             manifest = (await self._state.apply(lambda m: removal_asked(m, asked))).manifest
@@ -117,7 +118,7 @@ class Teardown:
         Raises Unavailable if it can't take one, unless `force` says that the train is to go all the same."""
         if self._runtime.ledger is None:
             return
-        recorder = Recorder(self._runtime, self._state, self._runtime.ledger)
+        recorder = Recorder(self._runtime, self._state)
         try:
             for wagon in manifest.wagons:
                 names = {DEAD, PROBE, ARCHIVE, *(c.name for c in manifest.working_channels(wagon))}
@@ -147,6 +148,15 @@ class Teardown:
                     f"train {self._train} is not removed: {e}. Remove it where its archive can be reached, or with "
                     "--force (force=True), without archiving what is not archived yet"
                 ) from e
+
+    def _refuse_if_ledger_is_elsewhere(self, manifest: Manifest) -> None:
+        """Raise RemovalRefused if the records of its wagons can't be written here."""
+        if manifest.recorded and manifest.wagons and self._runtime.ledger is None:
+            raise RemovalRefused(
+                f"train {self._train} is not removed: it has a ledger, which this process does not know. Name the "
+                "train's program (eventwagon remove module:attribute), or remove it with --force (force=True), without "
+                "the records of its last wagons"
+            )
 
     async def _archive(self, manifest: Manifest, channels: Sequence[Channel]) -> None:
         """Archive what the wagons have handled. Raises as `Archiver.archive`; then the train is not removed yet."""

@@ -46,6 +46,7 @@ class WagonChannels:
                 runtime.clock(),
                 bounds=self._broker.capabilities.bounds,
                 revision=runtime.revision,
+                recorded=runtime.ledger is not None,
             )
             step = msgspec.structs.replace(step, facts=(*start.facts, *step.facts))
             try:

@@ -22,6 +22,7 @@ from eventwagon.options import Options
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import broker_checks, orchestrator_checks, registry_checks
 from tests.docs.documents import DOCUMENTS, ROOT, name, prose
+from tests.simulation.crash_points import POINTS
 
 
 def anchors(document: Path) -> set[str]:
@@ -75,6 +76,9 @@ def test_every_promise_names_tests_that_exist() -> None:
         assert names or files, f"{promise} names no test"
         assert all((ROOT / file).is_file() for file in files), f"{promise}: {files}"
         assert {n for n in names if n.startswith("test_")} <= tests, f"{promise}: {names - tests} exist no more"
+        killed = " ".join(re.findall(r"`test_killed` at (`\w+`(?:(?:, | and )`(?!test_)\w+`)*)", held))
+        killed_at = set(re.findall(r"`(\w+)`", killed))
+        assert killed_at <= {point.name for point in POINTS}, f"{promise}: {killed_at} are not all crash points"
         assert not promise.startswith("i") or names <= tests | checks, f"{promise}: {names - tests - checks}"
     heads = re.findall(r"^## (I\d+: .*)$", promises, re.MULTILINE)
     assert [head.partition(":")[0] for head in heads] == [f"I{n}" for n in range(1, 11)]

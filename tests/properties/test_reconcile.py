@@ -38,7 +38,8 @@ def test_it_reconciles_if_nothing_is_missing(first: int, inner: int, lost: int, 
         SHIP: Depth(published=inner + off, settled=inner, lost=lost),
         LETTERS: Depth(published=2),
     }
-    record = made(depths, left=left)
+    wagon = msgspec.structs.replace(WAGON, letters_kept=2)
+    record = made(depths, left=left, wagon=wagon)
     assert (record.unreconciled == "") == (off == 0)
     assert record.difference == off
     assert [(c.published, c.left) for c in record.channels] == [(first + left, left), (inner + off + lost, 0)]
@@ -115,3 +116,21 @@ def test_strange_counts_hurt_nothing(digest: str) -> None:
     strange = ChannelCounts(wagon=1, opened_at=100.0, channel="", settled=-5, digest=digest)
     record = made({INGRESS: Depth(published=1, settled=1)}, handed=[Handed("p", "", {"": strange})])
     assert len(record.channels[0].digest) == 32
+
+
+@given(_counts, _counts, _counts, st.integers(-3, 3), st.booleans())
+def test_dead_letters_reconcile_unless_some_are_missing(
+    kept: int, taken: int, lost: int, off: int, apart: bool
+) -> None:
+    """Whether the broker counts lost ones apart or not. A retry that was cut off has counted more than were stored."""
+    wagon = msgspec.structs.replace(WAGON, letters_kept=kept, letters_taken=taken, letters_lost=lost)
+    stored = max(0, kept + taken + lost + off)
+    gone = min(lost, stored) if apart else 0
+    depths = {INGRESS: Depth(published=1, settled=1), LETTERS: Depth(published=stored - gone, lost=gone)}
+    record = made(depths, wagon=wagon)
+    missing = stored - kept - taken - lost
+    assert ("dead letters: stored" in record.unreconciled) == (missing > 0)
+    assert record.difference == 0
+    assert not may_still_reconcile(record, ())
+    assert made(depths, wagon=wagon, ended="removed with its train").unreconciled == ""
+    assert made(depths, wagon=msgspec.structs.replace(wagon, letters_kept=None)).unreconciled == ""

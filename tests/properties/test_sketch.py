@@ -43,3 +43,13 @@ def test_what_is_no_time_counts_as_none() -> None:
     found = times_of(sketched([nan, -5.0, 0.0, inf]))
     assert (found.count, found.p50, found.most) == (4, 0.0, 1e9)
     assert times_of(Sketch()).p99 is None
+
+
+@given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(0, 5)), max_size=20), _times)
+def test_sketches_of_others_do_not_grow_what_they_are_merged_into(
+    far: list[tuple[int, int]], times: list[float]
+) -> None:
+    others = [Sketch(first=first, bins=(count,), least=1.0, most=1.0) for first, count in far]
+    found = merged([*others, sketched(times)])
+    assert size(found) == len(times) + sum(count for _, count in far)
+    assert len(found.bins) < 1000

@@ -17,7 +17,9 @@ from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
 from eventwagon.contracts.lifecycle import Move
 from eventwagon.contracts.manifest import moved
 from eventwagon.contracts.replay import PastEvents
-from eventwagon.errors import Reject, UsageError
+from eventwagon.errors import Reject, RemovalRefused, UsageError
+from eventwagon.metrics import Metrics
+from eventwagon.metrics import instruments as i
 from eventwagon.policy.edits import Edit
 from eventwagon.policy.replays import requested
 
@@ -115,6 +117,42 @@ def test_what_is_no_longer_wanted_is_cancelled(url: str, tmp_path: Path) -> None
         assert 0 < ended.fed < 40
         (cancelled,) = [f for f in facts if isinstance(f, ReplayCancelled)]
         assert (cancelled.because, cancelled.by) == ("enough", "me")
+
+    asyncio.run(main())
+
+
+def test_a_train_is_not_removed_silently_while_past_events_are_to_be_replayed(tmp_path: Path) -> None:
+    async def main() -> None:
+        train, metrics = made(tmp_path / "archive", []), Metrics()
+        url = f"sqlite:///{tmp_path / 'train'}"
+        names = {i.REPLAYS, i.REPLAY_LEFT, i.REPLAYED}
+
+        def figures() -> dict[tuple[str, ...], float]:
+            found = [(each, labels, value) for each, series in metrics.collect() for labels, value in series.items()]
+            return {
+                (each.name, *labels[1:]): value
+                for each, labels, value in found
+                if each in names and isinstance(value, float | int) and value
+            }
+
+        async with train.connect(url, meter=metrics) as connection, connection.running():
+            async with asyncio.timeout(60):
+                await two_wagons(connection)
+                first = await connection.replays.request(PastEvents(wagon=1), rate=1.0)
+                second = await connection.replays.request(PastEvents(wagon=2))
+                while figures().get(("eventwagon.replays", "replay", "waiting")) != 1:
+                    await asyncio.sleep(0.05)
+                assert figures()["eventwagon.replays", "replay", "running"] == 1
+                assert 60 < figures()["eventwagon.replay.events.left", "replay"] <= 80
+                await connection.replays.cancel(first.number)
+                await connection.replays.wait(second.number)
+                third = await connection.replays.request(PastEvents(wagon=1), rate=1.0)
+            fed = figures()["eventwagon.replay.events", "replay"]
+            assert 40 <= fed < 80
+        async with Train("t").connect(url, listeners=()) as hand:
+            with pytest.raises(RemovalRefused, match=rf"replay {third.number}, which runs \(`eventwagon replay t "):
+                await hand.remove()
+            assert (await hand.remove(force=True)).replays == 1
 
     asyncio.run(main())
 

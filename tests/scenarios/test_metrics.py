@@ -378,6 +378,7 @@ def test_each_instrument_has_the_kind_that_the_list_says() -> None:
             "eventwagon_drains_unproven",
             "eventwagon_events_lost",
             "eventwagon_events_skipped",
+            "eventwagon_replay_events",
         }
         assert listed.keys() - kinds.keys() <= missing
 

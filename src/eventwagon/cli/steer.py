@@ -274,7 +274,10 @@ async def remove(
             return
         units = f", {count(done.units, 'unit')} of workers" if done.units else ""
         later = f", {count(done.later, 'event')} for later" if done.later else ""
-        line(f"{name} is removed: {count(done.channels, 'channel')}{later}{units}, its journal and its manifest")
+        replays = f", {count(done.replays, 'replay or undo', 'replays and undos')}" if done.replays else ""
+        line(
+            f"{name} is removed: {count(done.channels, 'channel')}{later}{replays}{units}, its journal and its manifest"
+        )
 
 
 async def _switched(

@@ -175,7 +175,8 @@ class WagonRecord(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     """Events that were reported lost."""
     unreconciled: str = ""
-    """Why its figures do not reconcile; empty if they do: of every channel, published = settled + lost + left."""
+    """Why its figures do not reconcile; empty if they do: of every channel, published = settled + lost + left;
+    and every dead letter was kept, taken or reported lost."""
     difference: int | None = 0
     """Published, and neither settled nor lost nor left, over all channels; None: not known."""
 

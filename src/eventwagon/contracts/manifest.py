@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -226,6 +226,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def replay(self, number: int) -> Replay | None:
         """The replay of that number, if it is not over yet."""
         return next((r for r in self.replays if r.number == number), None)
+
+    def state_of(self, replay: Replay) -> Literal["running", "waiting", "stopped"]:
+        """Whether this replay or undo of the train runs: the first does, unless it is stopped."""
+        if replay.undo is not None and replay.undo.stopped:
+            return "stopped"
+        return "running" if replay == self.replays[0] else "waiting"
 
     @property
     def ready(self) -> list[Wagon]:

@@ -55,6 +55,10 @@ class TrainFigures(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int | None = None
     later: int | None = None
     """Events that wait for their time."""
+    replays: Mapping[tuple[str, str], int] = {}
+    """Those that are not over, by `replay` or `undo`, and `running`, `waiting` or `stopped`; all of these."""
+    replay_left: Mapping[str, int] = {}
+    """Events that they have still to publish, by `replay` or `undo`; both."""
     paused: bool = False
     """The train, or one of its wagons, is paused."""
     wagons_paused: int = 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -140,6 +140,18 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     def is_over(self) -> bool:
         """Nothing more will be fed, of an undo's slice."""
         return bool(self.cancelled) or (self.fed >= self.count and not self.torn)
+
+    @property
+    def kind(self) -> Literal["replay", "undo"]:
+        """What it is."""
+        return "replay" if self.undo is None else "undo"
+
+    @property
+    def left(self) -> int:
+        """How many events it has still to publish."""
+        if self.cancelled:
+            return 0
+        return max(0, self.count - self.fed) + (0 if self.undo is None else sum(each.count for each in self.undo.then))
 
     def name(self, train: str) -> str:
         """Its name in messages, commands and events."""

@@ -23,6 +23,7 @@ from ..contracts.facts import (
     OpenRefused,
     PromiseAtRisk,
     ProvisioningFailed,
+    ReplayEnded,
     SealWaits,
     StepFailed,
     Switched,
@@ -61,6 +62,8 @@ def counted(fact: Fact) -> Iterator[tuple[Instrument, tuple[str, ...], float]]:
             yield i.LOST, (train, "dead_letter"), count
         case BreakerOpened(channel=channel):
             yield i.BREAKERS_OPENED, (train, template_of(train, channel)), 1
+        case ReplayEnded(fed=fed, undoes=undoes):
+            yield i.REPLAYED, (train, "undo" if undoes else "replay"), fed
         case DrainUnproven() | DrainGivenUp():
             yield i.UNPROVEN, (train,), 1
     if reason := _refused(fact):

@@ -24,6 +24,8 @@ CAUSE = "eventwagon.cause"
 REASON = "eventwagon.reason"
 BUDGET = "eventwagon.budget"
 ROLE = "eventwagon.role"
+REPLAY_KIND = "eventwagon.replay.kind"
+REPLAY_STATE = "eventwagon.replay.state"
 VERSION = "eventwagon.version"
 REVISION = "eventwagon.revision"
 
@@ -50,6 +52,8 @@ LABELS = {
     VERSION: "The version of eventwagon.",
     REVISION: "The revision of the program's code; empty: it has none.",
     ROLE: "`observe`, `work`, `serve` or `publish`.",
+    REPLAY_KIND: "`replay` or `undo`.",
+    REPLAY_STATE: "`running`, `waiting` for those before it, or `stopped`: an undo that goes on once it is resumed.",
 }
 """What each label says."""
 
@@ -205,6 +209,13 @@ BREAKERS_OPENED = Instrument(
     help="Circuit breakers that opened.",
     labels=(TRAIN, TEMPLATE),
 )
+REPLAYED = Instrument(
+    name="eventwagon.replay.events",
+    kind="counter",
+    unit="{event}",
+    help="Events that replays and undos have published, counted when they are over.",
+    labels=(TRAIN, REPLAY_KIND),
+)
 WORKERS = Instrument(
     name="eventwagon.workers",
     kind="gauge",
@@ -344,6 +355,22 @@ DUE_LATER = Instrument(
     unit="{event}",
     help="Events that wait for their time, read every few seconds. Missing if nothing can keep them.",
     labels=(TRAIN,),
+    by="observer",
+)
+REPLAYS = Instrument(
+    name="eventwagon.replays",
+    kind="gauge",
+    unit="{replay}",
+    help="Replays and undos that are not over.",
+    labels=(TRAIN, REPLAY_KIND, REPLAY_STATE),
+    by="observer",
+)
+REPLAY_LEFT = Instrument(
+    name="eventwagon.replay.events.left",
+    kind="gauge",
+    unit="{event}",
+    help="Events that replays and undos have still to publish.",
+    labels=(TRAIN, REPLAY_KIND),
     by="observer",
 )
 PAUSED = Instrument(

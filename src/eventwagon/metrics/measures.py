@@ -253,6 +253,10 @@ def of_train(figures: TrainFigures) -> Iterator[tuple[Instrument, Labels, float]
         yield i.PRESSURE, (train, limit), pressure
     for name, is_open in figures.breakers.items():
         yield i.BREAKERS_OPEN, (train, template_of(train, name)), is_open
+    for (kind, state), count in figures.replays.items():
+        yield i.REPLAYS, (train, kind, state), count
+    for kind, count in figures.replay_left.items():
+        yield i.REPLAY_LEFT, (train, kind), count
     for role, count in figures.processes.items():
         yield i.PROCESSES, (train, role), count
     single = {

@@ -20,6 +20,8 @@ LASTS = 10.0
 """Seconds after which the figures of a look are too old, at the least."""
 _ROLES = ("observe", "work", "serve", "publish")
 _NEW, _BACKLOG = "new", "backlog"
+_KINDS = ("replay", "undo")
+_STATES = ("running", "waiting", "stopped")
 
 
 def reporter(members: Sequence[Member]) -> str | None:
@@ -51,12 +53,20 @@ def figures_of(seen: Seen, *, dead_letters: int | None = None, later: int | None
         breakers={name: name in open_ for name in ("", *manifest.channels)},
         dead_letters=dead_letters,
         later=later,
+        replays=_replays(manifest),
+        replay_left={kind: sum(r.left for r in manifest.replays if r.kind == kind) for kind in _KINDS},
         paused=manifest.paused is not None or any(w.paused is not None for w in manifest.wagons),
         wagons_paused=sum(manifest.pause_of(w) is not None for w in manifest.in_state(*LIVE)),
         pause_age=max((max(0.0, seen.now - pause.at) for pause in _pauses(manifest)), default=0.0),
         refusing=bool(manifest.refusing) or (manifest.paused is not None and manifest.paused.publishing),
         processes={role: sum(role in m.roles for m in seen.members) for role in _ROLES},
     )
+
+
+def _replays(manifest: Manifest) -> dict[tuple[str, str], int]:
+    """How many replays and undos there are of each kind and state."""
+    states: list[tuple[str, str]] = [(r.kind, manifest.state_of(r)) for r in manifest.replays]
+    return {(kind, state): states.count((kind, state)) for kind in _KINDS for state in _STATES}
 
 
 def _pauses(manifest: Manifest) -> list[Pause]:

@@ -32,6 +32,10 @@ _LONG = 500
 """Characters of one sentence."""
 
 
+TRAIN_REMOVED = "removed with its train"
+"""How a wagon ended whose dead letters went with it."""
+
+
 class Handed(msgspec.Struct, frozen=True):
     """The counts of one process about one wagon, by channel."""
 
@@ -96,7 +100,7 @@ def record_of(
         letters_taken=wagon.letters_taken,
         letters_lost=wagon.letters_lost,
         lost=wagon.lost,
-        unreconciled=_why(channels, manifest.train),
+        unreconciled="; ".join([*_why(channels, manifest.train), *_letters_missing(wagon, letters, ended)]),
         difference=sum(known) if len(known) == len(differences) else None,
         ran=tuple(_ran(handed)),
         holds=tuple(_holds(manifest, wagon, entries or ()))[-_MOST:],
@@ -143,17 +147,26 @@ def _digest(counts: ChannelCounts) -> int:
         return 0
 
 
-def _why(channels: Iterable[ChannelRecord], train: str) -> str:
-    """Why they do not reconcile; empty if they do."""
-    found = []
+def _why(channels: Iterable[ChannelRecord], train: str) -> Iterator[str]:
+    """Why they do not reconcile, for each that does not."""
     for channel in channels:
         name, difference = channel.name or train, channel.difference
         if difference is None:
-            found.append(f"{name}: the broker did not know its totals")
+            yield f"{name}: the broker did not know its totals"
         elif difference:
             parts = f"published {channel.published}, settled {channel.settled}, lost {channel.lost}"
-            found.append(f"{name}: {parts}, left {channel.left}: {difference:+d}")
-    return "; ".join(found)
+            yield f"{name}: {parts}, left {channel.left}: {difference:+d}"
+
+
+def _letters_missing(wagon: Wagon, letters: Depth, ended: str) -> Iterator[str]:
+    """Dead letters that were stored and neither kept, taken nor reported lost. More of these than were stored is no
+    fault: a retry that was cut off is counted before its letters are settled, and again when it is repeated."""
+    if letters.published is None or wagon.letters_kept is None or ended == TRAIN_REMOVED:
+        return
+    stored = letters.published + letters.lost
+    if (missing := stored - wagon.letters_kept - wagon.letters_taken - max(wagon.letters_lost, letters.lost)) > 0:
+        of = f"kept {wagon.letters_kept}, retried or dropped {wagon.letters_taken}, lost {wagon.letters_lost}"
+        yield f"dead letters: stored {stored}, {of}: {missing:+d}"
 
 
 def _ran(handed: Sequence[Handed]) -> Iterator[Ran]:

@@ -17,6 +17,8 @@ ERROR = 0.02
 _LEAST, _MOST = 1e-6, 1e9
 _GAMMA = (1 + ERROR) / (1 - ERROR)
 _PER_BIN = 1 / log(_GAMMA)
+_FIRST, _LAST = ceil(log(_LEAST) * _PER_BIN), ceil(log(_MOST) * _PER_BIN)
+"""The bins of the least and the most of these times."""
 
 
 class Sketcher:
@@ -63,7 +65,8 @@ class Sketcher:
 
 
 def merged(sketches: Iterable[Sketch]) -> Sketch:
-    """The sketch of all times in these."""
+    """The sketch of all times in these. One that this code did not make may have bins for other times, however far off:
+    those count in the first or the last bin, so that the result is as small as any."""
     into = Sketcher()
     bins = into._bins
     for each in sketches:
@@ -71,7 +74,8 @@ def merged(sketches: Iterable[Sketch]) -> Sketch:
             continue
         for at, count in enumerate(each.bins, each.first):
             if count:
-                bins[at] = bins.get(at, 0) + count
+                nearest = min(max(at, _FIRST), _LAST)
+                bins[nearest] = bins.get(nearest, 0) + count
         into._zeros += each.zeros
         into._least, into._most = min(into._least, each.least), max(into._most, each.most)
     return into.sketch

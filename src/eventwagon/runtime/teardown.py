@@ -12,10 +12,12 @@ from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, TrainRemoval
 from ..contracts.once import once_of
 from ..contracts.registry import Polling
+from ..contracts.replay import Replay
 from ..display.text import count
 from ..errors import RemovalRefused, StorageBroken, Unavailable
 from ..event import ARCHIVE, DEAD, Channel
 from ..policy.edits import as_of, removal_asked, removal_given_up
+from ..policy.reconcile import TRAIN_REMOVED
 from .archiving import Archiver
 from .handing_in import scope_of
 from .observed import unobserved
@@ -45,6 +47,8 @@ class RemovedTrain(msgspec.Struct, frozen=True):
     """The registry had a manifest of the train."""
     later: int = 0
     """Events that waited for their time."""
+    replays: int = 0
+    """Replays and undos that were not over."""
 
 
 class Teardown:
@@ -74,7 +78,7 @@ class Teardown:
         channels = await self._channels(manifest)
         standing = set(await self._broker.channels(self._train))
         if not force:
-            await self._refuse_if_left(channels)
+            await self._refuse_if_left(channels, manifest)
             self._refuse_if_alive(await self._alive())
             await self._refuse_if_archives_are_away(manifest)
             self._refuse_if_ledger_is_elsewhere(manifest)
@@ -87,7 +91,7 @@ class Teardown:
             await self._broker.seal(manifest.ingress(wagon))
         if not force:
             try:
-                await self._refuse_if_left(channels)
+                await self._refuse_if_left(channels, manifest)
             except RemovalRefused as e:
                 if existed:
                     await self._give_up(f"{e}, stored at the last moment")
@@ -111,7 +115,7 @@ class Teardown:
             await remember(self._state.registry, self._train, gone, me=self._runtime.name)
         await self._registry.delete(scope_of(self._train))
         await self._state.registry.delete(self._train)
-        return RemovedTrain(len(standing), units, existed, later)
+        return RemovedTrain(len(standing), units, existed, later, len(_unfinished(manifest)))
 
     async def _record(self, manifest: Manifest, channels: Sequence[Channel], *, force: bool) -> None:
         """Write the records of the wagons that stand, and those that wait in the journal, if the train has a ledger.
@@ -124,7 +128,7 @@ class Teardown:
                 names = {DEAD, PROBE, ARCHIVE, *(c.name for c in manifest.working_channels(wagon))}
                 lost = [c for c in channels if c.wagon == wagon.number and c.name not in names]
                 told = await recorder.record(
-                    wagon, left=None, ended="removed with its train", lost=lost, at_once=True, force=force
+                    wagon, left=None, ended=TRAIN_REMOVED, lost=lost, at_once=True, force=force
                 )
                 for fact in told:
                     self._runtime.tell(fact)
@@ -213,8 +217,9 @@ class Teardown:
                 f"{self._train}, and whatever starts them again)"
             )
 
-    async def _refuse_if_left(self, channels: Sequence[Channel]) -> None:
-        """Raise RemovalRefused while events or dead letters are left, or if that is unknown: unknown is never empty."""
+    async def _refuse_if_left(self, channels: Sequence[Channel], manifest: Manifest) -> None:
+        """Raise RemovalRefused while events or dead letters are left, or if that is unknown (unknown is never empty);
+        and while replays and undos are not over."""
         asked = [c for c in channels if c.name not in (PROBE, ARCHIVE)]
         depths = await self._broker.depth(asked)
         standing = set(await self._broker.channels(self._train))
@@ -231,6 +236,10 @@ class Teardown:
         later = 0 if timetable is None else (await timetable.waiting(self._train)).count
         if later:
             left.append(f"{count(later, 'event')} for later (`eventwagon later {self._train}`)")
+        for replay in _unfinished(manifest):
+            state = {"waiting": "waits", "running": "runs", "stopped": "is stopped"}[manifest.state_of(replay)]
+            how_to = f"`eventwagon {replay.kind} {self._train} --cancel {replay.number}`"
+            left.append(f"{replay.kind} {replay.number}, which {state} ({how_to})")
         if left:
             how = " Have the events handled (eventwagon run, drain)." if alive else ""
             if dead:
@@ -271,3 +280,8 @@ class Teardown:
         for unit in sorted(units):
             await self._orchestrator.remove(self._train, unit, grace=self._runtime.settings.grace)
         return len(units)
+
+
+def _unfinished(manifest: Manifest) -> list[Replay]:
+    """The replays and undos that have still something to publish. What they have published stands in their wagons."""
+    return [r for r in manifest.replays if not r.cancelled and (r.left or manifest.state_of(r) == "stopped")]

@@ -704,7 +704,10 @@ class Connection:
         await self._channels.bootstrap()
         self._founded = True
         await self._state.refresh()
+        await self._agree_on_settings()
         await self._agree_on_ledger()
+
+    async def _agree_on_settings(self) -> None:
         declared, channels = self.train.settings.declared(), self.train.channels
         differs = self._differing()
         if not differs:
@@ -735,7 +738,8 @@ class Connection:
                 "(--redeclare)"
             )
         by = this_user() if self.manifest.declared else ""
-        await self._state.apply(lambda m: recording_declared(m, recorded=recorded, by=by))
+        if recorded or self._redeclare:
+            await self._state.apply(lambda m: recording_declared(m, recorded=recorded, by=by))
 
     def _differing(self) -> dict[str, tuple[str, str]]:
         ours = self.train.settings

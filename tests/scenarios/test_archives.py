@@ -8,12 +8,46 @@ from pathlib import Path
 
 import pytest
 
+from eventwagon import Train, Volume, Workers
+from eventwagon.contracts.facts import StepFailed
 from tests.archived import lives_and_is_archived, processes_die_and_all_is_archived
 from tests.scenarios.test_cli import cli
+from tests.support import until
 
 
 def test_a_train_on_sqlite(tmp_path: Path) -> None:
     asyncio.run(lives_and_is_archived("orders", f"sqlite:///{tmp_path}/trains", f"file://{tmp_path}/archive"))
+
+
+def test_wagons_wait_while_the_archives_disk_is_not_mounted(tmp_path: Path) -> None:
+    archive, disk, failed = tmp_path / "archive", tmp_path / "disk", list[str]()
+
+    def heard(fact: object) -> None:
+        if isinstance(fact, StepFailed):
+            failed.append(fact.because)
+
+    train = Train("parcels", limit=Volume(10), workers=Workers(each=2), archive=archive.as_uri())
+
+    @train.on("parcels")
+    async def handle(n: int) -> None:
+        pass
+
+    async def lives() -> None:
+        async with train.connect(f"sqlite:///{tmp_path}/trains", listeners=[heard]) as c, c.running():
+            await c.publish_many(range(15))
+            await until(lambda: c.manifest.wagon(1) is None, seconds=30)
+            archive.rename(disk)
+            archive.mkdir()  # as an empty mount point
+            await c.publish_many(range(10))
+            await until(lambda: any("the mark of that is missing" in why for why in failed), seconds=30)
+            assert c.manifest.wagon(2) is not None
+            assert not list(archive.iterdir())
+            archive.rmdir()
+            disk.rename(archive)
+            await until(lambda: c.manifest.wagon(2) is None, seconds=30)
+
+    asyncio.run(lives())
+    assert len(list(archive.glob("parcels/parcels_v*.parquet"))) == 2
 
 
 @pytest.mark.slow

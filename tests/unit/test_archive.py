@@ -448,6 +448,21 @@ def test_a_directory_that_is_not_there_is_away_and_never_made_beside(tmp_path: P
     assert asyncio.run(archive.files("orders")) == []
 
 
+def test_an_empty_mount_point_is_not_taken_for_the_archive(tmp_path: Path) -> None:
+    url, again = f"file://{tmp_path}/archive", msgspec.structs.replace(WAGON, again=True)
+    asyncio.run(open_archive(url).prepare())
+    asyncio.run(written(url, [row(1)]))  # the first time
+    asyncio.run(written(url, [row(1)], again))
+    (tmp_path / "archive").rename(tmp_path / "disk")
+    asyncio.run(open_archive(url).prepare())  # a process begins to observe while it is not mounted
+    with pytest.raises(Unavailable, match=r"the mark of that is missing \(\.eventwagon-archive\): mount the disk"):
+        asyncio.run(written(url, [row(2)], again))
+    assert not list((tmp_path / "archive").iterdir())
+    (tmp_path / "archive").rmdir()
+    (tmp_path / "disk").rename(tmp_path / "archive")
+    assert asyncio.run(written(url, [row(1), row(2)], again))
+
+
 def test_whether_the_files_are_still_what_was_archived(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
     rows = [row(n, "mail" if n % 2 else "") for n in range(10)]

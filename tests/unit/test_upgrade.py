@@ -73,7 +73,7 @@ FORM_5: dict[type[Any], set[str]] = {
 MAY_BE_DROPPED: dict[type[Any], set[str]] = {
     Manifest: {
         *("epoch", "lost_wagons", "letters_lost", "letters_gone", "letters_taken"),
-        *("stepped_back_at", "stepped_back_to", "at_risk", "replays_over", "recorded"),
+        *("stepped_back_at", "stepped_back_to", "at_risk", "replays_over", "recorded", "archived_in"),
     },
     Wagon: {
         *("letters_lost", "letters_taken", "workers", "grown_at", "remover", "letters_kept"),

@@ -21,6 +21,8 @@ from ..errors import Unavailable
 
 _PART = 8 << 20
 """Bytes of an upload that are sent at a time, and how many are held in memory for each file."""
+MARK = ".eventwagon-archive"
+"""An empty file in a directory that is used as an archive."""
 
 
 class Objects:
@@ -45,6 +47,26 @@ class Objects:
             with self._telling("making its directory"):
                 for path in _made(self._directory / "x"):
                     _sync(path)
+
+    def mark(self, *, again: bool) -> None:
+        """Mark its directory as an archive. If it was one before (`again`) and has no mark, it is another directory,
+        say the empty mount point of a disk. Idempotent. Raises Unavailable."""
+        if self._directory is None:
+            return
+        self._check_there()
+        mark = self._directory / MARK
+        with self._telling("marking it"):
+            if mark.exists():
+                return
+            if not again:
+                mark.touch(mode=0o600)
+                _sync(mark)
+                _sync(self._directory)
+                return
+        raise Unavailable(
+            f"archive {self.where}: the train has archived here before, and the mark of that is missing ({MARK}): "
+            "mount the disk that has it; if you have moved or emptied the archive, make an empty file of that name"
+        )
 
     def _check_there(self) -> None:
         if self._directory is not None and not self._directory.is_dir():

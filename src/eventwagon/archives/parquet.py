@@ -52,6 +52,7 @@ class ParquetArchive:
 
     @asynccontextmanager
     async def write(self, wagon: ArchivedWagon) -> AsyncIterator[_Writer]:
+        await asyncio.to_thread(self._objects.mark, again=wagon.again)
         files = _WagonFiles(self._objects, wagon)
         thread = ThreadPoolExecutor(1, "eventwagon-archive")  # of its own: after a cancellation its calls stay in order
         try:

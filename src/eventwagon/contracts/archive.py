@@ -34,6 +34,8 @@ class ArchivedWagon(msgspec.Struct, frozen=True, kw_only=True):
     known, it is `late`."""
     late: str = ""
     """Rows that were found when the wagon was gone get files of their own, with this in their names."""
+    again: bool = False
+    """Its train has archived here before: a directory must have the mark of that."""
 
 
 class ArchiveFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +83,8 @@ class Archive(Protocol):
 
     def write(self, wagon: ArchivedWagon) -> AbstractAsyncContextManager[ArchiveWriter]:
         """Begin to write a wagon's files. If it is left before `finish` has returned, a file is there whole or not at
-        all."""
+        all. A directory that is used for the first time is marked. Raises Unavailable, also if the mark is missing
+        (`ArchivedWagon.again`): it may be the empty mount point of a disk."""
         ...
 
     async def files(self, train: str) -> Sequence[ArchiveFile]:

@@ -210,6 +210,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """When the last replay that is over was requested: they end in that order."""
     once_since: float = 0.0
     """When the train was declared with `once=`: part of the keys in its record of handled events. 0: never."""
+    archived_in: str = ""
+    """The URL of the archive that has the last wagon that was archived. Older code drops it; then a directory without
+    its mark is taken for a new archive once."""
     recorded: bool = False
     """Its wagons are recorded in a ledger. Older code drops it; then an observer without a ledger removes wagons
     without a record, until the next program with one runs."""

@@ -732,6 +732,8 @@ def archived(
     wagon = manifest.wagon(number)
     if wagon is None or wagon.archived is not None:
         return Edit(manifest)
+    if any(isinstance(fact, WagonArchived) for fact in facts):
+        manifest = msgspec.structs.replace(manifest, archived_in=wagon.archive)
     return Edit(changed(manifest, number, archived=count, archive_digest=digest), tuple(facts))
 
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
+import msgspec
+
 from ..contracts.archive import ArchivedWagon, ArchiveFile
 from ..contracts.broker import Depth
 from ..contracts.facts import ArchiveIncomplete, WagonArchived
@@ -128,6 +130,7 @@ class Archiver:
         """Write the rows in a channel, and compare what is read back with what was read from the broker. Raises
         ChannelGone."""
         archive = self._runtime.archives(url)
+        about = msgspec.structs.replace(about, again=url == self._state.snapshot.manifest.archived_in)
         tally = _Tally()
         async with self._turn, archive.write(about) as writer:
             async for rows in self._batches(channel, tally):

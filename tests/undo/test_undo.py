@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventwagon import Context, DeadFilter, Train, Volume, Workers
+from eventwagon import Context, DeadFilter, PastEvents, Train, Volume, Workers
 from eventwagon.connection import Connection
-from eventwagon.contracts.facts import ChannelUndone, ReplayEnded, UndoStopped
+from eventwagon.contracts.facts import ArchiveIncomplete, ChannelUndone, Entry, ReplayEnded, UndoStopped, WagonArchived
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Reject, UsageError
 from eventwagon.event import DEAD, LEVEL, Channel, Event
 from eventwagon.runtime import undos as undos_module
@@ -91,6 +94,49 @@ def alive(letter: Event) -> Event:
 
 def ids(seen: list[Seen]) -> set[tuple[str, Any, str]]:
     return {(channel, payload, event_id) for channel, payload, event_id, _ in seen}
+
+
+def test_events_that_are_gone_from_the_archive_are_not_known(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive")
+        async with program.train.connect("memory:") as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c)
+            (bills,) = (tmp_path / "archive").glob("**/*.bill.parquet")
+            bills.unlink()
+            preview = await c.undo.preview(wagon)
+            assert "bill" not in {e.channel for e in preview.channels if e.handled}
+            assert (preview.unknown, preview.unknown_because) == (18, "18 rows of the archive are gone from it")
+
+    asyncio.run(main())
+
+
+def test_rows_that_came_late_do_not_hide_what_the_archive_lacks(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive")
+        broker, registry = MemoryBroker(), MemoryRegistry()
+        connection = program.train.connect(broker=broker, registry=registry)
+        async with connection as c, c.running(), asyncio.timeout(60):
+            wagon = await gone(c)
+            late = WagonArchived(train="t", number=wagon, count=0, files=0, size=0, where="", digest="late")
+            lacks = ArchiveIncomplete(train="t", number=wagon, missing=2, because="lost")
+            await registry.append("t", [Entry(time.time(), "p", fact) for fact in (lacks, late)], keep=2_000)
+            preview = await c.undo.preview(wagon)
+            assert (preview.unknown, preview.unknown_because) == (2, "lost")
+
+    asyncio.run(main())
+
+
+def test_a_replay_is_not_cancelled_as_an_undo(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = Program(tmp_path / "archive")
+        async with program.train.connect("memory:") as c, c.running(), asyncio.timeout(60):
+            replay = await c.replays.request(PastEvents(wagon=await gone(c)), rate=0.1)
+            with pytest.raises(UsageError, match=f"^{replay.number} is a replay of train t, not an undo$"):
+                await c.undo.cancel(replay.number)
+            assert [(each.number, each.cancelled) for each in c.replays.standing] == [(replay.number, "")]
+            await c.replays.cancel(replay.number)
+
+    asyncio.run(main())
 
 
 def test_what_a_wagon_has_handled_is_undone_children_before_parents(url: str, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ class Survey(NamedTuple):
     """What can't, by what is known of it: `dead`, `data not kept`, …"""
     retried: int
     """Of the handled ones, how many had been delivered before: attempts that failed may have done something, too."""
+    rows: int
+    """How many rows are kept, whatever they say."""
 
     @property
     def levels(self) -> Counter[int]:
@@ -65,7 +67,9 @@ async def surveyed(source: EventSource, train: str, kept: Kept) -> Survey:
     handled: dict[bytes, Known] = {}
     retried = set[bytes]()
     others: dict[bytes, str] = {}
+    rows = 0
     async for past in _read(source, kept):
+        rows += 1
         if UNDO in past.event.extensions and past.outcome == "handled":  # nowhere else
             raise UsageError(
                 f"{wagon_name(train, kept.wagon)} is the wagon of an undo ({past.event.extensions[UNDO]}), which "
@@ -79,7 +83,7 @@ async def surveyed(source: EventSource, train: str, kept: Kept) -> Survey:
         else:
             others[mark] = "data not kept" if past.outcome == "handled" else past.outcome
     left = Counter(what for mark, what in others.items() if mark not in handled)
-    return Survey(handled, left, len(retried))
+    return Survey(handled, left, len(retried), rows)
 
 
 async def left_of(source: EventSource, undo: Undo, train: str, wagons: Sequence[Kept]) -> int:

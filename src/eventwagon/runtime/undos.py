@@ -12,6 +12,7 @@ from ..contracts.facts import ArchiveIncomplete, ReplayEnded, ReplayRequested, W
 from ..contracts.manifest import Manifest
 from ..contracts.replay import EventSource, NothingKeptError, PastEvents, Replay
 from ..contracts.undo import Kept, Slice, Undo
+from ..display.text import count as counted
 from ..errors import Unavailable, UsageError
 from ..event import wagon_name
 from ..policy.slices import slices_of
@@ -75,6 +76,8 @@ class _Told(NamedTuple):
     unknown: int | None
     """How many events the archive lacks; None: it does not say."""
     because: str
+    rows: int
+    """How many rows the archive was given."""
     undone: tuple[int, ...]
     """Earlier undos."""
     order: Sequence[str]
@@ -197,7 +200,13 @@ class Undos:
 
     async def cancel(self, number: int, why: str = "by hand", *, by: str | None = None) -> bool:
         """Undo nothing more; what was published to the undo's wagons is undone. Returns False if it is over already.
-        Idempotent."""
+        Idempotent. Raises UsageError if it is a replay."""
+        number = whole("number", number)
+        self._here()
+        async with self._answering():
+            replay = (await self._state.refresh()).manifest.replay(number)
+        if replay is not None and replay.undo is None:
+            raise UsageError(f"{number} is a replay of train {self._train}, not an undo")
         return await self._replays.cancel(number, why, by=by)
 
     @property
@@ -243,6 +252,11 @@ class Undos:
         kept = [Kept(wagon, c, await source.parts(wagon, c)) for c in order]
         kept = [each for each in kept if each.parts]
         surveys = [(each.channel, await surveyed(source, self._train, each)) for each in kept]
+        unknown, because = told.unknown, told.because
+        if told.rows > (rows := sum(survey.rows for _, survey in surveys)):
+            gone = told.rows - rows
+            unknown = None if unknown is None else unknown + gone
+            because = "; ".join([*filter(None, [because]), f"{counted(gone, 'row')} of the archive are gone from it"])
         handlers = await self._handlers()
         channels = tuple(
             UndoChannel(
@@ -259,8 +273,8 @@ class Undos:
             wagon=wagon,
             channels=channels,
             slices=len(slices),
-            unknown=told.unknown,
-            unknown_because=told.because,
+            unknown=unknown,
+            unknown_because=because,
             undone=told.undone,
         )
         return preview, tuple(kept), slices
@@ -311,21 +325,24 @@ class Undos:
         unknown, because = None, "the journal no longer says whether the archive has all events"
         if not self._runtime.broker.capabilities.totals:
             because = "this broker does not count, so nobody knows whether the archive has all events"
+        written = set[tuple[str, int]]()
+        incomplete = False
         undone: list[int] = []
         async for entry in self._state.registry.entries(self._train):
             match entry.fact:
-                case WagonArchived(number=number) if number == wagon:
-                    if self._runtime.broker.capabilities.totals:
+                case WagonArchived(number=number, digest=digest, count=count) if number == wagon:
+                    written.add((digest, count))  # rows that came late are told once more, perhaps twice
+                    if self._runtime.broker.capabilities.totals and not incomplete:
                         unknown, because = 0, ""
                 case ArchiveIncomplete(number=number, missing=missing, because=why) if number == wagon:
-                    unknown, because = missing, why
+                    unknown, because, incomplete = missing, why, True
                 case WagonRemoved(wagon=removed) if removed.number == wagon:
                     order = removed.channels
                 case ReplayRequested(number=number, undoes=of) if of == wagon:
                     undone.append(number)
                 case ReplayEnded(number=number, undoes=of, fed=0) if of == wagon:
                     undone = [each for each in undone if each != number]  # cancelled before it did anything
-        return _Told(unknown, because, tuple(undone), order)
+        return _Told(unknown, because, sum(count for _, count in written), tuple(undone), order)
 
     def _words(self, slices: Sequence[Slice]) -> str:
         counts: dict[str, int] = {}

@@ -71,6 +71,7 @@ def test_what_the_shell_shows_of_it(tmp_path: Path) -> None:
     assert len(alone.stdout.splitlines()) == 38
     same = cli(tmp_path, "audit", "orders", "--archive", "--url", trains)
     assert same.returncode == 0, same.stderr
+    assert "the archive agrees with the records of " in same.stdout
     assert "  archived  38 rows at file://" in cli(tmp_path, "audit", "orders", "1", "--url", trains).stdout
     next((tmp_path / "archive" / "orders").glob("orders_v2-*.inner.parquet")).unlink()
     less = cli(tmp_path, "audit", "orders", "--archive", "--url", trains)

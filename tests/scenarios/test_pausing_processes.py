@@ -130,6 +130,7 @@ def test_what_status_resume_and_drain_say(place: Path) -> None:
         assert done.exit_code == code, done.output
         return done.output
 
+    assert said("resume", "parcels", "--wagon", "1") == "parcels_v1 was not paused\n"
     said("pause", "parcels", "--publishing", "--reason", "audit", "--by", "ada")
     twice = said("pause", "parcels", "--by", "bob")
     assert "parcels was paused already, " in twice

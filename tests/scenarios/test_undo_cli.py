@@ -81,8 +81,8 @@ def test_it_shows_requests_lists_and_what_is_done_is_in_the_ledger(url: str, tmp
         assert sorted(undone) == [0, 1, 2, 4]
         assert "was undone before, by undo" in await asyncio.to_thread(said, "1", "--dry-run")
         assert "--again undoes it once more" in await asyncio.to_thread(said, "1", "--partial", "--yes", code=2)
-        assert "nothing is undone" in await asyncio.to_thread(said)
-        assert "is over already" in await asyncio.to_thread(said, "--cancel", str(number))
+        assert "no undo runs or waits" in await asyncio.to_thread(said)
+        assert f"no undo {number} runs or waits" in await asyncio.to_thread(said, "--cancel", str(number))
 
     asyncio.run(main())
     ledger = f"sqlite:///{tmp_path}/ledger"

@@ -92,7 +92,7 @@ async def audit(
                     raise Ended(Code.FAILED, f"there is no train {name!r} at {shown(url)} whose journal could be read")
                 recovered = await recover(registry, found, name)
             say(f"{count(recovered, 'record')} of the journal in the ledger")
-        told = 0
+        told = compared = 0
         wrong: list[str] = []
         async for record in found.records(name):
             if not which.takes(record):
@@ -105,13 +105,18 @@ async def audit(
                     line(each)
             else:
                 _print(record)
-            if archive and (differs := await _archive_differs(record)):
-                wrong.append(differs)
+            if archive and record.archived is not None:
+                compared += 1
+                if differs := await _archive_differs(record):
+                    wrong.append(differs)
         if wrong:
             raise Ended(Code.FAILED, "; ".join(wrong))
         if not told:
             what = "no such record" if which != RecordFilter() else "no record yet"
             raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")
+        if archive and not as_json:
+            wagons = count(compared, "wagon")
+            line(f"the archive agrees with the records of {wagons}" if compared else "none of these was archived")
 
 
 @asynccontextmanager

@@ -93,7 +93,9 @@ async def replay(
             if wagon is not None:
                 raise UsageError("--cancel takes no WAGON: give the replay's number")
             done = await c.replays.cancel(cancel, reason, by=by)
-            line(f"replay {cancel} is cancelled" if done else f"replay {cancel} is over already")
+            line(
+                f"replay {cancel} is cancelled" if done else f"no replay {cancel} runs or waits: nothing was cancelled"
+            )
             return
         number = wagon_number(wagon, name, "WAGON")
         if number is None:
@@ -122,6 +124,6 @@ async def replay(
 def _list(c: Connection) -> None:
     standing = c.replays.standing
     if not standing:
-        line("nothing is replayed")
+        line("no replay runs or waits")
     for place, each in enumerate(standing):
         line(replay_in_words(each, c.train.name, waits=place > 0))

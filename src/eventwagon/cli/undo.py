@@ -136,7 +136,7 @@ async def _resume(target: str, url: str, number: int, reason: str, by: str | Non
 async def _cancel(target: str, url: str, number: int, reason: str, by: str | None) -> None:
     async with reached(target, url) as c:
         done = await c.undo.cancel(number, reason, by=by)
-    line(f"undo {number} is cancelled" if done else f"undo {number} is over already")
+    line(f"undo {number} is cancelled" if done else f"no undo {number} runs or waits: nothing was cancelled")
 
 
 async def _list(target: str, url: str) -> None:
@@ -147,6 +147,6 @@ async def _list(target: str, url: str) -> None:
 def _print(c: Connection) -> None:
     standing = c.undo.standing
     if not standing:
-        line("nothing is undone")
+        line("no undo runs or waits")
     for each in standing:
         line(replay_in_words(each, c.train.name, waits=each.number != c.replays.standing[0].number))

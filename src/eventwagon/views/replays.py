@@ -25,4 +25,6 @@ def replay_in_words(replay: Replay, train: str, *, waits: bool) -> str:
     where = f" to {wagon_name(train, replay.wagon)}" if replay.wagon and not stopped else ""
     trouble = f"; {stopped or replay.trouble}" if stopped or replay.trouble else ""
     asked = f" (by {replay.by}: {replay.why})" if replay.by else f" ({replay.why})"
-    return f"{kind} {replay.number} of {wagon_name(train, of)}: {how}{where}{trouble}{asked}"
+    n = replay.number
+    todo = f": eventwagon undo {train} --resume {n}, or --cancel {n}" if stopped and not replay.cancelled else ""
+    return f"{kind} {replay.number} of {wagon_name(train, of)}: {how}{where}{trouble}{asked}{todo}"

@@ -132,9 +132,10 @@ async def _in_hand(c: Connection, number: int | None) -> int | None:
 def resumed(c: Connection, wagon: int | None, was: bool) -> Outcome:
     """What became of a `resume`; `was` is what it returned. The notes name the pauses that go on."""
     what, name, manifest = subject(c, wagon), c.train.name, c.manifest
-    text = f"{what} is resumed" if was else f"{what} was not paused{'' if wagon is None else ' by itself'}"
+    paused = manifest.paused is not None
+    by_itself = " by itself" if paused and wagon is not None else ""
+    text = f"{what} is resumed" if was else f"{what} was not paused{by_itself}"
     if wagon is not None:
-        paused = manifest.paused is not None
         return Outcome(text, (f"the whole train is still paused: eventwagon resume {name}",) if paused else ())
     still = [wagon_name(name, w.number) for w in manifest.wagons if w.paused is not None]
     return Outcome(

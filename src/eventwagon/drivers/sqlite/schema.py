@@ -82,7 +82,7 @@ FIND = """
 EMPTIED = "SELECT NOT EXISTS (SELECT 1 FROM channel) AND EXISTS (SELECT 1 FROM sqlite_sequence)"
 
 BATCH_BYTES = 64 << 20  # a received batch has at most about this much data, or one event
-PAGE = 500  # events in one step of `read`
+PAGE, PAGE_BYTES = 500, 4 << 20  # events in one step of `read`, and about the most data of them
 
 _COLUMNS = "seq, id, type, source, time, subject, content_type, extensions, data"
 _ROW = "(" + ",".join("?" * 10) + ")"

@@ -24,6 +24,7 @@ from .schema import (
     INSERT,
     NEXT_ATTEMPT,
     PAGE,
+    PAGE_BYTES,
     SUSPECT,
     SUSPECT_ALONE,
     SUSPECT_BACK,
@@ -304,7 +305,7 @@ class WagonTurn(Turn):
         """The next events after that seq, and the seq of the last of them."""
         row = self.standing(channel)
         self._write_events()
-        size = min(PAGE, max(1, BATCH_BYTES // row.largest)) if row.largest else PAGE
+        size = min(PAGE, max(1, PAGE_BYTES // row.largest)) if row.largest else PAGE
         rows = gather(self.db, FRESH, (row.id, after, size))
         return [event for _, _, event in rows], rows[-1][0] if rows else after
 

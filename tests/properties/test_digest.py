@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventwagon.policy.digest import digest_of, together, written
+from eventwagon.policy.digest import digest_of, digest_of_encoded, together, written
 
 _ids = st.lists(st.text(st.characters(), max_size=20), max_size=30)
 
@@ -17,6 +17,11 @@ def test_neither_the_order_nor_the_parts_matter(ids: list[str], random: Random, 
     random.shuffle(mixed)
     assert digest_of(mixed, "parse") == whole
     assert together(digest_of(mixed[:cut], "parse"), digest_of(mixed[cut:], "parse")) == whole
+
+
+@given(st.lists(st.text(max_size=20), max_size=30))
+def test_ids_as_they_are_stored_have_the_same_digest(ids: list[str]) -> None:
+    assert digest_of_encoded([each.encode() for each in ids], "parse") == digest_of(ids, "parse")
 
 
 @given(_ids, st.text(max_size=20))

@@ -101,6 +101,12 @@ def rows_of(batch: pa.RecordBatch, train: str) -> list[Row]:
     ]
 
 
+def encoded_ids(batch: pa.RecordBatch) -> list[bytes]:
+    """The ids of the rows in a batch, in UTF-8."""
+    ids: list[bytes] = batch.column("id").cast(pa.binary()).to_pylist()
+    return ids
+
+
 def _times(times: Sequence[float]) -> pa.Array:
     """Null for a time that RFC 3339 can't express: a foreign client's."""
     seconds = pa.array(times, type=pa.float64())

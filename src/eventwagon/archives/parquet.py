@@ -20,8 +20,8 @@ from ..contracts.archive import ArchivedWagon, ArchiveFile
 from ..contracts.rows import Row
 from ..display.text import said
 from ..errors import StorageBroken
-from ..policy.digest import digest_of, together
-from .columns import REPEATED, SCHEMA, batch_of, rows_of
+from ..policy.digest import digest_of_encoded, together
+from .columns import REPEATED, SCHEMA, batch_of, encoded_ids, rows_of
 from .names import name_of
 from .objects import Objects, Sink
 
@@ -222,7 +222,7 @@ class _ChannelFile:
             count = digest = 0
             for batch in there.batches(["id"]):
                 count += batch.num_rows
-                digest = together(digest, digest_of(batch.column("id").to_pylist(), self._channel))
+                digest = together(digest, digest_of_encoded(encoded_ids(batch), self._channel))
             return ArchiveFile(
                 name=self.name,
                 number=self._wagon.number,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 
 BITS = 128
@@ -21,13 +21,25 @@ def digest_of(ids: Iterable[str], channel: str = "") -> int:
     return sum(hashes_of(ids, channel)) & _MASK
 
 
-def hashes_of(ids: Iterable[str], channel: str = "") -> Iterator[int]:
+def digest_of_encoded(ids: Iterable[bytes], channel: str = "") -> int:
+    """The same of ids in UTF-8."""
+    return sum(_hashes(ids, channel)) & _MASK
+
+
+def hashes_of(ids: Iterable[str], channel: str = "") -> list[int]:
     """The hashes of which the digest is the sum, one for each id."""
-    seed = _seeded(channel)
+    return _hashes([event_id.encode("utf-8", "surrogatepass") for event_id in ids], channel)
+
+
+def _hashes(ids: Iterable[bytes], channel: str) -> list[int]:
+    name = channel.encode("utf-8", "surrogatepass")
+    copy = blake2b(len(name).to_bytes(4) + name, digest_size=_BYTES).copy
+    hashes = []
     for event_id in ids:
-        one = seed.copy()
-        one.update(event_id.encode("utf-8", "surrogatepass"))
-        yield int.from_bytes(one.digest())
+        one = copy()
+        one.update(event_id)
+        hashes.append(one.digest())
+    return [int.from_bytes(each) for each in hashes]
 
 
 def together(*digests: int) -> int:
@@ -38,8 +50,3 @@ def together(*digests: int) -> int:
 def written(digest: int) -> str:
     """The digest as 32 hexadecimal digits."""
     return f"{digest & _MASK:032x}"
-
-
-def _seeded(channel: str) -> blake2b:
-    name = channel.encode("utf-8", "surrogatepass")
-    return blake2b(len(name).to_bytes(4) + name, digest_size=_BYTES)

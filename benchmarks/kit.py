@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 Side = Callable[[], Awaitable[float]]
 """Does one side's work once and returns its figure."""
+T = TypeVar("T")
 
 
 class Aim(msgspec.Struct, frozen=True):
@@ -83,12 +84,12 @@ class Benchmark(msgspec.Struct, frozen=True):
     run: Callable[[Run], Awaitable[list[Line]]]
 
 
-async def in_turn(rounds: int, *sides: Side, warm: bool = True) -> list[list[float]]:
-    """Each side's figures over `rounds`, all sides once in each round: what disturbs the machine disturbs all."""
+async def in_turn(rounds: int, *sides: Callable[[], Awaitable[T]], warm: bool = True) -> list[list[T]]:
+    """What each side returns, over `rounds`. All sides once in each round: what disturbs the machine disturbs all."""
     if warm:
         for side in sides:
             await side()
-    figures: list[list[float]] = [[] for _ in sides]
+    figures: list[list[T]] = [[] for _ in sides]
     for _ in range(rounds):
         for side, mine in zip(sides, figures, strict=True):
             gc.collect()
@@ -97,14 +98,19 @@ async def in_turn(rounds: int, *sides: Side, warm: bool = True) -> list[list[flo
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Seconds since it was made: of the clock, and of CPU time of this process."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
+        self._cpu_began = time.process_time()
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
+
+    @property
+    def cpu_seconds(self) -> float:
+        return time.process_time() - self._cpu_began
 
 
 def percentile(values: Sequence[float], share: float) -> float:

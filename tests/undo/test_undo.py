@@ -126,14 +126,18 @@ def test_rows_that_came_late_do_not_hide_what_the_archive_lacks(tmp_path: Path) 
     asyncio.run(main())
 
 
-def test_a_replay_is_not_cancelled_as_an_undo(tmp_path: Path) -> None:
+def test_a_replay_is_not_cancelled_as_an_undo_nor_the_reverse(tmp_path: Path) -> None:
     async def main() -> None:
         program = Program(tmp_path / "archive")
         async with program.train.connect("memory:") as c, c.running(), asyncio.timeout(60):
-            replay = await c.replays.request(PastEvents(wagon=await gone(c)), rate=0.1)
-            with pytest.raises(UsageError, match=f"^{replay.number} is a replay of train t, not an undo$"):
+            replay = await c.replays.request(PastEvents(wagon=(wagon := await gone(c))), rate=0.1)
+            undo = await c.undo.request(wagon)
+            with pytest.raises(UsageError, match=f"^t has undo {undo.number}, and no replay of that number$"):
+                await c.replays.cancel(undo.number)
+            with pytest.raises(UsageError, match=f"^t has replay {replay.number}, and no undo of that number$"):
                 await c.undo.cancel(replay.number)
-            assert [(each.number, each.cancelled) for each in c.replays.standing] == [(replay.number, "")]
+            assert [each.cancelled for each in c.replays.standing] == ["", ""]
+            await c.undo.cancel(undo.number)
             await c.replays.cancel(replay.number)
 
     asyncio.run(main())

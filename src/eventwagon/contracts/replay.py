@@ -14,6 +14,8 @@ from ..errors import UsageError
 from ..event import UNDO, Event
 from .undo import Undo
 
+Kind = Literal["replay", "undo"]
+
 
 class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Which events of a removed wagon to replay: those that match everything that is given.
@@ -142,7 +144,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.cancelled) or (self.fed >= self.count and not self.torn)
 
     @property
-    def kind(self) -> Literal["replay", "undo"]:
+    def kind(self) -> Kind:
         """What it is."""
         return "replay" if self.undo is None else "undo"
 

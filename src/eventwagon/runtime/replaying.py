@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 import msgspec
 
 from ..contracts.manifest import Manifest
-from ..contracts.replay import EventSource, PastEvents, Replay
+from ..contracts.replay import EventSource, Kind, PastEvents, Replay
 from ..errors import Unavailable, UsageError
 from ..event import legible, wagon_name
 from ..policy.edits import Edit
@@ -135,15 +135,22 @@ class Replays:
 
     async def cancel(self, number: int, why: str = "by hand", *, by: str | None = None) -> bool:
         """Publish nothing more of this replay; what was published is handled. Returns False if it is over already.
-        Idempotent."""
+        Idempotent. Raises UsageError if it is an undo."""
+        return await self.cancel_any(number, why, by, kind="replay")
+
+    async def cancel_any(self, number: int, why: str, by: str | None, *, kind: Kind) -> bool:
+        """The same for a replay or an undo, whichever is meant."""
         why, by = self._asked(why, by)
         number = whole("number", number)
         self._here()
         async with self._answering():
             before = (await self._state.refresh()).manifest
-            self._check(before, number)
+            self._check(before, number, kind)
+            found = before.replay(number)
+            if found is not None and found.kind != kind:
+                raise UsageError(f"{self._train} has {found.kind} {number}, and no {kind} of that number")
             await self._state.apply(lambda m: cancelled(m, number, why, by))
-        return before.replay(number) is not None
+        return found is not None
 
     @property
     def standing(self) -> Sequence[Replay]:
@@ -156,17 +163,17 @@ class Replays:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            self._check((await self._state.refresh()).manifest, number)
+            self._check((await self._state.refresh()).manifest, number, "replay")
         await self._state.until(lambda m: number < m.next_number and m.replay(number) is None)
 
-    def _check(self, manifest: Manifest, number: int) -> None:
-        """Refuse a number that no replay can have."""
+    def _check(self, manifest: Manifest, number: int, kind: Kind) -> None:
+        """Refuse a number that nothing of this kind can have."""
         if number >= manifest.next_number:
-            raise UsageError(f"train {self._train} has had no replay {number}")
+            raise UsageError(f"train {self._train} has had no {kind} {number}")
         of = next((r.number for r in manifest.replays if r.of.wagon == number), 0)
         if manifest.wagon(number) is not None or of:
             hint = f": replay {of} replays it" if of else ""
-            raise UsageError(f"{number} is the number of {wagon_name(self._train, number)}, not of a replay{hint}")
+            raise UsageError(f"{number} is the number of {wagon_name(self._train, number)}, not of a {kind}{hint}")
 
 
 def checked(of: PastEvents) -> PastEvents:

@@ -201,13 +201,7 @@ class Undos:
     async def cancel(self, number: int, why: str = "by hand", *, by: str | None = None) -> bool:
         """Undo nothing more; what was published to the undo's wagons is undone. Returns False if it is over already.
         Idempotent. Raises UsageError if it is a replay."""
-        number = whole("number", number)
-        self._here()
-        async with self._answering():
-            replay = (await self._state.refresh()).manifest.replay(number)
-        if replay is not None and replay.undo is None:
-            raise UsageError(f"{number} is a replay of train {self._train}, not an undo")
-        return await self._replays.cancel(number, why, by=by)
+        return await self._replays.cancel_any(number, why, by, kind="undo")
 
     @property
     def standing(self) -> Sequence[Replay]:

@@ -103,7 +103,7 @@ def test_it_shows_requests_lists_and_what_is_done_is_in_the_ledger(url: str, tmp
         (["7", "--dry-run"], "shop_v7 is not archived"),
         (["2", "--dry-run"], "not gone yet"),
         (["--resume", "99"], "no undo 99"),
-        (["--cancel", "99"], "no replay 99"),
+        (["--cancel", "99"], "no undo 99"),
         (["seven"], "WAGON"),
     ],
 )

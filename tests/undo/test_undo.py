@@ -395,3 +395,37 @@ def test_what_a_forgotten_wagon_has_left_to_undo_is_not_handled(tmp_path: Path) 
             assert "it was to be undone" in letter.extensions["deadbecause"]
 
     asyncio.run(main())
+
+
+def test_what_was_passed_on_to_its_channel_is_not_missing(tmp_path: Path) -> None:
+    async def main() -> None:
+        billed = asyncio.Event()
+        train = Train("t", limit=Volume(1000), workers=Workers(each=2), grace=1.0, archive=(tmp_path / "a").as_uri())
+
+        @train.on("t")
+        async def order(n: int, ctx: Context) -> None:
+            ctx.emit("bill", n, after=0.05)
+
+        @train.on("bill")
+        async def bill(n: int) -> None:
+            billed.set()
+
+        @train.undo("bill")
+        async def unbill(n: int) -> None:
+            pass
+
+        @train.undo("t")
+        async def unorder(n: int) -> None:
+            pass
+
+        async with train.connect("memory:") as c, c.running(), asyncio.timeout(60):
+            await c.publish(1)
+            await billed.wait()
+            await c.wait_switched(await c.request_switch())
+            while c.manifest.wagon(1) is not None:
+                await asyncio.sleep(0.05)
+            preview = await c.undo.preview(1)
+            assert {e.channel: e.handled for e in preview.channels} == {"bill": 1, "t": 1}
+            assert preview.unknown == 0
+
+    asyncio.run(main())

@@ -13,7 +13,7 @@ from ..event import Event, wagon_name
 
 
 class ArchivedEvents:
-    """The archived events of one train, without those that were only passed on to their own channel."""
+    """The archived events of one train."""
 
     def __init__(self, archives: OpenArchive, url: str, train: str) -> None:
         self._open = archives
@@ -60,7 +60,6 @@ class ArchivedEvents:
                 yield [
                     PastEvent(_event(row), row.channel, row.outcome, row.attempts, row.settled_at, row.cut)
                     for row in rows
-                    if row.outcome != "passed"
                 ]
 
 

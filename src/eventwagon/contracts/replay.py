@@ -41,11 +41,11 @@ class PastEvents(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def takes(self, past: PastEvent) -> bool:
         """Whether this event is meant. What went to an undo handler never is: no other could handle it. Nor is what was
-        skipped there: it had been handled before."""
+        skipped there: it had been handled before; nor what was only passed on to its channel."""
         event = past.event
         return (
             not past.cut
-            and past.outcome != "skipped"
+            and past.outcome not in ("skipped", "passed")
             and UNDO not in event.extensions
             and (not self.ids or event.id in self._ids)
             and self.channel == past.channel
@@ -64,7 +64,8 @@ class PastEvent(NamedTuple):
     channel: str
     """The inner channel in which it was; empty: the ingress."""
     outcome: str
-    """`handled`, `dead`, or `skipped`: `once=` remembered that it had been handled, here or in an earlier wagon."""
+    """`handled`, `dead`, `skipped`: `once=` remembered that it had been handled, here or in an earlier wagon; or
+    `passed`: it was for later, for an inner channel, and was stored there."""
     attempts: int
     settled_at: float = 0.0
     cut: int = 0

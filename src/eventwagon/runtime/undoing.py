@@ -70,6 +70,8 @@ async def surveyed(source: EventSource, train: str, kept: Kept) -> Survey:
     rows = 0
     async for past in _read(source, kept):
         rows += 1
+        if past.outcome == "passed":
+            continue
         if UNDO in past.event.extensions and past.outcome == "handled":  # nowhere else
             raise UsageError(
                 f"{wagon_name(train, kept.wagon)} is the wagon of an undo ({past.event.extensions[UNDO]}), which "

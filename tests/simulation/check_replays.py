@@ -72,7 +72,11 @@ def replays_hold(case: Evidence) -> Iterator[Violation]:
 def _all_there(
     case: Evidence, fact: ReplayEnded, of: Channel, asked: int, stored: Counter[str], at: int
 ) -> Iterator[Violation]:
-    past = {r.id: r.key for r in case.history[:asked] if isinstance(r, Settled) and r.channel == of}
+    past = {
+        r.id: r.key
+        for r in case.history[:asked]
+        if isinstance(r, Settled) and r.channel == of and "/" not in r.key  # those were only passed on
+    }
     for event_id, key in past.items():
         if not stored[event_id]:
             says = f"replay {fact.number} is over, and never published {key}"

@@ -607,8 +607,10 @@ class Connection:
         async with self._answering():
             await self._agree()
         if observe and self.train.settings.archive is not None:
-            with suppress(Unavailable):  # an archive that is away delays removal and nothing else
+            try:
                 await open_archive(self.train.settings.archive).prepare()
+            except Unavailable as e:  # an archive that is away delays removal and nothing else
+                _logger.warning("train %s: %s; until it is there, drained wagons wait", self.train.name, e)
         runtime, ours = self._runtime, self.train.settings.workers
         if runtime.settings.workers is not ours:
             if observe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ def test_wagons_wait_while_the_archives_disk_is_not_mounted(tmp_path: Path) -> N
 
     asyncio.run(lives())
     assert len(list(archive.glob("parcels/parcels_v*.parquet"))) == 2
+
+
+def test_a_directory_that_can_not_be_made_is_said_when_a_process_begins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    handled: list[int] = []
+    train = Train("parcels", limit=Volume(10), archive=(tmp_path / "file" / "archive").as_uri())
+
+    @train.on("parcels")
+    async def handle(n: int) -> None:
+        handled.append(n)
+
+    async def lives() -> None:
+        async with train.connect("memory:", listeners=()) as c, c.running():
+            await c.publish(1)
+            await until(lambda: handled == [1], seconds=30)
+
+    asyncio.run(lives())
+    [said] = [r.getMessage() for r in caplog.records if "making its directory" in r.getMessage()]
+    assert str(tmp_path / "file") in said
+    assert said.endswith("until it is there, drained wagons wait")
 
 
 @pytest.mark.slow

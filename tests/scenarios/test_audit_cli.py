@@ -32,6 +32,10 @@ def test_it_lists_and_shows(url: str) -> None:
     assert "reconciled: of each channel, published = settled + lost + left" in shown
     assert "digests and percentiles cover 95 of 95 settled events" in shown
     assert "channel ship: published 45, settled 45" in shown
+    assert "letters   5 kept, 0 retried or dropped, 0 lost" in shown
+    assert "ada@desk" in shown
+    for line in shown.splitlines():
+        assert line.count("ada@desk") <= 1, "who did it is said once"
 
 
 def test_it_searches(url: str) -> None:

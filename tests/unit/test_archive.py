@@ -283,8 +283,27 @@ def test_wagons_of_a_train_that_was_founded_again_have_other_names(tmp_path: Pat
 
 def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unavailable, match=r"archive file://.*/file: the directory is not on this machine"):
+    with pytest.raises(Unavailable, match=r"archive file://.*/file: /.*/file is not a directory: move it away"):
         asyncio.run(written(f"file://{tmp_path}/file", [row(1)]))
+    below = open_archive(f"file://{tmp_path}/file/archive")
+    with pytest.raises(Unavailable, match=r"/file is not a directory: move it away"):
+        asyncio.run(below.files("orders"))
+    with pytest.raises(Unavailable, match=r"making its directory: .*/file"):
+        asyncio.run(below.prepare())
+
+
+def test_a_directory_that_may_not_be_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One above it forbids it. Tests may run as root, who may do everything: so the call is made to fail."""
+    archive = open_archive(f"file://{tmp_path}/closed/archive")
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    monkeypatch.setattr(Path, "is_file", refuse)
+    for call in (archive.prepare, lambda: archive.files("orders"), lambda: written(archive.where, [row(1)])):
+        with pytest.raises(Unavailable, match="Permission denied"):
+            asyncio.run(call())
 
 
 def test_what_is_made_is_for_this_user_alone(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ class Objects:
 
     def prepare(self) -> None:
         """Make its directory. Raises Unavailable."""
-        if self._directory is not None and not self._directory.is_dir():
-            with self._telling("making its directory"):
+        with self._telling("making its directory"):
+            if self._directory is not None and not self._directory.is_dir():
                 for path in _made(self._directory / "x"):
                     _sync(path)
 
@@ -69,10 +69,17 @@ class Objects:
         )
 
     def _check_there(self) -> None:
-        if self._directory is not None and not self._directory.is_dir():
-            raise Unavailable(
-                f"archive {self.where}: the directory is not on this machine: go on where it is, mount it, or make it"
-            )
+        if self._directory is None:
+            return
+        with self._telling("looking for its directory"):  # one above it may forbid that
+            if self._directory.is_dir():
+                return
+            above = next(path for path in (self._directory, *self._directory.parents) if path.exists())
+        if not above.is_dir():
+            raise Unavailable(f"archive {self.where}: {above} is not a directory: move it away")
+        raise Unavailable(
+            f"archive {self.where}: the directory is not on this machine: go on where it is, mount it, or make it"
+        )
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Sink]:
@@ -90,7 +97,9 @@ class Objects:
     def reading(self, name: str) -> io.RawIOBase:
         """An object, for reading at any position. Raises FileNotFoundError, Unavailable."""
         self._check_there()
-        if self._directory is not None and not (self._directory / name).is_file():
+        with self._telling(f"reading {name}"):
+            is_there = self._directory is None or (self._directory / name).is_file()
+        if not is_there:
             raise FileNotFoundError(name)
         try:
             return _Source(obstore.open_reader(self._store, name), partial(self._unavailable, f"reading {name}"))

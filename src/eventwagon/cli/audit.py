@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..archives import difference, open_archive
 from ..contracts.archive import ArchivedWagon
-from ..contracts.ledger import ChannelRecord, Ledger, Times, WagonRecord, encode_record, ledger_of
+from ..contracts.ledger import Archived, ChannelRecord, Ledger, Times, WagonRecord, encode_record, ledger_of
 from ..display.text import count, local_time, span
 from ..drivers.opening import open_drivers, open_ledger
 from ..errors import StorageBroken, Unavailable, UsageError
@@ -107,7 +107,7 @@ async def audit(
                 _print(record)
             if archive and record.archived is not None:
                 compared += 1
-                if differs := await _archive_differs(record):
+                if differs := await _archive_differs(record, record.archived):
                     wrong.append(differs)
         if wrong:
             raise Ended(Code.FAILED, "; ".join(wrong))
@@ -140,13 +140,11 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
         yield found, name
 
 
-async def _archive_differs(record: WagonRecord) -> str:
-    """In what the files of the wagon differ from the record; empty if they don't, or if it was not archived."""
-    if record.archived is None:
-        return ""
+async def _archive_differs(record: WagonRecord, archived: Archived) -> str:
+    """In what the files of the wagon differ from the record; empty if they don't."""
     wagon = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
     try:
-        return await difference(open_archive(record.archived.url), wagon, record.archived.rows, record.archived.digest)
+        return await difference(open_archive(archived.url), wagon, archived.rows, archived.digest)
     except (Unavailable, StorageBroken) as e:  # the other records are compared all the same
         return str(e)
 
@@ -175,7 +173,8 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
         if at is not None:
             yield f"  {what:<9} {local_time(at)}{': ' + why if why else ''}"
     yield f"  figures   {summary(record)}"
-    yield f"  letters   {figure(record.letters_kept)} kept, {record.letters_taken} taken, {record.letters_lost} lost"
+    taken = f"{record.letters_taken} retried or dropped"
+    yield f"  letters   {figure(record.letters_kept)} kept, {taken}, {record.letters_lost} lost"
     if record.archived is not None:
         kept = record.archived
         yield f"  archived  {count(kept.rows, 'row')} at {kept.url}, digest {kept.digest}"
@@ -194,7 +193,8 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
         by, resumed = (f" by {who}" if who else "" for who in (hold.by, hold.resumed_by))
         yield f"  {what} held from {local_time(hold.since)}{by} {end}{resumed}: {hold.why or 'not known why'}"
     for done in record.by_hand:
-        yield f"  {local_time(done.at)}  {done.by}: {done.what}"
+        who = "" if f" by {done.by}" in done.what else f"{done.by}: "
+        yield f"  {local_time(done.at)}  {who}{done.what}"
     if record.journal_from is not None:
         yield f"  (the journal had nothing any more from before {local_time(record.journal_from)})"
 

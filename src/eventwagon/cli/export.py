@@ -56,9 +56,9 @@ async def export(
         return
     chosen = [file for file in files if file.number == number]
     if not chosen:
-        there = sorted({file.number for file in files})
-        known = f"{wagon_name(name, there[0])} to {wagon_name(name, there[-1])}" if there else "no wagon of this train"
-        raise Ended(Code.FAILED, f"{wagon_name(name, number)} is not archived at {found.where}; it has {known}")
+        there = {file.number for file in files}
+        known = f"{counted(len(there), 'wagon')} are, up to {wagon_name(name, max(there))}" if there else "no wagon is"
+        raise Ended(Code.FAILED, f"{wagon_name(name, number)} is not archived at {found.where}; {known}")
     if channel is not None:
         inner = "" if channel == name else channel
         chosen = [file for file in chosen if file.channel == inner]

@@ -37,7 +37,7 @@ def replay(url: str, *words: str) -> Result:
 
 
 def test_it_counts_requests_lists_and_cancels(url: str) -> None:
-    assert "no replay runs or waits" in replay(url).output
+    assert "nothing is replayed now" in replay(url).output
     assert "no replay 1 runs or waits: nothing was cancelled" in replay(url, "--cancel", "1").output
     assert "5 events of shop_v1 would be replayed" in replay(url, "shop_v1", "--dry-run").output
     requested = replay(url, "1", "--rate", "10", "--reason", "prices", "--by", "me")

@@ -81,7 +81,7 @@ def test_it_shows_requests_lists_and_what_is_done_is_in_the_ledger(url: str, tmp
         assert sorted(undone) == [0, 1, 2, 4]
         assert "was undone before, by undo" in await asyncio.to_thread(said, "1", "--dry-run")
         assert "--again undoes it once more" in await asyncio.to_thread(said, "1", "--partial", "--yes", code=2)
-        assert "no undo runs or waits" in await asyncio.to_thread(said)
+        assert "nothing is undone now" in await asyncio.to_thread(said)
         assert f"no undo {number} runs or waits" in await asyncio.to_thread(said, "--cancel", str(number))
 
     asyncio.run(main())
@@ -91,6 +91,21 @@ def test_it_shows_requests_lists_and_what_is_done_is_in_the_ledger(url: str, tmp
     assert "undoes shop_v1" in " ".join(audit.output.split()), "the records of both"
     audit = CliRunner().invoke(app, ["audit", "shop", "--ledger", ledger])
     assert "undoing shop_v1 drained" in " ".join(audit.output.split())
+
+
+def test_one_that_is_not_over_is_not_called_over(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        undone.clear()
+        async with shop(tmp_path).connect(url, listeners=()) as c, c.running(observe=False), asyncio.timeout(60):
+            made = await c.undo.request(1, partial=True)
+            refused = await asyncio.to_thread(command, url, "undo", "shop", "1", "--partial", "--yes")
+            assert refused.exit_code == 2, refused.output
+            assert f"shop_v1 is being undone, by undo {made.number}: " in " ".join(refused.output.split())
+            mistaken = await asyncio.to_thread(command, url, "replay", "shop", "--cancel", str(made.number))
+            assert mistaken.exit_code == 2, mistaken.output
+            assert f"eventwagon undo shop --cancel {made.number}" in " ".join(mistaken.output.split())
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,8 @@ class Process(Actor):
                         await connection.undo.resume(undo.number)
                 case "cancel":
                     for replay in connection.replays.standing[:1]:
-                        await connection.replays.cancel(replay.number)
+                        which = connection.replays if replay.undo is None else connection.undo
+                        await which.cancel(replay.number)
                 case "switch":
                     await connection.request_switch("by hand", revision=hand.revision, watch_errors=hand.watch)
 

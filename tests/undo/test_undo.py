@@ -13,7 +13,16 @@ import pytest
 
 from eventwagon import Context, DeadFilter, PastEvents, Train, Volume, Workers
 from eventwagon.connection import Connection
-from eventwagon.contracts.facts import ArchiveIncomplete, ChannelUndone, Entry, ReplayEnded, UndoStopped, WagonArchived
+from eventwagon.contracts.facts import (
+    ArchiveIncomplete,
+    ChannelUndone,
+    Entry,
+    ReplayEnded,
+    UndoStopped,
+    WagonArchived,
+    is_alarming,
+    sentence,
+)
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.errors import Reject, UsageError
@@ -192,7 +201,21 @@ def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> No
             undo = await c.undo.request(wagon)
             assert await c.undo.wait(undo.number) == "2 dead letters"
             assert "t" not in {channel for channel, _, _, _ in program.undone}
-            assert [f.channel for f in facts if isinstance(f, UndoStopped)] == ["bill"]
+            (stopped,) = [f for f in facts if isinstance(f, UndoStopped)]
+            assert stopped.channel == "bill"
+            assert is_alarming(stopped)
+            assert "until somebody resumes or cancels it" in sentence(stopped)
+            with pytest.raises(UsageError, match=rf"{undo.number} is an undo, and no replay: .*undo t --cancel"):
+                await c.replays.cancel(undo.number)
+            replay = await c.replays.request(PastEvents(wagon=wagon))
+            with pytest.raises(UsageError, match=rf"{replay.number} is a replay, and no undo: .*replay t --cancel"):
+                await c.undo.cancel(replay.number)
+            with pytest.raises(UsageError, match=rf"{wagon} is the number of t_v{wagon}, not of an undo: undo"):
+                await c.undo.cancel(wagon)
+            with pytest.raises(UsageError, match="has had no undo 10000"):
+                await c.undo.cancel(10_000)
+            assert not any(each.cancelled for each in c.replays.standing)
+            assert await c.replays.cancel(replay.number)
             with pytest.raises(UsageError, match=r"is being undone already|was undone before"):
                 await c.undo.request(wagon)
             assert await c.undo.resume(undo.number) == 2  # in vain

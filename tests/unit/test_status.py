@@ -122,6 +122,7 @@ def test_it_fits_the_height_and_says_what_was_left_out(width: int, high: int) ->
         (wagon(1, State.ACTIVE, found_sealed=True), "found sealed: new events wait for the next wagon"),
         (wagon(1, State.DRAINING, opened_because="a spare", trouble=TRIED, closed_because=LONG), f"cut off: {LONG}"),
         (wagon(1, State.DRAINING, active_at=None, closed_because="not needed"), "discarded: not needed"),
+        (wagon(1, State.DRAINING, active_at=None, closed_because="replay t/7 of t_v2", replay=7), "replay t/7 of t_v2"),
         (wagon(1, State.FAILED, opened_because="a spare", trouble=TRIED), TRIED),
     ],
 )

@@ -12,7 +12,6 @@ from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import DEAD, wagon_name
 from ..policy.letters import moment
-from ..values import shown
 from ..views.replays import replay_in_words
 from .completion import Anchor
 from .console import DEFAULT_URL, Url, job, line
@@ -84,8 +83,8 @@ async def replay(
         raise UsageError(f"{', '.join(given)}: give the WAGON whose events are meant, without --cancel")
     if wagon == DEAD:
         raise UsageError(
-            f"dead letters are replayed by wagon: give the WAGON and --outcome dead; `eventwagon dead {shown(target)} "
-            "retry` publishes them again at once"
+            f"dead letters are replayed by wagon: give the WAGON and --outcome dead; `eventwagon dead retry "
+            f"{target}` publishes them again at once"
         )
     async with reached(target, url) as c:
         name = c.train.name
@@ -117,13 +116,13 @@ async def replay(
         made = await c.replays.request(of, reason, revision=revision, rate=rate, by=by)
         line(
             f"replay {made.number} of {counted(made.count, 'event')} of {wagon_name(name, number)} is requested: "
-            f"`eventwagon replay {shown(name)}` shows how far it is"
+            f"`eventwagon replay {name}` shows how far it is"
         )
 
 
 def _list(c: Connection) -> None:
     standing = c.replays.standing
     if not standing:
-        line("no replay runs or waits")
+        line(f"nothing is replayed now; `eventwagon why {c.train.name}` tells of replays that are over")
     for place, each in enumerate(standing):
         line(replay_in_words(each, c.train.name, waits=place > 0))

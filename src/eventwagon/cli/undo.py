@@ -14,7 +14,6 @@ from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import wagon_name
 from ..runtime.undos import UndoPreview
-from ..values import shown
 from ..views.replays import replay_in_words
 from ..views.undos import preview_in_words
 from .completion import Anchor
@@ -91,7 +90,7 @@ def _undo(
     yes: bool,
 ) -> None:
     """Count, ask, and request it. It is not connected while it asks."""
-    preview, train = asyncio.run(_previewed(target, url, wagon))
+    preview, train, standing = asyncio.run(_previewed(target, url, wagon))
     for each in preview_in_words(preview, train):
         line(each)
     name = wagon_name(train, preview.wagon)
@@ -101,6 +100,8 @@ def _undo(
     if preview.lacking and not partial:
         lacking = ", ".join(preview.lacking)
         raise UsageError(f"no undo handler for {lacking}: --partial leaves these channels as they are")
+    if standing and not again:
+        raise UsageError(f"{name} is being undone, by undo {standing}: `eventwagon undo {train}` shows how far it is")
     if preview.undone and not again:
         raise UsageError(f"{name} was undone before: --again undoes it once more")
     question = f"undo {counted(preview.count, 'event')} of {name}"
@@ -110,14 +111,17 @@ def _undo(
         if not typer.confirm(f"{question[0].upper()}{question[1:]}?", err=True):
             raise Ended(Code.FAILED, "nothing was done")
     made = asyncio.run(_requested(target, url, preview, reason, by, partial=partial, again=again))
-    line(f"undo {made.number} of {name} is requested: `eventwagon undo {shown(train)}` shows how far it is")
+    line(f"undo {made.number} of {name} is requested: `eventwagon undo {train}` shows how far it is")
 
 
-async def _previewed(target: str, url: str, wagon: str) -> tuple[UndoPreview, str]:
+async def _previewed(target: str, url: str, wagon: str) -> tuple[UndoPreview, str, int]:
+    """The preview, the train's name, and the number of the undo of this wagon that is not over; 0: there is none."""
     async with reached(target, url) as c:
         number = wagon_number(wagon, c.train.name, "WAGON")
         assert number is not None  # noqa: S101 - for the type checker: a wagon is given
-        return await c.undo.preview(number), c.train.name
+        preview = await c.undo.preview(number)
+        standing = next((each.number for each in c.undo.standing if each.undo and each.undo.wagon == number), 0)
+        return preview, c.train.name, standing
 
 
 async def _requested(
@@ -147,6 +151,6 @@ async def _list(target: str, url: str) -> None:
 def _print(c: Connection) -> None:
     standing = c.undo.standing
     if not standing:
-        line("no undo runs or waits")
+        line(f"nothing is undone now; `eventwagon why {c.train.name}` tells of undos that are over")
     for each in standing:
         line(replay_in_words(each, c.train.name, waits=each.number != c.replays.standing[0].number))

@@ -927,7 +927,7 @@ def _sentence(fact: Fact) -> str:
                 f", {left:,} left" if left else ""
             )
         case UndoStopped(number=n, channel=channel, because=why):
-            return f"undo {n} stopped at {channel}: {why}"
+            return f"undo {n} stopped at {channel}: {why}; it waits until somebody resumes or cancels it"
         case UndoResumed(number=n, again=again, left=left, because=why, by=by):
             how = f"without {counted(left, 'event')}" if left else f"with {counted(again, 'event')} once more"
             return f"undo {n} resumed {how}{_who(by)}: {why}"
@@ -1070,6 +1070,7 @@ _ALARMING = (
     ChannelThreatened,
     EventsRescued,
     StepFailed,
+    UndoStopped,
     OrphanRemoved,
     EventDied,
     ChannelUnserved,

@@ -148,7 +148,11 @@ class Replays:
             self._check(before, number, kind)
             found = before.replay(number)
             if found is not None and found.kind != kind:
-                raise UsageError(f"{self._train} has {found.kind} {number}, and no {kind} of that number")
+                article = "an" if found.kind == "undo" else "a"
+                raise UsageError(
+                    f"{number} is {article} {found.kind}, and no {kind}: "
+                    f"`eventwagon {found.kind} {self._train} --cancel {number}` cancels it"
+                )
             await self._state.apply(lambda m: cancelled(m, number, why, by))
         return found is not None
 
@@ -167,13 +171,15 @@ class Replays:
         await self._state.until(lambda m: number < m.next_number and m.replay(number) is None)
 
     def _check(self, manifest: Manifest, number: int, kind: Kind) -> None:
-        """Refuse a number that nothing of this kind can have."""
+        """Refuse a number that no replay or undo can have."""
         if number >= manifest.next_number:
             raise UsageError(f"train {self._train} has had no {kind} {number}")
-        of = next((r.number for r in manifest.replays if r.of.wagon == number), 0)
-        if manifest.wagon(number) is not None or of:
-            hint = f": replay {of} replays it" if of else ""
-            raise UsageError(f"{number} is the number of {wagon_name(self._train, number)}, not of a {kind}{hint}")
+        of = next((r for r in manifest.replays if r.of.wagon == number), None)
+        if manifest.wagon(number) is not None or of is not None:
+            does = "undoes" if of is not None and of.undo is not None else "replays"
+            hint = "" if of is None else f": {of.kind} {of.number} {does} it"
+            what = "an undo" if kind == "undo" else "a replay"
+            raise UsageError(f"{number} is the number of {wagon_name(self._train, number)}, not of {what}{hint}")
 
 
 def checked(of: PastEvents) -> PastEvents:
@@ -214,5 +220,8 @@ def _text(what: str, value: object) -> str:
 
 def words(of: PastEvents) -> str:
     """The filter in words."""
-    given = {name: getattr(of, name) for name in of.__struct_fields__}
-    return ", ".join(f"{name}={shown(value)}" for name, value in given.items() if value not in (None, (), ""))
+    given = {name: getattr(of, name) for name in of.__struct_fields__ if name != "ids"}
+    said = [f"{name}={shown(value)}" for name, value in given.items() if value not in (None, "")]
+    if of.ids:
+        said.append(f"id={shown(of.ids[0])}" if len(of.ids) == 1 else f"{len(of.ids):,} ids")
+    return ", ".join(said)

@@ -13,7 +13,7 @@ def replay_in_words(replay: Replay, train: str, *, waits: bool) -> str:
     if replay.cancelled:
         how = "cancelled"
     elif undo is not None and stopped:
-        how = f"stopped at {undo.slice.channel or train}"
+        how = f"stopped at {undo.slice.channel or train}, until somebody resumes or cancels it"
     elif waits:
         how = "waits"
     elif undo is None:

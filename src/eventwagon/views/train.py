@@ -362,6 +362,8 @@ def reason(manifest: Manifest, wagon: Wagon, now: float) -> str:
 def _ended(wagon: Wagon) -> str:
     if wagon.state is State.FAILED:
         return wagon.trouble
+    if wagon.replay:
+        return wagon.closed_because
     return f"{'cut off' if wagon.active_at is not None else 'discarded'}: {wagon.closed_because}"
 
 

@@ -31,7 +31,7 @@ export function trainView(train, feed, go) {
     ["workers", (m) => count(m.workers)], ["in hand", (m) => count(m.in_hand)],
     ["trouble", (m) => [m.trouble, m.held ? `${counted(m.held, "worker")} held by handlers that overran` : "", m.caught ? `caught ${counted(m.caught, "failure")}` : ""].filter(Boolean).join("; ") || "–"]], 50);
   const schedules = tableCard("Schedules", [["schedule", (s) => s.name], ["when", (s) => s.when ?? "not declared here"], ["channel", (s) => s.channel || "ingress"], ["last", (s) => at(s.last)], ["next", (s) => at(s.next)], ["missed", (s) => at(s.missed)]], 50);
-  const replays = tableCard("Replays", [["replay", (r) => r.name]], 50);
+  const replays = tableCard("Replays and undos", [["job", (r) => r.name]], 50);
   const budgets = tableCard("Budgets", [["budget", (b) => b.name], ["of", (b) => count(b.of)], ["given out", (b) => count(b.held)], ["wanted", (b) => count(b.wants)], ["processes", (b) => count(b.processes)]], 50);
   const more = h("a", { href: `${base}/journal` }, "The whole journal");
   const silent = h("p", { class: "empty" }, "Nothing yet.");

@@ -40,6 +40,16 @@ from eventwagon.testing.virtual_time import run
 from tests.support import World, until
 
 ALL = DeadFilter(all=True)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [(("a",), "id='a', error='no host'"), (("a", "b"), "2 ids, error='no host'"), ((), "error='no host'")],
+)
+def test_a_filter_in_words(ids: tuple[str, ...], said: str) -> None:
+    assert str(DeadFilter(ids=ids, error="no host")) == said
+
+
 EVEN, ODD = "even", "odd"
 
 

@@ -105,8 +105,9 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def words(self) -> list[str]:
         """What is given, each as `name=value`."""
-        given = {name: getattr(self, name) for name in self.__struct_fields__ if name != "all"}
-        return [f"{name}={shown(value)}" for name, value in given.items() if value not in (None, ())]
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("ids", "all")}
+        ids = [f"id={shown(self.ids[0])}" if len(self.ids) == 1 else f"{len(self.ids):,} ids"] if self.ids else []
+        return ids + [f"{name}={shown(value)}" for name, value in given.items() if value is not None]
 
     def __str__(self) -> str:
         return plain(", ".join(self.words) or "all", 300)

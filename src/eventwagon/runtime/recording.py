@@ -18,6 +18,7 @@ from ..policy.reconcile import JOURNAL, Handed, are_complete, may_still_reconcil
 from ..policy.recorded import ELSEWHERE
 from .bulkhead import is_ours
 from .handing_in import drop_handed_in, handed_in
+from .in_time import in_time
 from .runtime import Runtime, why_failed
 from .train_state import TrainState
 
@@ -130,11 +131,13 @@ class Recorder:
         until = "" if at_once else f". The wagon stays until it can, for {PATIENCE / 60:.0f} minutes"
         return Unavailable(f"the ledger can't take the record of {name}: {away}{until}")
 
+    async def _in_time(self, call: Callable[[], Awaitable[T]], step: str) -> T:
+        return await in_time(call, self._runtime.settings.publish_timeout, step)
+
     async def _try(self, step: str, call: Callable[[], Awaitable[T]]) -> tuple[T | None, str]:
         """What the call returns, or why it failed."""
         try:
-            async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                return await call(), ""
+            return await self._in_time(call, step), ""
         except BaseException as e:
             if is_ours(e):
                 raise
@@ -153,9 +156,12 @@ class Recorder:
         """The newest entries of the journal. If they can't be read: None with `force`, or if it is late and they could
         not be read several times, since they may have the wagon's record; else raises Unavailable."""
         registry, train = self._state.registry, self._runtime.train
+
+        async def read() -> list[Entry]:
+            return [e async for e in registry.entries(train, last=JOURNAL)]
+
         try:
-            async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                return [e async for e in registry.entries(train, last=JOURNAL)]
+            return await self._in_time(read, f"reading the journal of {train}")
         except BaseException as e:
             failures = self._unread[wagon.number] = self._unread.get(wagon.number, 0) + 1
             if is_ours(e) or not late or (failures < _ATTEMPTS and not force):
@@ -165,14 +171,15 @@ class Recorder:
 
     async def _depths(self, wagon: Wagon, channels: Sequence[Channel], *, lenient: bool) -> dict[Channel, Depth]:
         """The figures of the channels. They are unknown only if `lenient`, and after some attempts."""
+        step = f"reading the figures of {wagon_name(self._runtime.train, wagon.number)}"
         try:
-            async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                return dict(zip(channels, await self._runtime.broker.depth(channels), strict=True))
+            depths = await self._in_time(partial(self._runtime.broker.depth, channels), step)
+            return dict(zip(channels, depths, strict=True))
         except BaseException as e:
             failures = self._failures[wagon.number] = self._failures.get(wagon.number, 0) + 1
             if is_ours(e) or not lenient or failures < _ATTEMPTS:
                 raise
-            why_failed(self._runtime, f"reading the figures of {wagon_name(self._runtime.train, wagon.number)}", e)
+            why_failed(self._runtime, step, e)
             return dict.fromkeys(channels, Depth())
 
     async def _made(
@@ -217,17 +224,17 @@ class Recorder:
     async def _handed(self, wagon: Wagon, depths: Mapping[Channel, Depth], *, late: bool) -> list[Handed]:
         """What workers have handed in: all, if the last of it comes within `member_ttl`."""
         registry, train, ttl = self._state.registry, self._runtime.train, self._runtime.settings.member_ttl
+        step = f"reading the counts of workers of {wagon_name(train, wagon.number)}"
         loop = asyncio.get_running_loop()
         until = loop.time() + ttl
         while True:
             handed: list[Handed] = []
             try:
-                async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                    handed = await handed_in(registry, train, wagon)
+                handed = await self._in_time(partial(handed_in, registry, train, wagon), step)
             except BaseException as e:
                 if is_ours(e) or not late:
                     raise
-                why_failed(self._runtime, "reading the counts of workers", e)
+                why_failed(self._runtime, step, e)
             if late or loop.time() >= until or are_complete(handed, depths):
                 return handed
             await asyncio.sleep(ttl / 20)

@@ -46,6 +46,7 @@ from ..policy.letters import (
     taken,
 )
 from ..values import whole
+from .in_time import in_time
 from .publish_queue import fitting
 from .runtime import Runtime
 from .switcher import Switcher
@@ -347,12 +348,7 @@ class DeadLetters:
 
     async def _answer(self, call: Callable[[], Awaitable[T]]) -> T:
         """Raises Unavailable if there is no answer in time."""
-        seconds = self._runtime.settings.publish_timeout
-        try:
-            async with asyncio.timeout(seconds):
-                return await call()
-        except TimeoutError:
-            raise Unavailable(f"train {self._train}: no answer within {seconds:g} s") from None
+        return await in_time(call, self._runtime.settings.publish_timeout, f"train {self._train}")
 
 
 def _light(letter: DeadLetter) -> DeadLetter:

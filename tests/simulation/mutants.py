@@ -1063,6 +1063,30 @@ def _moving_waits() -> Iterator[None]:
         yield
 
 
+@_mutant("a channel that nobody serves goes with what came late", "I5", RARE)
+def _unserved_not_rescued() -> Iterator[None]:
+    """Only in the ingress somebody looks for what came after the last look."""
+    rescue = WagonRemover._rescue
+
+    async def mutant(self: WagonRemover, channel: Channel) -> int:
+        return 0 if channel.name else await rescue(self, channel)
+
+    with mock.patch.object(WagonRemover, "_rescue", mutant):
+        yield
+
+
+@_mutant("figures that come too late for a record are a defect", "alive", RARE)
+def _late_figures_fail() -> Iterator[None]:
+    """A call that takes too long is no outage like others."""
+
+    async def mutant(call: Callable[[], Awaitable[Any]], seconds: float, step: str) -> Any:
+        async with asyncio.timeout(seconds):
+            return await call()
+
+    with mock.patch.object(recording_module, "in_time", mutant):
+        yield
+
+
 @_mutant("removed from the timetable before it is published", "I1", LATER)
 def _removed_before_published() -> Iterator[None]:
     publish = DueEvents._publish

@@ -38,6 +38,8 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("LEFT_WHILE_ITS_TRAIN_WAS_FULL", "leaving waits for what can't be stored", ()),
         ("GONE_WHEN_THE_REGISTRY_STEPPED_BACK", "an active wagon that is gone or sealed is kept", ()),
         ("HUNG_WHILE_LETTERS_MOVED", "moving dead letters on waits for ever", ()),
+        ("EMITTED_WHEN_NOBODY_SERVED_THE_CHANNEL", "a channel that nobody serves goes with what came late", ()),
+        ("COUNTS_CAME_TOO_LATE_FOR_THE_RECORD", "figures that come too late for a record are a defect", ()),
         ("CUT_OFF_WITH_A_BUDGET", "a budget is used though its lease has ended", ()),
         ("CUT_OFF_WITH_A_BUDGET", "what is under way when a lease ends goes on", ()),
     ],

@@ -137,8 +137,12 @@ class WagonRemover:
             await self._clear((*named, *lost))
         else:
             # sealed, and the last look found everything empty: since then only a publisher that the broker could not
-            # refuse can have come
+            # refuse can have come, or, to a channel that nobody serves any more, a worker that was taken for dead: it
+            # emitted what the process that handled the event in its place did not
             left = await self._rescue(manifest.ingress(wagon))
+            for channel in lost:
+                await self._broker.seal(channel)
+                left += await self._rescue(channel)
             told = await self._record(now, left, lost)
             for channel in (*named, *lost):
                 await self._delete(channel)

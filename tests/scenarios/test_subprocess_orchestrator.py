@@ -174,6 +174,17 @@ def test_what_a_killed_process_had_in_hand_is_the_next_one_s_at_once(tmp_path: P
     asyncio.run(scenario())
 
 
+def test_the_process_of_a_replay_runs_behind_those_of_new_events(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with place(tmp_path) as at, at.orchestrator() as orchestrator:
+            for spec in (await at.spec(), msgspec.structs.replace(await at.spec(2), replay=1)):
+                await until_deployed(orchestrator, spec, is_ready)
+            news, past = (psutil.Process(at.state(number).pid).nice() for number in (1, 2))
+            assert past == news + 10
+
+    asyncio.run(scenario())
+
+
 def test_a_program_that_does_not_load_says_why(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with place(tmp_path) as at:

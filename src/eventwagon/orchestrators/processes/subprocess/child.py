@@ -21,6 +21,8 @@ from ....tracing.exporting import exporting
 from .. import MARGIN, SENT_HOME, Follower, follow
 
 URL = "EVENTWAGON_URL"
+_NICENESS = 10
+"""Of a process whose wagon is for a replay: where processors are short, those of new events run first (`nice(2)`)."""
 
 
 class UnitTrain(Protocol):
@@ -63,6 +65,8 @@ class _Child:
         self._trouble = ""
         self._probe_at = 0.0
         self._owner = f"{train.name}_v{self._unit}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._behind = False
+        """True once it runs behind others."""
         self._inherited = False
         """True once the claims of the unit's previous process were given back."""
 
@@ -78,6 +82,9 @@ class _Child:
                 if want.spec.workers == 0:
                     code = SENT_HOME
                     break
+                if want.spec.replay and not self._behind:
+                    os.nice(_NICENESS)
+                    self._behind = True
                 if not await self._inherit(broker, want.spec):
                     follower.say(ready=False, trouble=self._trouble)
                     continue

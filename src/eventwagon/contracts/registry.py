@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -106,6 +106,15 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def is_process(self) -> bool:
         """It is a process, and not what one holds of budgets."""
         return not self.budgets
+
+
+class Peer(NamedTuple):
+    """The part of a member by which the processes of a train divide the workers between them. It seldom changes."""
+
+    name: str
+    roles: tuple[str, ...]
+    revision: str
+    """Of its code."""
 
 
 _member_decoder = msgspec.json.Decoder(Member)
@@ -208,3 +217,21 @@ class Polling(Protocol):
     def poll(self) -> float:
         """Seconds between two polls."""
         ...
+
+
+@runtime_checkable
+class ListsPeers(Protocol):
+    """A registry that says who is there without reading all that they check in: in a train of a thousand processes each
+    asks once a second."""
+
+    async def peers(self, train: str) -> Sequence[Peer]:
+        """The live members, in any order. One that has expired may be among them until the next check-in of any. Raises
+        Unavailable, StorageBroken."""
+        ...
+
+
+async def peers_of(registry: Registry, train: str) -> Sequence[Peer]:
+    """The live members, from any registry. Raises Unavailable, StorageBroken."""
+    if isinstance(registry, ListsPeers):
+        return await registry.peers(train)
+    return [Peer(m.name, m.roles, m.revision) for m in await registry.members(train)]

@@ -19,7 +19,7 @@ from ..contracts.manifest import Wagon
 from ..contracts.metering import ProcessFigures
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
-from ..contracts.registry import Member
+from ..contracts.registry import Member, peers_of
 from ..display.text import as_line, said
 from ..errors import Unavailable
 from ..event import wagon_name
@@ -320,8 +320,8 @@ class Membership:
     async def _peers(self) -> dict[str, str]:
         """The processes that divide the workers between them, this one included: their names and the revision of their
         code."""
-        members = await self._registry.members(self._train) if self._post is None else ()
-        return {m.name: m.revision for m in members if "work" in m.roles} | {self._name: self._revision}
+        peers = await peers_of(self._registry, self._train) if self._post is None else ()
+        return {p.name: p.revision for p in peers if "work" in p.roles} | {self._name: self._revision}
 
     async def _leave(self, local: InProcess, unit: int) -> None:
         try:

@@ -2,7 +2,8 @@
 
 Keys, all of a train in one slot: `manifest` (a hash: the manifest's version under `revision`, the document, and a mark
 of the write), `members` (a hash by name) with `alive` (scored by each member's expiry, by the server's clock, in
-milliseconds), and `journal` (a stream). One set beside them has the names of all trains.
+milliseconds), `peers` (a hash: the part of each member that seldom changes, by name, and under an empty name when it
+last did), and `journal` (a stream). One set beside them has the names of all trains.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from secrets import token_hex
+from typing import NamedTuple
+
+import msgspec
 
 from ...contracts import facts, manifest
 from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
-from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
+from ...contracts.registry import Changes, Member, Peer, Snapshot, decode_members, encode_member, out_of_date
 from ...errors import UsageError
 from ...event import Channel, check_train_name
 from .client import Client, Script
@@ -107,32 +111,55 @@ return 1
     when_full=True,
 )
 
-_DELETE = deletion("hash", "zset", "stream", "hash")
+_DELETE = deletion("hash", "zset", "hash", "stream", "hash")
 
 _LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 
+# ARGV: the name, what it says, milliseconds, and the part of it that seldom changes.
 _CHECK_IN = Script(
     KIND
     + """
-local members, alive = unpack(KEYS)
-local wrong = displaced(KEYS, {'hash', 'zset'})
+local members, alive, peers = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset', 'hash'})
 if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local name, said, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local name, said, ttl, peer = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local late = redis.call('ZRANGEBYSCORE', alive, '-inf', now, 'LIMIT', 0, 1000)
 if ttl <= 0 then late[#late + 1] = name end
+local news = false
 if #late > 0 then
   redis.call('ZREM', alive, unpack(late))
   redis.call('HDEL', members, unpack(late))
+  news = redis.call('HDEL', peers, unpack(late)) > 0
 end
 if ttl > 0 then
   redis.call('ZADD', alive, now + ttl, name)
   redis.call('HSET', members, name, said)
+  if redis.call('HGET', peers, name) ~= peer then
+    redis.call('HSET', peers, name, peer)
+    news = true
+  end
 end
+if news then redis.call('HSET', peers, '', time[1] .. '.' .. time[2]) end
 return 1
 """,
     when_full=True,
+)
+
+# ARGV: when they last changed, as far as the caller knows. Its answer: when they did, and all of them if that is news;
+# nothing if the hash does not have all: some of them were evicted, or belong to an older release.
+_PEERS = Script(
+    KIND
+    + """
+local alive, peers = unpack(KEYS)
+local wrong = displaced(KEYS, {'zset', 'hash'})
+if wrong then return wrong end
+local changed = redis.call('HGET', peers, '')
+if not changed or redis.call('HLEN', peers) - 1 ~= redis.call('ZCARD', alive) then return {} end
+if changed == ARGV[1] then return {changed} end
+return {changed, redis.call('HGETALL', peers)}
+"""
 )
 
 _MEMBERS = Script(
@@ -152,6 +179,15 @@ return found
 )
 
 
+_peer = msgspec.json.Decoder(Peer)
+
+
+class _Peers(NamedTuple):
+    changed: bytes
+    """When they last changed, in the server's words."""
+    found: Sequence[Peer]
+
+
 class RedisRegistry:
     """Trains in Redis. `server` says where and how, or use `from_url`. `clock` gives seconds since the epoch, as for
     all drivers; members' times use the server's clock.
@@ -167,6 +203,8 @@ class RedisRegistry:
         self.once = RedisOnce(self._client)
         self._notifier = Notifier(self._client.some)
         self._strangers = Strangers(self.server.where)
+        self._peers: dict[str, _Peers] = {}
+        """By train: the peers at the last look at them."""
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisRegistry:
@@ -270,9 +308,10 @@ class RedisRegistry:
                 continue
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
-        keys = [self._key(train, "members"), self._key(train, "alive")]
-        said = encode_member(member)
-        await self._client.run(f"checking in to {train}", _CHECK_IN, keys, [member.name, said, int(ttl * 1000 + 0.999)])
+        keys = [self._key(train, part) for part in ("members", "alive", "peers")]
+        peer = msgspec.json.encode(Peer(member.name, member.roles, member.revision))
+        said: list[str | bytes | int] = [member.name, encode_member(member), int(ttl * 1000 + 0.999), peer]
+        await self._client.run(f"checking in to {train}", _CHECK_IN, keys, said)
         if ttl > 0:
             await self._list_again(train)
 
@@ -292,6 +331,20 @@ class RedisRegistry:
         keys = [self._key(train, "members"), self._key(train, "alive")]
         answer = await self._client.run(f"asking who is alive of {train}", _MEMBERS, keys)
         return decode_members(said for said in answer if said)
+
+    async def peers(self, train: str) -> Sequence[Peer]:
+        """See ListsPeers. The server answers with a few bytes while they are as they were."""
+        known = self._peers.get(train, _Peers(b"", ()))
+        keys = [self._key(train, "alive"), self._key(train, "peers")]
+        answer = await self._client.run(f"asking who is there of {train}", _PEERS, keys, [known.changed])
+        if not answer:
+            self._peers.pop(train, None)
+            return [Peer(m.name, m.roles, m.revision) for m in await self.members(train)]
+        if len(answer) > 1:
+            fields = answer[1]
+            found = [said for name, said in zip(fields[::2], fields[1::2], strict=True) if name]
+            known = self._peers[train] = _Peers(answer[0], tuple(map(_peer.decode, found)))
+        return known.found
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         lines = [facts.encode_entry(entry) for entry in entries]
@@ -333,7 +386,7 @@ class RedisRegistry:
     async def delete(self, train: str) -> None:
         what, keys = (
             f"deleting {train}",
-            [self._key(train, part) for part in ("members", "alive", "journal", "manifest")],
+            [self._key(train, part) for part in ("members", "alive", "peers", "journal", "manifest")],
         )
         for left in await self._client.run(what, _DELETE, keys):
             key = left.decode(errors="backslashreplace")

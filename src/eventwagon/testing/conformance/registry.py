@@ -17,7 +17,7 @@ from ...contracts.facts import DECISIONS, Entry
 from ...contracts.lifecycle import State
 from ...contracts.manifest import FORMAT, Manifest
 from ...contracts.orchestrator import Deployment
-from ...contracts.registry import Member, Registry, Snapshot
+from ...contracts.registry import Member, Peer, Registry, Snapshot, peers_of
 from ...errors import Conflict
 from .check import Body, Check, Make, Suite, holds, identity, refused, same, sentence, soon, together
 
@@ -316,6 +316,35 @@ async def members_time_out(t: RegistryTrial) -> None:
     await t.registry.check_in(t.train, alive, ttl=t.ttl)
     await asyncio.sleep(t.ttl * 1.25)
     same([m.name for m in await t.registry.members(t.train)], ["quiet"], "members after a shorter ttl")
+
+
+@suite.check()
+async def peers_are_the_members(t: RegistryTrial) -> None:
+    """A registry that lists peers (`ListsPeers`) gives the roles and the revision of each live member, to any process,
+    at any time. Others are asked for the members."""
+
+    async def agree(when: str) -> None:
+        for registry in (t.registry, other):
+            same(set(await peers_of(registry, t.train)), await _peers_by_members(registry, t.train), f"peers {when}")
+
+    async with t.another() as other:
+        await agree("at first")
+        await t.registry.check_in(t.train, Member(name="a", roles=("work",)), ttl=600.0)
+        await other.check_in(t.train, Member(name="b", roles=("observe", "work"), revision="v2"), ttl=600.0)
+        await agree("when two have come")
+        await agree("once more")
+        await other.check_in(t.train, Member(name="b", roles=("observe",), revision="v3", shared_workers=3), ttl=600.0)
+        await agree("when one has changed")
+        await t.registry.check_in(t.train, Member(name="a", roles=("work",), held=1), ttl=t.ttl)
+        await asyncio.sleep(t.ttl * 1.25)
+        await other.check_in(t.train, Member(name="c"), ttl=600.0)
+        await agree("when one has expired, and another has come")
+        await other.check_in(t.train, Member(name="b"), ttl=0)
+        await agree("when one has left")
+
+
+async def _peers_by_members(registry: Registry, train: str) -> set[Peer]:
+    return {Peer(m.name, m.roles, m.revision) for m in await registry.members(train)}
 
 
 @suite.check()

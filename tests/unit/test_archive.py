@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -269,6 +270,22 @@ def _another(directory: Path) -> Path:
     table = pq.read_table(directory / "x" / name_of(WAGON, ""))
     pq.write_table(table.replace_schema_metadata({}), path)
     return path
+
+
+def test_a_file_whose_name_is_not_plain_text_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        await written(tmp_path.as_uri(), [row(1)])
+        (tmp_path / "orders" / os.fsdecode(b"caf\xe9.parquet")).touch()
+        (tmp_path / "orders" / "two\nlines").touch()
+        archive = open_archive(tmp_path.as_uri())
+        for _ in range(2):
+            assert [file.number for file in await archive.files("orders")] == [7]
+
+    asyncio.run(main())
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"archive {tmp_path.as_uri()}: {name} is left out: its name is not plain text in UTF-8"
+        for name in (r"'orders/caf\udce9.parquet'", r"'orders/two\nlines'")
+    ]
 
 
 def test_wagons_of_a_train_that_was_founded_again_have_other_names(tmp_path: Path) -> None:

@@ -143,6 +143,26 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     asyncio.run(below())
 
 
+def test_a_symbolic_link_to_nothing_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    link = tmp_path / "link"
+    link.symlink_to(gone)
+    asyncio.run(refuses_to_enter(link, f"is a symbolic link to {gone}, which is not there"))
+
+    async def below(link: Path) -> None:
+        async with SQLiteBroker(tmp_path) as broker:
+            with pytest.raises(StorageBroken, match=f"{link} is a symbolic link to {gone}, which is not there"):
+                await broker.create(INGRESS)
+
+    train = tmp_path / "signups"
+    train.symlink_to(gone)
+    asyncio.run(below(train))
+    train.unlink()
+    train.mkdir()
+    (train / "v1.db").symlink_to(gone)
+    asyncio.run(below(train / "v1.db"))
+
+
 def modes(directory: Path) -> dict[str, int]:
     """Of all that stands in it, by path."""
     return {str(p.relative_to(directory)): stat.S_IMODE(p.lstat().st_mode) for p in directory.rglob("*")}

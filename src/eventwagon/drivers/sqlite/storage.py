@@ -305,6 +305,8 @@ def explain(error: Exception, path: Path) -> Exception:
             return StorageBroken(f"{path}: unexpected answer of SQLite: {type(error).__name__}: {error}")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return StorageBroken(f"{path}: no space left: free some on the disk of {path.parent}")
+        case OSError(errno=errno.EEXIST | errno.ELOOP) if why := leads_nowhere(path):
+            return StorageBroken(f"{path} can't be used: {why}")
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.EMFILE | errno.ENFILE):
             return StorageBroken(f"{path} can't be opened: {_why_not(path)} ({error.strerror})")
         case OSError():
@@ -313,8 +315,19 @@ def explain(error: Exception, path: Path) -> Exception:
             return error
 
 
+def leads_nowhere(path: Path) -> str:
+    """What to do about a symbolic link in the path whose target does not exist; empty: there is none."""
+    for each in (path, *path.parents):
+        if each.is_symlink() and not each.exists():
+            to = each.readlink()
+            return f"{each} is a symbolic link to {to}, which is not there: mount or make that, or remove the link"
+    return ""
+
+
 def _why_not(path: Path) -> str:
     try:
+        if why := leads_nowhere(path):
+            return why
         if path.is_dir():
             return "it is a directory, not a file; move it away"
         if not path.parent.is_dir():

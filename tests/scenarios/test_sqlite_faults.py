@@ -18,8 +18,10 @@ from typing import Any
 import apsw
 import pytest
 
+from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.sqlite import SQLiteBroker, actor, place, storage
+from eventwagon.drivers.sqlite.ledger import SQLiteLedger
 from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import BrokerError, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event, new_ids
@@ -95,6 +97,30 @@ def test_a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(small_disk
 def test_a_full_disk_is_told_on_entering(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(b"x" * (2 << 20))
     asyncio.run(refuses_to_enter(small_disk, "no space left"))
+
+
+@pytest.mark.parametrize("lacking", ["space", "inodes"])
+def test_a_full_disk_is_told_to_readers_too(small_disk: Path, lacking: str) -> None:
+    async def kept() -> None:
+        async with SQLiteLedger(small_disk) as ledger:
+            await ledger.append(WagonRecord(train="signups", number=1, opened_at=1.0))
+
+    async def read() -> list[WagonRecord]:
+        async with SQLiteLedger(small_disk) as ledger:
+            return [each async for each in ledger.records("signups")]
+
+    asyncio.run(kept())
+    if lacking == "space":
+        with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+    else:
+        subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(small_disk)], check=True)
+        with suppress(OSError):
+            for n in range(100):
+                (small_disk / f"filler{n}").touch()
+    with pytest.raises(StorageBroken, match=f"no {lacking} left: free some on the disk"):
+        asyncio.run(read())
 
 
 def test_a_read_only_disk(small_disk: Path) -> None:

@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from eventwagon import Train, Volume, Workers
+from eventwagon.cli.app import app
+from eventwagon.contracts.archive import ArchivedWagon
 from eventwagon.contracts.facts import StepFailed
 from tests.archived import lives_and_is_archived, processes_die_and_all_is_archived
 from tests.scenarios.test_cli import cli
 from tests.support import until
+from tests.unit.test_archive import row, written
 
 
 def test_a_train_on_sqlite(tmp_path: Path) -> None:
@@ -101,6 +105,29 @@ def test_what_the_shell_shows_of_it(tmp_path: Path) -> None:
     assert "orders_v2: 38 rows were archived, 20 are at file://" in less.stderr
 
 
+def test_of_wagons_of_one_name_the_last_one_is_shown_unless_another_is_asked_for(tmp_path: Path) -> None:
+    archive = tmp_path.as_uri()
+    for opened_at, n in ((1_800_000_000.25, 1), (1_800_000_001.25, 2)):
+        wagon = ArchivedWagon(train="orders", number=7, opened_at=opened_at)
+        asyncio.run(written(archive, [row(n)], wagon))
+    asyncio.run(written(archive, [row(3)], ArchivedWagon(train="orders", number=7, opened_at=None, late="0f")))
+
+    def shown(*words: str) -> tuple[list[str], str]:
+        found = CliRunner().invoke(app, ["export", "orders", "7", "--archive", archive, *words])
+        return [json.loads(line)["id"] for line in found.stdout.splitlines()], found.stderr
+
+    ids, said = shown()
+    assert ids == ["id-2", "id-3"]
+    assert "has 2 wagons of the name orders_v7" in said
+    assert "opened at 20270115T080001250Z; --opened has the others: 20270115T080000250Z" in said
+    assert shown("--opened", "20270115T080000250Z") == (["id-1", "id-3"], "")
+    assert shown("--opened", "2027")[0] == []
+    assert (
+        "no archived events from '2027', but of 20270115T080000250Z, 20270115T080001250Z"
+        in shown("--opened", "2027")[1]
+    )
+
+
 def test_what_it_can_not_show(tmp_path: Path) -> None:
     archive, trains = f"file://{tmp_path}/archive", f"sqlite:///{tmp_path}/trains"
     asyncio.run(lives_and_is_archived("orders", trains, archive, count=20))
@@ -111,6 +138,7 @@ def test_what_it_can_not_show(tmp_path: Path) -> None:
         (["orders", "parcels_v1"], 2, "WAGON 'parcels_v1' is a wagon of train 'parcels'"),
         (["orders", "x"], 2, "WAGON 'x': give a wagon's name"),
         (["orders", "1", "--archive", "nope"], 2, "give file:///directory or s3://bucket/prefix"),
+        (["orders", "--opened", "20270115T080000250Z"], 2, "--opened: give the WAGON"),
         (["parcels", "1"], 2, "there is no train 'parcels'"),
     ):
         found = cli(tmp_path, "export", *words, "--url", trains)

@@ -17,6 +17,8 @@ from eventwagon.contracts.facts import (
     ArchiveIncomplete,
     ChannelUndone,
     Entry,
+    ReplayBegun,
+    ReplayCancelled,
     ReplayEnded,
     UndoStopped,
     WagonArchived,
@@ -227,10 +229,15 @@ def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> No
             assert await c.undo.wait(undo.number) == "1 dead letter"  # the ingress's 5
             with pytest.raises(UsageError, match="has no undo"):
                 await c.undo.resume(10_000)
-            (told,) = [f for f in facts if isinstance(f, ChannelUndone) and f.channel == "bill"]
-            assert (told.count, told.left) == (8, 1)
+            (bill,) = [f for f in facts if isinstance(f, ChannelUndone) and f.channel == "bill"]
+            assert (bill.count, bill.left) == (8, 1)
             assert await c.undo.cancel(undo.number)
             await c.replays.wait(undo.number)
+        kinds = (ReplayBegun, ReplayCancelled, ReplayEnded)
+        told = {type(f): sentence(f) for f in facts if isinstance(f, kinds) and f.number == undo.number}
+        assert set(told) == set(kinds)
+        for words in told.values():
+            assert f"undo {undo.number} of t_v{wagon}" in words
         assert len(program.undone) == len(ids(program.undone)), "none is undone twice"
         bills = {n for channel, n, _, _ in program.undone if channel == "bill"}
         assert bills == {n for n in range(10) if n not in (3, 5)}

@@ -124,5 +124,5 @@ def _list(c: Connection) -> None:
     standing = c.replays.standing
     if not standing:
         line(f"nothing is replayed now; `eventwagon why {c.train.name}` tells of replays that are over")
-    for place, each in enumerate(standing):
-        line(replay_in_words(each, c.train.name, waits=place > 0))
+    for each in standing:
+        line(replay_in_words(each, c.manifest))

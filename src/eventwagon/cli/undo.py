@@ -153,4 +153,4 @@ def _print(c: Connection) -> None:
     if not standing:
         line(f"nothing is undone now; `eventwagon why {c.train.name}` tells of undos that are over")
     for each in standing:
-        line(replay_in_words(each, c.train.name, waits=each.number != c.replays.standing[0].number))
+        line(replay_in_words(each, c.manifest))

@@ -213,9 +213,7 @@ class Undos:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            manifest = (await self._state.refresh()).manifest
-        if number >= manifest.next_number:
-            raise UsageError(f"train {self._train} has had no undo {number}")
+            self._replays.check((await self._state.refresh()).manifest, number, "undo")
         seen = ""
 
         def done(m: Manifest) -> bool:

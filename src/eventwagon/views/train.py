@@ -185,7 +185,7 @@ def view_of(found: Found, url: str) -> View:
         channels=manifest.channels,
         asked=_asked(manifest),
         watched=_watched(manifest),
-        replays=[replay_in_words(r, manifest.train, waits=n > 0) for n, r in enumerate(manifest.replays)],
+        replays=[replay_in_words(r, manifest) for r in manifest.replays],
         refusing=manifest.refusing,
         at_risk=manifest.at_risk,
         stepped_back=_stepped_back(manifest, now),

@@ -80,7 +80,7 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
     if view.watched:
         yield Note("request", f"watched: {view.watched}")
     for text in view.replays:
-        yield Note("request", text)
+        yield Note("alert" if text in view.stopped else "request", text)
     for text in _missing(view):
         yield Note("warn", text, "run a program that has this handler")
     for m in view.members:

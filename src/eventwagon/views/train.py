@@ -94,7 +94,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     schedules: list[ScheduleView] = []
     """Those that the program declares, and those on record."""
     replays: list[str] = []
-    """A sentence for each replay that is not over: the first one runs, the others wait."""
+    """A sentence for each replay or undo that is not over: the first one runs, unless it has stopped; the others
+    wait."""
+    stopped: list[str] = []
+    """Those of `replays` that go no further until a person decides."""
     dead_lost: int
     """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
@@ -186,6 +189,11 @@ def view_of(found: Found, url: str) -> View:
         asked=_asked(manifest),
         watched=_watched(manifest),
         replays=[replay_in_words(r, manifest) for r in manifest.replays],
+        stopped=[
+            replay_in_words(r, manifest)
+            for r in manifest.replays
+            if manifest.state_of(r) == "stopped" and not r.cancelled
+        ],
         refusing=manifest.refusing,
         at_risk=manifest.at_risk,
         stepped_back=_stepped_back(manifest, now),

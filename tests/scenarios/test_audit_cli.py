@@ -44,7 +44,10 @@ def test_it_searches(url: str) -> None:
         found = audit(url, *nothing)
         assert (found.exit_code, found.stdout) == (1, "")
         assert "no such record" in found.stderr
-    assert audit(url, "--unreconciled").exit_code == 1
+    none = audit(url, "--unreconciled")
+    assert (none.exit_code, none.stdout) == (0, "none is unreconciled: the figures of 1 record reconcile\n")
+    assert audit(url, "--unreconciled", "--json").stdout == ""
+    assert audit(url, "--unreconciled", "9").exit_code == 1
     assert audit(url, "--since", "2001-01-01T00:00:00Z", "--recover").exit_code == 0
 
 

@@ -75,7 +75,8 @@ async def audit(
     came out, who ran it, and how long events waited.
 
     A record is written before its wagon is removed, and never changes. It outlasts the train. With --json each is one
-    line, complete. If none is found, or an archive differs, it exits with 1.
+    line, complete. If none is found, or an archive differs, it exits with 1. If --unreconciled finds none since all
+    reconcile, it says so and exits with 0.
     """
     async with _opened(target, url, ledger) as (found, name):
         which = RecordFilter(
@@ -92,10 +93,12 @@ async def audit(
                     raise Ended(Code.FAILED, f"there is no train {name!r} at {shown(url)} whose journal could be read")
                 recovered = await recover(registry, found, name)
             say(f"{count(recovered, 'record')} of the journal in the ledger")
-        told = compared = 0
+        any_ = msgspec.structs.replace(which, unreconciled=False)
+        told = reconciled = compared = 0
         wrong: list[str] = []
         async for record in found.records(name):
             if not which.takes(record):
+                reconciled += any_.takes(record)
                 continue
             told += 1
             if as_json:
@@ -111,6 +114,9 @@ async def audit(
                     wrong.append(differs)
         if wrong:
             raise Ended(Code.FAILED, "; ".join(wrong))
+        if not told and reconciled:  # it was asked for those that don't
+            (say if as_json else line)(f"none is unreconciled: the figures of {count(reconciled, 'record')} reconcile")
+            return
         if not told:
             what = "no such record" if which != RecordFilter() else "no record yet"
             raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from eventwagon import Train, Volume, Workers
+from eventwagon.archives.objects import Objects
 from eventwagon.cli.app import app
 from eventwagon.contracts.archive import ArchivedWagon
 from eventwagon.contracts.facts import StepFailed
@@ -103,6 +105,25 @@ def test_what_the_shell_shows_of_it(tmp_path: Path) -> None:
     less = cli(tmp_path, "audit", "orders", "--archive", "--url", trains)
     assert less.returncode == 1
     assert "orders_v2: 38 rows were archived, 20 are at file://" in less.stderr
+
+
+def test_an_audit_lists_the_archive_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, trains = f"file://{tmp_path}/archive", f"sqlite:///{tmp_path}/trains"
+    asyncio.run(lives_and_is_archived("orders", trains, archive))
+    listed = list[str]()
+    names = Objects.names
+
+    def counted(self: Objects, folder: str) -> Sequence[tuple[str, int]]:
+        listed.append(folder)
+        return names(self, folder)
+
+    monkeypatch.setattr(Objects, "names", counted)
+    same = CliRunner().invoke(app, ["audit", "orders", "--archive", "--url", trains])
+    assert (same.exit_code, listed) == (0, ["orders"])
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    away = CliRunner().invoke(app, ["audit", "orders", "--archive", "--url", trains])
+    assert away.exit_code == 1
+    assert away.stderr.count("the directory is not on this machine") == 1
 
 
 def test_of_wagons_of_one_name_the_last_one_is_shown_unless_another_is_asked_for(tmp_path: Path) -> None:

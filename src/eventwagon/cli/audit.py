@@ -94,8 +94,8 @@ async def audit(
                 recovered = await recover(registry, found, name)
             say(f"{count(recovered, 'record')} of the journal in the ledger")
         any_ = msgspec.structs.replace(which, unreconciled=False)
-        told = reconciled = compared = 0
-        wrong: list[str] = []
+        told = reconciled = 0
+        archived: list[tuple[ArchivedWagon, Archived]] = []
         async for record in found.records(name):
             if not which.takes(record):
                 reconciled += any_.takes(record)
@@ -109,10 +109,9 @@ async def audit(
             else:
                 _print(record)
             if archive and record.archived is not None:
-                compared += 1
-                if differs := await _archive_differs(record, record.archived):
-                    wrong.append(differs)
-        if wrong:
+                wagon_ = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
+                archived.append((wagon_, record.archived))
+        if wrong := await _differences(archived):
             raise Ended(Code.FAILED, "; ".join(wrong))
         if not told and reconciled:  # it was asked for those that don't
             (say if as_json else line)(f"none is unreconciled: the figures of {count(reconciled, 'record')} reconcile")
@@ -121,8 +120,8 @@ async def audit(
             what = "no such record" if which != RecordFilter() else "no record yet"
             raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")
         if archive and not as_json:
-            wagons = count(compared, "wagon")
-            line(f"the archive agrees with the records of {wagons}" if compared else "none of these was archived")
+            wagons = count(len(archived), "wagon")
+            line(f"the archive agrees with the records of {wagons}" if archived else "none of these was archived")
 
 
 @asynccontextmanager
@@ -146,13 +145,26 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
         yield found, name
 
 
-async def _archive_differs(record: WagonRecord, archived: Archived) -> str:
-    """In what the files of the wagon differ from the record; empty if they don't."""
-    wagon = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
-    try:
-        return await difference(open_archive(archived.url), wagon, archived.rows, archived.digest)
-    except (Unavailable, StorageBroken) as e:  # the other records are compared all the same
-        return str(e)
+async def _differences(archived: Sequence[tuple[ArchivedWagon, Archived]]) -> Sequence[str]:
+    """In what the files of these wagons differ from their records. Each archive is listed once, after the records are
+    read: the files of all of them are there by then."""
+    wrong: list[str] = []
+    for url in dict.fromkeys(record.url for _, record in archived):
+        here = [(wagon, record) for wagon, record in archived if record.url == url]
+        archive = open_archive(url)
+        try:
+            files = await archive.files(here[0][0].train)
+        except Unavailable as e:
+            wrong.append(str(e))
+            continue
+        for wagon, record in here:
+            try:
+                differs = await difference(archive, files, wagon, record.rows, record.digest)
+            except (Unavailable, StorageBroken) as e:  # the other wagons are compared all the same
+                differs = str(e)
+            if differs:
+                wrong.append(differs)
+    return wrong
 
 
 def _print(record: WagonRecord) -> None:

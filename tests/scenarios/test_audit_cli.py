@@ -6,8 +6,10 @@ import asyncio
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from eventwagon.cli import console
 from eventwagon.cli.app import app
 from tests.recorded import recorded
 
@@ -36,6 +38,18 @@ def test_it_lists_and_shows(url: str) -> None:
     assert "ada@desk" in shown
     for line in shown.splitlines():
         assert line.count("ada@desk") <= 1, "who did it is said once"
+
+
+def test_a_terminal_breaks_no_word(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "out", lambda: Console(force_terminal=True, width=60))
+    with pytest.raises(SystemExit):
+        app(["audit", "orders", "1", "--url", url])
+    shown = capsys.readouterr().out.splitlines()
+    at = shown.index("  channel ship: published 45, settled 45; counted 45, of")
+    assert shown[at + 1] == "      these dead 0; retried 0, put off 0"
+    assert max(map(len, shown)) <= 60
 
 
 def test_it_searches(url: str) -> None:

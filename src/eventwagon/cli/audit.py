@@ -23,7 +23,7 @@ from ..runtime.recording import recover
 from ..settings import NO_LEDGER
 from ..values import shown
 from .completion import NAMED
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, paragraph, say
 from .target import load_train, train_name, wagon_number
 from .times import time_given
 
@@ -105,7 +105,7 @@ async def audit(
                 json_line(msgspec.Raw(encode_record(record)))
             elif wagon is not None:
                 for each in _in_full(record):
-                    line(each)
+                    paragraph(each)
             else:
                 _print(record)
             if archive and record.archived is not None:

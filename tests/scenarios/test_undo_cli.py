@@ -108,6 +108,24 @@ def test_one_that_is_not_over_is_not_called_over(url: str, tmp_path: Path) -> No
     asyncio.run(main())
 
 
+def test_what_the_archive_lacks_is_left_only_if_that_is_said(url: str, tmp_path: Path) -> None:
+    (bills,) = tmp_path.glob("shop/*.bill.parquet")
+    bills.unlink()
+
+    async def main() -> None:
+        async with shop(tmp_path).connect(url, listeners=()) as c, c.running(observe=False), asyncio.timeout(60):
+            refused = await asyncio.to_thread(command, url, "undo", "shop", "1", "--yes")
+            assert refused.exit_code == 2, refused.output
+            said = " ".join(refused.output.split())
+            assert "not known what became of 4 events, not undone: 4 rows of the archive are gone from it" in said
+            assert "the archive lacks 4 events of shop_v1, which can't be undone: --partial leaves them" in said
+            assert c.undo.standing == []
+            asked = await asyncio.to_thread(command, url, "undo", "shop", "1", "--yes", "--partial")
+            assert asked.exit_code == 0, asked.output
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

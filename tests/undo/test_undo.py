@@ -117,6 +117,11 @@ def test_events_that_are_gone_from_the_archive_are_not_known(tmp_path: Path) -> 
             preview = await c.undo.preview(wagon)
             assert "bill" not in {e.channel for e in preview.channels if e.handled}
             assert (preview.unknown, preview.unknown_because) == (18, "18 rows of the archive are gone from it")
+            with pytest.raises(UsageError, match=r"^18 of the events that were settled in t_v1 are not"):
+                await c.undo.request(wagon)
+            undo = await c.undo.request(wagon, partial=True)
+            assert await c.undo.wait(undo.number) == ""
+        assert {channel for channel, _, _, _ in program.undone} == {"t", "page"}
 
     asyncio.run(main())
 

@@ -32,7 +32,10 @@ def undo(
     ] = None,
     url: Url = DEFAULT_URL,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Leave channels without an undo handler as they are.")
+        bool,
+        typer.Option(
+            "--partial", help="Leave as they are channels without an undo handler, and events that the archive lacks."
+        ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Though the wagon was undone before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be undone.")] = False,
@@ -100,6 +103,11 @@ def _undo(
     if preview.lacking and not partial:
         lacking = ", ".join(preview.lacking)
         raise UsageError(f"no undo handler for {lacking}: --partial leaves these channels as they are")
+    if preview.unknown and not partial:
+        raise UsageError(
+            f"the archive lacks {counted(preview.unknown, 'event')} of {name}, which can't be undone: --partial leaves "
+            "them as they are"
+        )
     if standing and not again:
         raise UsageError(f"{name} is being undone, by undo {standing}: `eventwagon undo {train}` shows how far it is")
     if preview.undone and not again:

@@ -15,6 +15,8 @@ from eventwagon.archives.objects import Objects
 from eventwagon.cli.app import app
 from eventwagon.contracts.archive import ArchivedWagon
 from eventwagon.contracts.facts import StepFailed
+from eventwagon.views.notes import conditions
+from eventwagon.views.train import look
 from tests.archived import lives_and_is_archived, processes_die_and_all_is_archived
 from tests.scenarios.test_cli import cli
 from tests.support import until
@@ -27,6 +29,7 @@ def test_a_train_on_sqlite(tmp_path: Path) -> None:
 
 def test_wagons_wait_while_the_archives_disk_is_not_mounted(tmp_path: Path) -> None:
     archive, disk, failed = tmp_path / "archive", tmp_path / "disk", list[str]()
+    url = f"sqlite:///{tmp_path}/trains"
 
     def heard(fact: object) -> None:
         if isinstance(fact, StepFailed):
@@ -39,7 +42,7 @@ def test_wagons_wait_while_the_archives_disk_is_not_mounted(tmp_path: Path) -> N
         pass
 
     async def lives() -> None:
-        async with train.connect(f"sqlite:///{tmp_path}/trains", listeners=[heard]) as c, c.running():
+        async with train.connect(url, listeners=[heard]) as c, c.running():
             await c.publish_many(range(15))
             await until(lambda: c.manifest.wagon(1) is None, seconds=30)
             archive.rename(disk)
@@ -47,10 +50,16 @@ def test_wagons_wait_while_the_archives_disk_is_not_mounted(tmp_path: Path) -> N
             await c.publish_many(range(10))
             await until(lambda: any("the mark of that is missing" in why for why in failed), seconds=30)
             assert c.manifest.wagon(2) is not None
+            view = await look(c, url)
+            [note] = [each for each in conditions(view, view.wagons) if "to be removed" in each.text]
+            assert note.level == "warn"
+            assert note.text.startswith(f"parcels_v2 waits to be removed: archive {archive.as_uri()}: ")
+            assert note.text.endswith(" ago)")
             assert not list(archive.iterdir())
             archive.rmdir()
             disk.rename(archive)
             await until(lambda: c.manifest.wagon(2) is None, seconds=30)
+            assert not (await look(c, url)).unremoved
 
     asyncio.run(lives())
     assert len(list(archive.glob("parcels/parcels_v*.parquet"))) == 2

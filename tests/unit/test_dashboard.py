@@ -32,6 +32,7 @@ _ELSEWHERE = {  # where the page finds what `status` calls otherwise
     "paused": "pause",
     "elastic_by_default": "workers_text",
     "later_next": "later",
+    "unremoved": "notes",
     "stopped": "replays",  # and the verdict
     "removed": None,  # the past wagons of the stream
 }

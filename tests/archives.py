@@ -81,6 +81,7 @@ class _Writer:
                 name=name,
                 number=wagon.number,
                 channel=channel,
+                opened="" if wagon.opened_at is None else f"{wagon.opened_at}",
                 size=sum(len(row.data) for row in rows),
                 count=len(rows),
                 digest=digest_of((row.id for row in rows), channel),

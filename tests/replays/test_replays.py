@@ -243,6 +243,8 @@ def test_what_a_failed_wagon_of_a_replay_has_left_becomes_dead_letters(tmp_path:
             letters = [letter async for letter in connection.dead_letters()]
         assert len(letters) - before == replay.count
         assert not handled
-        assert "takes no replayed events" in letters[-1].extensions["deadbecause"]
+        because = letters[-1].extensions["deadbecause"]
+        assert "could not be published anew: it was for replay" in because
+        assert "takes no replayed events" in because
 
     asyncio.run(main())

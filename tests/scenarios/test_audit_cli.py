@@ -6,8 +6,10 @@ import asyncio
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from eventwagon.cli import console
 from eventwagon.cli.app import app
 from tests.recorded import recorded
 
@@ -38,13 +40,28 @@ def test_it_lists_and_shows(url: str) -> None:
         assert line.count("ada@desk") <= 1, "who did it is said once"
 
 
+def test_a_terminal_breaks_no_word(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "out", lambda: Console(force_terminal=True, width=60))
+    with pytest.raises(SystemExit):
+        app(["audit", "orders", "1", "--url", url])
+    shown = capsys.readouterr().out.splitlines()
+    at = shown.index("  channel ship: published 45, settled 45; counted 45, of")
+    assert shown[at + 1] == "      these dead 0; retried 0, put off 0"
+    assert max(map(len, shown)) <= 60
+
+
 def test_it_searches(url: str) -> None:
     assert json.loads(audit(url, "--json", "1").stdout)["dead"] == 5
     for nothing in (("9",), ("--revision", "v9"), ("--reason", "no such"), ("--until", "2001-01-01T00:00:00Z")):
         found = audit(url, *nothing)
         assert (found.exit_code, found.stdout) == (1, "")
         assert "no such record" in found.stderr
-    assert audit(url, "--unreconciled").exit_code == 1
+    none = audit(url, "--unreconciled")
+    assert (none.exit_code, none.stdout) == (0, "none is unreconciled: the figures of 1 record reconcile\n")
+    assert audit(url, "--unreconciled", "--json").stdout == ""
+    assert audit(url, "--unreconciled", "9").exit_code == 1
     assert audit(url, "--since", "2001-01-01T00:00:00Z", "--recover").exit_code == 0
 
 

@@ -59,6 +59,12 @@ def dead(url: str, *words: str) -> Result:
     return CliRunner().invoke(app, ["dead", *words, "--url", url])
 
 
+def test_one_that_is_stored_twice_is_one_letter_and_two_in_the_brokers_totals(url: str) -> None:
+    listed = CliRunner().invoke(app, ["list", "--json", "--url", url])
+    assert json.loads(listed.stdout)["dead"] == len(LETTERS) + 1
+    assert f"{len(LETTERS)} dead letters" in dead(url, "list", "shop").output
+
+
 def stands(url: str) -> list[str]:
     async def found() -> list[str]:
         async with shop.connect(url, listeners=()) as c:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,21 @@ def test_it_counts_requests_lists_and_cancels(url: str) -> None:
     assert "nothing is replayed now" in replay(url).output
     assert "no replay 1 runs or waits: nothing was cancelled" in replay(url, "--cancel", "1").output
     assert "5 events of shop_v1 would be replayed" in replay(url, "shop_v1", "--dry-run").output
+    counted = json.loads(replay(url, "shop_v1", "--dry-run", "--json").stdout)
+    assert (counted["kind"], counted["number"], counted["state"], counted["count"]) == ("replay", None, "preview", 5)
+    assert replay(url, "--json").stdout == ""
     requested = replay(url, "1", "--rate", "10", "--reason", "prices", "--by", "me")
     assert requested.exit_code == 0, requested.output
     number = requested.output.split()[1]
     assert "0 of 5 published (by me: prices)" in replay(url).output
+    listed = json.loads(replay(url, "--json").stdout)
+    assert listed == counted | {
+        "number": int(number),
+        "state": "running",
+        "why": "prices",
+        "by": "me",
+        "at": listed["at"],
+    }
     assert f"replay {number} is cancelled" in replay(url, "--cancel", number).output
     assert "cancelled" in replay(url).output
 
@@ -59,6 +71,7 @@ def test_it_counts_requests_lists_and_cancels(url: str) -> None:
         (["1", "--subject", ""], "subject is empty"),
         (["1", "--rate", "0"], "rate"),
         (["1", "--since", "yesterdayish"], "--since"),
+        (["1", "--json"], "--json goes with the list of replays, or with a WAGON and --dry-run"),
         (["--cancel", "2"], "2 is the number of shop_v2"),
         (["--cancel", "99"], "no replay 99"),
     ],

@@ -18,8 +18,10 @@ from typing import Any
 import apsw
 import pytest
 
+from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.sqlite import SQLiteBroker, actor, place, storage
+from eventwagon.drivers.sqlite.ledger import SQLiteLedger
 from eventwagon.drivers.sqlite.registry import SQLiteRegistry
 from eventwagon.errors import BrokerError, PublishUncertain, StorageBroken, Unavailable
 from eventwagon.event import Channel, Event, new_ids
@@ -97,6 +99,30 @@ def test_a_full_disk_is_told_on_entering(small_disk: Path) -> None:
     asyncio.run(refuses_to_enter(small_disk, "no space left"))
 
 
+@pytest.mark.parametrize("lacking", ["space", "inodes"])
+def test_a_full_disk_is_told_to_readers_too(small_disk: Path, lacking: str) -> None:
+    async def kept() -> None:
+        async with SQLiteLedger(small_disk) as ledger:
+            await ledger.append(WagonRecord(train="signups", number=1, opened_at=1.0))
+
+    async def read() -> list[WagonRecord]:
+        async with SQLiteLedger(small_disk) as ledger:
+            return [each async for each in ledger.records("signups")]
+
+    asyncio.run(kept())
+    if lacking == "space":
+        with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+    else:
+        subprocess.run(["mount", "-o", "remount,nr_inodes=100", str(small_disk)], check=True)
+        with suppress(OSError):
+            for n in range(100):
+                (small_disk / f"filler{n}").touch()
+    with pytest.raises(StorageBroken, match=f"no {lacking} left: free some on the disk"):
+        asyncio.run(read())
+
+
 def test_a_read_only_disk(small_disk: Path) -> None:
     async def main() -> None:
         async with SQLiteBroker(small_disk) as broker:
@@ -141,6 +167,26 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
                 await broker.create(Channel("t", 1))
 
     asyncio.run(below())
+
+
+def test_a_symbolic_link_to_nothing_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    link = tmp_path / "link"
+    link.symlink_to(gone)
+    asyncio.run(refuses_to_enter(link, f"is a symbolic link to {gone}, which is not there"))
+
+    async def below(link: Path) -> None:
+        async with SQLiteBroker(tmp_path) as broker:
+            with pytest.raises(StorageBroken, match=f"{link} is a symbolic link to {gone}, which is not there"):
+                await broker.create(INGRESS)
+
+    train = tmp_path / "signups"
+    train.symlink_to(gone)
+    asyncio.run(below(train))
+    train.unlink()
+    train.mkdir()
+    (train / "v1.db").symlink_to(gone)
+    asyncio.run(below(train / "v1.db"))
 
 
 def modes(directory: Path) -> dict[str, int]:

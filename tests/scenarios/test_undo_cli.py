@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,45 @@ def test_one_that_is_not_over_is_not_called_over(url: str, tmp_path: Path) -> No
             refused = await asyncio.to_thread(command, url, "undo", "shop", "1", "--partial", "--yes")
             assert refused.exit_code == 2, refused.output
             assert f"shop_v1 is being undone, by undo {made.number}: " in " ".join(refused.output.split())
+            listed = json.loads((await asyncio.to_thread(command, url, "undo", "shop", "--json")).stdout)
+            told = {
+                name: listed[name] for name in ("kind", "number", "wagon", "state", "count", "published", "channel")
+            }
+            assert told == {
+                "kind": "undo",
+                "number": made.number,
+                "wagon": 1,
+                "state": "running",
+                "count": 4,
+                "published": 0,
+                "channel": "shop",
+            }
+            seen = await asyncio.to_thread(command, url, "undo", "shop", "1", "--dry-run", "--json")
+            preview = json.loads(seen.stdout)
+            assert preview.keys() == listed.keys()
+            assert (preview["state"], preview["count"], preview["preview"]["slices"]) == ("preview", 4, 1)
+            assert [each["channel"] for each in preview["preview"]["channels"]] == ["bill", "shop"]
             mistaken = await asyncio.to_thread(command, url, "replay", "shop", "--cancel", str(made.number))
             assert mistaken.exit_code == 2, mistaken.output
             assert f"eventwagon undo shop --cancel {made.number}" in " ".join(mistaken.output.split())
+
+    asyncio.run(main())
+
+
+def test_what_the_archive_lacks_is_left_only_if_that_is_said(url: str, tmp_path: Path) -> None:
+    (bills,) = tmp_path.glob("shop/*.bill.parquet")
+    bills.unlink()
+
+    async def main() -> None:
+        async with shop(tmp_path).connect(url, listeners=()) as c, c.running(observe=False), asyncio.timeout(60):
+            refused = await asyncio.to_thread(command, url, "undo", "shop", "1", "--yes")
+            assert refused.exit_code == 2, refused.output
+            said = " ".join(refused.output.split())
+            assert "not known what became of 4 events, not undone: 4 rows of the archive are gone from it" in said
+            assert "the archive lacks 4 events of shop_v1, which can't be undone: --partial leaves them" in said
+            assert c.undo.standing == []
+            asked = await asyncio.to_thread(command, url, "undo", "shop", "1", "--yes", "--partial")
+            assert asked.exit_code == 0, asked.output
 
     asyncio.run(main())
 
@@ -120,6 +157,7 @@ def test_one_that_is_not_over_is_not_called_over(url: str, tmp_path: Path) -> No
         (["--resume", "99"], "no undo 99"),
         (["--cancel", "99"], "no undo 99"),
         (["seven"], "WAGON"),
+        (["1", "--json"], "--json goes with the list of undos, or with a WAGON and --dry-run"),
     ],
 )
 def test_mistakes_are_refused(url: str, words: list[str], why: str) -> None:

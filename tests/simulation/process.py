@@ -283,7 +283,7 @@ class Process(Actor):
                 case "undo":
                     while not (gone := removed(self.world.broker, (await connection.refresh()).manifest)):
                         await asyncio.sleep(0.5)
-                    await connection.undo.request(gone[-1], again=True)
+                    await connection.undo.request(gone[-1], partial=True, again=True)
                 case "go on":
                     for undo in connection.undo.standing:
                         await connection.undo.resume(undo.number)

@@ -17,6 +17,8 @@ from eventwagon.contracts.facts import (
     ArchiveIncomplete,
     ChannelUndone,
     Entry,
+    ReplayBegun,
+    ReplayCancelled,
     ReplayEnded,
     UndoStopped,
     WagonArchived,
@@ -115,6 +117,11 @@ def test_events_that_are_gone_from_the_archive_are_not_known(tmp_path: Path) -> 
             preview = await c.undo.preview(wagon)
             assert "bill" not in {e.channel for e in preview.channels if e.handled}
             assert (preview.unknown, preview.unknown_because) == (18, "18 rows of the archive are gone from it")
+            with pytest.raises(UsageError, match=r"^18 of the events that were settled in t_v1 are not"):
+                await c.undo.request(wagon)
+            undo = await c.undo.request(wagon, partial=True)
+            assert await c.undo.wait(undo.number) == ""
+        assert {channel for channel, _, _, _ in program.undone} == {"t", "page"}
 
     asyncio.run(main())
 
@@ -227,10 +234,15 @@ def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> No
             assert await c.undo.wait(undo.number) == "1 dead letter"  # the ingress's 5
             with pytest.raises(UsageError, match="has no undo"):
                 await c.undo.resume(10_000)
-            (told,) = [f for f in facts if isinstance(f, ChannelUndone) and f.channel == "bill"]
-            assert (told.count, told.left) == (8, 1)
+            (bill,) = [f for f in facts if isinstance(f, ChannelUndone) and f.channel == "bill"]
+            assert (bill.count, bill.left) == (8, 1)
             assert await c.undo.cancel(undo.number)
             await c.replays.wait(undo.number)
+        kinds = (ReplayBegun, ReplayCancelled, ReplayEnded)
+        told = {type(f): sentence(f) for f in facts if isinstance(f, kinds) and f.number == undo.number}
+        assert set(told) == set(kinds)
+        for words in told.values():
+            assert f"undo {undo.number} of t_v{wagon}" in words
         assert len(program.undone) == len(ids(program.undone)), "none is undone twice"
         bills = {n for channel, n, _, _ in program.undone if channel == "bill"}
         assert bills == {n for n in range(10) if n not in (3, 5)}
@@ -415,7 +427,10 @@ def test_what_a_forgotten_wagon_has_left_to_undo_is_not_handled(tmp_path: Path) 
                 await asyncio.sleep(0.01)
             (letter,) = [each async for each in c.dead_letters()]
             assert (letter.id, letter.extensions["undo"]) == ("e1", "t/1")
-            assert "it was to be undone" in letter.extensions["deadbecause"]
+            assert letter.extensions["deadbecause"] == (
+                "it came late to t_v7, and could not be published anew: it was to be undone: the active wagon would "
+                "handle it"
+            )
 
     asyncio.run(main())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -271,6 +272,22 @@ def _another(directory: Path) -> Path:
     return path
 
 
+def test_a_file_whose_name_is_not_plain_text_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        await written(tmp_path.as_uri(), [row(1)])
+        (tmp_path / "orders" / os.fsdecode(b"caf\xe9.parquet")).touch()
+        (tmp_path / "orders" / "two\nlines").touch()
+        archive = open_archive(tmp_path.as_uri())
+        for _ in range(2):
+            assert [file.number for file in await archive.files("orders")] == [7]
+
+    asyncio.run(main())
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"archive {tmp_path.as_uri()}: {name} is left out: its name is not plain text in UTF-8"
+        for name in (r"'orders/caf\udce9.parquet'", r"'orders/two\nlines'")
+    ]
+
+
 def test_wagons_of_a_train_that_was_founded_again_have_other_names(tmp_path: Path) -> None:
     again = msgspec.structs.replace(WAGON, opened_at=1_800_000_001.25)
     late = msgspec.structs.replace(WAGON, opened_at=None, late="0123456789abcdef")
@@ -490,7 +507,11 @@ def test_whether_the_files_are_still_what_was_archived(tmp_path: Path) -> None:
     digest = f"{together(*(file.digest for file in files)):032x}"
 
     def differs(rows: int = 10, digest: str = digest) -> str:
-        return asyncio.run(difference(open_archive(url), WAGON, rows, digest))
+        async def found() -> str:
+            archive = open_archive(url)
+            return await difference(archive, await archive.files("orders"), WAGON, rows, digest)
+
+        return asyncio.run(found())
 
     assert differs() == ""
     assert "are not those that were archived" in differs(digest="0" * 32)

@@ -32,6 +32,8 @@ _ELSEWHERE = {  # where the page finds what `status` calls otherwise
     "paused": "pause",
     "elastic_by_default": "workers_text",
     "later_next": "later",
+    "unremoved": "notes",
+    "stopped": "replays",  # and the verdict
     "removed": None,  # the past wagons of the stream
 }
 
@@ -573,6 +575,11 @@ def test_the_worst_comes_first_in_the_verdict() -> None:
     assert _verdict(dying, expected=0.0, waiting=0).level == "warn"
     assert "70 events of the live wagons went to the dead letters" in _verdict(dying, expected=0.0, waiting=0).sentence
     assert _verdict(replace(view, wagons=[replace(active, dead=1, settled=70)]), expected=0.5).word == "on time"
+    undo = "undo 6 of orders_v1: stopped at mail; 1 dead letter (prices): eventwagon undo orders --resume 6"
+    assert _verdict(replace(view, replays=[undo]), expected=0.5).word == "on time"
+    stopped = _verdict(replace(view, replays=[undo], stopped=[undo]), expected=0.5)
+    assert (stopped.level, stopped.word) == ("warn", "attention")
+    assert stopped.sentence.startswith("Undo 6 of orders_v1: stopped at mail")
     opened = _verdict(replace(view, open={"mail": ["20 of 20 failed"]}), expected=0.5)
     assert (opened.level, opened.word) == ("bad", "attention")
     assert "The circuit breaker of mail is open: 20 of 20 failed" in opened.sentence

@@ -2,5 +2,6 @@
 
 from .checking import difference
 from .opening import open_archive
+from .wagons import of_wagon, openings
 
-__all__ = ["difference", "open_archive"]
+__all__ = ["difference", "of_wagon", "open_archive", "openings"]

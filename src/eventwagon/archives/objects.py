@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,10 @@ from obstore.store import LocalStore, S3Store
 
 from ..contracts.address import Address
 from ..errors import Unavailable
+from ..event import legible
+from ..values import shown
+
+_logger = logging.getLogger("eventwagon")
 
 _PART = 8 << 20
 """Bytes of an upload that are sent at a time, and how many are held in memory for each file."""
@@ -32,6 +37,8 @@ class Objects:
         self.where = where
         self._bucket = store
         self._directory = directory
+        self._told = set[str]()
+        """Files that are left out."""
 
     @property
     def _store(self) -> LocalStore | S3Store:
@@ -109,10 +116,31 @@ class Objects:
             raise self._unavailable(f"reading {name}", e) from e
 
     def names(self, folder: str) -> Sequence[tuple[str, int]]:
-        """The objects in a folder with their sizes in bytes. Raises Unavailable."""
+        """The objects in a folder with their sizes in bytes. A file in a directory whose name is not plain text in
+        UTF-8 is left out, and logged once. Raises Unavailable."""
         self._check_there()
         with self._telling(f"listing {folder}"):
+            if self._directory is not None:
+                return self._files(self._directory / folder)
             return [(each["path"], each["size"]) for some in obstore.list(self._store, folder) for each in some]
+
+    def _files(self, folder: Path) -> list[tuple[str, int]]:
+        """Those of a directory. obstore would fail for all of them if it can't read the name of one."""
+        found = []
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for each in entries:
+                name = f"{folder.name}/{each.name}"
+                if legible(each.name) != each.name:
+                    self._tell_once(name)
+                elif each.is_file():
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        found.append((name, each.stat().st_size))
+        return found
+
+    def _tell_once(self, name: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            _logger.warning("archive %s: %s is left out: its name is not plain text in UTF-8", self.where, shown(name))
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:

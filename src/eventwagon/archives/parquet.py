@@ -33,7 +33,7 @@ _READ = 8192
 """The most rows that are read at a time. They are of one group, so their bytes have a bound too."""
 _FORM = 1
 _META = b"eventwagon"
-_NAME = re.compile(r"_v(\d{1,18})(?:-\d{8}T\d{9}Z|-late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
+_NAME = re.compile(r"_v(\d{1,18})-(?:(\d{8}T\d{9}Z)|late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
 """What comes after the train's name."""
 
 
@@ -67,7 +67,8 @@ class ParquetArchive:
             ours = name.startswith(f"{train}/{train}_v")  # copies in other folders, of other trains, are left alone
             parts = _NAME.fullmatch(name.removeprefix(f"{train}/{train}")) if ours else None
             if parts is not None:
-                found.append(ArchiveFile(name=name, number=int(parts[1]), channel=parts[2] or "", size=size))
+                number, opened, channel = int(parts[1]), parts[2] or "", parts[3] or ""
+                found.append(ArchiveFile(name=name, number=number, channel=channel, opened=opened, size=size))
         return sorted(found, key=lambda file: (file.number, file.channel, file.name))
 
     async def read(self, file: ArchiveFile) -> AsyncGenerator[Sequence[Row], None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from ..contracts.archive import ArchiveFile, OpenArchive
-from ..contracts.replay import EventSource, NothingKeptError, PastEvent
+from ..contracts.replay import EventSource, PastEvent
 from ..contracts.rows import Row
-from ..display.text import count
 from ..errors import Unavailable, UsageError
 from ..event import Event, wagon_name
+from .wagons import of_wagon, openings
 
 
 class ArchivedEvents:
@@ -30,21 +30,12 @@ class ArchivedEvents:
 
     async def _files(self, wagon: int) -> Sequence[ArchiveFile]:
         archive = self._open(self._url)
-        files = await archive.files(self._train)
-        name = wagon_name(self._train, wagon)
-        start = f"{self._train}/{name}-"
-        of = sorted((f for f in files if f.number == wagon and f.name.startswith(start)), key=lambda f: f.name)
-        if not of:
-            there = {f.number for f in files}
-            raise NothingKeptError(
-                f"{name} is not archived at {archive.where}"
-                + (f"; {count(len(there), 'wagon')} are, up to {wagon_name(self._train, max(there))}" if there else "")
-            )
-        times = {f.name.removeprefix(start).partition(".")[0] for f in of}
-        opened = sorted(time for time in times if not time.startswith("late-"))
+        of = of_wagon(await archive.files(self._train), self._train, wagon, archive.where)
+        opened = openings(of)
         if len(opened) > 1:
             raise UsageError(
-                f"the archive at {archive.where} has {len(opened)} wagons of the name {name}, opened at "
+                f"the archive at {archive.where} has {len(opened)} wagons of the name "
+                f"{wagon_name(self._train, wagon)}, opened at "
                 f"{', '.join(opened)}: move the files of all but one elsewhere"
             )
         return of

@@ -23,7 +23,7 @@ from ..runtime.recording import recover
 from ..settings import NO_LEDGER
 from ..values import shown
 from .completion import NAMED
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, paragraph, say
 from .target import load_train, train_name, wagon_number
 from .times import time_given
 
@@ -75,7 +75,8 @@ async def audit(
     came out, who ran it, and how long events waited.
 
     A record is written before its wagon is removed, and never changes. It outlasts the train. With --json each is one
-    line, complete. If none is found, or an archive differs, it exits with 1.
+    line, complete. If none is found, or an archive differs, it exits with 1. If --unreconciled finds none since all
+    reconcile, it says so and exits with 0.
     """
     async with _opened(target, url, ledger) as (found, name):
         which = RecordFilter(
@@ -92,31 +93,35 @@ async def audit(
                     raise Ended(Code.FAILED, f"there is no train {name!r} at {shown(url)} whose journal could be read")
                 recovered = await recover(registry, found, name)
             say(f"{count(recovered, 'record')} of the journal in the ledger")
-        told = compared = 0
-        wrong: list[str] = []
+        any_ = msgspec.structs.replace(which, unreconciled=False)
+        told = reconciled = 0
+        archived: list[tuple[ArchivedWagon, Archived]] = []
         async for record in found.records(name):
             if not which.takes(record):
+                reconciled += any_.takes(record)
                 continue
             told += 1
             if as_json:
                 json_line(msgspec.Raw(encode_record(record)))
             elif wagon is not None:
                 for each in _in_full(record):
-                    line(each)
+                    paragraph(each)
             else:
                 _print(record)
             if archive and record.archived is not None:
-                compared += 1
-                if differs := await _archive_differs(record, record.archived):
-                    wrong.append(differs)
-        if wrong:
+                wagon_ = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
+                archived.append((wagon_, record.archived))
+        if wrong := await _differences(archived):
             raise Ended(Code.FAILED, "; ".join(wrong))
+        if not told and reconciled:  # it was asked for those that don't
+            (say if as_json else line)(f"none is unreconciled: the figures of {count(reconciled, 'record')} reconcile")
+            return
         if not told:
             what = "no such record" if which != RecordFilter() else "no record yet"
             raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")
         if archive and not as_json:
-            wagons = count(compared, "wagon")
-            line(f"the archive agrees with the records of {wagons}" if compared else "none of these was archived")
+            wagons = count(len(archived), "wagon")
+            line(f"the archive agrees with the records of {wagons}" if archived else "none of these was archived")
 
 
 @asynccontextmanager
@@ -140,13 +145,26 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
         yield found, name
 
 
-async def _archive_differs(record: WagonRecord, archived: Archived) -> str:
-    """In what the files of the wagon differ from the record; empty if they don't."""
-    wagon = ArchivedWagon(train=record.train, number=record.number, opened_at=record.opened_at)
-    try:
-        return await difference(open_archive(archived.url), wagon, archived.rows, archived.digest)
-    except (Unavailable, StorageBroken) as e:  # the other records are compared all the same
-        return str(e)
+async def _differences(archived: Sequence[tuple[ArchivedWagon, Archived]]) -> Sequence[str]:
+    """In what the files of these wagons differ from their records. Each archive is listed once, after the records are
+    read: the files of all of them are there by then."""
+    wrong: list[str] = []
+    for url in dict.fromkeys(record.url for _, record in archived):
+        here = [(wagon, record) for wagon, record in archived if record.url == url]
+        archive = open_archive(url)
+        try:
+            files = await archive.files(here[0][0].train)
+        except Unavailable as e:
+            wrong.append(str(e))
+            continue
+        for wagon, record in here:
+            try:
+                differs = await difference(archive, files, wagon, record.rows, record.digest)
+            except (Unavailable, StorageBroken) as e:  # the other wagons are compared all the same
+                differs = str(e)
+            if differs:
+                wrong.append(differs)
+    return wrong
 
 
 def _print(record: WagonRecord) -> None:

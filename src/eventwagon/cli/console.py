@@ -99,6 +99,19 @@ def line(text: str = "") -> None:
     sys.stdout.write(escaped(text) + "\n")
 
 
+def paragraph(text: str) -> None:
+    """Print one line of a result to stdout. A terminal that is too narrow for it gets several: it wraps between words,
+    and the further ones are indented by four more characters."""
+    console, body = out(), words(text.lstrip(" "))
+    indent = " " * (len(text) - len(text.lstrip(" ")))
+    if not console.is_terminal or len(indent) + body.cell_len <= console.width:
+        line(text)
+        return
+    first, *rest = body.wrap(console, max(12, console.width - len(indent) - 4), overflow="fold")
+    for each in (f"{indent}{first}", *(f"{indent}    {each}" for each in rest)):
+        sys.stdout.write(each.rstrip() + "\n")
+
+
 def json_line(value: object) -> None:
     """Print `value` to stdout as one line of JSON. Characters that are not printable are escaped as `\\u….`, which
     means the same."""

@@ -12,9 +12,9 @@ from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import DEAD, wagon_name
 from ..policy.letters import moment
-from ..views.replays import replay_in_words
+from ..views.replays import JobView, job_of, replay_in_words
 from .completion import Anchor
-from .console import DEFAULT_URL, Url, job, line
+from .console import DEFAULT_URL, AsJson, Url, job, json_line, line
 from .steer import By, Reason
 from .target import reached, wagon_number
 from .times import time_given
@@ -57,11 +57,13 @@ async def replay(
     ] = None,
     reason: Reason = "by hand",
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have the archived events of a wagon handled once more, with their ids and times, in a wagon of their own.
 
     The train does it, and this command may end: an observer opens a wagon, publishes the events to it, and removes it
-    in the end. The wagon never takes new events. One replay runs at a time.
+    in the end. The wagon never takes new events. One replay runs at a time. With --json, for the list and for
+    --dry-run, each replay is one line.
     """
     given = [
         name
@@ -86,6 +88,8 @@ async def replay(
             f"dead letters are replayed by wagon: give the WAGON and --outcome dead; `eventwagon dead retry "
             f"{target}` publishes them again at once"
         )
+    if as_json and (cancel is not None or (wagon is not None and not dry_run)):
+        raise UsageError("--json goes with the list of replays, or with a WAGON and --dry-run")
     async with reached(target, url) as c:
         name = c.train.name
         if cancel is not None:
@@ -98,7 +102,7 @@ async def replay(
             return
         number = wagon_number(wagon, name, "WAGON")
         if number is None:
-            _list(c)
+            _list(c, as_json)
             return
         of = PastEvents(
             wagon=number,
@@ -111,7 +115,11 @@ async def replay(
             until=None if until is None else moment("--until", time_given("--until", until)),
         )
         if dry_run:
-            line(f"{counted(await c.replays.preview(of), 'event')} of {wagon_name(name, number)} would be replayed")
+            count = await c.replays.preview(of)
+            if as_json:
+                json_line(JobView(kind="replay", wagon=number, count=count, channel=of.channel or name))
+            else:
+                line(f"{counted(count, 'event')} of {wagon_name(name, number)} would be replayed")
             return
         made = await c.replays.request(of, reason, revision=revision, rate=rate, by=by)
         line(
@@ -120,9 +128,13 @@ async def replay(
         )
 
 
-def _list(c: Connection) -> None:
+def _list(c: Connection, as_json: bool) -> None:
     standing = c.replays.standing
+    if as_json:
+        for each in standing:
+            json_line(job_of(each, c.manifest))
+        return
     if not standing:
         line(f"nothing is replayed now; `eventwagon why {c.train.name}` tells of replays that are over")
-    for place, each in enumerate(standing):
-        line(replay_in_words(each, c.train.name, waits=place > 0))
+    for each in standing:
+        line(replay_in_words(each, c.manifest))

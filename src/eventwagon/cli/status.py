@@ -65,7 +65,8 @@ async def status(
     those that had one of its events at the last check-in. [bold]schedule[/bold]: its last tick on record, and the
     next, if TARGET names the program.
 
-    A figure that the broker does not know is `?`. A narrow terminal leaves columns out.
+    A figure that the broker does not know is `?`. Dead letters are counted as they are stored: one that a crash has
+    stored twice counts as two, and `dead` counts it once. A narrow terminal leaves columns out.
     """
     if not watch:
         async with reached(target, url) as c:

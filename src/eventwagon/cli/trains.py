@@ -45,7 +45,8 @@ async def list_(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """List the trains at the URL: the active wagon, live wagons, waiting events, dead letters, and processes.
 
     [bold]active[/bold]: the wagon that takes new events. [bold]wagons[/bold]: those that are live.
-    [bold]waiting[/bold]: events of all ingresses that no process has claimed. [bold]dead[/bold]: dead letters.
+    [bold]waiting[/bold]: events of all ingresses that no process has claimed. [bold]dead[/bold]: dead letters
+    as they are stored: one that a crash has stored twice counts as two, and `dead` counts it once.
     [bold]schedules[/bold]: those of which a tick is on record, if any train has one. [bold]processes[/bold]: those that
     have checked in. [bold]Last[/bold], why the train does not work: paused, being removed, not readable.
 

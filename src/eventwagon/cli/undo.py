@@ -14,10 +14,10 @@ from ..display.text import count as counted
 from ..errors import UsageError
 from ..event import wagon_name
 from ..runtime.undos import UndoPreview
-from ..views.replays import replay_in_words
+from ..views.replays import JobView, job_of, replay_in_words
 from ..views.undos import preview_in_words
 from .completion import Anchor
-from .console import DEFAULT_URL, Code, Ended, Url, ending, line
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, ending, json_line, line
 from .steer import By, Reason
 from .target import reached, wagon_number
 
@@ -32,7 +32,10 @@ def undo(
     ] = None,
     url: Url = DEFAULT_URL,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Leave channels without an undo handler as they are.")
+        bool,
+        typer.Option(
+            "--partial", help="Leave as they are channels without an undo handler, and events that the archive lacks."
+        ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="Though the wagon was undone before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be undone.")] = False,
@@ -49,12 +52,14 @@ def undo(
     ] = None,
     reason: Reason = "by hand",
     by: By = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have taken back what a wagon is known to have handled, by the train's undo handlers: the newest events first,
     children before their parents. The wagon must be gone, and in the archive.
 
     Shows what would be undone, by channel, and what would not, and asks. The train does it, and this command may end.
-    The undo stops if an event can't be undone; --resume lets it go on.
+    The undo stops if an event can't be undone; --resume lets it go on. With --json, for the list and for --dry-run,
+    each undo is one line.
     """
     with ending():
         options = {"--partial": partial, "--again": again, "--dry-run": dry_run, "--yes": yes}
@@ -67,12 +72,17 @@ def undo(
             raise UsageError("--resume or --cancel, not both")
         if without_failed and resume is None:
             raise UsageError("--without-failed goes with --resume")
+        if as_json and (resume is not None or cancel is not None or (wagon is not None and not dry_run)):
+            raise UsageError("--json goes with the list of undos, or with a WAGON and --dry-run")
         if resume is not None:
             asyncio.run(_resume(target, url, resume, reason, by, without_failed=without_failed))
         elif cancel is not None:
             asyncio.run(_cancel(target, url, cancel, reason, by))
         elif wagon is None:
-            asyncio.run(_list(target, url))
+            asyncio.run(_list(target, url, as_json))
+        elif as_json:
+            preview, _, _ = asyncio.run(_previewed(target, url, wagon))
+            json_line(JobView(kind="undo", wagon=preview.wagon, count=preview.count, preview=preview))
         else:
             _undo(target, url, wagon, reason, by, partial=partial, again=again, dry_run=dry_run, yes=yes)
 
@@ -100,6 +110,11 @@ def _undo(
     if preview.lacking and not partial:
         lacking = ", ".join(preview.lacking)
         raise UsageError(f"no undo handler for {lacking}: --partial leaves these channels as they are")
+    if preview.unknown and not partial:
+        raise UsageError(
+            f"the archive lacks {counted(preview.unknown, 'event')} of {name}, which can't be undone: --partial leaves "
+            "them as they are"
+        )
     if standing and not again:
         raise UsageError(f"{name} is being undone, by undo {standing}: `eventwagon undo {train}` shows how far it is")
     if preview.undone and not again:
@@ -143,14 +158,18 @@ async def _cancel(target: str, url: str, number: int, reason: str, by: str | Non
     line(f"undo {number} is cancelled" if done else f"no undo {number} runs or waits: nothing was cancelled")
 
 
-async def _list(target: str, url: str) -> None:
+async def _list(target: str, url: str, as_json: bool) -> None:
     async with reached(target, url) as c:
-        _print(c)
+        _print(c, as_json)
 
 
-def _print(c: Connection) -> None:
+def _print(c: Connection, as_json: bool) -> None:
     standing = c.undo.standing
+    if as_json:
+        for each in standing:
+            json_line(job_of(each, c.manifest))
+        return
     if not standing:
         line(f"nothing is undone now; `eventwagon why {c.train.name}` tells of undos that are over")
     for each in standing:
-        line(replay_in_words(each, c.train.name, waits=each.number != c.replays.standing[0].number))
+        line(replay_in_words(each, c.manifest))

@@ -45,6 +45,9 @@ class ArchiveFile(msgspec.Struct, frozen=True, kw_only=True):
     """Its path in the archive."""
     number: int
     channel: str
+    opened: str = ""
+    """When its wagon was opened, as the name says it: a train that was removed and founded again has several wagons of
+    one number. Empty: its rows came late, or it was not listed."""
     size: int = 0
     """In bytes."""
     count: int = 0

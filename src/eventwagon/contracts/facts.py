@@ -307,6 +307,8 @@ class ReplayBegun(_Fact, frozen=True):
 
     number: int
     wagon: int
+    undoes: int = 0
+    """The wagon that is undone; 0: it is a replay."""
 
 
 class ReplayTorn(_Fact, frozen=True):
@@ -316,6 +318,8 @@ class ReplayTorn(_Fact, frozen=True):
     number: int
     wagon: int
     because: str
+    undoes: int = 0
+    """The wagon that is undone; 0: it is a replay."""
 
 
 class ReplayCancelled(_Fact, frozen=True):
@@ -324,6 +328,8 @@ class ReplayCancelled(_Fact, frozen=True):
     number: int
     because: str
     by: str = ""
+    undoes: int = 0
+    """The wagon that is undone; 0: it is a replay."""
 
 
 class ReplayEnded(_Fact, frozen=True):
@@ -799,6 +805,10 @@ def _code(revision: str) -> str:
     return f" (revision {revision})" if revision else ""
 
 
+def _job(number: int, undoes: int, name: Callable[[int], str]) -> str:
+    return f"undo {number} of {name(undoes)}" if undoes else f"replay {number}"
+
+
 def _who(by: str) -> str:
     return f" by {by}" if by else ""
 
@@ -910,14 +920,14 @@ def _sentence(fact: Fact) -> str:
             if of:
                 return f"undo {n} of {counted(count, 'event')} of {name(of)} ({which}) requested{code}{_who(by)}: {why}"
             return f"replay {n} of {counted(count, 'event')} ({which}) requested{code}{_who(by)}: {why}"
-        case ReplayBegun(number=n, wagon=wagon):
-            return f"{name(wagon)} takes the events of replay {n}"
-        case ReplayTorn(number=n, wagon=wagon, because=why):
-            return f"{name(wagon)} of replay {n} takes no more events, the next one takes the rest: {why}"
-        case ReplayCancelled(number=n, because=why, by=by):
-            return f"replay {n} cancelled{_who(by)}: {why}"
+        case ReplayBegun(number=n, wagon=wagon, undoes=of):
+            return f"{name(wagon)} takes the events of {_job(n, of, name)}"
+        case ReplayTorn(number=n, wagon=wagon, because=why, undoes=of):
+            return f"{name(wagon)} of {_job(n, of, name)} takes no more events, the next one takes the rest: {why}"
+        case ReplayCancelled(number=n, because=why, by=by, undoes=of):
+            return f"{_job(n, of, name)} cancelled{_who(by)}: {why}"
         case ReplayEnded(number=n, fed=fed, count=count, dead=dead, because=why, undoes=of):
-            what = f"undo {n} of {name(of)}" if of else f"replay {n}"
+            what = _job(n, of, name)
             early = f", ended early: {why}" if why else ""
             done = f"{fed:,} of {counted(count, 'event')} published, {counted(dead, 'dead letter')}"
             return f"{what} over: {done}{early}"

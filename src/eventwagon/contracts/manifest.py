@@ -118,8 +118,9 @@ class Wagon(msgspec.Struct, frozen=True, kw_only=True):
     """The process that removes it. Another goes on only when that one is gone, or has made no progress for long. Older
     code drops it; then some of its dead letters may be stored twice."""
     letters_kept: int | None = 0
-    """How many dead letters its removal has moved out; None: it has, but how many is not known, since others went to
-    the train's own, or the channel was gone. Older code drops it; then its record may lack them."""
+    """How many dead letters its removal has moved out. None: it has moved them, and their number is not known: the
+    channel was gone, or it could take no more and others went to the train's own. Older code drops it; then the wagon's
+    record may lack them."""
     replay: int = 0
     """The number of the replay that it is for; 0: it is for new events. A wagon for a replay never becomes active."""
 
@@ -276,8 +277,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return [w for w in self.wagons if w.state in states]
 
     def revision_before(self, revision: str) -> str | None:
-        """The code to go back to from `revision`: that of the active wagon or, if it runs `revision` itself, the code
-        that a watched wagon with `revision` goes back to. None: there is no other code."""
+        """The code to go back to from `revision`. It is that of the active wagon. If that wagon runs `revision` itself,
+        it is the code to which a watched wagon with `revision` goes back. None: there is no other code."""
         active, watch = self.active, self.watch
         if active is None or active.revision != revision:
             return None if active is None else active.revision

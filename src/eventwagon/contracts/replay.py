@@ -150,6 +150,11 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         return "replay" if self.undo is None else "undo"
 
     @property
+    def undoes(self) -> int:
+        """The wagon that is undone; 0: it is a replay."""
+        return 0 if self.undo is None else self.undo.wagon
+
+    @property
     def left(self) -> int:
         """How many events it has still to publish."""
         if self.cancelled:

@@ -137,9 +137,14 @@ def words(task: Task, train: str) -> str:
         case Lift():
             return f"lift the bound of {name}"
         case Remove():
-            return f"remove {name}"
+            return removal_step(train, task.number)
         case RemoveLeftover():
             return f"remove the rest of {name}"
+
+
+def removal_step(train: str, number: int) -> str:
+    """A wagon's removal in words, as `words` has it."""
+    return f"remove {wagon_name(train, number)}"
 
 
 class Edit(msgspec.Struct, frozen=True):

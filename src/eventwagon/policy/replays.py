@@ -49,7 +49,7 @@ def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
         because=replay.why,
         by=replay.by,
         revision=replay.revision,
-        undoes=0 if replay.undo is None else replay.undo.wagon,
+        undoes=replay.undoes,
     )
     since = max((r.at for r in manifest.replays), default=manifest.replays_over)
     at = max(replay.at, since + 0.001)  # by these times they are told apart, whatever the clocks say
@@ -62,7 +62,7 @@ def cancelled(manifest: Manifest, number: int, because: str, by: str) -> Edit:
     replay = manifest.replay(number)
     if replay is None or replay.cancelled:
         return Edit(manifest)
-    fact = ReplayCancelled(train=manifest.train, number=number, because=because, by=by)
+    fact = ReplayCancelled(train=manifest.train, number=number, because=because, by=by, undoes=replay.undoes)
     return Edit(replay_changed(manifest, number, cancelled=because), (fact,))
 
 
@@ -124,7 +124,7 @@ def torn(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
     replay = manifest.replay(number)
     if replay is None or replay.feeder != feeder or replay.torn or not replay.wagon:
         return Edit(manifest)
-    fact = ReplayTorn(train=manifest.train, number=number, wagon=replay.wagon, because=because)
+    fact = ReplayTorn(train=manifest.train, number=number, wagon=replay.wagon, because=because, undoes=replay.undoes)
     return Edit(replay_changed(manifest, number, torn=True, feeder="", trouble=because), (fact,))
 
 
@@ -141,7 +141,7 @@ def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float,
     if replay.wagon and (wagon is None or wagon.state is State.FAILED):
         return _without_wagon(manifest, replay, lost=wagon is not None and wagon.ready_at is not None)
     if wagon is not None and wagon.state is State.READY:
-        fact = ReplayBegun(train=manifest.train, number=replay.number, wagon=wagon.number)
+        fact = ReplayBegun(train=manifest.train, number=replay.number, wagon=wagon.number, undoes=replay.undoes)
         manifest = moved(manifest, wagon.number, Move.FED, closed_at=now, closed_because=_why(replay, manifest.train))
         return Edit(replay_changed(manifest, replay.number, attempts=0), (fact,))
     if wagon is not None and replay.torn and wagon.sealed_at is not None:
@@ -180,7 +180,7 @@ def _opened(manifest: Manifest, replay: Replay, now: float, archive: str) -> Edi
         revision=replay.revision,
         archive=archive,
         replay=replay.number,
-        undoes=0 if replay.undo is None else replay.undo.wagon,
+        undoes=replay.undoes,
         undo_channel="" if replay.undo is None else replay.undo.slice.channel,
     )
     wagon = manifest.wagons[-1]
@@ -223,7 +223,7 @@ def _ended(manifest: Manifest, replay: Replay) -> Edit:
         count=done + replay.count + (0 if undo is None else sum(each.count for each in undo.then)),
         dead=replay.dead,
         because=replay.cancelled,
-        undoes=0 if undo is None else undo.wagon,
+        undoes=replay.undoes,
     )
     left = tuple(r for r in manifest.replays if r.number != replay.number)
     over = max(manifest.replays_over, replay.at)

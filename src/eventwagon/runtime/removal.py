@@ -284,9 +284,11 @@ class WagonRemover:
 
         async def store(some: Sequence[Event]) -> None:
             if wagon is not None and wagon.replay:
-                raise _ForReplayError(f"it was for replay {wagon.replay}: the active wagon takes no replayed events")
+                if wagon.undoes:
+                    raise _NotForActiveError(f"it was for undo {wagon.replay}: the active wagon would handle it")
+                raise _NotForActiveError(f"it was for replay {wagon.replay}: the active wagon takes no replayed events")
             if any(UNDO in event.extensions for event in some):
-                raise _ForReplayError("it was to be undone: the active wagon would handle it")
+                raise _NotForActiveError("it was to be undone: the active wagon would handle it")
             try:
                 if channel.name:
                     await _in_spite_of_defects(partial(self._emit_anew, channel, some))
@@ -297,7 +299,8 @@ class WagonRemover:
 
         async def alone(event: Event, error: BaseException) -> None:
             nonlocal dead
-            because = f"it came late to {channel}, and could not be published anew: {said(error)}"
+            why = str(error) if isinstance(error, _NotForActiveError) else said(error)
+            because = f"it came late to {channel}, and could not be published anew: {why}"
             _, letter = died(event, channel.name, channel.wagon, because, 0, self._runtime.clock())
             kept = Channel(self._train, 0, DEAD)
             await self._broker.create(kept)
@@ -313,7 +316,7 @@ class WagonRemover:
         if active is None or active.number == channel.wagon:  # the latter after the registry stepped back
             raise Unavailable(f"train {self._train} has no active wagon yet that could take what {channel} holds")
         if channel.name not in active.channels:
-            raise _NoSuchChannelError(f"{wagon_name(self._train, active.number)} has no channel {channel.name}")
+            raise _NotForActiveError(f"{wagon_name(self._train, active.number)} has no channel {channel.name}")
         await self._publish(Channel(self._train, active.number, channel.name), events)
 
     async def leftover(self, task: RemoveLeftover) -> None:
@@ -355,12 +358,8 @@ class WagonRemover:
             yield batch
 
 
-class _ForReplayError(Exception):
-    """The events are for a replay."""
-
-
-class _NoSuchChannelError(Exception):
-    """The active wagon has no inner channel of that name."""
+class _NotForActiveError(Exception):
+    """The active wagon can't take the events; the text says why."""
 
 
 async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
@@ -370,7 +369,7 @@ async def _in_spite_of_defects(call: Callable[[], Awaitable[None]]) -> None:
             await call()
             return
         except (Exception, BaseExceptionGroup) as e:
-            if isinstance(e, EventwagonError | _NoSuchChannelError):
+            if isinstance(e, EventwagonError | _NotForActiveError):
                 raise
             _logger.warning("what a removed wagon held could not be published, and is tried again", exc_info=shown(e))
     await call()

@@ -145,7 +145,7 @@ class Replays:
         self._here()
         async with self._answering():
             before = (await self._state.refresh()).manifest
-            self._check(before, number, kind)
+            self.check(before, number, kind)
             found = before.replay(number)
             if found is not None and found.kind != kind:
                 article = "an" if found.kind == "undo" else "a"
@@ -167,11 +167,11 @@ class Replays:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            self._check((await self._state.refresh()).manifest, number, "replay")
+            self.check((await self._state.refresh()).manifest, number, "replay")
         await self._state.until(lambda m: number < m.next_number and m.replay(number) is None)
 
-    def _check(self, manifest: Manifest, number: int, kind: Kind) -> None:
-        """Refuse a number that no replay or undo can have."""
+    def check(self, manifest: Manifest, number: int, kind: Kind) -> None:
+        """Refuse a number that no replay or undo can have. Not for users."""
         if number >= manifest.next_number:
             raise UsageError(f"train {self._train} has had no {kind} {number}")
         of = next((r for r in manifest.replays if r.of.wagon == number), None)

@@ -52,8 +52,8 @@ class UndoPreview(msgspec.Struct, frozen=True, kw_only=True):
     slices: int
     """How many wagons that takes, one after the other."""
     unknown: int | None
-    """Events that were settled and are not in the archive, so nobody knows what became of them: they are not undone.
-    None: how many is not known."""
+    """Events that were settled and are not in the archive, as far as is known: nobody knows what became of them, so
+    they are not undone. None: whether there are any is not known."""
     unknown_because: str
     """What is said about them, or why nothing is known."""
     undone: tuple[int, ...]
@@ -127,9 +127,10 @@ class Undos:
         each channel, publish its events to it, and begin with the next one when all are undone. This process may end.
 
         An undo takes its turn with the train's replays: one runs at a time. It stops if an event can't be undone, until
-        it is resumed or cancelled. `partial`: leave channels without an undo handler as they are. `again`: though the
-        wagon was undone before. `why` and `by` are for the journal. Raises UsageError if an undo handler is missing, if
-        nothing is to be undone, or if the wagon is an undo's own. Not idempotent; but a wagon that was undone, or waits
+        it is resumed or cancelled. `partial`: leave as they are channels without an undo handler, and events that the
+        archive lacks. `again`: though the wagon was undone before. `why` and `by` are for the journal. Raises
+        UsageError if an undo handler or an event is missing, if nothing is to be undone, or if the wagon is an undo's
+        own. Not idempotent; but a wagon that was undone, or waits
         for it, is refused without `again`. After Unavailable look at `standing`: it may have been stored.
         """
         why, by = self._asked(why, by)
@@ -142,6 +143,11 @@ class Undos:
             raise UsageError(
                 f"train {self._train} has no undo handler for {', '.join(preview.lacking)}: add "
                 f"@train.undo({preview.lacking[0]!r}), or leave these channels as they are (partial)"
+            )
+        if preview.unknown and not partial:
+            raise UsageError(
+                f"{preview.unknown:,} of the events that were settled in {name} are not in the archive "
+                f"({preview.unknown_because}), so they can't be undone: leave them as they are (partial)"
             )
         if preview.undone and not again:
             raise UsageError(
@@ -213,9 +219,7 @@ class Undos:
         number = whole("number", number)
         self._here()
         async with self._answering():
-            manifest = (await self._state.refresh()).manifest
-        if number >= manifest.next_number:
-            raise UsageError(f"train {self._train} has had no undo {number}")
+            self._replays.check((await self._state.refresh()).manifest, number, "undo")
         seen = ""
 
         def done(m: Manifest) -> bool:
@@ -249,7 +253,7 @@ class Undos:
         unknown, because = told.unknown, told.because
         if told.rows > (rows := sum(survey.rows for _, survey in surveys)):
             gone = told.rows - rows
-            unknown = None if unknown is None else unknown + gone
+            unknown = (unknown or 0) + gone
             because = "; ".join([*filter(None, [because]), f"{counted(gone, 'row')} of the archive are gone from it"])
         handlers = await self._handlers()
         channels = tuple(

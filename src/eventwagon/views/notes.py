@@ -69,6 +69,8 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
             f"the circuit breaker of {name or 'the ingress'} is open{where}: {whys[0]}",
             "look at the service that its handler calls",
         )
+    for text in view.unremoved:
+        yield Note("warn", text)
     for name, which in view.at_budget.items():
         yield Note("warn", f"events of {name or 'the ingress'} wait for their budget: {'; '.join(which)}")
     for text in view.crashed:
@@ -80,7 +82,7 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
     if view.watched:
         yield Note("request", f"watched: {view.watched}")
     for text in view.replays:
-        yield Note("request", text)
+        yield Note("alert" if text in view.stopped else "request", text)
     for text in _missing(view):
         yield Note("warn", text, "run a program that has this handler")
     for m in view.members:

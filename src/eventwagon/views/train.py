@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from ..contracts.broker import Depth
-from ..contracts.facts import WagonRemoved
+from ..contracts.facts import Entry, StepFailed, WagonRemoved
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Pause, Wagon
 from ..contracts.orchestrator import Deployment
@@ -20,10 +20,14 @@ from ..display.redaction import shown
 from ..display.text import count, escaped, span
 from ..errors import StorageBroken
 from ..event import DEAD, Channel, wagon_name
+from ..policy.edits import removal_step
 from ..policy.losses import GONE
 from .replays import replay_in_words
 from .schedules import ScheduleView, schedules_of
 from .source import Source
+
+_RECENT = 500
+"""Entries of the journal that are read for what goes on now."""
 
 
 class WagonView(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +98,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     schedules: list[ScheduleView] = []
     """Those that the program declares, and those on record."""
     replays: list[str] = []
-    """A sentence for each replay that is not over: the first one runs, the others wait."""
+    """A sentence for each replay or undo that is not over: the first one runs, unless it has stopped; the others
+    wait."""
+    unremoved: list[str] = []
+    """A sentence for each wagon that is drained and could not be removed: its archive is away, say."""
+    stopped: list[str] = []
+    """Those of `replays` that go no further until a person decides."""
     dead_lost: int
     """Dead letters that disappeared from the broker, those of removed wagons included."""
     members: list[Member]
@@ -115,6 +124,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """Why the depths of some of them can't be read."""
     gone: AbstractSet[str]
     """A sentence for each channel that the broker no longer has although its wagon is in use."""
+    unremoved: Mapping[int, Entry]
+    """The last report, by the wagon's number, of a removal that failed."""
     later: Waiting | None
     """None: nothing keeps events for later."""
     schedules: list[ScheduleView]
@@ -136,6 +147,7 @@ async def read(source: Source) -> Found:
         depths=depths,
         unread=unread,
         gone=gone,
+        unremoved=await _unremoved(source, manifest),
         later=later,
         schedules=[] if later is None else await schedules_of(source, later.now),
     )
@@ -185,7 +197,17 @@ def view_of(found: Found, url: str) -> View:
         channels=manifest.channels,
         asked=_asked(manifest),
         watched=_watched(manifest),
-        replays=[replay_in_words(r, manifest.train, waits=n > 0) for n, r in enumerate(manifest.replays)],
+        replays=[replay_in_words(r, manifest) for r in manifest.replays],
+        unremoved=[
+            f"{wagon_name(manifest.train, n)} waits to be removed: {_because(entry)} "
+            f"(reported {span(max(0.0, now - entry.at))} ago)"
+            for n, entry in sorted(found.unremoved.items())
+        ],
+        stopped=[
+            replay_in_words(r, manifest)
+            for r in manifest.replays
+            if manifest.state_of(r) == "stopped" and not r.cancelled
+        ],
         refusing=manifest.refusing,
         at_risk=manifest.at_risk,
         stepped_back=_stepped_back(manifest, now),
@@ -235,6 +257,26 @@ async def _depths(source: Source, manifest: Manifest) -> tuple[dict[int, dict[st
     if len(unread) == len(channels):
         raise broken
     return depths, unread
+
+
+async def _unremoved(source: Source, manifest: Manifest) -> dict[int, Entry]:
+    """The last report of each wagon's removal that failed, from the newest entries of the journal, which are read only
+    while a removal is under way."""
+    steps = {
+        removal_step(manifest.train, w.number): w.number
+        for w in manifest.in_state(State.DRAINED, State.REMOVING, State.FAILED)
+    }
+    if not steps:
+        return {}
+    return {
+        steps[entry.fact.step]: entry
+        async for entry in source.journal(last=_RECENT)
+        if isinstance(entry.fact, StepFailed) and entry.fact.step in steps
+    }
+
+
+def _because(entry: Entry) -> str:
+    return entry.fact.because if isinstance(entry.fact, StepFailed) else ""
 
 
 def _whose(train: str, number: int) -> str:

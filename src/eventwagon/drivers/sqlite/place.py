@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from ...errors import StorageBroken
-from .storage import Format, check_version, connect, explain, install, make_directory
+from .storage import Format, check_version, connect, explain, install, leads_nowhere, make_directory
 
 _PROBE = Format(what="a probe", application_id=0x65767770, version=1, schema="CREATE TABLE probe (x)", dead="SELECT 1")
 
@@ -87,7 +87,8 @@ def prepare(directory: Path) -> list[Path]:
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
     except OSError as e:
-        raise StorageBroken(f"{directory} can't be used as a directory: {e.strerror or e}: choose another") from e
+        why = leads_nowhere(directory) or f"{e.strerror or e}: choose another"
+        raise StorageBroken(f"{directory} can't be used as a directory: {why}") from e
     kind = file_system(directory)
     if kind in _NETWORK.split():
         raise StorageBroken(

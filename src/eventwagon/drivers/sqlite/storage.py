@@ -26,6 +26,8 @@ OLDEST = (3, 51, 3)
 _FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
 """Modes of new files and directories: only their owner may read events."""
 BUSY_SECONDS = 10.0  # how long to wait for another process's lock
+_SHM_BYTES = 32 << 10
+"""What SQLite allocates in a file's `-shm`, also to read."""
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,10 +276,9 @@ def explain(error: Exception, path: Path) -> Exception:
         case BrokerError():
             return error
         case apsw.FullError():
-            return StorageBroken(
-                f"{path}: no space left: free some on the disk (or raise the quota) of {path.parent}; nothing that was "
-                f"accepted is lost, and all goes on without a restart"
-            )
+            return _full(path)
+        case apsw.IOError() | apsw.CantOpenError() if what := _lacking(path.parent):  # so a reader's new -wal, -shm
+            return _full(path, what)
         case apsw.BusyError() | apsw.LockedError():
             return Unavailable(
                 f"{path} has been locked by another process for {BUSY_SECONDS:.0f} s: find it (a shell, a backup, a "
@@ -305,6 +306,8 @@ def explain(error: Exception, path: Path) -> Exception:
             return StorageBroken(f"{path}: unexpected answer of SQLite: {type(error).__name__}: {error}")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return StorageBroken(f"{path}: no space left: free some on the disk of {path.parent}")
+        case OSError(errno=errno.EEXIST | errno.ELOOP) if why := leads_nowhere(path):
+            return StorageBroken(f"{path} can't be used: {why}")
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.EMFILE | errno.ENFILE):
             return StorageBroken(f"{path} can't be opened: {_why_not(path)} ({error.strerror})")
         case OSError():
@@ -313,8 +316,38 @@ def explain(error: Exception, path: Path) -> Exception:
             return error
 
 
+def _full(path: Path, what: str = "space") -> StorageBroken:
+    return StorageBroken(
+        f"{path}: no {what} left: free some on the disk (or raise the quota) of {path.parent}; nothing that was "
+        f"accepted is lost, and all goes on without a restart"
+    )
+
+
+def _lacking(directory: Path) -> str:
+    """What its file system has no more of, so that no file can be made there or grow; empty: it has all, or does not
+    say."""
+    try:
+        found = os.statvfs(directory)
+    except (OSError, AttributeError):  # the latter on Windows
+        return ""
+    if found.f_blocks and found.f_bavail * found.f_frsize < _SHM_BYTES:
+        return "space"
+    return "inodes" if found.f_files and not found.f_favail else ""
+
+
+def leads_nowhere(path: Path) -> str:
+    """What to do about a symbolic link in the path whose target does not exist; empty: there is none."""
+    for each in (path, *path.parents):
+        if each.is_symlink() and not each.exists():
+            to = each.readlink()
+            return f"{each} is a symbolic link to {to}, which is not there: mount or make that, or remove the link"
+    return ""
+
+
 def _why_not(path: Path) -> str:
     try:
+        if why := leads_nowhere(path):
+            return why
         if path.is_dir():
             return "it is a directory, not a file; move it away"
         if not path.parent.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
@@ -25,7 +26,8 @@ class _Used(Generic[T]):
 
 
 class Shared(Generic[T]):
-    """One thing for each key and event loop, for as long as anybody uses it. From any thread; each loop has its own."""
+    """One thing for each key and event loop, for as long as anybody uses it. From any thread; each loop has its own,
+    and so has a forked process."""
 
     def __init__(self) -> None:
         self._of: dict[asyncio.AbstractEventLoop, dict[Hashable, _Used[T]]] = {}
@@ -35,7 +37,7 @@ class Shared(Generic[T]):
     async def use(self, key: Hashable, make: Callable[[], T]) -> AsyncIterator[T]:
         """The thing with this key; the first user makes it. The last one closes it on leaving, and waits for that.
         Whoever comes meanwhile gets a new one."""
-        loop = asyncio.get_running_loop()
+        loop, key = asyncio.get_running_loop(), (os.getpid(), key)
         with self._lock:
             for closed in [known for known in self._of if known.is_closed()]:  # it was closed without leaving
                 del self._of[closed]

@@ -17,12 +17,12 @@ from queue import Empty, SimpleQueue
 
 from ...sharing import Shared
 
-_FEW = 4
+_FEW = 5
 """Threads that are not held up."""
 _MOST = 64
 _LOOK = 0.05
 """Seconds between two looks of the clock while work waits for a thread."""
-_HELD_UP = 5
+_HELD_UP = 10
 """Looks that find a thread at the same piece of work, after which it counts as held up. Looks and no seconds: a machine
 that is overloaded holds up the clock as well, and more threads would not help it."""
 _IDLE = 3.0
@@ -178,6 +178,7 @@ class Threads:
                 if not self._works:
                     self._workers.discard(me)
                     return None
+                me.looks = 0
                 self._idle.append(me)
         try:
             work = me.inbox.get(timeout=_IDLE)
@@ -208,9 +209,11 @@ class Threads:
                 self._wake_due(now)
                 if self._ready and now - looked >= _LOOK:
                     looked = now
-                    for worker in self._workers:
+                    for worker in self._workers.difference(self._idle):
                         worker.looks += 1
-                    if self._wants_more():
+                    if self._idle:
+                        self._idle.pop().inbox.put(self._ready.popleft())
+                    elif self._wants_more():
                         self._start_worker(self._ready.popleft())
                 upcoming = [self._timed[0][0]] if self._timed else []
                 if self._ready:

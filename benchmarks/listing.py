@@ -31,6 +31,7 @@ from . import (
     sqlite_files,
     sqlite_publish,
     switch,
+    trains,
     units,
 )
 from .kit import Benchmark, Line, Run
@@ -52,6 +53,7 @@ BENCHMARKS = {
         handlers,
         isolation,
         units,
+        trains,
         redis_publish,
         replays,
         redis_consume,

@@ -8,8 +8,8 @@ from typing import Any
 
 from redis import exceptions
 
-from eventwagon.drivers.redis.client import pack
 from eventwagon.drivers.redis.errors import Lost, NotSent
+from eventwagon.drivers.redis.link import pack
 from eventwagon.drivers.redis.notifier import Notifier
 from eventwagon.drivers.redis.server import Server as Named
 from eventwagon.drivers.redis.wire import Wire
@@ -31,8 +31,9 @@ def test_a_wire_that_is_made_anew_as_it_is_closed(redis_server: Server) -> None:
         async with asyncio.timeout(20):
             for turns in range(8):
                 wire = Wire(Named.from_url(redis_server.url))
-                assert await wire.call(pack("PING")) == [b"PONG"]
-                wire.renew()
+                answers = await wire.call(pack("PING"))
+                assert answers == [b"PONG"]
+                wire.renew(answers.connection)
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 await wire.close()

@@ -205,6 +205,17 @@ def _seal_skipped() -> Iterator[None]:
         yield
 
 
+@_mutant("an observer rests whatever goes on", "I7")
+def _rests_always() -> Iterator[None]:
+    """As at a train at which nothing happens: until the next sign of life in its process."""
+
+    def mutant(seen: Seen, name: str, quiet: float) -> float:
+        return 3600.0
+
+    with mock.patch.object(observer_module, "pause", mutant):
+        yield
+
+
 @_mutant("redirect before ready", "I3")
 def _redirect_before_ready() -> Iterator[None]:
     """A wagon counts as ready when its channels stand, whether or not workers are attached."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from ..contracts.lifecycle import LIVE, State
 from ..contracts.manifest import Manifest, Wagon
 from ..contracts.orchestrator import Deployment, InSteps
 from ..contracts.reading import History, Reading
-from ..contracts.registry import Member
+from ..contracts.registry import Member, Polling
 from ..display.text import count, said
 from ..errors import BrokerError, Conflict, Defect, Displaced, EventwagonError
 from ..event import DEAD, Channel, wagon_name
@@ -52,6 +52,7 @@ from ..policy.edits import (
 from ..policy.figures import letters_in, letters_kept
 from ..policy.latest_outcomes import LatestOutcomes, Outcomes
 from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
+from ..policy.pace import pause
 from ..policy.pause_on import judged
 from ..policy.pausing import resting
 from ..policy.plan import plan
@@ -128,6 +129,7 @@ class Observer:
         self._orchestrator = runtime.orchestrator
         self._clock = runtime.clock
         self._tell = runtime.tell
+        self._pulse = runtime.pulse
         self._bulkhead = runtime.bulkhead
         self._state = state
         self._sweep_every = sweep_every
@@ -171,6 +173,8 @@ class Observer:
         """The manifest's epoch at the last look."""
         self._counts: Mapping[int, int] = {}
         """How many workers the orchestrator should run for each wagon."""
+        self._pause = self._settings.observe_every
+        """Seconds until the next look, by the last one."""
         self._wanted = False
         """The last plan wanted the next wagon."""
         self._at_risk = False
@@ -219,6 +223,7 @@ class Observer:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()
+                self._pause = every = self._settings.observe_every
                 try:
                     await self.look(tasks)
                     self._looked, self._look_failed = asyncio.get_running_loop().time(), ""
@@ -233,8 +238,8 @@ class Observer:
                     for fact in new:
                         await self._note_or_tell(fact)
                     self._refused |= standing  # the other refusals were not looked at
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.observe_every):
+                with suppress(TimeoutError), self._pulse.ending(self._woken) if self._pause > every else nullcontext():
+                    async with asyncio.timeout(self._pause):
                         await self._woken.wait()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
@@ -309,9 +314,18 @@ class Observer:
             await self._state.note(*new)
         self._refused = standing
         self._tell_lasting(refusals)
+        begun = [*map(type, decided.tasks), *(kind for kind, _ in self._under_way)]
+        if decided.manifest is base.manifest and not refusals and all(kind is Ensure for kind in begun):
+            self._pause = self._pause_after(seen)
         if crashes := self._crashes.due(steady):
             await self._state.note(*(self._crashed(crash) for crash in crashes))
             self._crashes.reported(crashes, steady)
+
+    def _pause_after(self, seen: Seen) -> float:
+        """How long to wait after a look that changed nothing; to ensure what stands changes nothing either."""
+        if isinstance(self._state.registry, Polling):  # what others change is seen late
+            return self._settings.observe_every
+        return pause(seen, self._name, self._pulse.quiet)
 
     def _crashed(self, crash: Crash) -> WorkersCrashed:
         return WorkersCrashed(train=self._train, number=crash.number, count=crash.times, because=crash.because)

@@ -258,6 +258,7 @@ class Prefetcher:
                     continue
                 self._end_looking()
                 if deliveries:
+                    self._runtime.pulse.beat()
                     if self.forming is None:
                         self._pool.wake(len(deliveries))
                     await asyncio.sleep(0)

@@ -26,6 +26,7 @@ from .handler import Handler
 from .lifespan import Opening
 from .observed import Metering
 from .once import Once
+from .pulse import Pulse
 
 SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
 """Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
@@ -89,6 +90,8 @@ class Runtime:
     """Opens the archives of drained wagons."""
     switch_traces: SwitchTraces | None = None
     """None: switches are not traced."""
+    pulse: Pulse = field(default_factory=Pulse)
+    """The signs of life of the train here."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

@@ -139,6 +139,7 @@ class Switcher:
         """
         if not events:
             return
+        self._runtime.pulse.beat()
         call = self._queue.add(events, deadline)
         if not self._has_published:
             self._has_published = True

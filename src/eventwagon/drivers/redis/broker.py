@@ -29,7 +29,6 @@ from .entries import event_time, pack, unpack
 from .errors import Lost, NotSent
 from .inspection import inspect
 from .members import Strangers, split, told
-from .notifier import Notifier
 from .once import RedisOnce
 from .server import Server
 from .subscription import RedisSubscription, gone
@@ -80,7 +79,6 @@ class RedisBroker:
         self._client = Client(self.server)
         self.timetable = RedisTimetable(self._client)
         self.once = RedisOnce(self._client)
-        self._notifier = Notifier(self._client.some)
         self._largest: int | None = None
         self._displaced: set[Channel | str] = set()
         """Channels whose stream's key holds something else, and keys that were left alone or can't be read: logged
@@ -103,7 +101,6 @@ class RedisBroker:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.__aexit__()
-        await self._notifier.close()
 
     def name_of(self, channel: Channel) -> str:
         """See Named. The key of its stream."""
@@ -255,8 +252,8 @@ class RedisBroker:
         known = await self._client.run(f"attaching to {channel}", scripts.ATTACH, keys, [channel.name])
         if known is None:
             raise gone(channel)
-        with self._notifier.listening(f"{keys[0]}:bell") as next_notice:
-            yield RedisSubscription(self._client, self._notifier, channel, keys, visibility, owner, known, next_notice)
+        with self._client.notifier.listening(f"{keys[0]}:bell") as next_notice:
+            yield RedisSubscription(self._client, channel, keys, visibility, owner, known, next_notice)
 
     async def reclaim(self, channel: Channel, owner: str) -> int:
         what, keys, name = f"reclaiming in {channel}", self._keys(channel), owner.encode("utf-8", "surrogatepass")

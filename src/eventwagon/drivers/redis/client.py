@@ -1,26 +1,25 @@
-"""Calls to a server or a cluster: scripts, routing by slot, and the errors for all failures."""
+"""One driver's calls to a server or a cluster: scripts, and the errors for all failures."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from hashlib import sha1
 from typing import Any, Self, TypeVar
 
-from hiredis import pack_command
 from redis import exceptions
-from redis.crc import key_slot
 
 from ...background import Background
 from ...errors import PublishUncertain, StorageBroken, Unavailable
 from .errors import Lost, NotSent, code, explain
+from .link import Argument, Lane, Link, linked, pack
+from .notifier import Notifier
 from .server import Server
-from .wire import Answers, Wire
+from .wire import Answers
 
 T = TypeVar("T")
-Argument = str | bytes | int
 
-_HOPS = 12
 _WAIT = 0.1
 """The longest time (s) for which the server is asked to wait for replicas, before it is asked again."""
 _OLDEST = (7, 0)
@@ -38,46 +37,30 @@ class Script:
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
-def pack(*words: Argument) -> bytes:
-    """A command in the server's protocol."""
-    packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub takes a tuple of one
-    return packed
-
-
-_ASKING = pack("ASKING")
-
-
-class _Node:
-    """One server: a wire for calls that must not wait behind a large publish, and one for publishing."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.calls = Wire(server)
-        self.stores = Wire(server)
-
-    async def close(self) -> None:
-        await self.calls.close()
-        await self.stores.close()
-
-
 class Client:
-    """The server of a URL, or the cluster that it belongs to. Entered once."""
+    """The server of a URL, or the cluster that it belongs to, for one driver; its connections are shared. Entered
+    once."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, lane: Lane = "events") -> None:
         self.server = server
-        self._nodes: dict[tuple[str, int], _Node] = {}
-        self._slots: dict[int, _Node] = {}
+        self._lane: Lane = lane
+        self._link: Link | None = None
+        """While it is entered."""
+        self._stores: Link | None = None
+        """The same, for publishing."""
+        self._stack = AsyncExitStack()
         self._background = Background()
-        self._turn = 0
         self._unconfirmed: dict[object, str] = {}
         """The calls that wait for replicas, and what is to be said of each."""
 
     async def __aenter__(self) -> Self:
         """Connect, and check whether the server is suitable. Raises Unavailable, StorageBroken."""
         try:
-            if self.server.cluster:
-                await self._learn()
-            await self._check()
+            self._link = self._stores = await self._stack.enter_async_context(linked(self.server, self._lane))
+            if self.server.wait:  # else one train's publishing would wait for the replicas of all others'
+                self._stores = Link(self.server)
+                self._stack.push_async_callback(self._stores.close)
+            await self._check(self._link)
         except (NotSent, Lost) as e:
             await self.__aexit__()
             raise self.explain(e, "connecting") from e.__cause__
@@ -88,18 +71,19 @@ class Client:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._background.wait()
-        for node in list(self._nodes.values()):
-            await node.close()
+        self._link = self._stores = None
+        await self._stack.aclose()
+
+    @property
+    def notifier(self) -> Notifier:
+        """Tells of changes, while the client is entered. Raises Unavailable."""
+        if self._link is None:
+            raise self.explain(NotSent("the connection is closed"), "waiting for changes")
+        return self._link.notifier
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start a task of the client, which a caller's cancelling does not end; leaving the client waits for it."""
         return self._background.start(work)
-
-    def some(self) -> Server:
-        """One of the known servers, a different one each time: PUBLISH reaches all nodes of a cluster."""
-        self._turn += 1
-        places = list(self._nodes) or [(self.server.host, self.server.port)]
-        return self.server.at(*places[self._turn % len(places)])
 
     async def run(self, what: str, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """Run the script on the node of its keys (all of one slot) and return its answer. `what` describes the call in
@@ -115,17 +99,14 @@ class Client:
     async def each(self, what: str, *arguments: Argument) -> dict[str, Any]:
         """Each server's answer to the command, by its address; a server's errors are among them, not raised. Raises
         Unavailable."""
-        if self.server.cluster:
-            await self._learn()
-            nodes = list(dict.fromkeys(self._slots.values()))
-        else:
-            nodes = [self._node(self.server.host, self.server.port)]
         packed, found = pack(*arguments), dict[str, Any]()
-        for node in nodes:
-            try:
-                (found[f"{node.server.host}:{node.server.port}"],) = await node.calls.call(packed)
-            except (NotSent, Lost) as e:
-                raise self.explain(e, what) from e.__cause__
+        try:
+            if self._link is None:
+                raise NotSent("the connection is closed")
+            for place, wire in (await self._link.wires()).items():
+                (found[place],) = await wire.call(packed)
+        except (NotSent, Lost) as e:
+            raise self.explain(e, what) from e.__cause__
         return found
 
     async def _answer(self, what: str, call: Callable[[], Awaitable[Answers]]) -> Any:
@@ -242,95 +223,16 @@ class Client:
         return explain(error, server.where, server.prefix, what, cluster=server.cluster)
 
     async def _send(self, key: str, commands: list[bytes], wire: str = "calls") -> Answers:
-        """The answers of these commands, all on the node of `key`. The first answer says if the key is on another
-        node."""
-        packed = b"".join(commands)
-        if not self.server.cluster:
-            one: Wire = getattr(self._node(self.server.host, self.server.port), wire)
-            answers = await one.call(packed, len(commands))
-            if any(isinstance(answer, exceptions.ReadOnlyError) for answer in answers):
-                one.renew()  # a failover: the address may lead to the new primary
-            return answers
-        slot = key_slot(key.encode())
-        node = await self._node_of(slot)
-        asking = False
-        answers = Answers()
-        for hop in range(_HOPS):
-            if hop > 1:
-                await asyncio.sleep(0.02 * hop)  # nodes may disagree for a moment about who has the slot
-            there: Wire = getattr(node, wire)
-            try:
-                if asking:
-                    both = await there.call(b"".join(_ASKING + c for c in commands), 2 * len(commands))
-                    answers = Answers(both[1::2], wire=both.wire, connection=both.connection)
-                else:
-                    answers = await there.call(packed, len(commands))
-            except NotSent:  # the node may be gone: another has taken over its slots
-                if hop:
-                    raise
-                await self._learn()
-                node = await self._node_of(slot)
-                continue
-            first = answers[0]
-            if isinstance(first, exceptions.MovedError):
-                node, asking = self._node(first.host or node.server.host, first.port), False
-                self._slots[slot] = node
-            elif isinstance(first, exceptions.AskError):  # after MovedError, which redis-py derives from it
-                node, asking = self._node(first.host or node.server.host, first.port), True
-            elif not isinstance(first, exceptions.TryAgainError):
-                return answers
-        return answers
+        """See Link.send."""
+        link = self._stores if wire == "stores" else self._link
+        if link is None:
+            raise NotSent("the connection is closed")
+        return await link.send(key, commands, wire)
 
-    def _node(self, host: str, port: int) -> _Node:
-        node = self._nodes.get((host, port))
-        if node is None:
-            node = self._nodes[host, port] = _Node(self.server.at(host, port))
-        return node
-
-    async def _node_of(self, slot: int) -> _Node:
-        if slot not in self._slots:
-            await self._learn()
-        try:
-            return self._slots[slot]
-        except KeyError:
-            raise NotSent(f"no node of the cluster serves slot {slot}") from None
-
-    async def _learn(self) -> None:
-        """Ask any node which node serves which slots. Raises NotSent, or the error that explains the failure."""
-        known = list(dict.fromkeys([*self._nodes, *self.server.places]))
-        trouble: BaseException = NotSent("no node")
-        for host, port in known:
-            try:
-                (answer,) = await self._node(host, port).calls.call(pack("CLUSTER", "SLOTS"))
-            except (NotSent, Lost) as e:
-                trouble = e
-                continue
-            if isinstance(answer, Exception):
-                if "cluster support disabled" in str(answer):
-                    raise StorageBroken(f"{self.server.where}: it is no cluster: leave cluster=true out of the URL")
-                trouble = answer
-                continue
-            if not answer:
-                trouble = NotSent("the cluster serves no slots yet")
-                continue
-            slots: dict[int, _Node] = {}
-            for first, last, primary, *_ in answer:
-                node = self._node(primary[0].decode() or host, primary[1])
-                slots.update(dict.fromkeys(range(first, last + 1), node))
-            self._slots = slots
-            gone = [place for place, node in self._nodes.items() if node not in set(slots.values())]
-            for place in gone:
-                if place not in self.server.places:
-                    self.spawn(self._nodes.pop(place).close())
-            return
-        raise NotSent(str(trouble)) from (trouble.__cause__ or trouble)
-
-    async def _check(self) -> None:
+    async def _check(self, link: Link) -> None:
         """Check whether the server is new enough; one that does not say so is taken to be."""
-        node = (
-            next(iter(self._slots.values())) if self.server.cluster else self._node(self.server.host, self.server.port)
-        )
-        (answer,) = await node.calls.call(pack("INFO", "server"))
+        wire = next(iter((await link.wires()).values()))
+        (answer,) = await wire.call(pack("INFO", "server"))
         if isinstance(answer, Exception):
             if code(answer) == "NOPERM":
                 return

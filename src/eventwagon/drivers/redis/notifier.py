@@ -1,10 +1,11 @@
-"""Wakes the tasks that wait for a change: one subscribing connection for all channels at which a process waits."""
+"""Wakes the tasks that wait for a change: one subscribing connection for all that the trains of a process wait for."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any
 
 from redis import exceptions
@@ -43,8 +44,8 @@ class Notifier:
             waiter = self._waiters[name] = _Waiter()
             self._tell("SUBSCRIBE", name)
         waiter.listeners += 1
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="notifier")
+        if self._task is None or self._task.done():  # somebody may have cancelled all tasks of the loop
+            self._task = asyncio.create_task(self._run(), name="notifier", context=Context())  # it is no caller's own
         try:
             yield lambda: waiter.next
         finally:

@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 
 from ...contracts.once import Standing
-from .client import Argument, Client, Script
+from .client import Client, Script
+from .link import Argument
 from .scripts import KIND, MOST, deletion
 
 _logger = logging.getLogger("eventwagon")

@@ -30,7 +30,6 @@ from .client import Client, Script
 from .errors import Lost, NotSent
 from .inspection import inspect
 from .members import Strangers, split, told
-from .notifier import Notifier
 from .once import RedisOnce
 from .scripts import ADDED, KIND, LAST_ID, deletion
 from .server import Server
@@ -198,10 +197,9 @@ class RedisRegistry:
 
     def __init__(self, server: Server | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.server = server or Server()
-        self._client = Client(self.server)
+        self._client = Client(self.server, "registry")
         self.timetable = RedisTimetable(self._client)
         self.once = RedisOnce(self._client)
-        self._notifier = Notifier(self._client.some)
         self._strangers = Strangers(self.server.where)
         self._peers: dict[str, _Peers] = {}
         """By train: the peers at the last look at them."""
@@ -218,7 +216,6 @@ class RedisRegistry:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.__aexit__()
-        await self._notifier.close()
 
     def _key(self, train: str, what: str) -> str:
         return f"{self.server.prefix}:{{{train}}}:{what}"
@@ -292,7 +289,7 @@ class RedisRegistry:
 
     @asynccontextmanager
     async def watch(self, train: str) -> AsyncIterator[AsyncIterator[Snapshot]]:
-        with self._notifier.listening(self._key(train, "manifest:bell")) as next_notice:
+        with self._client.notifier.listening(self._key(train, "manifest:bell")) as next_notice:
             yield Changes(partial(self._wait, train, next_notice))
 
     async def _wait(self, train: str, next_notice: Callable[[], asyncio.Event], seen: int) -> Snapshot:
@@ -302,7 +299,7 @@ class RedisRegistry:
             if (snapshot := await self._other(train, seen)) is not None:
                 return snapshot
             try:
-                async with asyncio.timeout(self._notifier.poll):
+                async with asyncio.timeout(self._client.notifier.poll):
                     await notice.wait()
             except TimeoutError:
                 continue

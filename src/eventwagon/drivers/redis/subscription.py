@@ -10,9 +10,9 @@ from ...contracts.broker import Delivery
 from ...errors import ChannelGone, Displaced
 from ...event import Channel
 from . import scripts
-from .client import Client, Script, pack
+from .client import Client, Script
 from .entries import unpack
-from .notifier import Notifier
+from .link import pack
 
 _MOST = scripts.MOST
 _PAGE = 64
@@ -30,7 +30,6 @@ class RedisSubscription:
     def __init__(
         self,
         client: Client,
-        notifier: Notifier,
         channel: Channel,
         keys: list[str],
         visibility: float,
@@ -39,7 +38,6 @@ class RedisSubscription:
         next_notice: Callable[[], asyncio.Event],
     ) -> None:
         self._client = client
-        self._notifier = notifier
         self._channel = channel
         self._keys = keys
         self._visibility = max(1, int(visibility * 1000))
@@ -75,7 +73,7 @@ class RedisSubscription:
             if not patient:
                 continue  # asks for a notification only when there is nothing: a busy consumer needs none
             looked = False
-            pause = min(left, self._notifier.poll, due)
+            pause = min(left, self._client.notifier.poll, due)
             try:
                 async with asyncio.timeout(pause):
                     await notice.wait()

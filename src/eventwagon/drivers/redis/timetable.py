@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from ...contracts.timetable import Due, Waiting, decode, encode, key_of
 from ...event import Event
-from .client import Argument, Client, Script
+from .client import Client, Script
+from .link import Argument
 from .scripts import KIND, deletion
 
 _logger = logging.getLogger("eventwagon")

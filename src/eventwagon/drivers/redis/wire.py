@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable
+from contextvars import Context
 from typing import Any
 
 from redis import exceptions
@@ -65,16 +66,19 @@ class Wire:
             raise NotSent("the connection is closed")
         if only is not None and only != self._connections:
             raise NotSent("the connection was opened again")
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"wire to {self._server.where}")
+        if self._task is None or self._task.done():  # somebody may have cancelled all tasks of the loop
+            name = f"wire to {self._server.where}"
+            self._task = asyncio.create_task(self._run(), name=name, context=Context())  # it is no caller's own
         future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
         self._outgoing.append(_Call(packed, replies, future, only))
         self._wanted.set()
         return await future
 
-    def renew(self) -> None:
-        """Connect again: another server may answer at the same address. Calls in progress are Lost."""
-        self._stale.set()
+    def renew(self, connection: int) -> None:
+        """Connect again if that connection is still in use: another server may answer at the same address. Calls in
+        progress are Lost."""
+        if connection == self._connections:
+            self._stale.set()
 
     async def close(self) -> None:
         """Close it; unanswered calls are Lost. Idempotent."""
@@ -98,7 +102,6 @@ class Wire:
             self._end()
 
     def _end(self) -> None:
-        self._closed = True
         closed = exceptions.ConnectionError("the connection was closed")
         self._lose(closed)
         self._refuse(closed)

@@ -1,6 +1,7 @@
-"""One thread and one connection for each open file; each turn carries out all waiting operations in one transaction.
+"""One connection for each open file; each turn carries out all waiting operations in one transaction.
 
-Operations are passed on from the event loop and answered there. While one turn is made durable the next one's
+Operations are passed on from the event loop, carried out in one of a few threads (`threads.py`), and answered on the
+loop. While one turn is made durable the next one's
 operations gather: a group commit without a timer.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import threading
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,20 +22,25 @@ from ...errors import EventwagonError, PublishUncertain, StorageBroken, Unavaila
 from .op import CLOCK_SLACK, DeadFile, NeedsWrite, Op, Parked, Turn
 from .place import Place
 from .storage import Format, Sync, connect, explain, install, moved, own_fault, remove_dead, upgrade
+from .threads import Threads, threads_here
 
 R = TypeVar("R")
 
-IDLE = 3.0  # seconds without work, after which thread and connection end
+IDLE = 3.0  # seconds without work, after which the connection ends
 CALM = 2.0  # seconds without a change, after which changes of other processes are checked for less often
 CALM_POLL = 0.05
+_SURELY = 1.0
+"""Seconds after which SQLite itself is asked for changes, whatever the log's time says."""
+_TICK = 50_000_000
+"""Nanoseconds in which a file's time may stay the same although it is written to again, and more."""
 
 
 Answer = tuple[Op[Any], Any, Exception | None]
 
 
 class Files:
-    """The open files of one driver. Threads and handles grow with the files in use, not with those that were ever used.
-    Belongs to the event loop and the process that made it."""
+    """The open files of one driver. Handles grow with the files in use, not with those that were ever used. Belongs to
+    the event loop and the process that made it."""
 
     def __init__(
         self, place: Place, form: Format, turn: type[Turn], *, sync: Sync, clock: Callable[[], float], poll: float
@@ -42,19 +49,22 @@ class Files:
         self.sync, self.clock, self.poll = sync, clock, poll
         self._actors: dict[str, Actor] = {}
         self._ending: set[Actor] = set()
-        self._open = False
+        self._threads: Threads | None = None
+        """While it is open."""
+        self._stack = AsyncExitStack()
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Accept operations from now on."""
-        self._open = True
+        if self._threads is None:
+            self._threads = await self._stack.enter_async_context(threads_here())
 
     def submit(self, path: str, op: Op[R]) -> Actor:
         """Pass the operation to the file's actor; `op.future` gets the answer. Raises Unavailable when closed."""
-        if not self._open:
+        if self._threads is None:
             raise Unavailable(f"{path}: its broker or registry is not open (enter it first; it can't be used after)")
         actor = self._actors.get(path)
         if actor is None:
-            actor = self._actors[path] = Actor(path, self)
+            actor = self._actors[path] = Actor(path, self, self._threads)
         actor.submit(op)
         return actor
 
@@ -64,12 +74,13 @@ class Files:
         return await op.future
 
     async def close(self) -> None:
-        """Finish accepted operations, refuse parked ones, and end all threads. Idempotent."""
-        self._open = False
+        """Finish accepted operations and refuse parked ones. Idempotent."""
+        self._threads = None
         for actor in list(self._actors.values()):
             self.retire(actor)
         while self._ending:
             await asyncio.shield(next(iter(self._ending)).ended)
+        await self._stack.aclose()
 
     def retire(self, actor: Actor) -> None:
         """Let the actor end: a later operation on the file gets a new one."""
@@ -84,26 +95,30 @@ class Files:
 
 
 class Actor:
-    """One file's thread. `submit`, `expire` and `stop` are called on the event loop, the rest runs in the thread."""
+    """One file. `submit`, `expire` and `stop` are called on the event loop; `_step` is called in one thread at a
+    time."""
 
-    def __init__(self, path: str, files: Files) -> None:
+    def __init__(self, path: str, files: Files, threads: Threads) -> None:
         self.key = path
         self.path = Path(path)
+        self._log_path = self.path.with_name(f"{self.path.name}-wal")
         self._files = files
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        self._queue: queue.SimpleQueue[Op[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Op[Any]] = queue.SimpleQueue()
         self._pending = 0  # on the loop: passed on and not answered
         self._stop = False
         self._db: apsw.Connection | None = None
         self._upgraded = False  # the file has all columns of its format
         self._seen: int | None = None  # PRAGMA data_version before the last check of the parked ones; None: check again
+        self._log: tuple[int, int, int] | None = None
+        """The log's file, size and time at the last check, if a later write will surely change them."""
+        self._asked = 0.0
+        """When SQLite itself was last asked for changes (monotonic)."""
         self._due: float | None = None
         self._looked = 0.0
-        self._thread = threading.Thread(
-            target=self._main, name=f"eventwagon {self.path.parent.name}/{self.path.name}", daemon=True
-        )
-        self._thread.start()
+        self._parked: list[Op[Any]] = []
+        self._work = threads.begin(self._step)
 
     # --- on the event loop ---
 
@@ -111,19 +126,20 @@ class Actor:
         """Accept the operation."""
         self._pending += 1
         self._queue.put(op)
+        self._work.wake()
 
     def expire(self, op: Op[R], answer: Callable[[], R]) -> None:
         """If it is parked, answer it with `answer()` now."""
         op.expired = answer
-        self._queue.put(None)
+        self._work.wake()
 
     def stop(self) -> None:
         """End once all accepted operations are done."""
         self._stop = True
-        self._queue.put(None)
+        self._work.wake()
 
     def deliver(self, answers: list[Answer], idle: bool) -> None:
-        """Give the answers of a turn to the callers; `idle`: the thread has nothing else to do."""
+        """Give the answers of a turn to the callers; `idle`: nothing else is to be done."""
         for op, value, error in answers:
             self._pending -= 1
             if op.future.done():  # its caller was cancelled
@@ -137,58 +153,56 @@ class Actor:
             self._files.retire(self)
 
     def _bury(self) -> None:
-        self._thread.join()  # this was its last action
         self._files.gone(self)
         self.ended.set_result(None)
 
-    # --- in the thread ---
+    # --- in the threads ---
 
-    def _main(self) -> None:
-        parked: list[Op[Any]] = []
+    def _step(self) -> float | None:
+        """One turn. Returns the seconds until the next one, if nothing is passed on before; None: it was the last."""
+        stopping = self._stop  # before looking for operations: none comes after it
+        batch = self._gather()
         try:
-            while not self._stop or not self._queue.empty():
-                batch, quiet = self._gather(parked)
-                try:
-                    answers, parked = self._answer(batch, parked)
-                except Exception as e:  # noqa: BLE001 - nobody may be left waiting, whatever it was
-                    answers, parked = self._failed(batch + parked, e), []
-                idle = not parked and (quiet or self._db is None)
-                if answers or idle:
-                    self._tell(self.deliver, answers, idle)
-            over = Unavailable(f"{self.path}: its broker or registry was closed meanwhile")
-            self._tell(self.deliver, [(op, None, over) for op in parked], False)
-        finally:
-            self._drop()
-            self._tell(self._bury)
+            answers, self._parked = self._answer(batch, self._parked)
+        except Exception as e:  # noqa: BLE001 - nobody may be left waiting, whatever it was
+            answers, self._parked = self._failed(batch + self._parked, e), []
+        idle = not self._parked and (not batch or self._db is None)
+        if answers or idle:
+            self._tell(self.deliver, answers, idle)
+        if not stopping:
+            return self._pause()
+        over = Unavailable(f"{self.path}: its broker or registry was closed meanwhile")
+        self._tell(self.deliver, [(op, None, over) for op in self._parked], False)
+        self._parked = []
+        self._drop()
+        self._tell(self._bury)
+        return None
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # the loop was closed without leaving the broker: nobody is left to answer
             self._stop = True
+            self._work.wake()
 
-    def _gather(self, parked: list[Op[Any]]) -> tuple[list[Op[Any]], bool]:
-        """All waiting operations; if there are none, those that arrive before the parked ones are due. And whether none
-        arrived."""
-        timeout = IDLE
-        if parked:
-            now = self._files.clock()
-            timeout = self._files.poll
-            if now - self._looked > CALM:
-                timeout = max(timeout, CALM_POLL)
-            if self._due is not None:
-                timeout = min(timeout, max(0.001, self._due - now))
+    def _gather(self) -> list[Op[Any]]:
+        """All waiting operations."""
         batch: list[Op[Any]] = []
-        quiet = True
         try:
-            item = self._queue.get(timeout=timeout)
-            quiet = False
             while True:
-                if item is not None:
-                    batch.append(item)
-                item = self._queue.get_nowait()
+                batch.append(self._queue.get_nowait())
         except queue.Empty:
-            return batch, quiet
+            return batch
+
+    def _pause(self) -> float:
+        """The seconds after which the parked operations are tried again; without any, those until it ends."""
+        if not self._parked:
+            return IDLE
+        now = self._files.clock()
+        pause = self._files.poll
+        if now - self._looked > CALM:
+            pause = max(pause, CALM_POLL)
+        return pause if self._due is None else min(pause, max(0.001, self._due - now))
 
     def _answer(self, batch: list[Op[Any]], parked: list[Op[Any]]) -> tuple[list[Answer], list[Op[Any]]]:
         """One turn: the answers, and what stays parked."""
@@ -251,10 +265,23 @@ class Actor:
         now = self._files.clock()
         if (self._due is not None and now >= self._due) or now < self._looked - CLOCK_SLACK:
             return True
+        if self._log is not None and self._log == self._log_now()[0] and time.monotonic() - self._asked < _SURELY:
+            return False
+        found, settled = self._log_now()
+        self._log, self._asked = found if settled else None, time.monotonic()
         try:
-            return self._db.pragma("data_version") != self._seen or moved(self._db)
+            return _data_version(self._db) != self._seen or moved(self._db)
         except apsw.Error:
             return True
+
+    def _log_now(self) -> tuple[tuple[int, int, int] | None, bool]:
+        """The identity, size and time of the write-ahead log, and whether a later write surely changes them. To look at
+        them costs a fraction of asking SQLite."""
+        try:
+            found = self._log_path.stat()
+        except OSError:
+            return None, False
+        return (found.st_ino, found.st_size, found.st_mtime_ns), time.time_ns() - found.st_mtime_ns > _TICK
 
     def _turn(self, ops: list[Op[Any]]) -> tuple[list[Answer], list[Op[Any]]]:
         """Carry them out in one transaction. Raises what stops all of them; then nothing was stored."""
@@ -289,7 +316,7 @@ class Actor:
             self._seen = 0
             return self._collect(ops, lambda op: op.absent())
         try:
-            self._seen = db.pragma("data_version")
+            self._seen, self._log = _data_version(db), None
             db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             if moved(db):
                 raise _MovedError
@@ -362,6 +389,11 @@ class Actor:
             return [answer for answer in answers if answer[0] not in removing] + self._failed(removing, e)
         self._drop()  # after the unlink: closing would otherwise first write the log into a file that is being removed
         return answers
+
+
+def _data_version(db: apsw.Connection) -> int:
+    """Another number after each change by another connection."""
+    return int(db.execute("PRAGMA data_version").get)
 
 
 _CANCELLED = Unavailable("its caller was cancelled")  # nobody has ever seen it

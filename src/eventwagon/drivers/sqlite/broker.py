@@ -63,14 +63,14 @@ class SQLiteBroker:
     async def __aenter__(self) -> SQLiteBroker:
         """Check the directory; a missing one is created with the first channel. Raises StorageBroken."""
         await asyncio.to_thread(self._place_on_disk.check, make=False)
-        self._wagons.open()
-        self._own.open()
-        self.timetable.open()
-        self.once.open()
+        await self._wagons.open()
+        await self._own.open()
+        await self.timetable.open()
+        await self.once.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
+        """Finish operations in progress, refuse waiting ones. Idempotent."""
         await self._wagons.close()
         await self._own.close()
         await self.timetable.close()

@@ -53,11 +53,11 @@ class SQLiteLedger:
         self._files = Files(Place(self.directory), _LEDGER, Turn, sync="full", clock=clock, poll=1.0)
 
     async def __aenter__(self) -> SQLiteLedger:
-        self._files.open()
+        await self._files.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish operations in progress, end all threads. Idempotent."""
+        """Finish operations in progress. Idempotent."""
         await self._files.close()
 
     def path(self, train: str) -> str:

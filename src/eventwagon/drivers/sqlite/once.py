@@ -38,9 +38,9 @@ class SQLiteOnce:
         self._root = str(place.directory)
         self._files = Files(place, _ONCE, Turn, sync=sync, clock=clock, poll=poll)
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Accept operations from now on."""
-        self._files.open()
+        await self._files.open()
 
     async def close(self) -> None:
         """Finish operations in progress, refuse later ones. Idempotent."""

@@ -72,13 +72,13 @@ class SQLiteRegistry:
     async def __aenter__(self) -> SQLiteRegistry:
         """Check the directory; a missing one is created with the first manifest. Raises StorageBroken."""
         await asyncio.to_thread(self._place.check, make=False)
-        self._files.open()
-        self.timetable.open()
-        self.once.open()
+        await self._files.open()
+        await self.timetable.open()
+        await self.once.open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish operations in progress, refuse waiting ones, end all threads. Idempotent."""
+        """Finish operations in progress, refuse waiting ones. Idempotent."""
         await self._files.close()
         await self.timetable.close()
         await self.once.close()

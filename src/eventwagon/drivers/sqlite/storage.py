@@ -89,6 +89,8 @@ def connect(path: Path, form: Format, *, create: bool, sync: Sync) -> apsw.Conne
 
 
 def _open(path: Path) -> apsw.Connection | None:
+    if not os.path.lexists(path):  # asked often where there is none
+        return None
     for last in (False, False, True):  # a file that is being created may look unreadable or unwritable at first
         try:
             db = _connection(path, apsw.SQLITE_OPEN_READWRITE)

@@ -1,0 +1,81 @@
+"""How often an observer looks at a train at which nothing happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventwagon import Age, Settings, Volume, Workers
+from eventwagon.contracts.lifecycle import State
+from eventwagon.contracts.manifest import Pause, Request
+from eventwagon.contracts.registry import Member
+from eventwagon.policy.pace import LONGEST, pause
+from eventwagon.policy.seen import Ages, Seen
+from tests.unit.plans import NOW, capabilities, manifest, reading, ready, wagon
+
+ME = Member(name="me", roles=("observe", "work"))
+EVERY = 0.1
+
+
+def seen(**fields: Any) -> Seen:
+    """An idle train with a spare, as its only process sees it."""
+    given: dict[str, Any] = {
+        "now": NOW,
+        "settings": Settings(limit=Volume(100), workers=Workers(each=2), spares=1, observe_every=EVERY),
+        "capabilities": capabilities(),
+        "manifest": manifest(wagon(1, State.ACTIVE), wagon(2, State.READY)),
+        "readings": {1: reading(1, 40, 40)},
+        "deployments": ready(1, 2),
+        "members": [ME],
+        "ages": Ages(wagons={1: 60.0, 2: 60.0}, idle=60.0),
+        **fields,
+    }
+    return Seen(**given)
+
+
+def test_pauses_grow_with_the_quiet_and_are_bounded() -> None:
+    assert pause(seen(), "me", 60.0) == LONGEST
+    assert pause(seen(), "me", 5.0) == 1.0
+    assert pause(seen(ages=Ages(idle=4.0)), "me", 60.0) == 0.8
+    assert pause(seen(), "me", 2.9) == EVERY
+    assert pause(seen(), "me", 0.0) == EVERY
+
+
+def test_who_observes_less_often_by_its_settings_is_not_hurried() -> None:
+    slow = Settings(limit=Volume(100), workers=Workers(each=2), spares=1, observe_every=10.0)
+    assert pause(seen(settings=slow), "me", 60.0) == 10.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"members": [ME, Member(name="other", roles=("observe",))]},
+        {"members": [Member(name="me", roles=("observe",))]},  # others would receive the first event
+        {"members": []},
+        {"orchestrated": True},
+        {"capabilities": capabilities(fences=False)},
+        {"readings": {1: reading(1, 40, 39)}},
+        {"readings": {1: reading(1, 40, 40, outstanding_in_all=None)}},
+        {"readings": {1: reading(1, 40, 40, missing=("a",))}},
+        {"readings": {}},
+        {"deployments": {}},
+        {"deployments": {1: msgspec.structs.replace(ready(1)[1], open={"": "its breaker is open"})}},
+        {"deployments": {1: msgspec.structs.replace(ready(1)[1], paused=True)}},
+        {"manifest": manifest(wagon(1, State.ACTIVE))},  # without its spare
+        {"manifest": manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING))},
+        {"manifest": manifest(wagon(1, State.DRAINING), wagon(2, State.ACTIVE), wagon(3, State.READY))},
+        {"manifest": manifest(wagon(1, State.ACTIVE), wagon(2, State.READY), request=Request("x", NOW))},
+        {"manifest": manifest(wagon(1, State.ACTIVE), wagon(2, State.READY), paused=Pause(at=NOW, why="x"))},
+    ],
+)
+def test_a_train_at_which_anything_goes_on_is_looked_at_at_full_pace(fields: dict[str, Any]) -> None:
+    assert pause(seen(**fields), "me", 60.0) == EVERY
+
+
+def test_no_mark_that_time_alone_brings_is_slept_through() -> None:
+    """At half its age the next wagon is opened, at its age the train switches."""
+    settings = Settings(limit=Age(100.0), workers=Workers(each=2), spares=1, observe_every=EVERY)
+    for age, expected in ((40.0, LONGEST), (49.0, EVERY), (60.0, LONGEST), (97.5, LONGEST), (98.5, EVERY)):
+        assert pause(seen(settings=settings, readings={1: reading(1, 40, 40, age=age)}), "me", 60.0) == expected

@@ -52,6 +52,7 @@ from .runtime.depths import depths_of
 from .runtime.due_events import DueEvents
 from .runtime.feeding import Feeder
 from .runtime.handler import Handler
+from .runtime.ids import NewIds
 from .runtime.later import Later
 from .runtime.lifespan import Opening
 from .runtime.listeners import Telling
@@ -168,6 +169,7 @@ class Connection:
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop that the connection belongs to, while it is open."""
         self._process = os.getpid()
+        self._ids = NewIds()
         self._opened: InOwnTask[None] | None = None
         metering = Metering.of(meter, train.name)
         self._runtime = Runtime(
@@ -336,7 +338,7 @@ class Connection:
         until then and published by an observer; its `time` is when it is due. It returns once the event is kept, and
         `cancel` takes the id. A time that is over means now. See docs/later.md.
         """
-        later = when(at, after)
+        later = None if at is None and after is None else when(at, after)
         event = self._made(payload, subject, event_type, id)
         if later is not None:
             event = self._due(event, later, gets_id=id is None and event is not payload)
@@ -352,7 +354,7 @@ class Connection:
         now = self._clock()
         return self._event(
             payload,
-            new_ids(1, now)[0] if event_id is None else check_word("id", event_id),
+            self._ids.next(now) if event_id is None else check_word("id", event_id),
             now,
             None if subject is None else check_word("subject", subject),
             None if event_type is None else check_word("type", event_type),
@@ -362,7 +364,7 @@ class Connection:
         """The event with the time at which it is due, by this process's clock; an id that nobody has chosen has that
         time too. Raises UsageError."""
         due = later.due(self._clock())
-        return msgspec.structs.replace(event, time=due, id=new_ids(1, due)[0] if gets_id else event.id)
+        return msgspec.structs.replace(event, time=due, id=self._ids.next(due) if gets_id else event.id)
 
     async def _keep(self, event: Event, later: When, timeout: float | None) -> None:
         """Keep the event until it is due, inside of the middleware."""

@@ -40,9 +40,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     def size(self) -> int:
         """Bytes that count against `max_event_bytes`: the data and the attributes' text."""
         words = f"{self.id}{self.type}{self.source}{self.content_type}{self.subject or ''}"
-        for name, value in self.extensions.items():
-            words += f"{name}{value}"
-        return len(self.data) + _bytes(words)
+        if self.extensions:
+            words += "".join([f"{name}{value}" for name, value in self.extensions.items()])
+        return len(self.data) + (len(words) if words.isascii() else _bytes(words))
 
 
 LONGEST_WORD = 2048
@@ -313,23 +313,29 @@ def check_channel_name(name: str) -> str:
 
 def uuid7(milliseconds: int, random: bytes) -> str:
     """A version 7 UUID (RFC 9562, 5.7) from a time and ten random bytes."""
-    r = random.hex()
-    return f"{_time_part(milliseconds)}{r[:3]}-{'89ab'[random[1] & 3]}{r[5:8]}-{r[8:20]}"
+    return time_part(milliseconds) + random_parts(random)[0]
 
 
 @lru_cache(16)  # many events share a millisecond
-def _time_part(milliseconds: int) -> str:
+def time_part(milliseconds: int) -> str:
+    """What version 7 UUIDs begin with: `random_parts` has the rest."""
     t = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
     return f"{t[:8]}-{t[8:]}-7"
 
 
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+
+
+def random_parts(random: bytes) -> list[str]:
+    """What follows the time in version 7 UUIDs: one for each ten of these bytes."""
+    r = random.hex()
+    return [f"{r[i : i + 3]}-{_VARIANT[r[i + 3]]}{r[i + 5 : i + 8]}-{r[i + 8 : i + 20]}" for i in range(0, len(r), 20)]
+
+
 def new_ids(count: int, now: float, random: RandomBytes = os.urandom) -> list[str]:
     """`count` new event ids: version 7 UUIDs with the time `now` (seconds since the epoch)."""
-    milliseconds = int(now * 1000)
-    if count == 1:  # nearly all calls
-        return [uuid7(milliseconds, random(10))]
-    noise = random(10 * count)
-    return [uuid7(milliseconds, noise[i : i + 10]) for i in range(0, 10 * count, 10)]
+    time = time_part(int(now * 1000))
+    return [time + part for part in random_parts(random(10 * count))]
 
 
 def born(event: Event) -> float:

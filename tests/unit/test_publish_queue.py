@@ -131,13 +131,14 @@ def test_others_are_looked_after_in_time() -> None:
         queue.add([event("a", 1)], loop.time() + 30.0)
         await asyncio.sleep(0.3)
         assert looks == pytest.approx([0.25])
-        queue.add([event("b", 1)], loop.time() + 0.1)
+        brief = queue.add([event("b", 1)], loop.time() + 0.1)
         await asyncio.sleep(0.06)
         assert looks[1] == pytest.approx(0.35)
         assert queue.take(10)
         looks.clear()
         await asyncio.sleep(10)
         assert not looks
+        assert isinstance(brief.done.exception(), PublishTimeout)
 
     run(main())
 

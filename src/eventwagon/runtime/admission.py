@@ -40,6 +40,8 @@ class Gate:
         self.held = 0
         """Workers that take nothing because a handler goes on in its thread after its attempt was ended. Written by
         HandlerRunner."""
+        self.bounded = most is not None
+        """It may be `full`."""
         self._most = math.inf if most is None else most
         """Handlers that may be under way at a time, those that go on in their threads included."""
         self.crowd: deque[asyncio.Future[None]] = deque()

@@ -40,6 +40,7 @@ class Dispatcher:
         self._credit = 1.0
         """Events that the floors may take now. Floors get their workers' share of all events. Counting busy workers
         would not do: while handlers never wait, none is busy when the next event is chosen."""
+        self._credit_most = 1.0
 
     # --- which wagons ----------------------------------------------------------------------------
 
@@ -56,6 +57,8 @@ class Dispatcher:
     def set_floors(self, floors: int) -> None:
         """Set how many of the pool's workers the floors of draining wagons may take together. Idempotent."""
         self._floors = floors
+        self._credit_most = max(1.0, floors)
+        self._credit = min(self._credit, self._credit_most)
 
     def sort(self) -> None:
         """Sort the wagons by age again: one may have been cut off."""
@@ -72,8 +75,8 @@ class Dispatcher:
         """The channel to take the next event from; None if nothing waits, or while events behind late ones are being
         fetched. `now` is the event loop's time."""
         pool = self._pool
-        if pool.target:
-            self._credit = min(max(1.0, self._floors), self._credit + self._floors / pool.target)
+        if self._credit < self._credit_most and pool.target:
+            self._credit = min(self._credit_most, self._credit + self._floors / pool.target)
         choice = self._choice
         if (
             choice is not None

@@ -15,7 +15,7 @@ from ..contracts.facts import HandlerOverran
 from ..contracts.orchestrator import WagonSpec
 from ..display.text import count, plain
 from ..errors import EventwagonError
-from ..event import Channel
+from ..event import JSON, Channel
 from ..policy.demand import FEW
 from ..policy.slices import undone_of
 from .admission import Gate
@@ -177,7 +177,7 @@ class HandlerRunner:
             self._arm(worker.until)
         handler = source.handler
         context = None
-        if not handler.is_plain or is_batch(event):
+        if not handler.is_plain or (event.content_type != JSON and is_batch(event)):
             runtime = self._runtime
             context = Context(
                 event,
@@ -202,13 +202,14 @@ class HandlerRunner:
 
     def finish(
         self, worker: Worker, settler: Settler, delivery: Delivery, now: float, outcome: Result, *, at_once: bool
-    ) -> None:
+    ) -> float:
         """The handling that began at `now` has ended: count it, tell the circuit, and pass the event to its settler.
-        `at_once`: the handler never waited."""
+        `at_once`: the handler never waited. Returns the loop's time when it ended."""
         if worker.forks != forks():  # in the fork that it made
             leave(outcome.error if isinstance(outcome, Failed) else None)
         source, gate = settler.source, self.gate
-        source.wagon.busy -= 1
+        wagon, pool = source.wagon, self._pool
+        wagon.busy -= 1
         gate.busy -= 1
         if source.budget is not None:
             _give_room(source.budget, worker)
@@ -219,7 +220,6 @@ class HandlerRunner:
             gate.left()
         ended = self._time()
         took = each = ended - now
-        wagon, pool = source.wagon, self._pool
         if worker.others:
             each = _share(wagon, took, len(worker.others))
         wagon.count += 1
@@ -236,7 +236,7 @@ class HandlerRunner:
             outcome = Failed(worker.because)
         circuit = worker.circuit or source.circuit
         if outcome is HANDLED or isinstance(outcome, Handled):
-            source.wagon.handled += 1
+            wagon.handled += 1
             if circuit.opened_at is None:
                 if circuit.failing and not worker.others:
                     circuit.succeeded(delivery.event.id, now, ended)
@@ -249,7 +249,7 @@ class HandlerRunner:
             handlings = source.handlings
             if handlings is not None:
                 handlings.seconds.append(took)
-                if delivery.attempt == 1 and not source.wagon.spec.replay:
+                if delivery.attempt == 1 and not wagon.spec.replay:
                     handlings.began.append(now - delivery.event.time)
             settler.done(delivery, outcome.emitted)
             if outcome.emitted:
@@ -263,6 +263,7 @@ class HandlerRunner:
             self._finish_badly(worker, settler, delivery, outcome, circuit)
             worker.others = ()
         worker.settler = worker.delivery = None
+        return ended
 
     def _measure(self, worker: Worker, source: ChannelState, delivery: Delivery, outcome: Result, took: float) -> None:
         """Tell the meter of a handling that failed, or of a batch."""

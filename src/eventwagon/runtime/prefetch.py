@@ -299,9 +299,7 @@ class Prefetcher:
         """A receive that asked for `asked` events has returned these."""
         self.settler.received(deliveries)
         self._dry = len(deliveries) < asked
-        if not self.source.channel.name and any(
-            d.event.extensions and CHANNEL in d.event.extensions for d in deliveries
-        ):
+        if not self.source.channel.name:
             deliveries = self._without_passed_on(deliveries)
         if self.forming is None:
             self.buffer.extend(deliveries)
@@ -332,15 +330,12 @@ class Prefetcher:
     def _without_passed_on(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Events of the timetable that are for inner channels go on to these; no handler sees them here. Returns the
         others."""
-        if self.source.wagon.leaving or self.source.wagon.paused:
+        passed_on = [delivery for delivery in deliveries if CHANNEL in delivery.event.extensions]
+        if not passed_on or self.source.wagon.leaving or self.source.wagon.paused:
             return deliveries
-        stay = []
-        for delivery in deliveries:
-            if delivery.event.extensions and CHANNEL in delivery.event.extensions:
-                self.settler.pass_on(delivery)
-            else:
-                stay.append(delivery)
-        return stay
+        for delivery in passed_on:
+            self.settler.pass_on(delivery)
+        return [delivery for delivery in deliveries if CHANNEL not in delivery.event.extensions]
 
     def _look_on(self) -> bool:
         """Whether the events just received are late too, and more may follow."""

@@ -52,12 +52,12 @@ class Batch:
     @property
     def deadline(self) -> float:
         """The earliest of its calls', on the event loop's clock."""
-        return min(p.deadline for p in self._calls)
+        return min([p.deadline for p in self._calls])
 
     @property
     def patience(self) -> float:
         """The latest deadline of its calls: nobody waits longer for an answer."""
-        return max(p.deadline for p in self._calls)
+        return max([p.deadline for p in self._calls])
 
     @property
     def events(self) -> Sequence[Event]:
@@ -68,7 +68,9 @@ class Batch:
             if len(events) > self._most or call.size > MOST_BYTES:
                 events = fitting(events, self._most)
         else:
-            events = [event for p in self._calls for event in p.events[p.accepted :]]
+            events = []
+            for call in self._calls:
+                events += call.events[call.accepted :] if call.accepted else call.events
         return events[: self._parts[-1]] if self._parts else events
 
     def accept(self, count: int) -> None:
@@ -78,10 +80,13 @@ class Batch:
             if self._parts[-1] <= 0:
                 self._parts.pop()
         for call in self._calls:
-            took = min(count, len(call.events) - call.accepted)
-            call.accepted += took
-            count -= took
-            if call.accepted == len(call.events) and not call.done.done():
+            left = len(call.events) - call.accepted
+            if left > count:
+                call.accepted += count
+                break
+            call.accepted += left
+            count -= left
+            if not call.done.done():
                 call.done.set_result(None)
 
     def refuse(self, count: int, error: EventwagonError) -> bool:
@@ -131,6 +136,7 @@ class PublishQueue:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: EventwagonError | None = _NOT_OPEN
         self.wanted = asyncio.Event()
+        """Set while a call waits. Cleared by the sender that has found none."""
 
     @property
     def unanswered(self) -> int:
@@ -158,13 +164,14 @@ class PublishQueue:
         if self._closed is not None or loop is None:
             raise own(self._closed or _NOT_OPEN, 0)
         call = PublishCall(events, deadline, loop.create_future())
+        if not self._waiting:
+            self.wanted.set()
         self._waiting.append(call)
         self._open[call] = None
         if deadline < self._due:
             self._arm(loop, deadline)
         if deadline < self._look_due:
             self._look_soon(loop)
-        self.wanted.set()
         return call
 
     def forget(self, call: PublishCall) -> None:

@@ -45,9 +45,11 @@ Return = tuple[Delivery, float, bool, bool]
 class SettleQueue:
     """Events that are settled together. While one batch is under way the next one gathers."""
 
-    __slots__ = ("back", "called_off", "done", "stores", "task")
+    __slots__ = ("back", "called_off", "done", "emits", "stores", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, *, emits: bool) -> None:
+        self.emits = emits
+        """Its events have emitted something."""
         self.done: list[tuple[Delivery, Emitted]] = []
         """Events to settle, each with what must be stored before."""
         self.back: list[Return] = []
@@ -61,7 +63,7 @@ class SettleQueue:
     def take(self, most: int) -> list[tuple[Delivery, Emitted]]:
         """The next batch to settle: events that emitted at most `most` events together, but at least one event."""
         taken = self.done
-        for place, (_, emitted) in enumerate(taken):
+        for place, (_, emitted) in enumerate(taken if self.emits else ()):
             most -= len(emitted)
             if most < 0 and place:
                 self.done = taken[place:]
@@ -100,9 +102,9 @@ class Settler:
         self._circuits = circuits
         self._on_gone = on_gone
         self._on_settled = on_settled
-        self._done = SettleQueue()
+        self._done = SettleQueue(emits=False)
         """Events that emitted nothing."""
-        self._back = SettleQueue()
+        self._back = SettleQueue(emits=False)
         self._emitting: dict[str | frozenset[str], SettleQueue] = {}
         """Events that emitted, by the channels to which they did."""
         self._ended = False
@@ -121,8 +123,7 @@ class Settler:
 
     def received(self, deliveries: Iterable[Delivery]) -> None:
         """These were received: their claims are kept from now on."""
-        for delivery in deliveries:
-            self.unsettled[id(delivery)] = delivery
+        self.unsettled.update({id(delivery): delivery for delivery in deliveries})
 
     # --- what came of an event -----------------------------------------------------------------
 
@@ -215,8 +216,12 @@ class Settler:
         if self.source.once is not None:
             deliveries = list(deliveries)
             self.source.once.forget(deliveries)
+        marked = self._later or self._awaited or self._dying or self._skipped
+        unsettled = self.unsettled
         for delivery in deliveries:
-            self.unsettled.pop(id(delivery), None)
+            unsettled.pop(id(delivery), None)
+            if not marked:
+                continue
             if self._later and (later := self._later.pop(id(delivery), None)) is not None:
                 later[1].cancel()
             if self._awaited and (waiter := self._awaited.pop(id(delivery), None)) is not None and not waiter.done():
@@ -313,7 +318,7 @@ class Settler:
         key = emitted[0][0] if len(emitted) == 1 else frozenset(name for name, _ in emitted)
         queue = self._emitting.get(key)
         if queue is None:
-            queue = self._emitting[key] = SettleQueue()
+            queue = self._emitting[key] = SettleQueue(emits=True)
         return queue
 
     def _queue_return(self, delivery: Delivery, delay: float, *, tried: bool, handled: bool = True) -> None:
@@ -364,7 +369,7 @@ class Settler:
 
     async def _settle(self, queue: SettleQueue, finished: Sequence[tuple[Delivery, Emitted]]) -> None:
         emitted: dict[str, list[tuple[int, Event]]] = {}
-        for place, (_, events) in enumerate(finished):
+        for place, (_, events) in enumerate(finished if queue.emits else ()):
             for name, event in events:
                 emitted.setdefault(name, []).append((place, event))
         refused: dict[int, tuple[str, BaseException]] = {}
@@ -374,10 +379,11 @@ class Settler:
                 await all_of([partial(self._store_all, name, some, refused) for name, some in emitted.items()])
             finally:
                 queue.stores = False
-        kept = [delivery for place, (delivery, _) in enumerate(finished) if place not in refused]
+        stored = finished if not refused else [each for place, each in enumerate(finished) if place not in refused]
+        kept = [delivery for delivery, _ in stored]
         if kept:
             if self.source.wagon.spec.archived:
-                await self._keep_rows([each for place, each in enumerate(finished) if place not in refused])
+                await self._keep_rows(stored)
             if (once := self.source.once) is not None:
                 await self._record(once, kept)
             await self._settle_all(kept)

@@ -201,7 +201,8 @@ class Switcher:
                 batch.fail(PublishError(f"train {self._train}: {said(e)}: this may have been stored"))
                 raise
             finally:
-                batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
+                if batch.waits():  # making an error costs more than a batch: its text is searched for secrets
+                    batch.fail(PublishTimeout(f"train {self._train}: the connection was closed on the way"))
 
     async def _get_ready(self) -> None:
         """Have the broker connect to a READY wagon before it becomes active, so that the switch costs nothing. Waits

@@ -140,8 +140,10 @@ class WorkerPool:
         clean = list(self._context.items())
         count = len(clean)
         yielded = loop.time()
+        ended: float | None = None
+        """The loop's time, if the last event was handled just now."""
         while state.size <= state.target:
-            now = loop.time()
+            now, ended = loop.time() if ended is None else ended, None
             if now - yielded > _TURN:
                 await asyncio.sleep(0)
                 yielded = loop.time()
@@ -157,7 +159,7 @@ class WorkerPool:
                 await waiter
                 yielded = loop.time()
                 continue
-            if gate.full:
+            if gate.bounded and gate.full:
                 await gate.room()
                 continue
             delivery = prefetcher.take(late=dispatcher.late)
@@ -171,11 +173,12 @@ class WorkerPool:
                 await runner.handle_alone(worker, settler, delivery)
             elif (outcome := runner.start(worker, settler, delivery, now)) is not None:
                 if outcome is HANDLED or isinstance(outcome, OUTCOMES):
-                    runner.finish(worker, settler, delivery, now, outcome, at_once=True)
+                    ended = runner.finish(worker, settler, delivery, now, outcome, at_once=True)
                 else:
                     runner.finish(worker, settler, delivery, now, await outcome, at_once=False)
                 if worker.because or task.cancelling():
                     await runner.after_cut(worker, settler.source)
+                    ended = None
             if len(known := copy_context()) != count or (count and any(known.get(v) is not old for v, old in clean)):
                 return True
         return False

@@ -50,7 +50,8 @@ from .truth import EPOCH
 from .world import Ambush, World
 
 REST_WITHIN = 900.0
-"""Seconds after the trouble within which the train must be at rest: pauses after failed attempts go up to 300 s."""
+"""Seconds after the trouble, and after anything was done since, within which the train must be at rest: pauses after
+failed attempts go up to 300 s, and an event that kills its process does so at each of its attempts."""
 LEAVE_WITHIN = 60.0
 _PATIENCE = 30.0
 """Seconds for which a breaker that opens soon keeps what always fails."""
@@ -241,9 +242,12 @@ class Simulation:
         healed_at = self.world.loop.time()
         lacking: list[str] = []
         calls: dict[str, int] = {}
-        while self.world.loop.time() < healed_at + REST_WITHIN:
+        until, done = healed_at + REST_WITHIN, self._done()
+        while self.world.loop.time() < until:
             await asyncio.sleep(1.0)
             await self._resume_all()
+            if (now := self._done()) != done:
+                until, done = self.world.loop.time() + REST_WITHIN, now
             lacking = self.lacking()
             if lacking:
                 continue
@@ -265,6 +269,17 @@ class Simulation:
             left_behind=(),
             short=tuple(lack for process in self._living() for lack in process.short(at_rest=not lacking)),
         )
+
+    def _done(self) -> tuple[object, ...]:
+        """How far it is: what changes with each event that is settled, each wagon of an undo, and each replay."""
+        settled = {
+            channel: self.world.broker.depth_now(channel).settled
+            for channel in self.world.broker.all_channels()
+            if channel.name in ("", *INNER)
+        }
+        replays = self.world.registry.newest(TRAIN).manifest.replays
+        steps = [(r.number, 0 if r.undo is None else r.undo.step) for r in replays]
+        return sum(count or 0 for count in settled.values()), *steps
 
     async def _resume_all(self) -> None:
         """Somebody ends every pause, from outside, and lets undos go on."""

@@ -424,10 +424,17 @@ def _seeded(seed: int, *, patience: float) -> Iterator[None]:
     def ids(count: int, now: float) -> list[str]:
         return new_ids(count, now, rng.randbytes)
 
+    class Ids:
+        """Stands in for NewIds."""
+
+        def next(self, now: float) -> str:
+            return ids(1, now)[0]
+
     with (
         mock.patch.object(connection_module, "os", _Os()),
         mock.patch.object(connection_module, "socket", _Socket()),
         mock.patch.object(connection_module, "new_ids", ids),
+        mock.patch.object(connection_module, "NewIds", Ids),
         mock.patch.object(runtime_module, "random", _Random(seed)),
         mock.patch.object(prefetch_module, "_RECEIVE", 5.0),
         mock.patch.object(local_workers_module, "WorkerPool", _WorkerPool),

@@ -116,6 +116,11 @@ class Peer(NamedTuple):
     revision: str
     """Of its code."""
 
+    @classmethod
+    def of(cls, member: Member) -> Peer:
+        """That part of this member."""
+        return cls(member.name, member.roles, member.revision)
+
 
 _member_decoder = msgspec.json.Decoder(Member)
 _unreadable: set[str] = set()
@@ -234,4 +239,4 @@ async def peers_of(registry: Registry, train: str) -> Sequence[Peer]:
     """The live members, from any registry. Raises Unavailable, StorageBroken."""
     if isinstance(registry, ListsPeers):
         return await registry.peers(train)
-    return [Peer(m.name, m.roles, m.revision) for m in await registry.members(train)]
+    return [Peer.of(member) for member in await registry.members(train)]

@@ -306,7 +306,7 @@ class RedisRegistry:
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         keys = [self._key(train, part) for part in ("members", "alive", "peers")]
-        peer = msgspec.json.encode(Peer(member.name, member.roles, member.revision))
+        peer = msgspec.json.encode(Peer.of(member))
         said: list[str | bytes | int] = [member.name, encode_member(member), int(ttl * 1000 + 0.999), peer]
         await self._client.run(f"checking in to {train}", _CHECK_IN, keys, said)
         if ttl > 0:
@@ -336,7 +336,7 @@ class RedisRegistry:
         answer = await self._client.run(f"asking who is there of {train}", _PEERS, keys, [known.changed])
         if not answer:
             self._peers.pop(train, None)
-            return [Peer(m.name, m.roles, m.revision) for m in await self.members(train)]
+            return [Peer.of(member) for member in await self.members(train)]
         if len(answer) > 1:
             fields = answer[1]
             found = [said for name, said in zip(fields[::2], fields[1::2], strict=True) if name]

@@ -344,7 +344,7 @@ async def peers_are_the_members(t: RegistryTrial) -> None:
 
 
 async def _peers_by_members(registry: Registry, train: str) -> set[Peer]:
-    return {Peer(m.name, m.roles, m.revision) for m in await registry.members(train)}
+    return {Peer.of(member) for member in await registry.members(train)}
 
 
 @suite.check()

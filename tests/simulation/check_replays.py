@@ -72,12 +72,17 @@ def replays_hold(case: Evidence) -> Iterator[Violation]:
 def _all_there(
     case: Evidence, fact: ReplayEnded, of: Channel, asked: int, stored: Counter[str], at: int
 ) -> Iterator[Violation]:
-    past = {
-        r.id: r.key
-        for r in case.history[:asked]
-        if isinstance(r, Settled) and r.channel == of and "/" not in r.key  # those were only passed on
-    }
+    past: dict[str, str] = {}
+    meant = set[str]()
+    for r in case.history[:asked]:
+        match r:
+            case Settled() if r.channel == of and "/" not in r.key:  # those were only passed on
+                past[r.id] = r.key
+            case Handled() if r.channel == of:  # and not skipped, since it was handled in another wagon
+                meant.add(r.id)
+            case Stored() if r.channel == Channel(of.train, of.wagon, DEAD):
+                meant.add(r.id)
     for event_id, key in past.items():
-        if not stored[event_id]:
+        if event_id in meant and not stored[event_id]:
             says = f"replay {fact.number} is over, and never published {key}"
             yield Violation(invariant="replay", says=says, key=key, moments=(at,))

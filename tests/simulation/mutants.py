@@ -1195,7 +1195,7 @@ def _levels_forgotten() -> Iterator[None]:
         yield
 
 
-@_mutant("what died is undone, too", "undo", UNDONE)
+@_mutant("what died or was skipped is undone, too", "undo", UNDONE)
 def _dead_undone() -> Iterator[None]:
     """Everything that is kept counts as handled."""
     read = undoing_module._read

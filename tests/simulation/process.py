@@ -373,6 +373,7 @@ class Process(Actor):
             assert ctx.undone is not None
             of = Channel(ctx.train, ctx.undone.wagon, ctx.undone.channel)
             where, number = Channel(ctx.train, ctx.wagon), ctx.undone.undo
+            self.world.broker.handled(where, ctx.event.id)
             self.world.record(Undid, channel=where, id=ctx.event.id, key=payload, of=of, undo=number)
             await self._point()
 
@@ -462,6 +463,7 @@ class Process(Actor):
     def _handled(self, where: Channel, event_id: str, key: str, after: str | None, attempt: int) -> None:
         emitted = tuple((after or "", child) for child in children(self.slot.scenario, key, after))
         emitted += tuple(("", more) for more in published(self.slot.scenario, key, where.name))
+        self.world.broker.handled(where, event_id)
         self.world.record(Handled, channel=where, id=event_id, key=key, children=emitted, attempt=attempt)
 
     async def _misbehave(self, kind: Guest, key: str, emit_rubbish: Callable[[], Awaitable[None]]) -> None:

@@ -124,7 +124,7 @@ CAUGHT = {
     "unknown depth read as zero": 72,
     "wagons of the lost time dropped": 50,
     "what came to an earlier channel does not say so": 170,
-    "what died is undone, too": 25,
+    "what died or was skipped is undone, too": 25,
     "what is dead is archived as handled": 25,
     "what has passed middleware counts as handled": 4,
     "what was asked for of a budget is used without a second look": 112,

@@ -12,7 +12,7 @@ from eventwagon.contracts.ledger import WagonRecord, sound_record
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.contracts.replay import PastEvent
-from eventwagon.contracts.rows import ROWS
+from eventwagon.contracts.rows import ROWS, Outcome
 from eventwagon.contracts.timetable import CHANNEL as TO
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
@@ -83,6 +83,7 @@ class TruthBroker(MemoryBroker):
         self.kept: dict[Channel, dict[str, PastEvent]] = {}
         """The same for all channels, and what came of it."""
         self._dead: set[tuple[Channel, str]] = set()
+        self._handled: set[tuple[Channel, str]] = set()
         self._half: dict[Channel, None] = {}
         """Deleted, and still listed."""
 
@@ -161,18 +162,27 @@ class TruthBroker(MemoryBroker):
                 self.attached[name, channel] = 1
                 self.detach(name, channel)
 
+    def handled(self, channel: Channel, event_id: str) -> None:
+        """A handler of this channel, or an undo handler, is done with the event."""
+        self._handled.add((channel, event_id))
+
     def settled(self, channel: Channel, deliveries: Sequence[Delivery]) -> None:
         """These were settled: called right after it took effect."""
         for delivery in deliveries:
             if not channel.name:
                 self.past.setdefault(channel.wagon, {}).setdefault(delivery.event.id, delivery.event)
             event, at = delivery.event, asyncio.get_running_loop().time()
-            outcome = "dead" if (channel, event.id) in self._dead else "handled"
-            if not channel.name and TO in event.extensions:
-                outcome = "passed"
-            past = PastEvent(event, channel.name, outcome, delivery.attempt, at)
+            past = PastEvent(event, channel.name, self._outcome(channel, event), delivery.attempt, at)
             self.kept.setdefault(channel, {}).setdefault(event.id, past)
             self._record(Settled, channel=channel, id=event.id, key=key_of(event))
+
+    def _outcome(self, channel: Channel, event: Event) -> Outcome:
+        """What an archive would say of it."""
+        if not channel.name and TO in event.extensions:
+            return "passed"
+        if (channel, event.id) in self._dead:
+            return "dead"
+        return "handled" if (channel, event.id) in self._handled else "skipped"
 
     def all_channels(self) -> list[Channel]:
         """What stands, by name."""

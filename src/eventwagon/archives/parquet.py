@@ -31,6 +31,9 @@ _MOST_BYTES = 32 << 20
 """The most bytes of rows that wait in all channels together."""
 _READ = 8192
 """The most rows that are read at a time. They are of one group, so their bytes have a bound too."""
+_HANDED = 250
+"""The most that are made into objects and handed on at a time: pyarrow lets no other thread run meanwhile, a few
+milliseconds."""
 _FORM = 1
 _META = b"eventwagon"
 _NAME = re.compile(r"_v(\d{1,18})-(?:(\d{8}T\d{9}Z)|late-[0-9a-f]+)(?:\.([a-z][a-z0-9_-]*))?\.parquet")
@@ -280,11 +283,12 @@ class _Reading:
     def rows(self, train: str) -> Iterator[Sequence[Row]]:
         """The rows, in batches."""
         for batch in self.batches():
-            try:
-                rows = rows_of(batch, train)
-            except (KeyError, TypeError, ValueError, pa.ArrowException) as e:
-                raise StorageBroken(f"{self._where} has not the columns of an archive: {said(e)}") from e
-            yield rows
+            for start in range(0, batch.num_rows, _HANDED):
+                try:
+                    rows = rows_of(batch.slice(start, _HANDED), train)
+                except (KeyError, TypeError, ValueError, pa.ArrowException) as e:
+                    raise StorageBroken(f"{self._where} has not the columns of an archive: {said(e)}") from e
+                yield rows
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         try:

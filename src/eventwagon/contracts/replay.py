@@ -94,8 +94,9 @@ class EventSource(Protocol):
         ...
 
     def events(self, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Sequence[PastEvent]]:
-        """The events of these parts, in batches of any size: the same in the same order at each call. Raises
-        Unavailable, also if a part is gone, and StorageBroken."""
+        """The events of these parts, the same in the same order at each call, in batches that hold up nothing else:
+        of some hundreds, with a turn for other tasks between them. Raises Unavailable, also if a part is gone, and
+        StorageBroken."""
         ...
 
 

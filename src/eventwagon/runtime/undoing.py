@@ -16,8 +16,6 @@ from .spool import Spool
 
 _CHUNK = 500
 """Events that are held at a time."""
-_TURN = 200
-"""Events after which others get their turn."""
 
 
 class Known(NamedTuple):
@@ -159,9 +157,7 @@ async def _undone_in(source: EventSource, wagons: Sequence[Kept], channel: str) 
 
 
 async def _read(source: EventSource, kept: Kept) -> AsyncIterator[PastEvent]:
-    """Each event that is kept there. Other tasks get their turn meanwhile."""
+    """Each event that is kept there."""
     async for batch in source.events(kept.wagon, kept.channel, kept.parts):
-        for place, past in enumerate(batch):
-            if place % _TURN == 0:
-                await asyncio.sleep(0)
+        for past in batch:
             yield past

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import msgspec
 import pytest
 
 from eventwagon import Context, Train, Volume, Workers
+from eventwagon import connection as connection_module
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
 from eventwagon.contracts.lifecycle import Move
 from eventwagon.contracts.manifest import moved
-from eventwagon.contracts.replay import PastEvents
+from eventwagon.contracts.replay import PastEvents, Replay
 from eventwagon.errors import Reject, RemovalRefused, UsageError
+from eventwagon.event import Channel, Event
 from eventwagon.metrics import Metrics
 from eventwagon.metrics import instruments as i
 from eventwagon.policy.edits import Edit
 from eventwagon.policy.replays import requested
+from eventwagon.runtime import feeding
 
 Seen = tuple[int, str, int, dict[str, str]]
 """A payload, its event's id, the wagon, the extension attributes."""
@@ -246,5 +250,51 @@ def test_what_a_failed_wagon_of_a_replay_has_left_becomes_dead_letters(tmp_path:
         because = letters[-1].extensions["deadbecause"]
         assert "could not be published anew: it was for replay" in because
         assert "takes no replayed events" in because
+
+    asyncio.run(main())
+
+
+def test_no_more_is_published_while_much_waits(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay of a large wagon must not fill the broker before its workers get to it."""
+    for name, least in (("_AHEAD", 20), ("_BATCH", 5), ("_LOOKS", (0.01, 0.01))):
+        monkeypatch.setattr(feeding, name, least)
+    looks: list[int] = []
+    stored = [0]
+
+    class Watched(feeding.Feeder):
+        async def _store(self, replay: Replay, channel: Channel, events: Sequence[Event], count: int) -> None:
+            await super()._store(replay, channel, events, count)
+            stored[0] = count
+
+        async def _wait(self, replay: Replay, seconds: float) -> None:
+            looks.append(stored[0])
+            await super()._wait(replay, seconds)
+
+    monkeypatch.setattr(connection_module, "Feeder", Watched)
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=(tmp_path / "archive").as_uri())
+    may_go_on = asyncio.Event()
+    again: list[int] = []
+
+    @train.on("t", concurrency=1)
+    async def handle(number: int, ctx: Context) -> None:
+        if "replay" in ctx.event.extensions:
+            await may_go_on.wait()
+            again.append(number)
+
+    async def main() -> None:
+        async with train.connect(url) as connection, connection.running():
+            async with asyncio.timeout(60):
+                await connection.publish_many(range(1000))
+                await connection.request_switch()
+                await connection.wait_drained(1)
+                replay = await connection.replays.request(PastEvents(wagon=1))
+                while len(looks) < 5:
+                    await asyncio.sleep(0.01)
+                assert not again
+                assert len(set(looks)) == 1
+                assert stored[0] < 500  # what waits, and what a worker has fetched
+                may_go_on.set()
+                await connection.replays.wait(replay.number)
+        assert sorted(again) == list(range(1000))
 
     asyncio.run(main())

@@ -28,6 +28,7 @@ from eventwagon.errors import Conflict, EventwagonError
 from eventwagon.event import ARCHIVE, DEAD, Channel, new_ids
 from eventwagon.policy.pausing import resting, resumed
 from eventwagon.policy.undo import resumed as undo_resumed
+from eventwagon.runtime import feeding as feeding_module
 from eventwagon.runtime import handler_runner as runner_module
 from eventwagon.runtime import local_workers as local_workers_module
 from eventwagon.runtime import prefetch as prefetch_module
@@ -437,6 +438,7 @@ def _seeded(seed: int, *, patience: float) -> Iterator[None]:
         mock.patch.object(connection_module, "NewIds", Ids),
         mock.patch.object(runtime_module, "random", _Random(seed)),
         mock.patch.object(prefetch_module, "_RECEIVE", 5.0),
+        mock.patch.object(feeding_module, "_AHEAD", 4),
         mock.patch.object(local_workers_module, "WorkerPool", _WorkerPool),
         mock.patch.object(breaker_module, "PATIENCE", patience),
         _quietly(),

@@ -33,6 +33,10 @@ _BATCH = 500
 """The most events that are published twice if a feeder is killed, where the broker can't say how many it got."""
 _TO_THE_END = 2.0
 """Seconds that a publish which has begun still has when its process stops."""
+_AHEAD = 5000
+"""So many events may wait in a wagon that is fed: its broker need not hold all at once, and new events feel less."""
+_LOOKS = (0.1, 1.0)
+"""Seconds between two looks at how many wait: the first, and the longest."""
 _BURST = 0.1
 """Seconds' worth of a replay's rate that may be published at once."""
 
@@ -136,7 +140,7 @@ class Feeder:
         wagon_now = self._state.snapshot.manifest.wagon(replay.wagon)
         if channel.name and wagon_now is not None and channel.name not in wagon_now.channels:
             raise _ChangedError(f"{wagon_name(self._train, replay.wagon)} has no channel {channel.name}")
-        began, since = loop.time(), 0
+        began, since, looked = loop.time(), 0, 0
         number, wagon, stored = self._stored
         count = max(replay.fed, stored) if (number, wagon) == (replay.number, replay.wagon) else replay.fed
         async for events in self._left(replay, source, count):
@@ -148,12 +152,24 @@ class Feeder:
                 some = list(fitting(left, most))
                 await to_the_end(partial(self._store, replay, channel, some, count + len(some)), _TO_THE_END)
                 count, since, left = count + len(some), since + len(some), left[len(some) :]
+                if since - looked >= _AHEAD // 2:
+                    await self._not_too_far(replay, channel)
+                    looked = since
                 if replay.rate is not None:
                     due = began + since / replay.rate
                     await self._wait(replay, due - loop.time())
                     began += max(0.0, loop.time() - due - _BURST)  # what was missed is not caught up
         if count < replay.count and self._is_mine(replay):
             raise _ChangedError(f"{replay.count:,} events were counted, and only {count:,} are kept now")
+
+    async def _not_too_far(self, replay: Replay, channel: Channel) -> None:
+        """Wait while too many events wait in the wagon already."""
+        looks = Backoff(*_LOOKS)
+        while self._is_mine(replay):
+            (depth,) = await self._broker.depth([channel])
+            if depth.waiting is None or depth.waiting <= _AHEAD:
+                return
+            await self._wait(replay, looks.next())
 
     async def _wait(self, replay: Replay, seconds: float) -> None:
         """Wait so long, or until the replay is not for this process any more."""

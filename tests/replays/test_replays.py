@@ -293,6 +293,8 @@ def test_no_more_is_published_while_much_waits(url: str, tmp_path: Path, monkeyp
                 assert not again
                 assert len(set(looks)) == 1
                 assert stored[0] < 500  # what waits, and what a worker has fetched
+                while (now := connection.manifest.replay(replay.number)) is None or now.fed < stored[0]:
+                    await asyncio.sleep(0.01)  # what `status` says is true while it waits, too
                 may_go_on.set()
                 await connection.replays.wait(replay.number)
         assert sorted(again) == list(range(1000))

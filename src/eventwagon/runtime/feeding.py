@@ -153,7 +153,7 @@ class Feeder:
                 await to_the_end(partial(self._store, replay, channel, some, count + len(some)), _TO_THE_END)
                 count, since, left = count + len(some), since + len(some), left[len(some) :]
                 if since - looked >= _AHEAD // 2:
-                    await self._not_too_far(replay, channel)
+                    await self._not_too_far(replay, channel, count)
                     looked = since
                 if replay.rate is not None:
                     due = began + since / replay.rate
@@ -162,13 +162,17 @@ class Feeder:
         if count < replay.count and self._is_mine(replay):
             raise _ChangedError(f"{replay.count:,} events were counted, and only {count:,} are kept now")
 
-    async def _not_too_far(self, replay: Replay, channel: Channel) -> None:
-        """Wait while too many events wait in the wagon already."""
-        looks = Backoff(*_LOOKS)
+    async def _not_too_far(self, replay: Replay, channel: Channel, count: int) -> None:
+        """Wait while too many events wait in the wagon already; `count` have been published. That may take long, so
+        that is written down."""
+        loop, me, looks = asyncio.get_running_loop(), self._runtime.name, Backoff(*_LOOKS)
         while self._is_mine(replay):
             (depth,) = await self._broker.depth([channel])
             if depth.waiting is None or depth.waiting <= _AHEAD:
                 return
+            if loop.time() - self._noted >= _NOTED_EVERY:
+                await self._state.apply(lambda m: fed(m, replay.number, me, count))
+                self._noted = loop.time()
             await self._wait(replay, looks.next())
 
     async def _wait(self, replay: Replay, seconds: float) -> None:

@@ -300,3 +300,34 @@ def test_no_more_is_published_while_much_waits(url: str, tmp_path: Path, monkeyp
         assert sorted(again) == list(range(1000))
 
     asyncio.run(main())
+
+
+def test_no_feeder_adds_to_a_wagon_in_which_much_waits_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a wagon is paused its processes may be restarted again and again; each restart must not add to it."""
+    for name, least in (("_AHEAD", 20), ("_BATCH", 5), ("_LOOKS", (0.01, 0.01))):
+        monkeypatch.setattr(feeding, name, least)
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=(tmp_path / "archive").as_uri())
+    train.on("t")(lambda _number: None)
+    url = f"sqlite:///{tmp_path}"
+
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            async with train.connect(url) as connection, connection.running():
+                await connection.publish_many(range(1000))
+                await connection.request_switch()
+                await connection.wait_drained(1)
+                await connection.pause("restarts")
+                replay = await connection.replays.request(PastEvents(wagon=1))
+            published = []
+            for _ in range(4):
+                async with train.connect(url) as connection, connection.running():
+                    while (now := connection.manifest.replay(replay.number)) is None or not now.feeder:
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.3)
+                    now = connection.manifest.replay(replay.number)
+                    assert now is not None
+                    published.append(now.fed)
+            assert 20 < published[0] < 100, published
+            assert len(set(published)) == 1, published
+
+    asyncio.run(main())

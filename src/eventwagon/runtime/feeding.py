@@ -140,21 +140,21 @@ class Feeder:
         wagon_now = self._state.snapshot.manifest.wagon(replay.wagon)
         if channel.name and wagon_now is not None and channel.name not in wagon_now.channels:
             raise _ChangedError(f"{wagon_name(self._train, replay.wagon)} has no channel {channel.name}")
-        began, since, looked = loop.time(), 0, 0
+        began, since, looked = loop.time(), 0, -_AHEAD  # what the feeder before has left there counts, too
         number, wagon, stored = self._stored
         count = max(replay.fed, stored) if (number, wagon) == (replay.number, replay.wagon) else replay.fed
         async for events in self._left(replay, source, count):
             left = list(events)
             while left:
+                if since - looked >= _AHEAD // 2:
+                    await self._not_too_far(replay, channel, count)
+                    looked = since
                 if not self._is_mine(replay):
                     return
                 most = _BATCH if replay.rate is None else max(1, min(_BATCH, int(replay.rate * _BURST)))
                 some = list(fitting(left, most))
                 await to_the_end(partial(self._store, replay, channel, some, count + len(some)), _TO_THE_END)
                 count, since, left = count + len(some), since + len(some), left[len(some) :]
-                if since - looked >= _AHEAD // 2:
-                    await self._not_too_far(replay, channel, count)
-                    looked = since
                 if replay.rate is not None:
                     due = began + since / replay.rate
                     await self._wait(replay, due - loop.time())

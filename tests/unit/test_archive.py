@@ -272,6 +272,16 @@ def _another(directory: Path) -> Path:
     return path
 
 
+def test_a_link_that_leads_nowhere_or_to_itself_hides_no_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        await written(tmp_path.as_uri(), [row(1)])
+        (tmp_path / "orders" / "nowhere.parquet").symlink_to(tmp_path / "gone")
+        (tmp_path / "orders" / "itself.parquet").symlink_to("itself.parquet")
+        assert [file.number for file in await open_archive(tmp_path.as_uri()).files("orders")] == [7]
+
+    asyncio.run(main())
+
+
 def test_a_file_whose_name_is_not_plain_text_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         await written(tmp_path.as_uri(), [row(1)])

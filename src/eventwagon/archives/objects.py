@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from errno import ELOOP
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,15 @@ class Objects:
                 name = f"{folder.name}/{each.name}"
                 if legible(each.name) != each.name:
                     self._tell_once(name)
-                elif each.is_file():
-                    with suppress(FileNotFoundError):  # deleted meanwhile
-                        found.append((name, each.stat().st_size))
+                else:
+                    try:
+                        if each.is_file():
+                            found.append((name, each.stat().st_size))
+                    except FileNotFoundError:  # deleted meanwhile
+                        pass
+                    except OSError as e:
+                        if e.errno != ELOOP:  # a link that leads to itself is no file, as one that leads nowhere
+                            raise
         return found
 
     def _tell_once(self, name: str) -> None:

@@ -86,7 +86,7 @@ class Objects:
         if not above.is_dir():
             raise Unavailable(f"archive {self.where}: {above} is not a directory: move it away")
         raise Unavailable(
-            f"archive {self.where}: the directory is not on this machine: go on where it is, mount it, or make it"
+            f"archive {self.where}: the directory is not on this machine: run this where it is, mount it, or create it"
         )
 
     @contextmanager

@@ -117,8 +117,8 @@ async def audit(
             (say if as_json else line)(f"none is unreconciled: the figures of {count(reconciled, 'record')} reconcile")
             return
         if not told:
-            what = "no such record" if which != RecordFilter() else "no record yet"
-            raise Ended(Code.FAILED, f"the ledger has {what} of train {name}")
+            what = f"no record of train {name!r}" if which == RecordFilter() else f"no such record of train {name!r}"
+            raise Ended(Code.FAILED, f"the ledger has {what}: a wagon's record is written when it is removed")
         if archive and not as_json:
             wagons = count(len(archived), "wagon")
             line(f"the archive agrees with the records of {wagons}" if archived else "none of these was archived")

@@ -14,7 +14,7 @@ from ..event import DEAD, wagon_name
 from ..policy.letters import moment
 from ..views.replays import JobView, job_of, replay_in_words
 from .completion import Anchor
-from .console import DEFAULT_URL, AsJson, Url, job, json_line, line
+from .console import DEFAULT_URL, AsJson, Url, job, json_line, line, paragraph
 from .steer import By, Reason
 from .target import reached, wagon_number
 from .times import time_given
@@ -122,8 +122,8 @@ async def replay(
                 line(f"{counted(count, 'event')} of {wagon_name(name, number)} would be replayed")
             return
         made = await c.replays.request(of, reason, revision=revision, rate=rate, by=by)
-        line(
-            f"replay {made.number} of {counted(made.count, 'event')} of {wagon_name(name, number)} is requested: "
+        paragraph(
+            f"replay {made.number} is requested, for {counted(made.count, 'event')} of {wagon_name(name, number)}: "
             f"`eventwagon replay {name}` shows how far it is"
         )
 
@@ -135,6 +135,6 @@ def _list(c: Connection, as_json: bool) -> None:
             json_line(job_of(each, c.manifest))
         return
     if not standing:
-        line(f"nothing is replayed now; `eventwagon why {c.train.name}` tells of replays that are over")
+        paragraph(f"nothing is replayed now; `eventwagon why {c.train.name}` tells of replays that are over")
     for each in standing:
-        line(replay_in_words(each, c.manifest))
+        paragraph(replay_in_words(each, c.manifest))

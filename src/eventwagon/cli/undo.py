@@ -17,7 +17,7 @@ from ..runtime.undos import UndoPreview
 from ..views.replays import JobView, job_of, replay_in_words
 from ..views.undos import preview_in_words
 from .completion import Anchor
-from .console import DEFAULT_URL, AsJson, Code, Ended, Url, ending, json_line, line
+from .console import DEFAULT_URL, AsJson, Code, Ended, Url, ending, json_line, line, paragraph
 from .steer import By, Reason
 from .target import reached, wagon_number
 
@@ -102,10 +102,10 @@ def _undo(
     """Count, ask, and request it. It is not connected while it asks."""
     preview, train, standing = asyncio.run(_previewed(target, url, wagon))
     for each in preview_in_words(preview, train):
-        line(each)
+        paragraph(each)
     name = wagon_name(train, preview.wagon)
     if dry_run:
-        line(f"{counted(preview.count, 'event')} of {name} would be undone, in {counted(preview.slices, 'wagon')}")
+        paragraph(f"{counted(preview.count, 'event')} of {name} would be undone, in {counted(preview.slices, 'wagon')}")
         return
     if preview.lacking and not partial:
         lacking = ", ".join(preview.lacking)
@@ -126,7 +126,7 @@ def _undo(
         if not typer.confirm(f"{question[0].upper()}{question[1:]}?", err=True):
             raise Ended(Code.FAILED, "nothing was done")
     made = asyncio.run(_requested(target, url, preview, reason, by, partial=partial, again=again))
-    line(f"undo {made.number} of {name} is requested: `eventwagon undo {train}` shows how far it is")
+    paragraph(f"undo {made.number} of {name} is requested: `eventwagon undo {train}` shows how far it is")
 
 
 async def _previewed(target: str, url: str, wagon: str) -> tuple[UndoPreview, str, int]:
@@ -149,7 +149,7 @@ async def _requested(
 async def _resume(target: str, url: str, number: int, reason: str, by: str | None, *, without_failed: bool) -> None:
     async with reached(target, url) as c:
         count = await c.undo.resume(number, reason, without_failed=without_failed, by=by)
-    line(f"undo {number} goes on" + (f", first with {counted(count, 'event')} once more" if count else ""))
+    paragraph(f"undo {number} goes on" + (f", first with {counted(count, 'event')} once more" if count else ""))
 
 
 async def _cancel(target: str, url: str, number: int, reason: str, by: str | None) -> None:
@@ -170,6 +170,6 @@ def _print(c: Connection, as_json: bool) -> None:
             json_line(job_of(each, c.manifest))
         return
     if not standing:
-        line(f"nothing is undone now; `eventwagon why {c.train.name}` tells of undos that are over")
+        paragraph(f"nothing is undone now; `eventwagon why {c.train.name}` tells of undos that are over")
     for each in standing:
-        line(replay_in_words(each, c.manifest))
+        paragraph(replay_in_words(each, c.manifest))

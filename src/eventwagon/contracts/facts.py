@@ -918,8 +918,10 @@ def _sentence(fact: Fact) -> str:
         case ReplayRequested(number=n, count=count, which=which, because=why, by=by, revision=revision, undoes=of):
             code = "" if revision is None else f" with {_revision(revision)}"
             if of:
-                return f"undo {n} of {counted(count, 'event')} of {name(of)} ({which}) requested{code}{_who(by)}: {why}"
-            return f"replay {n} of {counted(count, 'event')} ({which}) requested{code}{_who(by)}: {why}"
+                what = f"undo {n} requested, for {counted(count, 'event')} of {name(of)} ({which})"
+            else:
+                what = f"replay {n} requested, for {counted(count, 'event')} ({which})"
+            return f"{what}{code}{_who(by)}: {why}"
         case ReplayBegun(number=n, wagon=wagon, undoes=of):
             return f"{name(wagon)} takes the events of {_job(n, of, name)}"
         case ReplayTorn(number=n, wagon=wagon, because=why, undoes=of):

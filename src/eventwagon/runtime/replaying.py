@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 import msgspec
 
 from ..contracts.manifest import Manifest
-from ..contracts.replay import EventSource, Kind, PastEvents, Replay
+from ..contracts.replay import EventSource, Kind, NothingKeptError, PastEvents, Replay
 from ..errors import Unavailable, UsageError
 from ..event import legible, wagon_name
 from ..policy.edits import Edit
@@ -63,6 +63,15 @@ class Replays:
         of = checked(of)
         if self._source is None:
             raise Unavailable(f"train {self._train} has no archive: past events are kept only with archive=")
+        name, now = wagon_name(self._train, of.wagon), self._state.snapshot.manifest
+        try:
+            kept = await self._source.channels(of.wagon)
+        except NothingKeptError as e:
+            if now.wagon(of.wagon) is None:
+                raise
+            raise UsageError(f"{name} is not gone yet: its events can be replayed once they are archived") from e
+        if of.channel and of.channel not in (*kept, *now.channels):
+            raise UsageError(f"{name} has no channel {shown(of.channel)}: it has {', '.join(filter(None, kept))}")
         parts, count = await self._source.parts(of.wagon, of.channel), 0
         async with aclosing(meant(self._source, of, parts)) as batches:
             async for events in batches:
@@ -100,7 +109,10 @@ class Replays:
                 f"train {self._train} has no channel {shown(of.channel)} now: let it run with code that has it"
             )
         if not count:
-            raise UsageError(f"nothing to replay: {wagon_name(self._train, of.wagon)} has no such events ({words(of)})")
+            raise UsageError(
+                f"nothing to replay: {wagon_name(self._train, of.wagon)} has no such events ({words(of)}); what was "
+                "skipped, only passed on, or undone there is never replayed"
+            )
         made = Replay(
             number=0,
             of=of,

@@ -26,7 +26,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     channel: str | None = None
     """That of the events that are published now; the ingress is called like the train."""
     to: int | None = None
-    """The wagon that takes them."""
+    """The wagon that takes them; null: there is none now."""
     trouble: str = ""
     """Why it does not get on, or has stopped."""
     why: str = ""
@@ -49,7 +49,7 @@ def job_of(replay: Replay, manifest: Manifest) -> JobView:
         count=replay.count + (0 if undo is None else undo.done + sum(each.count for each in undo.then)),
         published=replay.fed + (0 if undo is None else undo.done),
         channel=(replay.of.channel if undo is None else undo.slice.channel) or manifest.train,
-        to=replay.wagon or None,
+        to=replay.wagon if manifest.wagon(replay.wagon) is not None else None,
         trouble=undo.stopped if undo is not None and state == "stopped" else replay.trouble,
         why=replay.why,
         by=replay.by,
@@ -63,7 +63,7 @@ def replay_in_words(replay: Replay, manifest: Manifest) -> str:
     where = f" to {wagon_name(train, job.to)}" if job.to else ""
     done, todo = f"{job.published:,} of {job.count:,} published", ""
     if job.state == "cancelled":
-        how = "cancelled"
+        how = f"cancelled, {done}"
     elif job.state == "stopped":
         how, where = f"stopped at {job.channel}", ""
         todo = f": eventwagon undo {train} --resume {job.number}, or --cancel {job.number}"

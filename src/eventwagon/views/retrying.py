@@ -22,7 +22,7 @@ def left_out(preview: DeadPreview, command: str = "") -> list[str]:
     if preview.of_undos:
         notes.append(
             f"{count(preview.of_undos, 'dead letter')} could not be undone, and will not be handled: resume the undo "
-            "(`eventwagon undo`)"
+            "(`eventwagon undo`) or, if it is over, drop them"
         )
     return notes
 

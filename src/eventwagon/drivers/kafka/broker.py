@@ -339,7 +339,7 @@ class KafkaBroker:
             claims = wagons[channel.train, channel.wagon].channel(channel.name)
             for place in ((self._names.topic(channel), p) for p in range(count)):
                 part = claims.partition(place[1])
-                if part.taken or part.fresh < (ends[place] or 0):
+                if part.holds or part.returned or part.fresh < (ends[place] or 0):
                     asked[place] = channel
         if not asked:
             return
@@ -353,7 +353,7 @@ class KafkaBroker:
     def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
         """The places of the oldest and the newest waiting event, in each partition's order."""
         claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
-        spans = [(p, claims.waiting_span(p, ends[topic, p] or 0, now)) for p in range(count)]
+        spans = [(p, claims.partition(p).waiting_span(ends[topic, p] or 0, now)) for p in range(count)]
         return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]
 
     async def _known(
@@ -403,7 +403,8 @@ class KafkaBroker:
         ends = await self.wagons.admin.ends(self.wagons.places({channel: topic.partitions}), stable=True)
         claims = wagon.channel(channel.name)
         pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
-        for p, held, fresh in pieces:
+        for p, runs, fresh in pieces:
+            held = [offset for run in runs for offset in range(*run)]
             end = ends[topic.name, p]
             if end is None:
                 self.wagons.publisher.forget(channel)

@@ -3,8 +3,7 @@ Pure.
 
 A record of the log proposes something: a claim, a settle, a release. Records are applied in the log's order. The only
 clock is the time at which the log took each record (milliseconds), so all processes that have read equally far know the
-same. An offset below `Partition.fresh` that is not in `Partition.taken` is settled, or has no event: nothing is kept
-for it.
+same. Who owns a partition, and so reads it, follows from the log too (see ownership.py).
 """
 
 from __future__ import annotations
@@ -13,10 +12,33 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import NamedTuple
+from zlib import crc32
 
-import msgspec
+from . import snapshot
+from .ownership import assign
+from .partition import Hold, Partition
+from .proposals import (
+    Beat,
+    Claim,
+    Extend,
+    Format,
+    Held,
+    Join,
+    Leave,
+    Member,
+    Op,
+    Release,
+    Run,
+    Settle,
+    Void,
+    decode,
+)
+from .runs import add, cut, size, within
 
-from .proposals import Claim, Extend, Gone, Op, Release, Run, Settle, Void, decode, runs_of
+TTL = 3000
+"""Milliseconds after which a member that owes a sign of life is dropped."""
+_CHECK = 100  # ms between two checks for such members
+_NUMBERS = 1000  # more than the claims that a record can have
 
 
 class Grant(NamedTuple):
@@ -30,56 +52,8 @@ class Grant(NamedTuple):
     suspect: bool = False
 
 
-class Hold:
-    """The state of offsets that were claimed and are not settled: claimed until `due`, or given back and available from
-    then on."""
-
-    __slots__ = ("alone", "attempt", "back", "claim", "due", "owner", "suspect")
-
-    def __init__(
-        self,
-        claim: int,
-        attempt: int,
-        due: int,
-        back: bool,
-        owner: str = "",
-        *,
-        suspect: bool = False,
-        alone: bool = False,
-    ) -> None:
-        self.claim = claim
-        self.attempt = attempt
-        self.due = due
-        self.back = back
-        self.owner = owner
-        self.suspect = suspect
-        self.alone = alone
-        """If this claim expires, that counts as an attempt."""
-
-    def __lt__(self, other: Hold) -> bool:
-        return False  # heaps: among equals any order will do
-
-
-class Partition:
-    """One partition of a channel."""
-
-    def __init__(self, fresh: int = 0) -> None:
-        self.fresh = fresh
-        """The first offset that was never claimed."""
-        self.taken: dict[int, Hold] = {}
-        self.ahead: set[int] = set()
-        """Offsets from `fresh` on that hold no event."""
-
-    def unsettled(self) -> list[int]:
-        """The offsets below `fresh` that are not settled, in order."""
-        return sorted(self.taken)
-
-
-_NUMBERS = 1000  # more than the claims that a record can have
-
-
 class ChannelClaims:
-    """One channel: its settled, claimed and returned events."""
+    """One channel: its settled, claimed and returned events, and who reads which of its partitions."""
 
     def __init__(self) -> None:
         self.partitions: dict[int, Partition] = {}
@@ -88,11 +62,11 @@ class ChannelClaims:
         """Offsets without an event."""
         self.lost = 0
         """Offsets that were removed before they were settled."""
-        self.back = 0
-        """Offsets that were given back, whether or not they are due."""
-        self._again: list[tuple[int, int, int, Hold]] = []  # heap: due, partition, offset; stale where not in `taken`
-        self._suspects: list[tuple[int, int, int, int, Hold]] = []  # heap: -attempt, due, partition, offset; likewise
-        self.ends: list[tuple[int, int, int, int, Hold]] = []  # heap: due, partition, start, stop of claims; likewise
+        self.members: list[str] = []
+        self.moved = 0
+        """Grows when members or owners change. Not part of the state."""
+        self._claims: dict[int, list[Hold]] = {}
+        self._ends: list[tuple[int, Hold]] = []  # heap: when claims expire; stale where the hold says otherwise
 
     def partition(self, number: int) -> Partition:
         """The partition of this number."""
@@ -103,289 +77,306 @@ class ChannelClaims:
 
     def held(self) -> int:
         """Offsets that were claimed and are not settled: in flight or back."""
-        return sum(len(p.taken) for p in self.partitions.values())
+        return sum(p.held() for p in self.partitions.values())
+
+    def expiring(self) -> int:
+        """Entries kept for claims that may expire."""
+        return len(self._ends)
 
     def waiting_again(self, now: float) -> int:
         """Offsets that were given back, and those whose claims expire by `now`."""
-        return self.back + sum(
-            1
-            for due, number, start, stop, hold in self.ends
-            if due <= now and hold.due <= now
-            for offset in range(start, stop)
-            if self.partitions[number].taken.get(offset) is hold
-        )
+        expired = (h for p in self.partitions.values() for h in p.holds if h.due <= now)
+        return sum(p.returned for p in self.partitions.values()) + sum(size(hold.runs) for hold in expired)
 
-    def waiting_span(self, number: int, end: int, now: float) -> tuple[int, int] | None:
-        """The lowest and the highest offset that waits in this partition, which ends at `end`."""
-        partition = self.partition(number)
-        waiting = [offset for offset, hold in partition.taken.items() if hold.back or hold.due <= now]
-        if partition.fresh < end:
-            last = end - 1
-            while last in partition.ahead:
-                last -= 1
-            waiting += (partition.fresh, last)
-        return (min(waiting), max(waiting)) if waiting else None
-
-    def due(self) -> float:
-        """When claimed events can be claimed again, in ms; `inf` if nothing is held."""
-        again, ends = self._again, self.ends
-        while again and self.partitions[again[0][1]].taken.get(again[0][2]) is not again[0][3]:
-            heappop(again)
-        while ends and not self._stands(*ends[0][1:]):
+    def due(self, among: Iterable[int] | None = None) -> float:
+        """When claimed events can be claimed again, in ms; `inf` if nothing is held. `among`: in these partitions, as
+        far as events that were given back are concerned."""
+        ends = self._ends
+        while ends and not (ends[0][1].runs and ends[0][1].due == ends[0][0]):
             heappop(ends)
-        suspects = (due for _, due, p, o, hold in self._suspects if self.partitions[p].taken.get(o) is hold)
-        return min(again[0][0] if again else inf, ends[0][0] if ends else inf, min(suspects, default=inf))
+        due: float = ends[0][0] if ends else inf
+        for p in self.partitions.values() if among is None else map(self.partition, among):
+            if p.back:
+                due = min(due, p.back[0].due)
+            if p.suspects:
+                due = min(due, min(s.due for s in p.suspects))
+        return due
 
     # --- the rule -------------------------------------------------------------------------
 
-    def claim(self, op: Claim, now: int, number: int, turn: int) -> list[Grant]:
-        """Claim events. `turn`: the partition at which to begin."""
-        self._expire(now)
-        if op.suspect_first and (suspect := self._claim_suspect(op, now, number)):
+    def claim(self, op: Claim, now: int, number: int, turn: int, member: str | None = None) -> list[Grant]:
+        """Claim events. `turn`: the partition at which to begin. `member`: who claims, in a log of format 2."""
+        self.expire(now)
+        numbers = sorted(self.partitions) if member is None else sorted({p for p, _ in op.ends})
+        grants = self._claim_events(op, now, number, turn, numbers)
+        if member is not None:
+            self._notice(op, member, grants, now)
+        return grants
+
+    def _claim_events(self, op: Claim, now: int, number: int, turn: int, numbers: Sequence[int]) -> list[Grant]:
+        if op.suspect_first and (suspect := self._claim_suspect(op, now, number, numbers)):
             return suspect
         grants: list[Grant] = []
-        room = op.limit - self._claim_again(op, now, number, grants)
+        room = op.limit - self._claim_again(op, now, number, numbers, grants)
         ends = op.ends
         for i in range(len(ends)):
             if room <= 0:
                 break
             p, end = ends[(turn + i) % len(ends)]
-            room -= self._claim_fresh(p, end, room, Hold(number, 1, now + op.visibility, False, op.owner), grants)
-        return grants or ([] if op.suspect_first else self._claim_suspect(op, now, number))
+            for run in self.partition(p).take_fresh(end, room):
+                room -= run[1] - run[0]
+                grants.append(self._grant(op, now, number, Hold(p, [run], number, 1, 0, op.owner)))
+        return grants or ([] if op.suspect_first else self._claim_suspect(op, now, number, numbers))
 
-    def settle(self, runs: Iterable[Run]) -> None:
-        self.settled += self._drop(runs)
+    def settle(self, runs: Iterable[Run], held: Iterable[Held] = ()) -> None:
+        """These are settled, whoever has claimed them; those `held` probably by the claim that is named."""
+        for p, start, stop in runs:
+            self.settled += self._drop(p, start, stop)
+        for p, start, stop, claim in held:
+            here = [h for h in self._claims.get(claim, ()) if h.partition == p]
+            found = sum(self._take_from(hold, start, stop) for hold in here)
+            if found < stop - start:
+                found += self._drop(p, start, stop)
+            self.settled += found
+        self._tidy()
 
     def void(self, runs: Iterable[Run]) -> None:
         for p, start, stop in runs:
             partition = self.partition(p)
-            self.voids += self._drop([(p, start, min(stop, partition.fresh))])
-            for offset in range(max(start, partition.fresh), stop):
-                if offset not in partition.ahead:
-                    partition.ahead.add(offset)
-                    self.voids += 1
-            self._advance(partition)
+            self.voids += self._drop(p, start, min(stop, partition.fresh))
+            self.voids += partition.skip(start, stop)
+        self._tidy()
 
     def lose(self, runs: Iterable[Run], now: int) -> None:
         """Record these offsets as lost. Claimed events are not lost: their consumer may still settle them."""
-        self._expire(now)
+        self.expire(now)
         for p, start, stop in runs:
             partition = self.partition(p)
-            known = [o for o in partition.taken if start <= o < min(stop, partition.fresh)]
-            gone = [o for o in known if partition.taken[o].back]
-            self.lost += self._drop([(p, o, o + 1) for o in gone])
-            for offset in range(max(start, partition.fresh), stop):
-                if offset not in partition.ahead:
-                    partition.ahead.add(offset)
-                    self.lost += 1
-            self._advance(partition)
+            self.lost += partition.drop_returned(start, stop) + partition.skip(start, stop)
 
     def rebuild(self, number: int, settled: set[int], voids: set[int], lost: set[int], now: int) -> None:
         """Give back everything before the first offset that was never claimed, except these."""
         self.settled += len(settled)
         self.voids += len(voids)
         self.lost += len(lost)
-        for offset in range(self.partition(number).fresh):
-            if not (offset in settled or offset in voids or offset in lost):
-                self._back(number, offset, 1, now, suspect=False)
+        partition = self.partition(number)
+        left = [(0, partition.fresh)]
+        gone: list[tuple[int, int]] = []
+        for offset in settled | voids | lost:
+            add(gone, offset, offset + 1)
+        for run in gone:
+            cut(left, *run)
+        for run in left:
+            if run[0] < run[1]:
+                partition.put_back(run, 1, now, suspect=False)
 
     def to_lose(self, number: int, start: int, now: float) -> list[Run]:
         """The events of this partition that are lost if it now begins at `start`, and not yet recorded as lost."""
-        partition = self.partition(number)
-        back = [o for o, hold in partition.taken.items() if o < start and (hold.back or hold.due <= now)]
-        runs = runs_of((number, o) for o in back)
-        return [*runs, (number, partition.fresh, start)] if partition.fresh < start else runs
+        return [(number, *run) for run in self.partition(number).to_lose(start, now)]
 
     def release(self, op: Release, now: int) -> list[Grant]:
         """Give back what is listed, and all claims of the owner. Returns the owner's claims that this ended."""
-        self._expire(now)
+        self.expire(now)
         for p, start, stop, claim in op.held:
-            self._give_back(p, range(start, stop), claim, now + op.delay, op)
+            for hold in [h for h in self._claims.get(claim, ()) if h.partition == p]:
+                for run in within(hold.runs, start, stop):
+                    self._take_from(hold, *run)
+                    suspect = hold.suspect and not (op.tried or op.cleared)
+                    self.partition(p).put_back(run, hold.attempt + op.tried, now + op.delay, suspect=suspect)
         returned: list[Grant] = []
         for number, partition in self.partitions.items() if op.owner else ():
-            for offset, hold in list(partition.taken.items()):
-                if hold.owner == op.owner and not hold.back:
-                    returned.append(Grant(number, offset, offset + 1, hold.attempt, hold.claim, True))
-                    self._run_out(number, offset, hold, now)
+            for hold in [h for h in partition.holds if h.name == op.owner]:
+                returned += [Grant(number, *run, hold.attempt, hold.claim, True) for run in hold.runs]
+                self._run_out(hold, now)
         return returned
 
     def extend(self, op: Extend, now: int) -> list[Grant]:
-        """Extend those claims that have not expired."""
-        self._expire(now)
+        """Extend those claims that have not expired. Returns them."""
+        self.expire(now)
         stands: list[Grant] = []
         for p, start, stop, claim in op.held:
-            taken = self.partition(p).taken
-            longer: dict[Hold, Hold] = {}
-            for offset in range(start, stop):
-                hold = taken.get(offset)
-                if hold is not None and hold.claim == claim and not hold.back:
-                    if hold not in longer:
-                        longer[hold] = self._longer(hold, op, now)
-                    taken[offset] = longer[hold]
-            for hold in longer.values():
-                heappush(self.ends, (hold.due, p, start, stop, hold))
-                stands.append(Grant(p, start, stop, hold.attempt, claim, hold.suspect))
+            for hold in [h for h in self._claims.get(claim, ()) if h.partition == p]:
+                runs = within(hold.runs, start, stop)
+                if not runs:
+                    continue
+                longer = hold
+                if runs != hold.runs:
+                    longer = Hold(p, runs, claim, hold.attempt, hold.due, hold.name, suspect=hold.suspect)
+                    longer.alone = hold.alone
+                    for run in runs:
+                        self._take_from(hold, *run)
+                    self._keep(longer)
+                if op.alone:
+                    longer.alone = True
+                else:
+                    longer.due = now + op.visibility
+                heappush(self._ends, (longer.due, longer))
+                stands += [Grant(p, *run, longer.attempt, claim, longer.suspect) for run in runs]
         self._tidy()
         return stands
 
+    def expire(self, now: int) -> None:
+        """The claims that end by now: their events are back, as suspects."""
+        ends = self._ends
+        while ends and ends[0][0] <= now:
+            due, hold = heappop(ends)
+            if hold.runs and hold.due == due:
+                self._run_out(hold, due)
+
+    # --- members ----------------------------------------------------------------------------
+
+    def join(self, member: str, partitions: int, salt: str) -> None:
+        """The member consumes the channel, which has at least so many partitions."""
+        for number in range(partitions):
+            self.partition(number)
+        if member not in self.members:
+            self.members.append(member)
+        self._share(salt)
+
+    def leave(self, member: str, salt: str) -> None:
+        """The member no longer consumes it."""
+        if member in self.members:
+            self.members.remove(member)
+            self._share(salt)
+
+    def report(self, ends: Iterable[tuple[int, int]], member: str) -> None:
+        """The member has seen these ends, and lets others have what waits."""
+        for p, end in ends:
+            partition = self.partition(p)
+            partition.seen = max(partition.seen, end)
+            if partition.owner == member:
+                partition.tended = 0
+
+    def _share(self, salt: str) -> None:
+        numbers = sorted(self.partitions)
+        owners = [self.partitions[p].owner for p in numbers]
+        for p, owner in zip(numbers, assign(owners, self.members, crc32(salt.encode())), strict=True):
+            if self.partitions[p].owner != owner:
+                self.partitions[p].owner = owner
+                self.partitions[p].waits_since = 0
+        self.moved += 1
+
+    def _notice(self, op: Claim, member: str, grants: Sequence[Grant], now: int) -> None:
+        """What a claim tells about its partitions and their owners."""
+        taken = {grant.partition for grant in grants}
+        for p, end in op.ends:
+            partition = self.partition(p)
+            partition.seen = max(partition.seen, end)
+            if partition.owner == member:
+                partition.tended = now
+            elif p in taken:
+                partition.waits_since = partition.waits_since or now
+
     # --- how --------------------------------------------------------------------------------
 
-    def _longer(self, hold: Hold, op: Extend, now: int) -> Hold:
-        due = hold.due if op.alone else now + op.visibility
-        alone = op.alone or hold.alone
-        return Hold(hold.claim, hold.attempt, due, False, hold.owner, suspect=hold.suspect, alone=alone)
-
-    def _claim_suspect(self, op: Claim, now: int, number: int) -> list[Grant]:
+    def _claim_suspect(self, op: Claim, now: int, number: int, numbers: Sequence[int]) -> list[Grant]:
         """Claim the suspect with the most attempts that is due."""
-        later: list[tuple[int, int, int, int, Hold]] = []
-        grants: list[Grant] = []
-        while self._suspects and not grants:
-            entry = heappop(self._suspects)
-            _, due, p, offset, old = entry
-            taken = self.partitions[p].taken
-            if taken.get(offset) is not old:
-                continue
-            if due > now:
-                later.append(entry)
-                continue
-            self.back -= 1
-            taken[offset] = hold = Hold(number, old.attempt, now + op.visibility, False, op.owner, suspect=True)
-            heappush(self.ends, (hold.due, p, offset, offset + 1, hold))
-            grants.append(Grant(p, offset, offset + 1, old.attempt, number, True))
-        for entry in later:
-            heappush(self._suspects, entry)
-        return grants
+        due = ((*found[:2], p, found) for p in numbers if (found := self.partition(p).first_suspect(now)))
+        if (first := min(due, default=None)) is None:
+            return []
+        rank, _, p, found = first
+        offset = self.partition(p).take_suspect(found)
+        hold = Hold(p, [(offset, offset + 1)], number, -rank, 0, op.owner, suspect=True)
+        return [self._grant(op, now, number, hold)]
 
-    def _claim_again(self, op: Claim, now: int, number: int, grants: list[Grant]) -> int:
-        again, count = self._again, 0
-        due = now + op.visibility
-        while again and again[0][0] <= now and count < op.limit:
-            _, p, offset, old = heappop(again)
-            taken = self.partitions[p].taken
-            if taken.get(offset) is not old:
-                continue
-            self.back -= 1
-            count += 1
-            last = grants[-1] if grants else None
-            if last and (last.partition, last.stop, last.attempt) == (p, offset, old.attempt):
-                grants[-1] = last._replace(stop=offset + 1)
-                taken[offset] = taken[offset - 1]
-            else:
-                grants.append(Grant(p, offset, offset + 1, old.attempt, number))
-                taken[offset] = Hold(number, old.attempt, due, False, op.owner)
-        for grant in grants:
-            hold = self.partitions[grant.partition].taken[grant.start]
-            heappush(self.ends, (due, grant.partition, grant.start, grant.stop, hold))
-        return count
+    def _claim_again(self, op: Claim, now: int, number: int, numbers: Sequence[int], grants: list[Grant]) -> int:
+        room = op.limit
+        while room > 0:
+            due = ((part.back[0].due, p) for p in numbers if (part := self.partition(p)).back)
+            first = min(due, default=None)
+            if first is None or first[0] > now:
+                break
+            p = first[1]
+            one = self.partition(p).take_back(room)
+            room -= one.stop - one.start
+            hold = Hold(p, [(one.start, one.stop)], number, one.attempt, 0, op.owner)
+            grants.append(self._grant(op, now, number, hold))
+        return op.limit - room
 
-    def _claim_fresh(self, p: int, end: int, room: int, hold: Hold, grants: list[Grant]) -> int:
-        partition = self.partition(p)
-        count = 0
-        while count < room and partition.fresh < end:
-            start = partition.fresh
-            stop = min(end, start + room - count)
-            if partition.ahead:
-                stop = min([stop, *(o for o in partition.ahead if o >= start)])
-            partition.taken.update(dict.fromkeys(range(start, stop), hold))
-            heappush(self.ends, (hold.due, p, start, stop, hold))
-            grants.append(Grant(p, start, stop, 1, hold.claim))
-            count += stop - start
-            partition.fresh = stop
-            self._advance(partition)
-        return count
+    def _grant(self, op: Claim, now: int, number: int, hold: Hold) -> Grant:
+        hold.due = now + op.visibility
+        self._keep(hold)
+        heappush(self._ends, (hold.due, hold))
+        return Grant(hold.partition, *hold.runs[0], hold.attempt, number, hold.suspect)
 
-    def _advance(self, partition: Partition) -> None:
-        while partition.fresh in partition.ahead:
-            partition.ahead.discard(partition.fresh)
-            partition.fresh += 1
+    def _keep(self, hold: Hold) -> None:
+        self.partition(hold.partition).holds[hold] = None
+        self._claims.setdefault(hold.claim, []).append(hold)
 
-    def _drop(self, runs: Iterable[Run]) -> int:
-        dropped = 0
-        for p, start, stop in runs:
-            pop = self.partition(p).taken.pop
-            for offset in range(start, stop):
-                hold = pop(offset, None)
-                if hold is not None:
-                    dropped += 1
-                    self.back -= hold.back
-        self._tidy()
-        return dropped
-
-    def _expire(self, now: int) -> None:
-        ends = self.ends
-        while ends and ends[0][0] <= now:
-            due, p, start, stop, hold = heappop(ends)
-            taken = self.partition(p).taken
-            for offset in range(start, stop):
-                if taken.get(offset) is hold:
-                    self._run_out(p, offset, hold, due)
-
-    def _give_back(self, p: int, offsets: Sequence[int], claim: int, due: int, op: Release) -> None:
-        taken = self.partition(p).taken
-        for offset in offsets:
-            hold = taken.get(offset)
-            if hold is not None and not hold.back and hold.claim == claim:
-                suspect = hold.suspect and not (op.tried or op.cleared)
-                self._back(p, offset, hold.attempt + op.tried, due, suspect=suspect)
-
-    def _run_out(self, p: int, offset: int, hold: Hold, due: int) -> None:
-        self._back(p, offset, hold.attempt + hold.alone, due, suspect=True)
-
-    def _back(self, p: int, offset: int, attempt: int, due: int, *, suspect: bool) -> None:
-        self.partition(p).taken[offset] = back = Hold(0, attempt, due, True, suspect=suspect)
-        self.back += 1
-        if suspect:
-            heappush(self._suspects, (-attempt, due, p, offset, back))
+    def _forget(self, hold: Hold) -> None:
+        del self.partition(hold.partition).holds[hold]
+        same = self._claims[hold.claim]
+        if len(same) == 1:
+            del self._claims[hold.claim]
         else:
-            heappush(self._again, (due, p, offset, back))
+            same.remove(hold)
 
-    def _stands(self, p: int, start: int, stop: int, hold: Hold) -> bool:
-        taken = self.partitions[p].taken
-        return any(taken.get(offset) is hold for offset in range(start, stop))
+    def _take_from(self, hold: Hold, start: int, stop: int) -> int:
+        taken = cut(hold.runs, start, stop)
+        if not hold.runs:
+            self._forget(hold)
+        return taken
+
+    def _drop(self, p: int, start: int, stop: int) -> int:
+        """Forget these, whoever holds them. Returns how many there were."""
+        partition, dropped = self.partition(p), 0
+        for hold in [h for h in partition.holds if h.runs[0][0] < stop and start < h.runs[-1][1]]:
+            dropped += self._take_from(hold, start, stop)
+        return dropped + (partition.drop_returned(start, stop) if partition.returned else 0)
+
+    def _run_out(self, hold: Hold, due: int) -> None:
+        runs, hold.runs = hold.runs, []
+        self._forget(hold)
+        for run in runs:
+            self.partition(hold.partition).put_back(run, hold.attempt + hold.alone, due, suspect=True)
 
     def _tidy(self) -> None:
         """Forget expired entries early, so that long claims of many small batches don't accumulate."""
-        ends, again, suspects, held = self.ends, self._again, self._suspects, 2 * self.held()
-        if len(ends) > 1000 + held:
-            self.ends = [e for e in ends if self._stands(*e[1:])]
-            heapify(self.ends)
-        if len(again) > 1000 + held:
-            self._again = [e for e in again if self.partitions[e[1]].taken.get(e[2]) is e[3]]
-            heapify(self._again)
-        if len(suspects) > 1000 + held:
-            self._suspects = [e for e in suspects if self.partitions[e[2]].taken.get(e[3]) is e[4]]
-            heapify(self._suspects)
+        if len(self._ends) > 1000 + 2 * sum(len(p.holds) for p in self.partitions.values()):
+            self._ends = [(due, hold) for due, hold in self._ends if hold.runs and hold.due == due]
+            heapify(self._ends)
 
     # --- whole ------------------------------------------------------------------------------
 
-    def dump(self) -> _ChannelDump:
-        partitions, marks = [], []
-        for number, partition in self.partitions.items():
-            runs = _runs(partition)
-            partitions.append((number, partition.fresh, sorted(partition.ahead), runs))
-            for start, *_ in runs:
-                hold = partition.taken[start]
-                if hold.owner or hold.suspect or hold.alone:
-                    marks.append((number, start, hold.owner, hold.suspect, hold.alone))
-        return _ChannelDump(self.settled, self.voids, partitions, marks, self.lost)
+    def dump(self) -> snapshot.StoredChannel:
+        partitions, marks, owned = [], [], []
+        for number, partition in sorted(self.partitions.items()):
+            runs, marked = _runs(partition)
+            marks += [(number, start, *mark) for start, mark in marked if any(mark)]
+            ahead = [offset for start, stop in partition.ahead for offset in range(start, stop)]
+            partitions.append((number, partition.fresh, ahead, runs))
+            if self.members or partition.owner or partition.seen:
+                owned.append((number, partition.owner, partition.seen, partition.tended, partition.waits_since))
+        return snapshot.StoredChannel(self.settled, self.voids, partitions, marks, self.lost, self.members, owned)
 
     @classmethod
-    def load(cls, dump: _ChannelDump) -> ChannelClaims:
+    def load(cls, dump: snapshot.StoredChannel) -> ChannelClaims:
         self = cls()
         self.settled, self.voids, self.lost = dump.settled, dump.voids, dump.lost
+        self.members = list(dump.members)
         marks = {mark[:2]: mark[2:] for mark in dump.marks}
         for number, fresh, ahead, runs in dump.partitions:
             partition = self.partitions[number] = Partition(fresh)
-            partition.ahead = set(ahead)
+            for offset in ahead:
+                add(partition.ahead, offset, offset + 1)
+            holds = dict[tuple[object, ...], Hold]()
             for start, stop, claim, attempt, due, back in runs:
-                owner, suspect, alone = marks.get((number, start), ("", False, False))
-                for offset in range(start, stop) if back else ():
-                    self._back(number, offset, attempt, due, suspect=suspect)
-                if not back:
-                    hold = Hold(claim, attempt, due, False, owner, suspect=suspect, alone=alone)
-                    partition.taken.update(dict.fromkeys(range(start, stop), hold))
-                    self.ends.append((due, number, start, stop, hold))
-        heapify(self.ends)
+                name, suspect, alone = marks.get((number, start), ("", False, False))
+                if back:
+                    partition.put_back((start, stop), attempt, due, suspect=suspect)
+                    continue
+                same = (claim, attempt, due, name, suspect, alone)
+                if same in holds:
+                    holds[same].runs.append((start, stop))
+                    continue
+                hold = Hold(number, [(start, stop)], claim, attempt, due, name, suspect=suspect, alone=alone)
+                holds[same] = hold
+                self._keep(hold)
+                heappush(self._ends, (due, hold))
+        for number, owner, seen, tended, since in dump.owned:
+            partition = self.partition(number)
+            partition.owner, partition.seen, partition.tended, partition.waits_since = owner, seen, tended, since
+        self.moved += 1
         return self
 
 
@@ -396,7 +387,12 @@ class WagonClaims:
         self.channels: dict[str, ChannelClaims] = {}
         self.now = 0
         """The log's time, in ms: it never goes back, whatever the clocks of its leaders say."""
+        self.format = 0
+        """Of the log; 0 while it has no record."""
+        self.members: dict[str, tuple[int, str]] = {}
+        """When each member last wrote, and its process."""
         self._claims = 0
+        self._checked = 0
         self.rebuilt = False
         """Rebuilt from a log that had lost its beginning: settled events may have come again."""
 
@@ -407,20 +403,51 @@ class WagonClaims:
             found = self.channels[name] = ChannelClaims()
         return found
 
+    def owes_a_beat(self, member: str, now: float) -> bool:
+        """Whether it would soon be dropped: events wait in its partitions, or others claim them, and it was silent."""
+        last, _ = self.members.get(member, (inf, ""))
+        return (
+            len(self.members) > 1
+            and last + TTL / 3 <= now
+            and any(
+                partition.waits_since
+                for channel in self.channels.values()
+                for partition in channel.partitions.values()
+                if partition.owner == member
+            )
+        )
+
     def apply(self, offset: int, time: int, record: bytes) -> list[tuple[Op, list[Grant]]]:
         """Apply the next record of the log. Returns its proposals, and what each was granted."""
         self.now = now = max(self.now, time)
-        return [(op, self._apply(op, now, offset)) for op in decode(record)]
+        member = ""
+        results: list[tuple[Op, list[Grant]]] = []
+        for op in decode(record):
+            if isinstance(op, Format):
+                self.format = self.format or 2
+            elif isinstance(op, Member):
+                member = op.name
+                if member in self.members:
+                    self.members[member] = (now, self.members[member][1])
+            else:
+                self.format = self.format or 1
+                results.append((op, self._apply(op, now, offset, member)))
+        if self.format > 1 and now >= self._checked + _CHECK:
+            self._checked = now
+            self._drop_silent(now)
+        return results
 
-    def _apply(self, op: Op, now: int, offset: int) -> list[Grant]:
+    def _apply(self, op: Op, now: int, offset: int, member: str) -> list[Grant]:
         channel = self.channel(op.channel)
         match op:
             case Claim():
                 self._claims += 1
-                return channel.claim(op, now, self._claims, offset)
+                return channel.claim(op, now, self._claims, offset, member if self.format > 1 else None)
             case Settle():
-                channel.settle(op.runs)
+                channel.settle(op.runs, op.held)
             case Release():
+                if op.owner and self.format > 1:
+                    self._end([name for name, (_, owner) in self.members.items() if owner == op.owner])
                 return channel.release(op, now)
             case Extend():
                 return channel.extend(op, now)
@@ -428,30 +455,70 @@ class WagonClaims:
                 channel.lose(op.runs, now)
             case Void():
                 channel.void(op.runs)
-            case Gone():
+            case Join() if member and self.format > 1:
+                if len(self.members) == 1:  # alone it owed nothing
+                    self.members = {name: (now, owner) for name, (_, owner) in self.members.items()}
+                self.members[member] = (now, op.owner)
+                channel.join(member, op.partitions, op.channel)
+            case Leave() if self.format > 1:
+                channel.leave(member, op.channel)
+                if not any(member in each.members for each in self.channels.values()):
+                    self.members.pop(member, None)
+            case Beat():
+                channel.report(op.ends, member)
+            case _:
                 pass
         return []
+
+    def _drop_silent(self, now: int) -> None:
+        """Drop the members that owe a sign of life for longer than TTL: others own their partitions then. It concerns
+        only who reads what; their claims stand until they expire."""
+        silent = list[str]()
+        for channel in self.channels.values():
+            for partition in channel.partitions.values():
+                if not partition.owner:
+                    continue
+                last = self.members.get(partition.owner, (0, ""))[0]
+                if partition.known_waiting(now):
+                    partition.waits_since = partition.waits_since or now
+                elif last > partition.waits_since:
+                    partition.waits_since = 0
+                if partition.waits_since and max(partition.waits_since, last) + TTL < now:
+                    silent.append(partition.owner)
+        if len(self.members) > 1:
+            self._end(dict.fromkeys(silent))
+
+    def _end(self, members: Iterable[str]) -> None:
+        for member in members:
+            self.members.pop(member, None)
+            for name, channel in self.channels.items():
+                channel.leave(member, name)
 
     def dump(self) -> bytes:
         """The whole state. A reader that starts from it gets the same answers as one that has read everything."""
         channels = {name: channel.dump() for name, channel in self.channels.items()}
-        return msgspec.msgpack.encode(_Dump(self.now, self._claims, channels, self.rebuilt))
+        state = snapshot.Stored(self.now, self._claims, channels, self.rebuilt, self.members, self._checked)
+        return snapshot.dump(state, self.format)
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes:
         """Rebuild the state from the last records alone: events that they settle are settled, and all earlier events
-        are given back and available at once. Claims get numbers that were not used before."""
+        are given back and available at once. Claims get numbers that were not used before; members join anew."""
         new = WagonClaims()
-        new.rebuilt, new._claims = True, _NUMBERS * before
+        new.rebuilt, new._claims, new.format = True, _NUMBERS * before, 1
         known: dict[tuple[str, int], tuple[set[int], set[int], set[int]]] = {}
         for time, record in records:
             new.now = max(new.now, time)
             for op in decode(record):
+                if isinstance(op, Format | Member):
+                    new.format = 2
+                    continue
+                ended = isinstance(op, Settle | Void)
                 runs = op.runs if isinstance(op, Settle | Void) else []
-                held = op.held if isinstance(op, Release | Extend) else []
+                held = op.held if isinstance(op, Settle | Release | Extend) else []
                 for p, start, stop in (*runs, *((p, start, stop) for p, start, stop, _ in held)):
                     settled, voids, lost = known.setdefault((op.channel, p), (set(), set(), set()))
                     into = settled if isinstance(op, Settle) else lost if isinstance(op, Void) and op.lost else voids
-                    if runs:
+                    if ended:
                         into.update(range(start, stop))
                     channel = new.channel(op.channel)
                     channel.partition(p).fresh = max(channel.partition(p).fresh, stop)
@@ -461,41 +528,27 @@ class WagonClaims:
 
     def load(self, dump: bytes) -> None:
         """Take over a state that another process dumped."""
-        found = _decode_dump(dump)
+        found, self.format = snapshot.load(dump)
         self.now, self._claims, self.rebuilt = found.now, found.claims, found.rebuilt
+        self.members, self._checked = dict(found.members), found.checked
         self.channels = {name: ChannelClaims.load(channel) for name, channel in found.channels.items()}
 
 
-class _ChannelDump(msgspec.Struct, array_like=True):
-    settled: int
-    voids: int
-    partitions: list[tuple[int, int, list[int], list[tuple[int, int, int, int, int, bool]]]]
-    marks: list[tuple[int, int, str, bool, bool]] = []
-    """Of runs with further properties: partition, start, owner, suspect, alone."""
-    lost: int = 0
-
-
-class _Dump(msgspec.Struct, array_like=True):
-    now: int
-    claims: int
-    channels: dict[str, _ChannelDump]
-    rebuilt: bool = False
-
-
-_decode_dump = msgspec.msgpack.Decoder(_Dump).decode
-
-
-def _runs(partition: Partition) -> list[tuple[int, int, int, int, int, bool]]:
-    """What is held, with neighbours in the same state merged."""
-    runs: list[tuple[int, int, int, int, int, bool]] = []
-    last: tuple[str, bool, bool] | None = None
-    for offset in partition.unsettled():
-        hold = partition.taken[offset]
-        state = (hold.claim, hold.attempt, hold.due, hold.back)
-        more = (hold.owner, hold.suspect, hold.alone)
-        if runs and runs[-1][1] == offset and runs[-1][2:] == state and more == last:
-            runs[-1] = (runs[-1][0], offset + 1, *state)
+def _runs(
+    partition: Partition,
+) -> tuple[list[snapshot.StoredRun], list[tuple[int, tuple[str, bool, bool]]]]:
+    """What is held or back in order, with neighbours in the same state merged; and the further properties of each."""
+    plain, suspect = ("", False, False), ("", True, False)
+    each: list[tuple[snapshot.StoredRun, tuple[str, bool, bool]]]
+    each = [((b.start, b.stop, 0, b.attempt, b.due, True), plain) for b in partition.back]
+    each += [((s.start, s.stop, 0, -s.rank, s.due, True), suspect) for s in partition.suspects]
+    for h in partition.holds:
+        more = (h.name, h.suspect, h.alone)
+        each += [((start, stop, h.claim, h.attempt, h.due, False), more) for start, stop in h.runs]
+    merged: list[tuple[snapshot.StoredRun, tuple[str, bool, bool]]] = []
+    for run, more in sorted(each):
+        if merged and merged[-1][1] == more and merged[-1][0][1:] == (run[0], *run[2:]):
+            merged[-1] = ((merged[-1][0][0], *run[1:]), more)
         else:
-            runs.append((offset, offset + 1, *state))
-        last = more
-    return runs
+            merged.append((run, more))
+    return [run for run, _ in merged], [(run[0], more) for run, more in merged]

@@ -1,5 +1,8 @@
 """The proposals in a claims log, and their encoding. Fields that a later release added come last and have defaults;
-earlier releases skip them."""
+earlier releases skip them.
+
+A log keeps the format that its first record has. In format 1 there are no members: every process reads every partition.
+In format 2 each record names the member that wrote it, and members own partitions."""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ Held = tuple[int, int, int, int]
 
 class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
     """Claim one suspect, or up to `limit` events, for `visibility` ms: returned events first, then new ones, as far as
-    the proposer has seen each partition (`ends`: partition, offset after the last one seen)."""
+    the proposer has seen each partition (`ends`: partition, offset after the last one seen). In format 1 returned
+    events come from all partitions, in format 2 only from those in `ends`."""
 
     channel: str
     limit: int
@@ -26,10 +30,11 @@ class Claim(msgspec.Struct, array_like=True, tag="c", frozen=True):
 
 
 class Settle(msgspec.Struct, array_like=True, tag="s", frozen=True):
-    """These events are settled, whoever has claimed them."""
+    """These events are settled, whoever has claimed them. Format 2 names their claims (`held`): it is faster."""
 
     channel: str
     runs: list[Run]
+    held: list[Held] = []
 
 
 class Release(msgspec.Struct, array_like=True, tag="r", frozen=True):
@@ -70,13 +75,55 @@ class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True):
     channel: str
 
 
-Op = Claim | Settle | Release | Extend | Void | Gone
+class Format(
+    msgspec.Struct,
+    array_like=True,
+    tag="this claims log has format 2: an older release of eventwagon can't serve the wagon, run a newer one",
+    frozen=True,
+):
+    """Begins a log of format 2. Its tag is what an earlier release has in its error."""
 
+
+class Member(msgspec.Struct, array_like=True, tag="m", frozen=True):
+    """Begins a record: the member that wrote it, and lives."""
+
+    name: str
+
+
+class Join(msgspec.Struct, array_like=True, tag="j", frozen=True):
+    """The member consumes this channel of so many partitions, for the process called `owner`."""
+
+    channel: str
+    partitions: int
+    owner: str = ""
+
+
+class Leave(msgspec.Struct, array_like=True, tag="l", frozen=True):
+    """The member no longer consumes the channel. Its claims stand."""
+
+    channel: str
+
+
+class Beat(msgspec.Struct, array_like=True, tag="b", frozen=True):
+    """The member lives. So far it has seen these partitions (`ends`), and has no use for what waits in those it owns:
+    others may claim it."""
+
+    channel: str
+    ends: list[tuple[int, int]]
+
+
+Op = Claim | Settle | Release | Extend | Void | Gone | Join | Leave | Beat
+"""What is proposed for a channel."""
+Head = Format | Member
+"""What begins a record of format 2."""
+
+
+FORMAT = Format()
 
 encode = msgspec.msgpack.Encoder().encode
 """A list of proposals as a record."""
-decode = msgspec.msgpack.Decoder(list[Op]).decode
-"""A record's proposals."""
+decode = msgspec.msgpack.Decoder(list[Op | Head]).decode
+"""A record's proposals, and what begins it."""
 
 
 def runs_of(offsets: Iterable[tuple[int, int]]) -> list[Run]:

@@ -434,7 +434,7 @@ def test_a_consumer_that_gets_nothing_more_is_replaced(kafka_server: Server) -> 
             now = await one.timetable.now(train)
             await one.timetable.add(train, [event("one", now + 60.0)])
             assert (await other.timetable.waiting(train)).count == 1
-            other.timetable._client().tail.pause(f"{train}.0later", 0)  # noqa: SLF001
+            other.timetable._client().tail.hold(f"{train}.0later", 0)  # noqa: SLF001
             await asyncio.sleep(0.2)
             await one.timetable.add(train, [event("two", now + 60.0)])
             with suppress(Unavailable):

@@ -176,9 +176,9 @@ def test_all_that_stood_there_was_removed(kafka_server: Server) -> None:
                 assert await standing(other, channel) == [e.id for e in more]
                 async with other.consume(channel, visibility=LONG) as second:
                     assert [d.event.id for d in await take(second, 3)] == [e.id for e in more]
-            (partition,) = ours.wagons.live()[0].feeds[""].partitions
-            assert not partition.cache
-            assert partition.cached == 0
+            (lane,) = ours.wagons.live()[0].feeds[""].lanes.values()
+            assert lane.messages == 0
+            assert lane.bytes == 0
 
     asyncio.run(main())
 
@@ -452,11 +452,12 @@ def ends(server: Server, topic: str) -> int:
     return int(end)
 
 
-@pytest.mark.parametrize("left", [1, 0])
+@pytest.mark.parametrize("left", [2, 0], ids=["two records are left", "none is left"])
 def test_a_claims_log_that_lost_its_beginning_is_rebuilt(
     kafka_server: Server, caplog: pytest.LogCaptureFixture, left: int
 ) -> None:
-    """What its last records say is settled is settled, all else comes again, to whoever asks first; it is told."""
+    """What its last records say is settled is settled, all else comes again, to whoever asks first; it is told. The
+    last two are a settle, and that the consumer left."""
 
     async def main() -> None:
         channel = new_channel()

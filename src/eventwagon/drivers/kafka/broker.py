@@ -287,7 +287,7 @@ class KafkaBroker:
     @asynccontextmanager
     async def _consume(self, channel: Channel, visibility: float, owner: str) -> AsyncIterator[Subscription]:
         wagon = await self.wagons.of(channel)
-        feed = await self.wagons.feed(wagon, channel)
+        feed = await self.wagons.feed(wagon, channel, owner)
         feed.users += 1
         try:
             yield KafkaSubscription(wagon, feed, channel, visibility, owner)

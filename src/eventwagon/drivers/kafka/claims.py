@@ -9,7 +9,7 @@ same. Who owns a partition, and so reads it, follows from the log too (see owner
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop
 from math import inf
 from typing import NamedTuple
 from zlib import crc32
@@ -33,7 +33,7 @@ from .proposals import (
     Void,
     decode,
 )
-from .runs import add, cut, size, within
+from .runs import add, cut, within
 
 TTL = 3000
 """Milliseconds after which a member that owes a sign of life is dropped."""
@@ -66,7 +66,6 @@ class ChannelClaims:
         self.moved = 0
         """Grows when members or owners change. Not part of the state."""
         self._claims: dict[int, list[Hold]] = {}
-        self._ends: list[tuple[int, Hold]] = []  # heap: when claims expire; stale where the hold says otherwise
 
     def partition(self, number: int) -> Partition:
         """The partition of this number."""
@@ -81,26 +80,18 @@ class ChannelClaims:
 
     def expiring(self) -> int:
         """Entries kept for claims that may expire."""
-        return len(self._ends)
+        return sum(len(p.ends) for p in self.partitions.values())
 
-    def waiting_again(self, now: float) -> int:
-        """Offsets that were given back, and those whose claims expire by `now`."""
-        expired = (h for p in self.partitions.values() for h in p.holds if h.due <= now)
-        return sum(p.returned for p in self.partitions.values()) + sum(size(hold.runs) for hold in expired)
+    def waiting_again(self, now: float, among: Iterable[int] | None = None) -> int:
+        """Offsets that were given back, and those whose claims expire by `now`; of all partitions, or of these."""
+        return sum(p.waiting_again(now) for p in self._some(among))
 
     def due(self, among: Iterable[int] | None = None) -> float:
-        """When claimed events can be claimed again, in ms; `inf` if nothing is held. `among`: in these partitions, as
-        far as events that were given back are concerned."""
-        ends = self._ends
-        while ends and not (ends[0][1].runs and ends[0][1].due == ends[0][0]):
-            heappop(ends)
-        due: float = ends[0][0] if ends else inf
-        for p in self.partitions.values() if among is None else map(self.partition, among):
-            if p.back:
-                due = min(due, p.back[0].due)
-            if p.suspects:
-                due = min(due, min(s.due for s in p.suspects))
-        return due
+        """When claimed events can be claimed again, in ms; `inf` if nothing is held. Of all partitions, or of these."""
+        return min((p.due() for p in self._some(among)), default=inf)
+
+    def _some(self, among: Iterable[int] | None) -> Iterable[Partition]:
+        return self.partitions.values() if among is None else map(self.partition, among)
 
     # --- the rule -------------------------------------------------------------------------
 
@@ -205,39 +196,40 @@ class ChannelClaims:
                     longer.alone = hold.alone
                     for run in runs:
                         self._take_from(hold, *run)
-                    self._keep(longer)
+                    self._claims.setdefault(claim, []).append(longer)
                 if op.alone:
                     longer.alone = True
                 else:
                     longer.due = now + op.visibility
-                heappush(self._ends, (longer.due, longer))
+                self.partition(p).keep(longer)
                 stands += [Grant(p, *run, longer.attempt, claim, longer.suspect) for run in runs]
         self._tidy()
         return stands
 
     def expire(self, now: int) -> None:
         """The claims that end by now: their events are back, as suspects."""
-        ends = self._ends
-        while ends and ends[0][0] <= now:
-            due, hold = heappop(ends)
-            if hold.runs and hold.due == due:
-                self._run_out(hold, due)
+        for partition in self.partitions.values():
+            ends = partition.ends
+            while ends and ends[0][0] <= now:
+                due, hold = heappop(ends)
+                if hold.runs and hold.due == due:
+                    self._run_out(hold, due)
 
     # --- members ----------------------------------------------------------------------------
 
-    def join(self, member: str, partitions: int, salt: str) -> None:
+    def join(self, member: str, partitions: int, salt: str, now: int) -> None:
         """The member consumes the channel, which has at least so many partitions."""
         for number in range(partitions):
             self.partition(number)
         if member not in self.members:
             self.members.append(member)
-        self._share(salt)
+        self._share(salt, now)
 
-    def leave(self, member: str, salt: str) -> None:
+    def leave(self, member: str, salt: str, now: int) -> None:
         """The member no longer consumes it."""
         if member in self.members:
             self.members.remove(member)
-            self._share(salt)
+            self._share(salt, now)
 
     def report(self, ends: Iterable[tuple[int, int]], member: str) -> None:
         """The member has seen these ends, and lets others have what waits."""
@@ -247,13 +239,14 @@ class ChannelClaims:
             if partition.owner == member:
                 partition.tended = 0
 
-    def _share(self, salt: str) -> None:
+    def _share(self, salt: str, now: int) -> None:
         numbers = sorted(self.partitions)
         owners = [self.partitions[p].owner for p in numbers]
         for p, owner in zip(numbers, assign(owners, self.members, crc32(salt.encode())), strict=True):
             if self.partitions[p].owner != owner:
                 self.partitions[p].owner = owner
                 self.partitions[p].waits_since = 0
+                self.partitions[p].tended = now
         self.moved += 1
 
     def _notice(self, op: Claim, member: str, grants: Sequence[Grant], now: int) -> None:
@@ -296,11 +289,10 @@ class ChannelClaims:
     def _grant(self, op: Claim, now: int, number: int, hold: Hold) -> Grant:
         hold.due = now + op.visibility
         self._keep(hold)
-        heappush(self._ends, (hold.due, hold))
         return Grant(hold.partition, *hold.runs[0], hold.attempt, number, hold.suspect)
 
     def _keep(self, hold: Hold) -> None:
-        self.partition(hold.partition).holds[hold] = None
+        self.partition(hold.partition).keep(hold)
         self._claims.setdefault(hold.claim, []).append(hold)
 
     def _forget(self, hold: Hold) -> None:
@@ -331,10 +323,8 @@ class ChannelClaims:
             self.partition(hold.partition).put_back(run, hold.attempt + hold.alone, due, suspect=True)
 
     def _tidy(self) -> None:
-        """Forget expired entries early, so that long claims of many small batches don't accumulate."""
-        if len(self._ends) > 1000 + 2 * sum(len(p.holds) for p in self.partitions.values()):
-            self._ends = [(due, hold) for due, hold in self._ends if hold.runs and hold.due == due]
-            heapify(self._ends)
+        for partition in self.partitions.values():
+            partition.tidy()
 
     # --- whole ------------------------------------------------------------------------------
 
@@ -372,7 +362,6 @@ class ChannelClaims:
                 hold = Hold(number, [(start, stop)], claim, attempt, due, name, suspect=suspect, alone=alone)
                 holds[same] = hold
                 self._keep(hold)
-                heappush(self._ends, (due, hold))
         for number, owner, seen, tended, since in dump.owned:
             partition = self.partition(number)
             partition.owner, partition.seen, partition.tended, partition.waits_since = owner, seen, tended, since
@@ -447,7 +436,7 @@ class WagonClaims:
                 channel.settle(op.runs, op.held)
             case Release():
                 if op.owner and self.format > 1:
-                    self._end([name for name, (_, owner) in self.members.items() if owner == op.owner])
+                    self._end([name for name, (_, owner) in self.members.items() if owner == op.owner], now)
                 return channel.release(op, now)
             case Extend():
                 return channel.extend(op, now)
@@ -459,9 +448,9 @@ class WagonClaims:
                 if len(self.members) == 1:  # alone it owed nothing
                     self.members = {name: (now, owner) for name, (_, owner) in self.members.items()}
                 self.members[member] = (now, op.owner)
-                channel.join(member, op.partitions, op.channel)
+                channel.join(member, op.partitions, op.channel, now)
             case Leave() if self.format > 1:
-                channel.leave(member, op.channel)
+                channel.leave(member, op.channel, now)
                 if not any(member in each.members for each in self.channels.values()):
                     self.members.pop(member, None)
             case Beat():
@@ -486,13 +475,13 @@ class WagonClaims:
                 if partition.waits_since and max(partition.waits_since, last) + TTL < now:
                     silent.append(partition.owner)
         if len(self.members) > 1:
-            self._end(dict.fromkeys(silent))
+            self._end(dict.fromkeys(silent), now)
 
-    def _end(self, members: Iterable[str]) -> None:
+    def _end(self, members: Iterable[str], now: int) -> None:
         for member in members:
             self.members.pop(member, None)
             for name, channel in self.channels.items():
-                channel.leave(member, name)
+                channel.leave(member, name, now)
 
     def dump(self) -> bytes:
         """The whole state. A reader that starts from it gets the same answers as one that has read everything."""

@@ -1,10 +1,11 @@
-"""One channel's messages, as one process reads them: forward, once, into a bounded cache."""
+"""One channel's messages, as one process reads them: those of its own partitions, forward, once, into a bounded
+cache."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,65 +14,32 @@ from confluent_kafka import Message
 from ...errors import ChannelGone, Unavailable
 from ...event import Channel
 from .claims import ChannelClaims, Grant, WagonClaims
-from .proposals import Run
+from .following import offset_of
+from .kept import KeptMessages
+from .lane import Lane
+from .proposals import Beat, Held, Join, Leave, Op, Run
 from .reader import Reader
+from .stealing import IDLE, Stealing
 from .tail import Tail
 
-_EACH = 600  # bytes that a message takes besides its value, roughly: headers and objects
 _FAR = 5000  # if others have claimed more offsets than this, seeking is cheaper than reading on
-_FIRST = 1000  # messages that are read in one call when a consumer attaches
+_FIRST = 200  # messages that are read at once when a consumer attaches, since the tail needs some 20 ms to begin
+_MOST = 8000  # messages that are read ahead: a new owner reads them again
+_QUIET = 0.03  # s without a change after which new partitions are read: processes often start together
+_SETTLED = 0.3  # s after a change in which a live owner gets time to read
+_OFFER = 0.02  # s for which events of one's own may wait before others may have them
+_AGAIN = 0.05  # s between two looks at others' partitions while something waits there
 
 
 class Taken(NamedTuple):
-    """The result of a claim: messages with their attempt and claim, and offsets without a message."""
+    """The result of a claim: the messages of each grant, and offsets without a message."""
 
-    messages: list[tuple[Message, int, int]]
+    messages: list[tuple[Grant, list[Message]]]
     missing: list[tuple[int, int]]
 
 
-class PartitionFeed:
-    """One partition, read forward. `position` is the offset after the last one seen."""
-
-    def __init__(self, number: int, position: int) -> None:
-        self.number = number
-        self.position = position
-        self.cache: dict[int, Message] = {}
-        """Read, and not claimed yet."""
-        self.held: dict[int, Message] = {}
-        """Claimed by this process and not settled: kept for a retry while there is room."""
-        self.cached = 0
-        self.kept = 0
-        self.paused = False
-
-    def keep(self, messages: Sequence[Message], most: int) -> None:
-        """Keep what was claimed; the oldest is dropped first."""
-        held = self.held
-        for message in messages:
-            offset: int = message.offset()  # type: ignore[assignment]
-            if offset not in held:
-                held[offset] = message
-                self.kept += len(message) + _EACH
-        while self.kept > most and held:
-            self.kept -= len(held.pop(next(iter(held)))) + _EACH
-
-    def forget(self, runs: Iterable[Run]) -> None:
-        """These are settled."""
-        for partition, start, stop in runs:
-            if partition == self.number and self.held:
-                gone = [m for offset in range(start, stop) if (m := self.held.pop(offset, None)) is not None]
-                self.kept -= sum(map(len, gone)) + _EACH * len(gone)
-
-    def drop(self, start: int, stop: int) -> None:
-        """Other processes have claimed these: drop them."""
-        if not self.cache:
-            return
-        for offset in range(start, stop):
-            if (message := self.cache.pop(offset, None)) is not None:
-                self.cached -= len(message) + _EACH
-
-
 class Feed:
-    """The partitions of one channel, and the tasks that wait for events from them."""
+    """The partitions of one channel that this process owns, and the tasks that wait for events of the channel."""
 
     def __init__(
         self,
@@ -79,59 +47,132 @@ class Feed:
         topic: str,
         partitions: int,
         claims: WagonClaims,
+        me: str,
+        propose: Callable[[Op], asyncio.Future[list[Grant]]],
         tail: Tail,
         reader: Reader,
         room: Callable[[], int],
     ) -> None:
+        """`me`: this member. The `reader` reads little beyond what it is asked for."""
         self.channel = channel
         self.topic = topic
         self.users = 0
         self.asked = 0
         """Events that are being claimed right now."""
         self.gone = False
+        self._stopped = False
+        self._started = False
         self.missed = 0
         """How many checks in a row did not find the topic."""
         self.partition_count = partitions
+        self.lanes: dict[int, Lane] = {}
+        self.kept = KeptMessages()
         self._wagon = claims
+        self._me = me
+        self._propose = propose
         self._tail = tail
         self._reader = reader
         self._room = room
-        self.partitions: list[PartitionFeed] = []
+        self._loop = asyncio.get_running_loop()
         self._waiters: dict[asyncio.Future[None], None] = {}
+        self._owner = ""
+        self._joining: asyncio.Future[list[Grant]] | None = None
+        self._known: tuple[ChannelClaims, int] | None = None  # members and owners as this feed follows them
+        self._moved_at = -1.0
+        self._idle_since = self._loop.time()
+        self._stealing = Stealing()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    async def start(self, ends: Sequence[int]) -> None:
-        """Begin to read at the first unclaimed event; `ends` are the present ends of each partition."""
-        for number in range(self.partition_count):
-            partition = PartitionFeed(number, self._claims().partition(number).fresh)
-            self.partitions.append(partition)
-            if partition.position < ends[number]:
-                stop = min(ends[number], partition.position + _FIRST)
-                room = self._room() // self.partition_count
-                with contextlib.suppress(Unavailable):  # then the tail reads it when it can
-                    first = await self._reader.range(self.topic, number, partition.position, stop, _FIRST, room)
-                    self._take_in(partition, first)
-        for partition in self.partitions:
-            self._tail.follow(
-                self.topic,
-                partition.number,
-                partition.position,
-                partial(self._read, partition),
-                partial(self._read_to, partition),
-            )
-            if partition.paused:  # requested before the tail had it
-                self._tail.pause(self.topic, partition.number)
+    # --- membership -------------------------------------------------------------------------
+
+    async def start(self, ends: Sequence[int], owner: str) -> None:
+        """Join, and begin to read what this process owns at the first unclaimed event; `ends` are the present ends of
+        each partition. Raises ChannelGone, Unavailable."""
+        self._owner = owner
+        if self._wagon.format != 1:
+            await self._join()
+        alone = self._wagon.format == 1 or self._claims().members == [self._me]
+        fresh = {number: self._claims().partition(number).fresh for number in self._mine()}
+        if alone and (number := next((p for p, at in sorted(fresh.items()) if at < ends[p]), None)) is not None:
+            lane = Lane(number, fresh[number])
+            stop = min(ends[number], lane.position + _FIRST)
+            with contextlib.suppress(Unavailable):  # then the tail reads it when it can
+                first = await self._reader.range(self.topic, number, lane.position, stop, _FIRST, self._room())
+                if first:
+                    lane.add(first, self._claims().partition(number).fresh)
+            if number in self._mine() and number not in self.lanes and not self._stopped:
+                self._follow(lane)
+        self._started = True
+        self.look()
+
+    def look(self) -> None:
+        """Something in the log, or in time, has changed: follow who owns what, and join again if we were dropped."""
+        if self._stopped or not self._started:
+            return
+        claims = self._claims()
+        if self._known != (claims, claims.moved):
+            self._known = (claims, claims.moved)
+            self._moved_at = self._loop.time()
+            mine = self._mine()
+            for number in set(self.lanes) - mine:
+                self._leave(number)
+            if mine - set(self.lanes):
+                if timer := self._timers.pop("read", None):
+                    timer.cancel()
+                alone = self._wagon.format == 1 or claims.members == [self._me]
+                self._later("read", 0.0 if alone else _QUIET, self._read_new)
+            self.wake()
+        if self._wagon.format > 1 and self._joining is None and self._me not in claims.members:
+            self._join()
 
     def stop(self) -> None:
-        """Stop reading it."""
-        for partition in self.partitions:
-            self._tail.leave(self.topic, partition.number)
-        self.partitions.clear()
+        """Stop reading it, and let others have its partitions."""
+        if not self._stopped and self._wagon.format > 1:
+            self._propose(Leave(self.channel.name))
+        self._stop()
 
     def end(self) -> None:
         """The channel is gone: the waiting tasks raise that."""
         self.gone = True
-        self.stop()
+        self._stop()
         self.wake()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for timer in self._timers.values():
+            timer.cancel()
+        for number in list(self.lanes):
+            self._leave(number)
+        self.kept.clear()
+
+    def _join(self) -> asyncio.Future[list[Grant]]:
+        self._joining = joining = self._propose(Join(self.channel.name, self.partition_count, self._owner))
+        joining.add_done_callback(self._joined)
+        return joining
+
+    def _joined(self, joining: asyncio.Future[list[Grant]]) -> None:
+        self._joining = None
+
+    def _mine(self) -> set[int]:
+        claims = self._claims()
+        every = range(self.partition_count)
+        return {p for p in every if self._wagon.format == 1 or claims.partition(p).owner == self._me}
+
+    def _read_new(self) -> None:
+        for number in sorted(self._mine() - set(self.lanes)):
+            self._follow(Lane(number, self._claims().partition(number).fresh))
+
+    def _follow(self, lane: Lane) -> None:
+        self.lanes[lane.number] = lane
+        read, end = partial(self._read, lane), partial(self._read_to, lane)
+        self._tail.follow(self.topic, lane.number, lane.position, read, end)
+        self._mind_room(lane)
+
+    def _leave(self, number: int) -> None:
+        del self.lanes[number]
+        self._tail.leave(self.topic, number)
+
+    # --- what there is ----------------------------------------------------------------------
 
     def check(self) -> None:
         """Raise ChannelGone if the channel is gone."""
@@ -139,28 +180,46 @@ class Feed:
             raise ChannelGone(f"channel {self.channel} does not exist any more")
 
     def ends(self) -> list[tuple[int, int]]:
-        """How far each partition was seen."""
-        return [(partition.number, partition.position) for partition in self.partitions]
+        """How far each own partition was seen."""
+        return [(lane.number, lane.position) for lane in self.lanes.values()]
 
     def available(self, now: int) -> bool:
-        """Whether there seems to be an event to claim, beyond those in claims under way."""
+        """Whether there seems to be an event to claim from an own partition, beyond those in claims under way."""
         claims = self._claims()
-        fresh = sum(
-            max(0, partition.position - claims.partition(partition.number).fresh) for partition in self.partitions
-        )
-        if claims.due() <= now:
-            fresh += claims.waiting_again(now)
-        return fresh > self.asked
+        ready = sum(max(0, lane.position - claims.partition(p).fresh) for p, lane in self.lanes.items())
+        if claims.due(self.lanes) <= now:
+            ready += claims.waiting_again(now, self.lanes)
+        if ready:
+            self._idle_since = self._loop.time()
+        return ready > self.asked
 
-    def due(self) -> float:
-        """The log's time in ms at which an event comes back."""
-        return self._claims().due()
+    def elsewhere(self, limit: int, now: int) -> tuple[int, int] | None:
+        """The partition of another process to claim from, and its end, if this process has nothing of its own."""
+        claims = self._claims()
+        if len(self.lanes) == self.partition_count or self.asked:
+            return None
+        at = self._loop.time()
+        target = self._stealing.target(claims, self.lanes, limit, now)
+        jitter = 1 + (hash_of(self._me) % 8) / 8  # not all at once
+        if target is None or at - self._idle_since < IDLE / 1000 * jitter:
+            return None
+        owner = claims.partition(target[0]).owner
+        return target if owner not in claims.members or at - self._moved_at > _SETTLED else None
+
+    def pause(self, now: float) -> float:
+        """Seconds after which there may be something to claim, if nothing is reported before."""
+        claims = self._claims()
+        seconds = max(0.001, (claims.due(self.lanes) - now) / 1000 + 0.001)
+        if len(self.lanes) == self.partition_count:
+            return seconds
+        if self._stealing.waits():
+            return min(seconds, _AGAIN)
+        return min(seconds, max(_AGAIN, (claims.due() - now) / 1000 + _SETTLED))
 
     async def wait(self, seconds: float) -> None:
         """Wait until something may have changed, or for this many seconds."""
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        timer = loop.call_later(max(0.0, seconds), _wake, waiter)
+        waiter = self._loop.create_future()
+        timer = self._loop.call_later(max(0.0, seconds), _wake, waiter)
         self._waiters[waiter] = None
         try:
             await waiter
@@ -173,104 +232,137 @@ class Feed:
         for waiter in self._waiters:
             _wake(waiter)
 
+    def reaches(self, number: int, end: int) -> None:
+        """Somebody looked: the partition reaches to here."""
+        if number not in self.lanes:
+            self._stealing.ends(number, end)
+            if end > self._claims().partition(number).fresh:
+                self.wake()
+
     # --- what comes -------------------------------------------------------------------------
 
     def _claims(self) -> ChannelClaims:
         return self._wagon.channel(self.channel.name)
 
-    def _read(self, partition: PartitionFeed, messages: list[Message]) -> None:
-        if self.partitions and self._take_in(partition, messages):
-            self.wake()
+    def _later(self, what: str, seconds: float, call: Callable[[], None]) -> None:
+        """Call it once in so many seconds."""
 
-    def _read_to(self, partition: PartitionFeed, end: int) -> None:
+        def due() -> None:
+            del self._timers[what]
+            call()
+
+        if what not in self._timers and not self._stopped:
+            self._timers[what] = self._loop.call_later(seconds, due)
+
+    def _read(self, lane: Lane, messages: list[Message]) -> None:
+        if lane.add(messages, self._claims().partition(lane.number).fresh):
+            self._mind_room(lane)
+            self._has_more()
+
+    def _read_to(self, lane: Lane, end: int) -> None:
         """Nothing is left to read before `end`. Offsets left out there have no message, but must be claimed like
         one."""
-        if self.partitions and end > partition.position:
-            partition.position = end
-            self.wake()
+        if end > lane.position:
+            lane.position = end
+            self._has_more()
 
-    def _take_in(self, partition: PartitionFeed, messages: list[Message]) -> bool:
-        fresh = max(partition.position, self._claims().partition(partition.number).fresh)
-        numbered: list[tuple[int, Message]] = [(m.offset(), m) for m in messages]  # type: ignore[misc]
-        if not numbered or numbered[-1][0] < partition.position:
-            return False
-        last = numbered[-1][0]
-        if numbered[0][0] < fresh:
-            numbered = [one for one in numbered if one[0] >= fresh]
-            messages = [message for _, message in numbered]
-        partition.cache.update(numbered)
-        partition.cached += sum(map(len, messages)) + _EACH * len(messages)
-        partition.position = last + 1
-        self._mind_room(partition)
-        return True
+    def _has_more(self) -> None:
+        self.wake()
+        if len(self._claims().members) > 1:
+            self._later("offer", _OFFER, self._offer)
 
-    def _mind_room(self, partition: PartitionFeed) -> None:
-        room = self._room() // max(1, len(self.partitions))
-        if not partition.paused and partition.cached > room:
-            partition.paused = True
-            self._tail.pause(self.topic, partition.number)
-        elif partition.paused and partition.cached <= room // 2:
-            partition.paused = False
-            self._tail.resume(self.topic, partition.number)
+    def _offer(self) -> None:
+        """Nobody here had time for what waits, and the others do not know of it: tell them."""
+        claims = self._claims()
+        waiting = [(p, lane.position) for p, lane in self.lanes.items() if lane.position > claims.partition(p).fresh]
+        unknown = [(p, end) for p, end in waiting if claims.partition(p).seen <= claims.partition(p).fresh]
+        if unknown and not self.asked and len(claims.members) > 1:
+            self._propose(Beat(self.channel.name, unknown))
+
+    def _mind_room(self, lane: Lane) -> None:
+        lanes = max(1, len(self.lanes))
+        room = self._room() // lanes
+        if not lane.full and (lane.bytes > room or lane.messages > _MOST // lanes):
+            lane.full = True
+            self._tail.hold(self.topic, lane.number)
+        elif lane.full and lane.bytes <= room // 2 and lane.messages <= _MOST // lanes // 2:
+            lane.full = False
+            self._tail.go_on(self.topic, lane.number)
 
     # --- what is claimed ----------------------------------------------------------------------
 
     def claimed_by_others(self, grants: Sequence[Grant]) -> None:
         """Other processes have claimed these: drop them."""
         for grant in grants:
-            if grant.partition >= len(self.partitions):
+            lane = self.lanes.get(grant.partition)
+            if lane is None:
                 continue
-            partition = self.partitions[grant.partition]
-            partition.drop(grant.start, grant.stop)
-            if grant.stop - partition.position > _FAR:
-                partition.position = grant.stop
-                self._tail.seek(self.topic, partition.number, grant.stop)
-            self._mind_room(partition)
+            lane.take(grant.start, grant.stop)
+            if grant.stop - lane.position > _FAR:
+                lane.position = grant.stop
+                self._tail.seek(self.topic, lane.number, grant.stop)
+            self._mind_room(lane)
+            if lane.messages:
+                self._later("offer", _OFFER, self._offer)
+        if self._waiters and len(self.lanes) < self.partition_count:
+            self._later("look", _AGAIN, self.wake)
 
     async def take(self, grants: Sequence[Grant]) -> Taken:
         """The messages of the granted offsets: from the cache, or read again. Raises Unavailable, ChannelGone."""
         self.check()
-        messages: list[tuple[Message, int, int]] = []
-        again: list[tuple[Grant, list[int]]] = []
+        found: list[tuple[Grant, list[Message]]] = []
+        again: list[tuple[Grant, list[Message], list[int]]] = []
+        mixed: list[list[Message]] = []
         for grant in grants:
-            partition, (_, start, stop, attempt, claim, _) = self.partitions[grant.partition], grant
-            pop, held = partition.cache.pop, partition.held
-            here = [pop(offset, None) for offset in range(start, stop)]
-            cached = [message for message in here if message is not None]
-            partition.cached -= sum(map(len, cached)) + _EACH * len(cached)
-            if len(cached) < len(here):
-                wanted = [start + i for i, message in enumerate(here) if message is None]
-                cached += [held[offset] for offset in wanted if offset in held]
-                if away := [offset for offset in wanted if offset not in held]:
-                    again.append((grant, away))
-            messages += [(message, attempt, claim) for message in cached]
-        missing: list[tuple[int, int]] = []
-        for grant, offsets in again:
-            found = await self._reader.these(self.topic, grant.partition, offsets)
-            messages += [(m, grant.attempt, grant.claim) for m in found]
-            missing += [(grant.partition, o) for o in sorted(set(offsets).difference(m.offset() for m in found))]
+            partition, start, stop = grant[:3]
+            lane = self.lanes.get(partition)
+            messages = lane.take(start, stop) if lane is not None else []
+            if len(messages) < stop - start:
+                here = set(map(offset_of, messages))
+                away = [offset for offset in range(start, stop) if offset not in here]
+                kept = [m for offset in away if (m := self.kept.take(partition, offset)) is not None]
+                messages += kept
+                here.update(map(offset_of, kept))
+                mixed.append(messages)
+                if missing := [offset for offset in away if offset not in here]:
+                    again.append((grant, messages, missing))
+            found.append((grant, messages))
+        missing_places: list[tuple[int, int]] = []
+        for grant, messages, offsets in again:
+            some = await self._reader.these(self.topic, grant.partition, offsets)
+            messages += some
+            missing_places += [(grant.partition, o) for o in sorted(set(offsets).difference(map(offset_of, some)))]
         self.check()
-        keep = self._room() // max(1, len(self.partitions))
-        for partition in self.partitions:
-            partition.keep(
-                [m for m, _, _ in messages if len(self.partitions) == 1 or m.partition() == partition.number], keep
-            )
-            self._mind_room(partition)
-        return Taken(messages, missing)
+        for messages in mixed:
+            messages.sort(key=offset_of)
+        for grant, messages in found:
+            if messages:
+                self.kept.keep(grant.partition, grant.claim, messages)
+        self.kept.shrink(self._room())
+        for lane in self.lanes.values():
+            self._mind_room(lane)
+        return Taken(found, missing_places)
 
     def lost(self, runs: Sequence[Run]) -> None:
         """These are not handed out any more."""
-        for partition in self.partitions:
-            for p, start, stop in runs:
-                if p == partition.number:
-                    partition.drop(start, stop)
-            self._mind_room(partition)
+        for p, start, stop in runs:
+            if lane := self.lanes.get(p):
+                lane.take(start, stop)
+                self._mind_room(lane)
         self.wake()
 
-    def settled(self, runs: Sequence[Run]) -> None:
+    def settled(self, held: Sequence[Held]) -> None:
         """These need not be kept any more."""
-        for partition in self.partitions:
-            partition.forget(runs)
+        self.kept.settled(held)
+
+    def released(self, held: Sequence[Held]) -> None:
+        """These may come again."""
+        self.kept.released(held)
+
+
+def hash_of(name: str) -> int:
+    """The same in every process."""
+    return sum(name.encode())
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -167,8 +167,11 @@ class Options(msgspec.Struct, frozen=True):
             "topic.metadata.propagation.max.ms": 1000,
         }
 
-    def consumer(self, *, wait: int, queued: int = 16_384, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
-        """`wait`: ms for which the server may hold back an empty answer; `queued`: kilobytes read ahead."""
+    def consumer(
+        self, *, wait: int, queued: int = 16_384, fetch: int = 4_194_304, logger: Any = CLIENT_LOGGER
+    ) -> dict[str, Any]:
+        """`wait`: ms for which the server may hold back an empty answer; `queued`: kilobytes read ahead; `fetch`: bytes
+        of a partition in one answer."""
         own = {k: v for k, v in self.config.items() if k.startswith(_CONSUMER)}
         return {
             **self.common(logger),
@@ -176,7 +179,7 @@ class Options(msgspec.Struct, frozen=True):
             "fetch.error.backoff.ms": 100,
             "fetch.queue.backoff.ms": 5,  # otherwise a whole second, each time that the read-ahead is full
             "queued.max.messages.kbytes": queued,
-            "fetch.message.max.bytes": 4_194_304,
+            "fetch.message.max.bytes": fetch,
             **own,
             "group.id": "eventwagon",  # required by the client; no group is ever joined
             "enable.auto.commit": False,

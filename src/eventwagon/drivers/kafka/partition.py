@@ -6,6 +6,7 @@ An offset below `fresh` that is neither held nor back is settled, or has no even
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import NamedTuple
 
 from .runs import Span, add, cut, size, within
@@ -71,6 +72,8 @@ class Partition:
         self.ahead: list[Span] = []
         """Offsets from `fresh` on that hold no event."""
         self.holds: dict[Hold, None] = {}
+        self.ends: list[tuple[int, Hold]] = []
+        """A heap: when claims expire. An entry is stale if its hold says otherwise."""
         self.back: list[Back] = []
         self.suspects: list[Suspects] = []
         self.returned = 0
@@ -80,7 +83,7 @@ class Partition:
         self.seen = 0
         """The farthest end that anybody has reported."""
         self.tended = 0
-        """When its owner last claimed from it, in ms; 0: its owner offers what waits to others."""
+        """When it got its owner, or that last claimed from it, in ms; 0: its owner offers what waits to others."""
         self.waits_since = 0
         """Since when its owner owes a sign of life, in ms: events wait, or others claimed some. 0: it owes none."""
 
@@ -94,7 +97,23 @@ class Partition:
         """Events that can be claimed at this time, as far as any process has reported."""
         again = sum(b.stop - b.start for b in self.back if b.due <= now)
         again += sum(s.stop - s.start for s in self.suspects if s.due <= now)
+        if self.ends and self.ends[0][0] <= now:
+            again += sum(size(hold.runs) for hold in self.holds if hold.due <= now)
         return again + max(0, self.seen - self.fresh - size(self.ahead))
+
+    def due(self) -> float:
+        """When events that are held or back can be claimed again, in ms; `inf` if there are none."""
+        ends = self.ends
+        while ends and not (ends[0][1].runs and ends[0][1].due == ends[0][0]):
+            heappop(ends)
+        due: float = min(ends[0][0] if ends else inf, self.back[0].due if self.back else inf)
+        return min(due, min(s.due for s in self.suspects)) if self.suspects else due
+
+    def waiting_again(self, now: float) -> int:
+        """Offsets that were given back, and those whose claims expire by `now`."""
+        if not self.ends or self.ends[0][0] > now:
+            return self.returned
+        return self.returned + sum(size(hold.runs) for hold in self.holds if hold.due <= now)
 
     def unsettled(self) -> list[Span]:
         """The offsets below `fresh` that are not settled, in order; runs may touch."""
@@ -133,6 +152,17 @@ class Partition:
         return lost
 
     # --- what changes it --------------------------------------------------------------------
+
+    def keep(self, hold: Hold) -> None:
+        """These are claimed until they are due."""
+        self.holds[hold] = None
+        heappush(self.ends, (hold.due, hold))
+
+    def tidy(self) -> None:
+        """Forget expired entries early, so that long claims of many small batches don't accumulate."""
+        if len(self.ends) > 1000 + 2 * len(self.holds):
+            self.ends = [(due, hold) for due, hold in self.ends if hold.runs and hold.due == due]
+            heapify(self.ends)
 
     def take_fresh(self, end: int, room: int) -> list[Span]:
         """Claim the next events before `end`, at most `room` of them."""

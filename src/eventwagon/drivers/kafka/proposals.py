@@ -139,10 +139,22 @@ def runs_of(offsets: Iterable[tuple[int, int]]) -> list[Run]:
 
 def held_of(tokens: Iterable[tuple[int, int, int]]) -> list[Held]:
     """Runs by claim that cover these (partition, offset, claim), each once."""
+    given = list(tokens)
+    held = _merged(given)
+    return held if len(held) <= 1 else _merged(sorted(set(given), key=lambda token: (token[2], *token)))
+
+
+def _merged(tokens: list[tuple[int, int, int]]) -> list[Held]:
     held: list[Held] = []
-    for claim, p, offset in sorted({(claim, p, offset) for p, offset, claim in tokens}):
-        if held and held[-1][0] == p and held[-1][2] == offset and held[-1][3] == claim:
-            held[-1] = (p, held[-1][1], offset + 1, claim)
-        else:
-            held.append((p, offset, offset + 1, claim))
+    p = start = stop = claim = -1
+    for token in tokens:
+        if token == (p, stop, claim):
+            stop += 1
+            continue
+        if start >= 0:
+            held.append((p, start, stop, claim))
+        p, start, claim = token
+        stop = start + 1
+    if start >= 0:
+        held.append((p, start, stop, claim))
     return held

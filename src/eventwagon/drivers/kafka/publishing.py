@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import time
 from collections.abc import Mapping, Sequence
+from random import randrange
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
@@ -24,11 +25,9 @@ PROBES_ONLY = 96
 """The topic's max.message.bytes while it is being sealed: a probe's batch takes 61 bytes of header and about 20 more,
 the shortest CloudEvent's over 130."""
 LIMIT = "max.message.bytes"
+_SAME = 0.01  # s for which events without a key go to one partition: fewer and larger batches
 _REFUSED = frozenset({KafkaError.NOT_ENOUGH_REPLICAS, KafkaError._PURGE_QUEUE, KafkaError._QUEUE_FULL})
 """Certainly not stored."""
-
-
-_turns = itertools.count()
 
 
 class Topic:
@@ -43,6 +42,15 @@ class Topic:
         self.sealed = limit <= PROBES_ONLY
         self.trouble = ""
         """The setting of its configuration that loses events."""
+        self._plain = randrange(max(1, partitions))
+        self._until = 0.0
+
+    def plain(self, now: float) -> int:
+        """The partition of events without a key, at this time."""
+        if now >= self._until:
+            self._plain = (self._plain + 1) % self.partitions
+            self._until = now + _SAME
+        return self._plain
 
 
 class Publisher:
@@ -238,7 +246,7 @@ class _Sending:
         """Pass all of them to the producer, and wait for the last report."""
         sender, name, report = self.sender, topic.name, self._report
         # events without a key go to one partition, so that the stored ones are a leading part of the call
-        plain = next(_turns) % topic.partitions
+        plain = topic.plain(time.monotonic())
         sender.begin()
         given = 0
         try:

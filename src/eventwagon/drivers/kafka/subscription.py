@@ -10,6 +10,7 @@ from ...errors import BrokerError
 from ...event import Channel
 from .claims import Grant
 from .feed import Feed
+from .following import offset_of
 from .options import LOGGER
 from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
 from .wagon import KafkaWagon
@@ -41,8 +42,10 @@ class KafkaSubscription:
         feed, log = self._feed, self._wagon.log
         while True:
             feed.check()
-            if feed.available(log.now):
-                if got := await self._claim(limit):
+            own = feed.available(log.now)
+            elsewhere = None if own else feed.elsewhere(limit, log.now)
+            if own or elsewhere:
+                if got := await self._claim(limit, [elsewhere] if elsewhere else feed.ends()):
                     self._suspect_first = not got[0].suspect
                     return got
                 await feed.wait(_VAIN)
@@ -50,15 +53,17 @@ class KafkaSubscription:
             if left <= 0:
                 return []
             if not feed.available(log.now):
-                await feed.wait(min(left, (feed.due() - log.now) / 1000 + 0.001))
+                await feed.wait(min(left, feed.pause(log.now)))
 
     async def settle(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
             return
         self._feed.check()
-        runs = runs_of([d.token[:2] for d in deliveries])
-        await self._wagon.propose(Settle(self._name, runs))
-        self._feed.settled(runs)
+        held = held_of([d.token for d in deliveries])
+        named = self._wagon.claims.format > 1
+        runs = [] if named else [(p, start, stop) for p, start, stop, _ in held]
+        await self._wagon.propose(Settle(self._name, runs, held if named else []))
+        self._feed.settled(held)
 
     async def release(
         self, deliveries: Sequence[Delivery], *, delay: float = 0.0, tried: bool = True, cleared: bool = False
@@ -67,6 +72,7 @@ class KafkaSubscription:
             return
         self._feed.check()
         held, later = held_of(d.token for d in deliveries), max(0, round(delay * 1000))
+        self._feed.released(held)
         await self._wagon.propose(Release(self._name, held, later, tried, cleared=cleared))
 
     async def alone(self, delivery: Delivery) -> bool:
@@ -79,10 +85,10 @@ class KafkaSubscription:
         self._feed.check()
         await self._wagon.propose(Extend(self._name, held_of(d.token for d in deliveries), self._visibility))
 
-    async def _claim(self, limit: int) -> list[Delivery]:
+    async def _claim(self, limit: int, ends: list[tuple[int, int]]) -> list[Delivery]:
         feed = self._feed
         feed.asked += limit
-        claim_op = Claim(self._name, limit, self._visibility, feed.ends(), self._suspect_first, self._owner)
+        claim_op = Claim(self._name, limit, self._visibility, ends, self._suspect_first, self._owner)
         proposed = self._wagon.propose(claim_op)
         try:
             grants = await asyncio.shield(proposed)
@@ -100,13 +106,16 @@ class KafkaSubscription:
             raise
         got: list[Delivery] = []
         nothing: list[tuple[int, int]] = []
-        for message, attempt, claim in taken.messages:
-            event = decode(message)
-            partition, offset = message.partition(), message.offset()
-            if event is None:
-                nothing.append((partition, offset))  # type: ignore[arg-type]
-            else:
-                got.append(Delivery(event, attempt, (partition, offset, claim), grants[0].suspect))
+        for (partition, start, stop, attempt, claim, suspect), messages in taken.messages:
+            solid = len(messages) == stop - start
+            for offset, message in zip(
+                range(start, stop) if solid else map(offset_of, messages), messages, strict=True
+            ):
+                event = decode(message)
+                if event is None:
+                    nothing.append((partition, offset))
+                else:
+                    got.append(Delivery(event, attempt, (partition, offset, claim), suspect))
         if nothing:
             self._wagon.propose(Void(self._name, runs_of(nothing)))
         if taken.missing:

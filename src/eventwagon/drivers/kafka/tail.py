@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import groupby
@@ -24,6 +25,7 @@ _Group = tuple[tuple[str, int], tuple[Sink, End | None] | None, list[Message] | 
 _BATCH = 2000  # messages that are passed on together, and roughly how many bytes
 _BYTES = 1_000_000
 _LOOK = 0.02  # s between two checks for requests to the thread
+_STILL = 0.5  # s for which a full cache may keep the others from being read
 
 
 class Tail:
@@ -38,6 +40,9 @@ class Tail:
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
         self._closing = False
+        self._full: dict[tuple[str, int], float] = {}  # these are not to be read, since then; the thread's own
+        self._paused: set[tuple[str, int]] = set()
+        self._signal = threading.Event()  # there is room again
         self._size = 1  # bytes of a message, recently
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -47,11 +52,14 @@ class Tail:
         self._sinks[topic, partition] = follower = sink, end
 
         def assign(consumer: Consumer) -> None:
-            self._assigned[topic, partition] = follower
             # without it the consumer learns of a new topic only at its next regular check
-            with contextlib.suppress(KafkaException):
-                consumer.list_topics(topic, timeout=2.0)
+            if not any(topic == known for known, _ in self._assigned):
+                with contextlib.suppress(KafkaException):
+                    consumer.list_topics(topic, timeout=2.0)
+            self._assigned[topic, partition] = follower
             consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+            self._full.pop((topic, partition), None)
+            self._paused.discard((topic, partition))
             consumer.resume([TopicPartition(topic, partition)])  # a pause outlives its assignment
 
         self._asked.append(assign)
@@ -65,27 +73,45 @@ class Tail:
 
         def unassign(consumer: Consumer) -> None:
             self._assigned.pop((topic, partition), None)
+            self._full.pop((topic, partition), None)
+            self._paused.discard((topic, partition))
             consumer.incremental_unassign([TopicPartition(topic, partition)])
 
         if self._sinks.pop((topic, partition), None) is not None:
             self._asked.append(unassign)
+            self._signal.set()
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on from `offset`. Messages that were read before may still be passed on."""
         self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
 
-    def pause(self, topic: str, partition: int) -> None:
-        """Fetch no more of it for now."""
-        self._asked.append(lambda consumer: consumer.pause([TopicPartition(topic, partition)]))
+    def hold(self, topic: str, partition: int) -> None:
+        """Read no more of it for now. First nothing at all is read, since to pause a partition throws away what the
+        client has fetched of it; if this lasts, it is paused and the others go on."""
 
-    def resume(self, topic: str, partition: int) -> None:
-        """Fetch it again."""
-        self._asked.append(lambda consumer: consumer.resume([TopicPartition(topic, partition)]))
+        def full(consumer: Consumer) -> None:
+            if (topic, partition) in self._assigned and (topic, partition) not in self._paused:
+                self._full.setdefault((topic, partition), time.monotonic())
+
+        self._asked.append(full)
+
+    def go_on(self, topic: str, partition: int) -> None:
+        """Read it again."""
+
+        def room(consumer: Consumer) -> None:
+            self._full.pop((topic, partition), None)
+            if (topic, partition) in self._paused:
+                self._paused.discard((topic, partition))
+                consumer.resume([TopicPartition(topic, partition)])
+
+        self._asked.append(room)
+        self._signal.set()
 
     async def close(self) -> None:
         """End the thread and the consumer."""
         self._closing = True
         self._room.release()
+        self._signal.set()
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
@@ -105,6 +131,8 @@ class Tail:
                 self._asked.popleft()(consumer)
             except KafkaException as e:  # the partition is gone meanwhile, or not there yet
                 LOGGER.debug("a Kafka consumer could not change what it reads: %s", e)
+        if self._full and self._stands_still(consumer):
+            return
         first = consumer.poll(_LOOK)
         if first is None:
             return
@@ -122,6 +150,19 @@ class Tail:
             self._room.acquire()
             if not self._closing:
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
+
+    def _stands_still(self, consumer: Consumer) -> bool:
+        """Wait a moment for room; or, if there was none for long, pause what is full."""
+        if time.monotonic() - min(self._full.values()) < _STILL:
+            self._signal.wait(_LOOK)
+            self._signal.clear()
+            return True
+        for topic, partition in self._full:
+            with contextlib.suppress(KafkaException):
+                consumer.pause([TopicPartition(topic, partition)])
+        self._paused.update(self._full)
+        self._full.clear()
+        return False
 
     def _hand_over(self, groups: list[_Group]) -> None:
         self._room.release()

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...display.text import count
 from ...errors import ChannelGone
 from ...event import Channel
 from .claims import ChannelClaims, Grant, WagonClaims
+from .committing import Committer
 from .feed import Feed
 from .following import LogClient, LogGone
 from .log import Log
 from .names import Names
 from .options import LOGGER
-from .proposals import Claim, Gone, Op, Release, Run, Void, encode
+from .proposals import FORMAT, Beat, Claim, Gone, Head, Member, Op, Release, Run, Void, encode
 
 _EVERY = 20_000  # records from one snapshot of the claims to the next
-_AT_ONCE = 50  # proposals in one record
+_FEW = 8  # members that may write as often as they like
+_SLOWER, _SLOWEST = 0.002, 0.05  # s between two records for each further member, and at most
 
 
 class KafkaWagon:
@@ -35,9 +37,10 @@ class KafkaWagon:
         """How many checks in a row did not find the log."""
         self.trouble = ""
         """The setting of the log's configuration that loses claims."""
+        self.me = client.me[:5].hex()
+        """This process as a member."""
         self._look = look
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Op, asyncio.Future[list[Grant]]]] = []
+        self._committer = Committer(self._append, self._translate, self._pause)
 
     @property
     def in_trouble(self) -> str:
@@ -53,13 +56,21 @@ class KafkaWagon:
         return self.claims.channel(name)
 
     def propose(self, op: Op) -> asyncio.Future[list[Grant]]:
-        """Propose it; the future has the result once it is in the log. All proposals of one turn of the event loop
-        share a record. The future raises ChannelGone or Unavailable; then it may be done all the same."""
-        done: asyncio.Future[list[Grant]] = self._loop.create_future()
-        if not self._waiting:
-            self._loop.call_soon(self._flush)
-        self._waiting.append((op, done))
-        return done
+        """Propose it; the future has the result once it is in the log. All that is proposed while a record of this
+        process is under way shares the next one. The future raises ChannelGone or Unavailable; then it may be done all
+        the same."""
+        return self._committer.propose(op)
+
+    async def finish(self) -> None:
+        """Wait until everything that was proposed is in the log, or failed."""
+        await self._committer.idle.wait()
+
+    def beat(self) -> None:
+        """Now and then: show that this process lives, if it owes that; and follow what changed by time alone."""
+        if self.claims.owes_a_beat(self.me, self.log.now):
+            self.propose(Beat("", []))
+        for feed in list(self.feeds.values()):
+            feed.look()
 
     async def lose(self, channel: Channel, runs: list[Run], what: str) -> None:
         """These were removed before they were settled: record and report that. Raises ChannelGone, Unavailable."""
@@ -75,26 +86,21 @@ class KafkaWagon:
                 what,
             )
 
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for first in range(0, len(waiting), _AT_ONCE):
-            some = waiting[first : first + _AT_ONCE]
-            appended = self.log.append(encode([op for op, _ in some]))
-            appended.add_done_callback(lambda appended, some=some: self._tell(some, appended))  # type: ignore[misc]
+    def _append(self, ops: Sequence[Op]) -> asyncio.Future[Any]:
+        head: list[Head] = [] if self.claims.format == 1 else [Member(self.me)]
+        if not self.claims.format:
+            head.insert(0, FORMAT)
+        return self.log.append(encode([*head, *ops]))
 
-    def _tell(self, some: list[tuple[Op, asyncio.Future[list[Grant]]]], appended: asyncio.Future[Any]) -> None:
-        error = appended.exception()
-        for i, (op, done) in enumerate(some):
-            if done.done():
-                continue
-            if error is None:
-                done.set_result(appended.result()[i][1])
-                continue
-            if isinstance(error, LogGone):
-                self._look(Channel(self.train, self.number, op.channel))
-                error = ChannelGone(f"channel {Channel(self.train, self.number, op.channel)} does not exist any more")
-            done.set_exception(error)
-            done.exception()
+    def _translate(self, op: Op, error: BaseException) -> BaseException:
+        if not isinstance(error, LogGone):
+            return error
+        channel = Channel(self.train, self.number, op.channel)
+        self._look(channel)
+        return ChannelGone(f"channel {channel} does not exist any more")
+
+    def _pause(self) -> float:
+        return min(_SLOWEST, _SLOWER * max(0, len(self.claims.members) - _FEW))
 
     def _applied(self, result: list[tuple[Op, list[Grant]]], mine: bool) -> None:
         for op, grants in result:
@@ -104,13 +110,15 @@ class KafkaWagon:
             if isinstance(op, Claim):
                 if grants and not mine:
                     feed.claimed_by_others(grants)
-            elif isinstance(op, Release):
+            elif isinstance(op, Release | Beat):
                 feed.wake()
             elif isinstance(op, Void):
                 if op.lost:
                     feed.lost(op.runs)
             elif isinstance(op, Gone):
                 self._look(feed.channel)
+        for feed in list(self.feeds.values()):
+            feed.look()
 
     def end(self) -> None:
         """All of it is gone, or no longer needed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from ...background import Background
@@ -20,6 +21,10 @@ from .tail import Tail
 from .wagon import KafkaWagon
 
 _LOOK = 1.0  # s between two checks whether what is followed still exists
+_BEAT = 0.5  # s between two checks whether the others should hear from this process
+_QUEUED = 2048  # kilobytes of events that a client fetches ahead
+_FETCH = 524_288  # bytes of events that are fetched at once
+_SPARING = 65_536  # the same where little is asked for: single events, others' partitions
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
 _LINGER = 0.2  # ms for which the producer gathers a batch
@@ -39,22 +44,29 @@ class Wagons:
         """Channels that are created at the same time: a cluster creates one topic after the other, and has other work,
         too."""
         self.ages = EventTimes(self.admin)
-        self._tail = Tail(
-            {**options.consumer(wait=50, logger=causes), "enable.partition.eof": True}, "eventwagon-kafka-events"
-        )
+        self._sparing = Reader(self.admin, options.consumer(wait=5, queued=128, fetch=_SPARING, logger=causes))
+        few = options.consumer(wait=50, queued=_QUEUED, fetch=_FETCH, logger=causes)
+        self._tail = Tail({**few, "enable.partition.eof": True}, "eventwagon-kafka-events")
         self._cache = cache
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
         self._background = Background()
         self._background.start(self._watch())
+        self._background.start(self._beat())
 
     async def close(self) -> None:
         """Finish sending, for up to 1 s; then end all threads and connections."""
         self._background.cancel()
         await self._background.wait()
+        with contextlib.suppress(TimeoutError):  # what tells the others that this process has left
+            async with asyncio.timeout(1.0):
+                await asyncio.gather(*(wagon.finish() for wagon in self.live()))
         for wagon in self.live():
             wagon.end()
         self._wagons.clear()
-        await asyncio.gather(self.publisher.close(), self.reader.close(), self.ages.close(), self._tail.close())
+        readers = (self.reader, self._sparing)
+        await asyncio.gather(
+            self.publisher.close(), self.ages.close(), self._tail.close(), *(reader.close() for reader in readers)
+        )
         await self.client.close()
 
     async def of(self, channel: Channel) -> KafkaWagon:
@@ -81,8 +93,8 @@ class Wagons:
             wagon.end()
         self._wagons.pop((channel.train, channel.wagon), None)
 
-    async def feed(self, wagon: KafkaWagon, channel: Channel) -> Feed:
-        """The channel's feed, which is being read. Raises ChannelGone, Unavailable."""
+    async def feed(self, wagon: KafkaWagon, channel: Channel, owner: str) -> Feed:
+        """The channel's feed, which is being read, for the process called `owner`. Raises ChannelGone, Unavailable."""
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
             return feed
@@ -95,14 +107,26 @@ class Wagons:
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
             return feed  # created meanwhile by another consumer
-        feed = Feed(channel, topic.name, topic.partitions, wagon.claims, self._tail, self.reader, self._room)
+        feed = Feed(
+            channel,
+            topic.name,
+            topic.partitions,
+            wagon.claims,
+            wagon.me,
+            wagon.propose,
+            self._tail,
+            self._sparing,
+            self._room,
+        )
         wagon.feeds[channel.name] = feed
         try:
             stable = await self.admin.ends(places, stable=True)
-            await feed.start([stable[place] or 0 for place in places])
+            await feed.start([stable[place] or 0 for place in places], owner)
         except BaseException:
+            feed.stop()
             feed.end()
-            del wagon.feeds[channel.name]
+            if wagon.feeds.get(channel.name) is feed:
+                del wagon.feeds[channel.name]
             raise
         return feed
 
@@ -142,6 +166,12 @@ class Wagons:
             raise ChannelGone(f"channel {channel} does not exist (no topic {wagon.log.topic})") from None
         return wagon
 
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT)
+            for wagon in self.live():
+                wagon.beat()
+
     async def _watch(self) -> None:
         turn = 0
         while True:
@@ -169,11 +199,13 @@ class Wagons:
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
         places = [(f.topic, p) for _, f in feeds for p in range(f.partition_count)] + [(w.log.topic, 0) for w in wagons]
         try:
-            ends = await self.admin.ends(places)
+            ends = await self.admin.ends(places, stable=True)
         except BrokerError as e:
             LOGGER.debug("could not check whether channels still exist: %s", e)
             return
         for wagon, feed in feeds:
+            for p in range(feed.partition_count):
+                feed.reaches(p, ends[feed.topic, p] or 0)
             feed.missed = feed.missed + 1 if ends[feed.topic, 0] is None else 0
             if feed.missed >= _SURE:
                 feed.end()

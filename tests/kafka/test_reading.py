@@ -1,0 +1,148 @@
+"""What a process caches of its partitions and keeps of its deliveries, and when it claims from others' partitions."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventwagon.drivers.kafka.claims import ChannelClaims, WagonClaims
+from eventwagon.drivers.kafka.following import offset_of
+from eventwagon.drivers.kafka.kept import KeptMessages
+from eventwagon.drivers.kafka.lane import EACH, Lane
+from eventwagon.drivers.kafka.proposals import FORMAT, Beat, Claim, Join, Member, Op, encode, held_of
+from eventwagon.drivers.kafka.stealing import Stealing
+from tests.fuzz import examples
+
+
+def messages(*offsets: int) -> list[Message]:
+    return [Message(topic="t", partition=0, offset=offset, value=b"x" * 10) for offset in offsets]
+
+
+reads = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), max_size=6)
+takes = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=12)
+
+
+@examples(300)
+@given(reads, st.integers(0, 10), takes)
+def test_a_lane_hands_out_what_was_read(gaps: list[list[int]], fresh: int, taken: list[tuple[int, int]]) -> None:
+    """Whatever is missing in the log, and in whatever order it is taken."""
+    lane, model, at = Lane(0, 0), set[int](), 0
+    for read in gaps:
+        offsets = []
+        for gap in read:
+            offsets.append(at + gap)
+            at += gap + 1
+        lane.add(messages(*offsets), fresh)
+        model |= {offset for offset in offsets if offset >= fresh}
+        assert lane.position == at
+    for start, count in taken:
+        expected = sorted(offset for offset in model if start <= offset < start + count)
+        assert [offset_of(m) for m in lane.take(start, start + count)] == expected
+        model -= set(expected)
+        assert (lane.messages, lane.bytes) == (len(model), (10 + EACH) * len(model))
+
+
+def test_a_lane_is_not_given_the_same_twice() -> None:
+    lane = Lane(0, 5)
+    assert not lane.add(messages(1, 2, 3), 0)
+    assert lane.add(messages(3, 4, 5, 6), 0)
+    assert [offset_of(m) for m in lane.take(0, 10)] == [5, 6]
+
+
+def test_messages_are_kept_until_they_are_settled() -> None:
+    kept = KeptMessages()
+    kept.keep(0, 7, messages(1, 2, 3))
+    kept.settled([(0, 1, 2, 7)])
+    assert kept.bytes
+    kept.released([(0, 2, 3, 7)])
+    again = kept.take(0, 2)
+    assert again is not None
+    assert kept.take(0, 2) is None
+    kept.settled([(0, 3, 4, 7), (0, 3, 4, 8)])
+    assert kept.bytes == 0
+    for claim in range(5):
+        kept.keep(0, claim, messages(claim))
+    kept.shrink(3 * (10 + EACH))
+    assert kept.bytes == 3 * (10 + EACH)
+    kept.clear()
+    assert kept.bytes == 0
+
+
+@examples(200)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12), st.integers(1, 2)), max_size=12))
+def test_what_is_held_is_named_once(tokens: list[tuple[int, int, int]]) -> None:
+    held = held_of(tokens)
+    named = [(p, offset, claim) for p, start, stop, claim in held for offset in range(start, stop)]
+    assert set(named) == set(tokens)
+    assert len(held) <= len(set(tokens))
+
+
+class Wagon:
+    """Partition 0 belongs to "a", partition 1 to "b"; "b" wonders what to claim."""
+
+    def __init__(self) -> None:
+        self.claims = WagonClaims()
+        self.now = 1000
+        self.claims.apply(0, self.now, encode([FORMAT]))
+        for member in ("a", "b"):
+            self.write(member, Join("", 2))
+        channel = self.channel
+        self.other = next(p for p in (0, 1) if channel.partition(p).owner == "a")
+        self.stealing = Stealing()
+
+    @property
+    def channel(self) -> ChannelClaims:
+        return self.claims.channel("")
+
+    def write(self, member: str, op: Op) -> None:
+        self.claims.apply(0, self.now, encode([Member(member), op]))
+
+    def target(self, later: int = 0, limit: int = 10) -> tuple[int, int] | None:
+        self.now += later
+        return self.stealing.target(self.channel, {1 - self.other}, limit, self.now)
+
+
+def test_events_that_an_owner_handles_are_left_to_it() -> None:
+    wagon = Wagon()
+    assert wagon.target() is None
+    wagon.stealing.ends(wagon.other, 5)
+    assert wagon.target() is None
+    for _ in range(5):
+        wagon.write("a", Claim("", 1, 60_000, [(wagon.other, 20)]))
+        assert wagon.target(later=150) is None
+    assert wagon.stealing.waits()
+
+
+def test_events_that_an_owner_leaves_alone_are_claimed() -> None:
+    wagon = Wagon()
+    wagon.now += 10_000  # it had nothing to do for long: that is no reason
+    wagon.stealing.ends(wagon.other, 5)
+    assert wagon.target() is None
+    assert wagon.target(later=250) == (wagon.other, 5)
+
+
+def test_events_that_an_owner_offers_are_claimed_at_once() -> None:
+    wagon = Wagon()
+    wagon.write("a", Claim("", 1, 60_000, [(wagon.other, 1)]))
+    wagon.write("a", Beat("", [(wagon.other, 5)]))
+    assert wagon.target() == (wagon.other, 5)
+    wagon.write("a", Claim("", 1, 60_000, [(wagon.other, 5)]))
+    assert wagon.target() is None
+
+
+@pytest.mark.parametrize(("end", "claimed"), [(21, False), (22, True)])
+def test_of_a_long_backlog_a_share_is_claimed(end: int, claimed: bool) -> None:
+    wagon = Wagon()
+    wagon.write("a", Claim("", 1, 60_000, [(wagon.other, end)]))
+    assert wagon.target(limit=10) == ((wagon.other, end) if claimed else None)
+
+
+def test_events_without_an_owner_are_claimed_at_once() -> None:
+    claims = WagonClaims()
+    claims.apply(0, 1000, encode([FORMAT]))
+    stealing = Stealing()
+    claims.channel("").partition(0)
+    stealing.ends(0, 3)
+    assert stealing.target(claims.channel(""), set(), 10, 1000) == (0, 3)

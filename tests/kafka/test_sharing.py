@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from secrets import token_hex
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer
+from confluent_kafka.admin import AdminClient
 
 from eventwagon.contracts.broker import Delivery, Subscription
 from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.drivers.kafka.claims import TTL
 from eventwagon.drivers.kafka.feed import Feed
 from eventwagon.drivers.kafka.proposals import FORMAT, Leave, Member, Settle, decode, encode
+from eventwagon.errors import UsageError
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, holding, new_channel, take, topics
 from tests.servers.server import Server
@@ -194,6 +197,40 @@ def test_a_new_log_begins_with_its_format(kafka_server: Server) -> None:
             assert all(isinstance(decode(record)[0], Member) for record in others)
 
     asyncio.run(main())
+
+
+def test_tools_for_consumer_groups_show_the_lag(kafka_server: Server) -> None:
+    """With `group=`: the offset before which all is settled, of a group without members."""
+
+    async def main() -> None:
+        group = f"g{token_hex(4)}"
+        url = f"{kafka_server.url}?group={group}"
+        async with holding(url, *events(10)) as (ours, channel):
+            bootstrap = kafka_server.url.removeprefix("kafka://").partition("?")[0]
+            admin = AdminClient({"bootstrap.servers": bootstrap})
+
+            async def committed() -> int:
+                asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
+                found = await asyncio.wrap_future(asked)
+                return next((p.offset for p in found.topic_partitions if p.topic == str(channel)), -1)
+
+            async with ours.consume(channel, visibility=LONG) as consumer, asyncio.timeout(30):
+                got = await take(consumer, 10)
+                await consumer.settle([*got[:4], got[7]])
+                while await committed() != 5:  # the probe, and four events
+                    await asyncio.sleep(0.1)
+                await consumer.settle(got)
+                while await committed() != 11:
+                    await asyncio.sleep(0.1)
+            described = await asyncio.wrap_future(admin.describe_consumer_groups([group])[group])
+            assert described.members == []
+
+    asyncio.run(main())
+
+
+def test_a_group_that_may_not_be_used_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="group='a b'; give up to 100 letters"):
+        KafkaBroker("host:9092", group="a b")
 
 
 async def records(broker: KafkaBroker, channel: Channel) -> list[bytes]:

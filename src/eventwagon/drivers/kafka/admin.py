@@ -8,7 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
     AdminClient,
     AlterConfigOpType,
@@ -304,6 +311,18 @@ class Admin:
             else:
                 raise self.trouble(error, "DESCRIBE", f"topic {at.topic}")
         return moving
+
+    async def commit(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Commit these offsets for a group that has no members."""
+        places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        asked = [ConsumerGroupTopicPartitions(group, places)]
+        error, future = await self._insist(
+            lambda seconds: self._client.alter_consumer_group_offsets(asked, request_timeout=seconds)[group]
+        )
+        failed = [error] if error is not None else [each.error for each in future.result().topic_partitions]
+        for one in failed:
+            if one is not None and not absent(one):
+                raise self.trouble(one, "READ", f"group {group}")
 
     async def trim(self, topic: str, before: int) -> None:
         """Delete the records of partition 0 before this offset. An absent topic is no error."""

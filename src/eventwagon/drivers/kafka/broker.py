@@ -37,10 +37,11 @@ _PAGE = 2000  # messages that a browse reads in one call
 class KafkaBroker:
     """A Kafka cluster (3.0 or later).
 
-    `servers`: host:port,host:port. `partitions` of a new channel: with more than one, events come in no order.
-    `replication`: copies of new topics, -1 for the cluster's default. `timeout` in s. `cache`: bytes of events that are
-    read ahead, and of a train's events for later that are held in memory. `topic_prefix`: begins the name of each
-    topic. `oauth_cb`: a plain function that returns tokens for SASL/OAUTHBEARER, called from any thread (see
+    `servers`: host:port,host:port. `partitions` of a new channel: with more than one, events come in no order, and
+    processes share its reading. `replication`: copies of new topics, -1 for the cluster's default. `timeout` in s.
+    `cache`: bytes of events that are read ahead, and of a train's events for later that are held in memory.
+    `topic_prefix`: begins the name of each topic. `group`: a consumer group whose offsets show the progress of each
+    channel. `oauth_cb`: a plain function that returns tokens for SASL/OAUTHBEARER, called from any thread (see
     confluent_kafka). `config`: options of librdkafka, such as security.protocol. Raises UsageError.
 
     A process needs the rights READ, WRITE, DESCRIBE and DESCRIBE_CONFIGS on the topics; a process that switches and
@@ -57,6 +58,7 @@ class KafkaBroker:
         timeout: float = 10.0,
         cache: int = 32 * 1024 * 1024,
         topic_prefix: str = "",
+        group: str = "",
         oauth_cb: Callable[[str], tuple[Any, ...]] | None = None,
         config: dict[str, str] | None = None,
         clock: Callable[[], float] = time.time,
@@ -68,6 +70,7 @@ class KafkaBroker:
             max_message_bytes,
             timeout,
             topic_prefix=topic_prefix,
+            group=group,
             config=config or {},
             oauth_cb=oauth_cb,
         ).checked()
@@ -98,6 +101,7 @@ class KafkaBroker:
             max_message_bytes=o.max_message_bytes,
             timeout=o.timeout,
             topic_prefix=o.topic_prefix,
+            group=o.group,
             config=dict(o.config),
             clock=clock,
         )

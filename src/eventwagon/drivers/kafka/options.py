@@ -24,7 +24,7 @@ CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 BATCH = 1_000_000
 """Bytes of a batch of records; a topic with a lower limit needs its own producer."""
-_OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix")
+_OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix", "group")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _FIXED = (
     "bootstrap.servers",
@@ -73,6 +73,8 @@ class Options(msgspec.Struct, frozen=True):
     """Seconds after which a call fails, and an unacknowledged message is no longer sent."""
     topic_prefix: str = ""
     """Begins the name of each topic."""
+    group: str = ""
+    """The consumer group under which the progress of channels is committed, for tools that show lag; empty: none."""
     config: Mapping[str, str] = {}
     """Options of librdkafka: security.protocol, sasl.username, ssl.ca.location, …"""
     oauth_cb: Callable[[str], tuple[Any, ...]] | None = None
@@ -99,6 +101,7 @@ class Options(msgspec.Struct, frozen=True):
             max_message_bytes=address.whole("max_message_bytes", 1_048_588, least=-MOST),
             timeout=address.seconds("timeout", 10.0, least=-math.inf),
             topic_prefix=address.options.get("topic_prefix", ""),
+            group=address.options.get("group", ""),
             config={name: value for name, value in address.options.items() if name not in _OURS},
         ).checked()
 
@@ -118,6 +121,8 @@ class Options(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"{where}: topic_prefix={self.topic_prefix!r:.120}; give up to 100 letters, digits, dots, _ and -"
             )
+        if not _PREFIX.fullmatch(self.group):
+            raise UsageError(f"{where}: group={self.group!r:.120}; give up to 100 letters, digits, dots, _ and -")
         if not 0.1 <= self.timeout <= 300:
             raise UsageError(f"{where}: timeout={self.timeout:g}; give 0.1 to 300 seconds")
         if wrong := sorted(set(self.config) & set(_FIXED)):

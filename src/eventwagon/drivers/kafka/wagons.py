@@ -15,6 +15,7 @@ from .feed import Feed
 from .following import LogClient, LogGone
 from .names import Names
 from .options import LOGGER, Options
+from .progress import Progress
 from .publishing import Publisher
 from .reader import Reader
 from .tail import Tail
@@ -52,6 +53,8 @@ class Wagons:
         self._background = Background()
         self._background.start(self._watch())
         self._background.start(self._beat())
+        if options.group:
+            self._background.start(Progress(self.admin, options.group, self.live).run())
 
     async def close(self) -> None:
         """Finish sending, for up to 1 s; then end all threads and connections."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from secrets import token_hex
+
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import KafkaError, KafkaException, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +15,12 @@ from eventwagon.drivers.kafka.following import offset_of
 from eventwagon.drivers.kafka.kept import KeptMessages
 from eventwagon.drivers.kafka.lane import EACH, Lane
 from eventwagon.drivers.kafka.proposals import FORMAT, Beat, Claim, Join, Member, Op, encode, held_of
+from eventwagon.drivers.kafka.reader import Reader
 from eventwagon.drivers.kafka.stealing import Stealing
+from eventwagon.errors import Unavailable
 from tests.fuzz import examples
+from tests.kafka.support import topics
+from tests.servers.server import Server
 
 
 def messages(*offsets: int) -> list[Message]:
@@ -77,6 +84,30 @@ def test_what_is_held_is_named_once(tokens: list[tuple[int, int, int]]) -> None:
     named = [(p, offset, claim) for p, start, stop, claim in held for offset in range(start, stop)]
     assert set(named) == set(tokens)
     assert len(held) <= len(set(tokens))
+
+
+def test_a_topic_that_only_seems_absent_is_not_empty(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets that could not be read would be taken for offsets without an event. (A client says so for a moment while
+    leaders change.)"""
+
+    def seems(self: Reader, consumer: object, topic: str, *rest: object) -> list[Message]:
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+    monkeypatch.setattr(Reader, "_range", seems)
+
+    async def main() -> None:
+        async with topics(kafka_server.url) as admin:
+            reader, name = Reader(admin, admin.options.consumer(wait=5)), f"seems-{token_hex(4)}"
+            assert await reader.range(name, 0, 0, 5) == []
+            await admin.create(name, 1, {})
+            while await admin.describe(name) is None:
+                await asyncio.sleep(0.05)
+            with pytest.raises(Unavailable, match="but it exists: try again"):
+                await reader.these(name, 0, [0, 1])
+            await admin.delete(name)
+            await reader.close()
+
+    asyncio.run(main())
 
 
 class Wagon:

@@ -10,6 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from ...errors import Unavailable
 from .admin import Admin
 from .errors import absent, cause
 
@@ -35,7 +36,8 @@ class Reader:
         self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
     ) -> list[Message]:
         """The existing messages from `start` to before `stop` (up to `most` of them, of about `room` bytes). An empty
-        list means that there is none. Raises Unavailable; a deleted topic is noticed only by its timeout."""
+        list means that there is none, or no topic. Raises Unavailable; a deleted topic is noticed only by its
+        timeout."""
         found: list[Message] = await self._read(
             lambda consumer: self._range(consumer, topic, partition, start, stop, most, room), topic
         )
@@ -97,7 +99,13 @@ class Reader:
             except KafkaException as e:
                 error = cause(e)
                 if absent(error):
-                    return []
+                    # may be the client's own view, while leaders change: what exists must not pass for empty
+                    if await self._admin.describe(topic) is None:
+                        return []
+                    raise Unavailable(
+                        f"Kafka at {self._admin.options.servers}: topic {topic} could not be read: {error.str()} "
+                        f"({error.name()}), but it exists: try again"
+                    ) from None
                 raise self._admin.trouble(error, "READ", f"topic {topic}") from None
             return found
 

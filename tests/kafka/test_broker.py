@@ -18,6 +18,7 @@ from eventwagon.drivers.kafka import KafkaBroker, broker, registry, wagon
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import EventTooLarge, UsageError
 from eventwagon.event import JSON, Channel, Event
+from eventwagon.runtime.probe import probe
 from tests.kafka.support import LONG, events, holding, new_channel, standing, take, topics
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
@@ -294,6 +295,21 @@ def test_a_claims_log_alone_is_removed(kafka_server: Server, monkeypatch: pytest
             async with asyncio.timeout(10):
                 while [name for name in await admin.names() if name.startswith(channel.train)]:
                     await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_every_process_of_a_wagon_can_try_a_round_trip(kafka_server: Server, partitions: int) -> None:
+    """In a channel that each makes and deletes: offsets begin again with each, and what came before is not settled."""
+
+    async def main() -> None:
+        url = f"{kafka_server.url}?partitions={partitions}"
+        async with holding(url) as (ours, channel), KafkaBroker.from_url(url) as other:
+            for broker in (ours, ours, other, ours):
+                await probe(broker, channel.train, channel.wagon, timeout=15.0)
+            async with KafkaBroker.from_url(url) as later:
+                await probe(later, channel.train, channel.wagon, timeout=15.0)
 
     asyncio.run(main())
 

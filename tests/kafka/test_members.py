@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from eventwagon.drivers.kafka.claims import TTL, WagonClaims
 from eventwagon.drivers.kafka.ownership import assign
-from eventwagon.drivers.kafka.proposals import FORMAT, Beat, Claim, Join, Leave, Member, Op, Release, Settle, encode
+from eventwagon.drivers.kafka.proposals import (
+    FORMAT,
+    Beat,
+    Claim,
+    Join,
+    Leave,
+    Member,
+    Op,
+    Release,
+    Renew,
+    Settle,
+    encode,
+)
 from eventwagon.drivers.kafka.runs import add, cut, size, within
 from tests.fuzz import examples
 
@@ -153,6 +165,24 @@ def test_the_only_member_owes_nothing_until_another_joins() -> None:
     log.now += 100 * TTL
     log.join("b")
     assert "a" in log.owners
+
+
+def test_a_channel_with_a_new_topic_begins_again() -> None:
+    log = Log(2)
+    log.join("a", "b")
+    owners = log.owners
+    ((_, (grant,)),) = log.write("a", Claim("", 5, 60_000, [(0, 9)]))
+    log.write("a", Settle("", [], [(0, 0, 3, grant.claim)]))
+    log.write("b", Renew(""))
+    channel = log.claims.channel("")
+    assert (channel.settled, channel.held(), channel.partition(0).fresh, log.owners) == (0, 0, 0, owners)
+    assert channel.due() == float("inf")
+    log.write("b", Claim("", 5, 60_000, [(0, 9)]))
+    log.write("a", Settle("", [], [(0, 3, 5, grant.claim)]))  # late, and of the earlier topic
+    assert (channel.settled, channel.held()) == (0, 5)
+    other = WagonClaims()
+    other.load(log.claims.dump())
+    assert other.dump() == log.claims.dump()
 
 
 def test_an_ended_process_is_no_member() -> None:

@@ -21,7 +21,7 @@ from .admin import COMPACTED, LOG_TIME, Place, unsuitable
 from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
-from .proposals import Gone, Release, Void, runs_of
+from .proposals import Gone, Release, Renew, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY, Topic
 from .reader import Spot
 from .subscription import KafkaSubscription
@@ -150,7 +150,9 @@ class KafkaBroker:
             wagon = await self.wagons.of(channel)
             if not new_log:
                 await admin.check(log, LOG_TIME)
-            if not new:
+            if new:
+                await self._renew(wagon, channel, len(metadata.partitions))
+            else:
                 await self._check(channel, topic)
             await admin.describe(topic)
             places = [(topic, p) for p in metadata.partitions]
@@ -159,6 +161,14 @@ class KafkaBroker:
             await self.wagons.publisher.topic(channel)
 
         await self._patiently(ready, f"channel {channel} does not take writes")
+
+    async def _renew(self, wagon: KafkaWagon, channel: Channel, partitions: int) -> None:
+        """Forget what the claims say of an earlier topic of this name: new events would pass for settled ones. A wagon
+        has one such channel, in which each process of its workers tries a round trip."""
+        _, ends = await self.wagons.totals([wagon], {channel: partitions})
+        claims = wagon.channel(channel.name)
+        if wagon.claims.format > 1 and any(claims.partition(p).fresh > (end or 0) for (_, p), end in ends.items()):
+            await wagon.propose(Renew(channel.name))
 
     async def _check(self, channel: Channel, topic: str) -> None:
         """Raise StorageBroken unless an existing topic keeps its records and accepts what we publish."""

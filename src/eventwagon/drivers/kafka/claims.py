@@ -28,6 +28,7 @@ from .proposals import (
     Member,
     Op,
     Release,
+    Renew,
     Run,
     Settle,
     Void,
@@ -62,6 +63,8 @@ class ChannelClaims:
         """Offsets without an event."""
         self.lost = 0
         """Offsets that were removed before they were settled."""
+        self.since = 0
+        """Claims up to this number were of an earlier topic."""
         self.members: list[str] = []
         self.moved = 0
         """Grows when members or owners change. Not part of the state."""
@@ -124,6 +127,8 @@ class ChannelClaims:
         for p, start, stop in runs:
             self.settled += self._drop(p, start, stop)
         for p, start, stop, claim in held:
+            if claim <= self.since:
+                continue
             here = [h for h in self._claims.get(claim, ()) if h.partition == p]
             found = sum(self._take_from(hold, start, stop) for hold in here)
             if found < stop - start:
@@ -231,6 +236,15 @@ class ChannelClaims:
             self.members.remove(member)
             self._share(salt, now)
 
+    def renewed(self, now: int, claims: int) -> ChannelClaims:
+        """The same channel with a new topic: only its members stay, and what they own. So many `claims` were made."""
+        new = ChannelClaims()
+        new.since = claims
+        new.members, new.moved = self.members, self.moved + 1
+        for number, partition in self.partitions.items():
+            new.partition(number).owner, new.partition(number).tended = partition.owner, now
+        return new
+
     def report(self, ends: Iterable[tuple[int, int]], member: str) -> None:
         """The member has seen these ends, and lets others have what waits."""
         for p, end in ends:
@@ -337,13 +351,15 @@ class ChannelClaims:
             partitions.append((number, partition.fresh, ahead, runs))
             if self.members or partition.owner or partition.seen:
                 owned.append((number, partition.owner, partition.seen, partition.tended, partition.waits_since))
-        return snapshot.StoredChannel(self.settled, self.voids, partitions, marks, self.lost, self.members, owned)
+        return snapshot.StoredChannel(
+            self.settled, self.voids, partitions, marks, self.lost, self.members, owned, self.since
+        )
 
     @classmethod
     def load(cls, dump: snapshot.StoredChannel) -> ChannelClaims:
         self = cls()
         self.settled, self.voids, self.lost = dump.settled, dump.voids, dump.lost
-        self.members = list(dump.members)
+        self.members, self.since = list(dump.members), dump.since
         marks = {mark[:2]: mark[2:] for mark in dump.marks}
         for number, fresh, ahead, runs in dump.partitions:
             partition = self.partitions[number] = Partition(fresh)
@@ -455,6 +471,8 @@ class WagonClaims:
                     self.members.pop(member, None)
             case Beat():
                 channel.report(op.ends, member)
+            case Renew() if self.format > 1:
+                self.channels[op.channel] = channel.renewed(now, self._claims)
             case _:
                 pass
         return []

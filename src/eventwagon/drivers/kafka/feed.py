@@ -111,10 +111,11 @@ class Feed:
             return
         claims = self._claims()
         if self._known != (claims, claims.moved):
+            anew = self._known is not None and self._known[0] is not claims  # other offsets, perhaps
             self._known = (claims, claims.moved)
             self._moved_at = self._loop.time()
             mine = self._mine()
-            for number in set(self.lanes) - mine:
+            for number in set(self.lanes) if anew else set(self.lanes) - mine:
                 self._leave(number)
             if mine - set(self.lanes):
                 if timer := self._timers.pop("read", None):

@@ -112,7 +112,13 @@ class Beat(msgspec.Struct, array_like=True, tag="b", frozen=True):
     ends: list[tuple[int, int]]
 
 
-Op = Claim | Settle | Release | Extend | Void | Gone | Join | Leave | Beat
+class Renew(msgspec.Struct, array_like=True, tag="n", frozen=True):
+    """The channel's topic was deleted and is new: its offsets and totals begin again. Only in format 2."""
+
+    channel: str
+
+
+Op = Claim | Settle | Release | Extend | Void | Gone | Join | Leave | Beat | Renew
 """What is proposed for a channel."""
 Head = Format | Member
 """What begins a record of format 2."""

@@ -23,6 +23,7 @@ class StoredChannel(msgspec.Struct, array_like=True):
     members: list[str] = []
     owned: list[tuple[int, str, int, int, int]] = []
     """Partition, owner, `seen`, `tended`, `waits_since`."""
+    since: int = 0
 
 
 class Stored(msgspec.Struct, array_like=True):

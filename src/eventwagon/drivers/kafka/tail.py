@@ -152,8 +152,9 @@ class Tail:
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
 
     def _stands_still(self, consumer: Consumer) -> bool:
-        """Wait a moment for room; or, if there was none for long, pause what is full."""
-        if time.monotonic() - min(self._full.values()) < _STILL:
+        """Wait a moment for room; or, if there was none for long and others could be read, pause what is full."""
+        starved = len(self._full) + len(self._paused) < len(self._assigned)
+        if not starved or time.monotonic() - min(self._full.values()) < _STILL:
             self._signal.wait(_LOOK)
             self._signal.clear()
             return True

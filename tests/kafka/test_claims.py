@@ -193,7 +193,7 @@ def apply(model: Model, claims: WagonClaims, step: Any, now: int, offset: int) -
         model.settle(step[1])
         op = Settle("", runs_of(step[1]))
         if model.format == 2:  # by their claims, or by others that are long over
-            op = Settle("", [], held_of((*at, max(0, numbers[at] - step[2])) for at in step[1]))
+            op = Settle("", [], held_of((*at, max(1, numbers[at] - step[2])) for at in step[1]))
     elif step[0] == "void":
         model.void(step[1])
         op = Void("", runs_of(step[1]))

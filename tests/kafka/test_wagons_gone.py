@@ -30,5 +30,5 @@ def test_nothing_grows_with_the_wagons_that_were(kafka_server: KafkaServer, firs
     before, after = asyncio.run(wagons_gone(kafka_server.url, name, first=first, last=last, server=topics))
     print(f"after {first:,} wagons {before}; after {last:,} {after}")
     assert after.server == before.server
-    assert after.threads <= before.threads
+    assert after.threads < before.threads + 5  # a pool starts its threads when calls overlap; one a wagon would be 30
     assert after.blocks < before.blocks * 1.03

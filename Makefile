@@ -14,12 +14,13 @@ WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 # the folders of tests that need servers: each has a target of its own; the longest first
 ON_SERVERS := kubernetes aws kafka pulsar redis dashboard prometheus servers
 CHAOS_ON := redis kafka pulsar
-# how many of them, and the simulation, run at a time in `make test`: they wait more than they work, but beside one
-# another chaos on Kafka and Pulsar may run into its time limit on two cores
+# how many of them, and the simulation, run at a time in `make test`: they wait more than they work
 AT_ONCE ?= 1
+# Containers often set it. Without bytecode a process of ours takes twice the CPU time to start, and tests start thousands.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -55,6 +56,7 @@ endif
 test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=3: so many of the targets that need servers at a time)
 	@$(MAKE) --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target) \
 		simulate $(ON_SERVERS:%=test-%)
+	@$(MAKE) --no-print-directory test-alone
 
 check: lint types layers manifests templates ## Format, lint, types, layers, what is deployed with
 
@@ -107,6 +109,11 @@ test-kafka: $(STAMP) ## The tests on Kafka
 test-pulsar: $(STAMP) ## The tests on Pulsar
 	$(call get,pulsar redis)
 	$(call run,pulsar)
+
+# beside others these run into their time limits, and the others into theirs
+test-alone: $(STAMP) ## The tests that need the machine for themselves: chaos on Kafka and on Pulsar
+	$(call get,kafka pulsar redis)
+	@$(BIN)/pytest $(call cache,alone) -m alone $(ARGS) || $(call again,$(call cache,alone) -m alone)
 
 test-aws: $(STAMP) ## The tests on moto, which emulates AWS
 	$(call run,aws)

@@ -14,6 +14,7 @@ from tests.servers.redis import RedisServer
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:
     # a killed process loses nothing that it wrote: that is in the system's memory; Redis writes before it acknowledges

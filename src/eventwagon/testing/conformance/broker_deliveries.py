@@ -552,9 +552,11 @@ async def delete_tells_consumers(t: BrokerTrial) -> None:
     """When the channel is deleted a waiting receive soon raises ChannelGone, in any process, and so does a later
     one."""
     channel = await t.channel(holding=t.events(1))
+    attached = asyncio.Barrier(3)
 
     async def wait(broker: Broker) -> None:
         async with broker.consume(channel, visibility=LONG) as consumer:
+            await attached.wait()
             for what in ("a waiting receive", "a later receive"):
                 receive = soon(consumer.receive(1, 10 * t.patience), t.patience, what)
                 await refused(receive, ChannelGone, what=f"{what} on a deleted channel")
@@ -562,6 +564,7 @@ async def delete_tells_consumers(t: BrokerTrial) -> None:
     async with t.another() as other, t.claimed(channel), asyncio.TaskGroup() as group:
         for broker in (t.broker, other):
             group.create_task(wait(broker))
+        await attached.wait()
         await asyncio.sleep(t.visibility / 3)
         await t.broker.delete(channel)
 

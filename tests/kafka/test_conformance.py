@@ -22,8 +22,8 @@ def test_broker(check: Check[Broker], kafka_server: Server) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)
-def test_broker_with_four_partitions(check: Check[Broker], kafka_server: Server) -> None:
-    hold(check, f"{kafka_server.url}?partitions=4")
+def test_broker_with_four_partitions_in_structured_mode(check: Check[Broker], kafka_server: Server) -> None:
+    hold(check, f"{kafka_server.url}?partitions=4&mode=structured")
 
 
 @pytest.mark.parametrize("check", registry_checks(ttl=1.0, patience=15.0), ids=str)

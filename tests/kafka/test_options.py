@@ -59,6 +59,11 @@ def test_a_prefix_keeps_two_installations_apart(kafka_server: Server) -> None:
     asyncio.run(main())
 
 
+def test_modes_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="mode='json'; give binary or structured"):
+        KafkaBroker.from_url("kafka://host:9092?mode=json")
+
+
 @pytest.mark.parametrize("prefix", ["a b", "ü", "x" * 101, "a/b", "a\n"])
 def test_prefixes_that_cannot_be(prefix: str) -> None:
     for driver in (KafkaBroker, KafkaRegistry):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import attrs
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from eventwagon import Connection, Context, Event, Train
 from eventwagon.drivers.aws import wire as sqs
+from eventwagon.drivers.kafka import wire as kafka
 from eventwagon.drivers.pulsar import wire as pulsar
 from eventwagon.drivers.redis import entries as redis
 from eventwagon.errors import EventTooLarge, UsageError
@@ -169,7 +170,43 @@ def _by_redis(event: Event) -> Event:
     return redis.unpack("t_v1", [(b"0-1", [*(text.encode() for text in texts), b"data", data])])[0]
 
 
-@pytest.mark.parametrize("through", [_by_sqs, _by_pulsar, _by_redis])
+def _by_kafka(event: Event, *, structured: bool = False) -> Event:
+    _, value, headers = kafka.encode(event, structured=structured)
+    got = kafka.decode(_KafkaMessage(value, [(k, v.encode() if isinstance(v, str) else v) for k, v in headers]))  # type: ignore[arg-type]
+    assert got is not None
+    return got
+
+
+class _KafkaMessage(NamedTuple):
+    """The parts of it that an event of ours needs."""
+
+    data: bytes
+    written: list[tuple[str, bytes | None]]
+
+    def value(self) -> bytes:
+        return self.data
+
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return self.written
+
+    def topic(self) -> str:
+        return "t_v1"
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return 7
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def _by_structured_kafka(event: Event) -> Event:
+    return _by_kafka(event, structured=True)
+
+
+@pytest.mark.parametrize("through", [_by_sqs, _by_pulsar, _by_redis, _by_kafka, _by_structured_kafka])
 @examples(300)
 @given(event=GOOD | ALMOST | ODD)
 def test_what_the_door_lets_in_every_brokers_wire_can_hold(through: Callable[[Event], Event], event: Event) -> None:

@@ -113,8 +113,12 @@ def _redis_again(event: Event) -> Event:
 
 
 def _kafka_again(event: Event) -> Event:
-    _, headers = kafka.encode(event)
-    return by_kafka([(k, v.encode() if isinstance(v, str) else v) for k, v in headers], event.data)
+    binary, structured = (
+        by_kafka([(k, v.encode() if isinstance(v, str) else v) for k, v in headers], value)
+        for _, value, headers in (kafka.encode(event), kafka.encode(event, structured=True))
+    )
+    assert binary == structured
+    return binary
 
 
 def _pulsar_again(event: Event) -> Event:

@@ -59,6 +59,7 @@ class KafkaBroker:
         cache: int = 32 * 1024 * 1024,
         topic_prefix: str = "",
         group: str = "",
+        mode: str = "binary",
         oauth_cb: Callable[[str], tuple[Any, ...]] | None = None,
         config: dict[str, str] | None = None,
         clock: Callable[[], float] = time.time,
@@ -71,6 +72,7 @@ class KafkaBroker:
             timeout,
             topic_prefix=topic_prefix,
             group=group,
+            mode=mode,
             config=config or {},
             oauth_cb=oauth_cb,
         ).checked()
@@ -102,6 +104,7 @@ class KafkaBroker:
             timeout=o.timeout,
             topic_prefix=o.topic_prefix,
             group=o.group,
+            mode=o.mode,
             config=dict(o.config),
             clock=clock,
         )

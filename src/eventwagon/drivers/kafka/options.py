@@ -24,7 +24,7 @@ CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 BATCH = 1_000_000
 """Bytes of a batch of records; a topic with a lower limit needs its own producer."""
-_OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix", "group")
+_OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix", "group", "mode")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _FIXED = (
     "bootstrap.servers",
@@ -75,6 +75,8 @@ class Options(msgspec.Struct, frozen=True):
     """Begins the name of each topic."""
     group: str = ""
     """The consumer group under which the progress of channels is committed, for tools that show lag; empty: none."""
+    mode: str = "binary"
+    """How events are written: "binary", or "structured" where an event's data allow it."""
     config: Mapping[str, str] = {}
     """Options of librdkafka: security.protocol, sasl.username, ssl.ca.location, …"""
     oauth_cb: Callable[[str], tuple[Any, ...]] | None = None
@@ -102,6 +104,7 @@ class Options(msgspec.Struct, frozen=True):
             timeout=address.seconds("timeout", 10.0, least=-math.inf),
             topic_prefix=address.options.get("topic_prefix", ""),
             group=address.options.get("group", ""),
+            mode=address.options.get("mode", "binary"),
             config={name: value for name, value in address.options.items() if name not in _OURS},
         ).checked()
 
@@ -123,6 +126,8 @@ class Options(msgspec.Struct, frozen=True):
             )
         if not _PREFIX.fullmatch(self.group):
             raise UsageError(f"{where}: group={self.group!r:.120}; give up to 100 letters, digits, dots, _ and -")
+        if self.mode not in ("binary", "structured"):
+            raise UsageError(f"{where}: mode={self.mode!r:.120}; give binary or structured")
         if not 0.1 <= self.timeout <= 300:
             raise UsageError(f"{where}: timeout={self.timeout:g}; give 0.1 to 300 seconds")
         if wrong := sorted(set(self.config) & set(_FIXED)):

@@ -141,18 +141,21 @@ class Publisher:
         topic = await self.topic(channel)
         if topic.sealed:
             raise Sealed(f"channel {channel} is sealed")
-        limit = topic.limit
+        limit, structured = topic.limit, self._admin.options.mode == "structured"
         for event in events:
             attributes = len(event.id) + len(event.type) + len(event.source) + len(event.content_type)
             if event.subject is not None or event.extensions:
                 attributes = event.size - len(event.data)
-            if len(event.data) + 8 * attributes + 2000 > limit and size(event) > limit:
+            if (
+                len(event.data) + 8 * attributes + 2000 > limit
+                and (taken := size(event, structured=structured)) > limit
+            ):
                 raise EventTooLarge(
-                    f"event {event.id} takes {size(event):,} bytes, more than {LIMIT}={limit:,} of topic {topic.name}: "
+                    f"event {event.id} takes {taken:,} bytes, more than {LIMIT}={limit:,} of topic {topic.name}: "
                     "send a reference to the data"
                 )
         sender = self._sender(topic)
-        sending = _Sending(sender, len(events))
+        sending = _Sending(sender, len(events), structured=structured)
         await sending.send(topic, events)
         if sending.errors:
             fatal = [error for error in sending.errors if error.fatal() or error.code() == KafkaError._FATAL]
@@ -211,8 +214,9 @@ class Publisher:
 class _Sending:
     """The events of one call on their way."""
 
-    def __init__(self, sender: Sender, count: int) -> None:
+    def __init__(self, sender: Sender, count: int, *, structured: bool) -> None:
         self.sender = sender
+        self._structured = structured
         self._left = count
         self._done = asyncio.get_running_loop().create_future()
         self.stored = 0
@@ -251,14 +255,15 @@ class _Sending:
         given = 0
         try:
             produce = sender.producer.produce
+            structured = self._structured
             while given < len(events):
                 event = events[given]
-                key, headers = encode(event)
+                key, value, headers = encode(event, structured=structured)
                 partition = plain
                 if key is not None and topic.partitions > 1:
                     partition, self._keyed = -1, True
                 try:
-                    produce(name, event.data, key, partition, report, headers=headers)
+                    produce(name, value, key, partition, report, headers=headers)
                 except BufferError:
                     await asyncio.sleep(0.001)
                     sender.look()

@@ -1,5 +1,5 @@
-"""An event as a Kafka message: CloudEvents 1.0, Kafka protocol binding 1.0.2, binary mode; reading takes structured and
-batch mode and messages that are no CloudEvents, too.
+"""An event as a Kafka message: CloudEvents 1.0, Kafka protocol binding 1.0.2, in binary or structured mode. Reading
+takes both, batch mode, and messages that are no CloudEvents.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
 from confluent_kafka import Message
 
-from ...cloudevents import known, read, rfc3339, undecodable
+from ...cloudevents import STRUCTURED, known, read, rfc3339, undecodable
 from ...display.text import said
-from ...event import Event
+from ...event import JSON, Event
 
 PROBE = "0probe"
 """The one header of a message that is no event: written to see whether a partition takes writes."""
@@ -22,11 +23,35 @@ _SPEC: tuple[str, str | bytes | None] = ("ce_specversion", b"1.0")
 _OURS = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type")
 """The headers of an event without subject and extensions, as we write them."""
 
+Headers = list[tuple[str, str | bytes | None]]
 
-def encode(event: Event) -> tuple[str | None, list[tuple[str, str | bytes | None]]]:
-    """Key and headers; the data is the message's value. The key is the extension `partitionkey`, or else the
-    subject."""
-    headers: list[tuple[str, str | bytes | None]] = [
+_STRUCTURED: Headers = [("content-type", STRUCTURED.encode())]
+"""The headers of an event in structured mode, as we write them."""
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event without subject and extensions in structured mode, as we write it."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: str
+    datacontenttype: str
+    data: msgspec.Raw
+
+
+_json = msgspec.json.Encoder()
+_value = msgspec.json.Decoder(msgspec.Raw)
+_document = msgspec.json.Decoder(_Document)
+
+
+def encode(event: Event, *, structured: bool = False) -> tuple[str | None, bytes, Headers]:
+    """Key, value and headers. The key is the extension `partitionkey`, or else the subject. With `structured`, an event
+    whose data would come back unchanged is one JSON document; any other is in binary mode all the same."""
+    if structured and (document := _structured(event)) is not None:
+        return event.extensions.get("partitionkey", event.subject) or None, document, _STRUCTURED
+    headers: Headers = [
         _SPEC,
         ("ce_id", event.id),
         ("ce_source", event.source),
@@ -40,13 +65,45 @@ def encode(event: Event) -> tuple[str | None, list[tuple[str, str | bytes | None
     if event.extensions:
         headers += [(f"ce_{name}", value) for name, value in event.extensions.items()]
         key = event.extensions.get("partitionkey", key)
-    return key or None, headers
+    return key or None, event.data, headers
 
 
-def size(event: Event) -> int:
+def _structured(event: Event) -> bytes | None:
+    """The event as JSON; None if its data would not come back byte for byte, or are no JSON for others."""
+    if event.content_type != JSON or not event.data:
+        return None
+    try:
+        if not event.data.isascii():
+            event.data.decode()
+        data = _value.decode(event.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if len(data) != len(event.data):  # spaces around it
+        return None
+    if event.subject is None and not event.extensions:
+        return _json.encode(
+            _Document("1.0", event.id, event.source, event.type, rfc3339(event.time), event.content_type, data)
+        )
+    subject = {} if event.subject is None else {"subject": event.subject}
+    return _json.encode(
+        {
+            "specversion": "1.0",
+            "id": event.id,
+            "source": event.source,
+            "type": event.type,
+            "time": rfc3339(event.time),
+            "datacontenttype": event.content_type,
+            **subject,
+            **event.extensions,
+            "data": data,
+        }
+    )
+
+
+def size(event: Event, *, structured: bool = False) -> int:
     """The bytes that the message takes in a batch of its own; never too few."""
-    key, headers = encode(event)
-    total = len(event.data) + len(headers) * 10 + 120 + (len(key.encode()) if key else 0)
+    key, value, headers = encode(event, structured=structured)
+    total = len(value) + len(headers) * 10 + 120 + (len(key.encode()) if key else 0)
     return total + sum(len(name) + len(v if isinstance(v, bytes) else (v or "").encode()) for name, v in headers)
 
 
@@ -59,6 +116,14 @@ def decode(message: Message) -> Event | None:
         return undecodable(data, (), position=_position(message), written=_written(message), because=said(e))
     if headers and headers[0][0] == PROBE:
         return None
+    if headers == _STRUCTURED:
+        try:
+            found = _document.decode(data)
+            event = _known(found) if found.specversion == "1.0" else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it has more attributes, or is not ours
+            event = None
+        if event is not None:
+            return event
     if len(headers) == len(_OURS):
         (first, spec), (second, name), (third, source), (fourth, kind), (fifth, at), (sixth, content) = headers
         if (first, second, third, fourth, fifth, sixth) == _OURS and spec == b"1.0":
@@ -69,6 +134,10 @@ def decode(message: Message) -> Event | None:
             if event is not None:
                 return event
     return read(headers, data, position=_position(message), written=_written(message))
+
+
+def _known(found: _Document) -> Event | None:
+    return known(found.id, found.type, found.source, found.time, bytes(found.data), found.datacontenttype)
 
 
 def _position(message: Message) -> str:

@@ -165,6 +165,25 @@ def test_mistakes(url: str, words: tuple[str, ...], said: str) -> None:
     assert len(stands(url)) == 5
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "shop", "id9"),
+        ("export", "shop", "id9"),
+        ("drop", "shop", "id9", "--yes"),
+        ("drop", "shop", "id9", "--json"),
+        ("retry", "shop", "id9"),
+        ("drop", "shop", "id3", "--channel", "ship"),
+    ],
+)
+def test_an_id_that_matches_nothing_is_said_and_fails(url: str, words: tuple[str, ...]) -> None:
+    done = dead(url, *words)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"train 'shop' has no such dead letter: id='{words[2]}'" in done.stderr
+    assert len(stands(url)) == 5
+    assert dead(url, "show", "shop", "id9", "id1").stdout.endswith("1 dead letter\n")
+
+
 ALL_IDS = ["id0", "id1", "id2", "id3", "id4"]
 
 

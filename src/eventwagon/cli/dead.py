@@ -300,7 +300,8 @@ def _of_group(group: DeadGroup, train: str) -> tuple[str, ...]:
 def _of_letter(letter: DeadLetter, train: str, payload: bool) -> tuple[str, ...]:
     """The time, the event, the reason, and the beginning of its data."""
     event, x = letter.event, letter.event.extensions
-    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {letter.channel or 'ingress'}"
+    channel = f"{'undo of ' if letter.was_undone else ''}{letter.channel or 'ingress'}"
+    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {channel}"
     subject = f", subject {event.subject}" if event.subject is not None else ""
     chain_began = began(event)
     chain = f", of a chain that began {local_time(chain_began)}" if chain_began is not None else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon import connection as connection_module
+from eventwagon.archives.parquet import ParquetArchive
 from eventwagon.connection import Connection
+from eventwagon.contracts.archive import ArchiveFile
 from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
 from eventwagon.contracts.lifecycle import Move
 from eventwagon.contracts.manifest import moved
@@ -156,6 +159,28 @@ def test_a_train_is_not_removed_silently_while_past_events_are_to_be_replayed(tm
             with pytest.raises(RemovalRefused, match=rf"replay {third.number}, which runs \(`eventwagon replay t "):
                 await hand.remove()
             assert (await hand.remove(force=True)).replays == 1
+
+    asyncio.run(main())
+
+
+def test_a_request_lists_the_archive_once_for_the_parts_and_once_to_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        train = made(tmp_path / "archive", [])
+        async with train.connect("memory:") as connection, connection.running():
+            async with asyncio.timeout(60):
+                await two_wagons(connection)
+            listed: list[str] = []
+            files = ParquetArchive.files
+
+            async def counted(self: ParquetArchive, train: str) -> Sequence[ArchiveFile]:
+                listed.append(train)
+                return await files(self, train)
+
+            monkeypatch.setattr(ParquetArchive, "files", counted)
+            await connection.replays.preview(PastEvents(wagon=1, channel="odd"))
+            assert len(listed) == 2
 
     asyncio.run(main())
 

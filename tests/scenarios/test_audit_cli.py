@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -63,6 +64,23 @@ def test_it_searches(url: str) -> None:
     assert audit(url, "--unreconciled", "--json").stdout == ""
     assert audit(url, "--unreconciled", "9").exit_code == 1
     assert audit(url, "--since", "2001-01-01T00:00:00Z", "--recover").exit_code == 0
+
+
+def test_a_train_that_does_not_exist_is_said_as_by_status(url: str) -> None:
+    told = CliRunner().invoke(app, ["status", "nosuch", "--url", url])
+    for words in ((), ("1",), ("--json",), ("--recover",), ("--unreconciled",), ("--reason", "x")):
+        found = CliRunner().invoke(app, ["audit", "nosuch", *words, "--url", url])
+        assert (found.exit_code, found.stdout) == (told.exit_code, "")
+        assert found.stderr == told.stderr
+    assert "there is no train 'nosuch'" in told.stderr
+
+
+def test_what_a_ledger_has_of_a_train_that_is_not_there_is_shown(url: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["audit", "orders", "--ledger", url, "--url", f"sqlite:///{tmp_path}/none"])
+    assert found.exit_code == 0, found.output
+    assert "orders_v1" in found.stdout
+    found = CliRunner().invoke(app, ["audit", "orders", "9", "--ledger", url, "--url", f"sqlite:///{tmp_path}/none"])
+    assert (found.exit_code, "no such record of train 'orders'" in found.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -412,6 +413,27 @@ def test_a_mistake_is_one_clear_line(place: Path, arguments: tuple[str, ...], sa
 def test_another_train_is_named_where_one_is_not_found(place: Path) -> None:
     cli(place, "publish", "app:train", given=lines("a@x"))
     assert "there is no train 'sign' at sqlite:///trains; there are: signups" in cli(place, "status", "sign").stderr
+
+
+def test_an_error_breaks_between_words_on_a_narrow_terminal_only(place: Path) -> None:
+    piped = cli(place, "status", "signups", COLUMNS="50").stderr
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("status", "signups"), cwd=place, env=environment(COLUMNS="50", TERM="xterm"), stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # its other end is closed
+        while got := os.read(ours, 65536):
+            shown += got
+    os.close(ours)
+    assert process.wait(20) == 2
+    wrapped = shown.decode().splitlines()
+    assert len(piped.splitlines()) == 1
+    assert len(wrapped) > 2
+    assert max(map(len, wrapped)) <= 50
+    assert all(each.startswith("    ") for each in wrapped[1:])
+    assert " ".join(" ".join(wrapped).split()) == piped.strip()
 
 
 def test_debug_shows_the_traceback(place: Path) -> None:

@@ -111,6 +111,25 @@ def test_what_is_shown(url: str) -> None:
     assert len(dead(url, "shop", "--json").output.splitlines()) == 5
 
 
+def test_letters_of_an_undo_are_shown_with_the_channel_that_was_undone(url: str) -> None:
+    def undone(n: int, channel: str) -> Event:
+        return letter(n, "", "TimeoutError", undo="shop/12", undoof="shop_v1", undochannel=channel, undoattempts="1")
+
+    async def stored() -> None:
+        async with shop.connect(url, listeners=()) as c:
+            await c.broker.publish(Channel("shop", 1, DEAD), [undone(0, "ship"), undone(8, "shop")])
+
+    asyncio.run(stored())
+    assert "      2  ship, shop_v1, " in dead(url, "list", "shop").output  # with id4's
+    said = dead(url, "show", "shop", "--error", "timeout").output
+    assert "shop_v1 undo of ship, 5 attempts  id0," in said
+    assert "shop_v1 undo of ingress, 5 attempts  id8," in said
+    said = dead(url, "show", "shop", "id0", "--json").output  # that of its handling is another letter
+    assert {json.loads(each)["because"] for each in said.splitlines()} == {"TimeoutError", "ConnectionError: no host 0"}
+    assert {json.loads(each)["channel"] for each in said.splitlines()} == {"ship"}
+    assert "3 dead letters again" in dead(url, "retry", "shop", "--channel", "ship").output
+
+
 def test_retry_does_what_it_counted(url: str) -> None:
     said = dead(url, "retry", "shop", "--channel", "ship")
     assert said.exit_code == 2
@@ -163,6 +182,25 @@ def test_mistakes(url: str, words: tuple[str, ...], said: str) -> None:
     assert said in done.output
     assert "Traceback" not in done.output
     assert len(stands(url)) == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "shop", "id9"),
+        ("export", "shop", "id9"),
+        ("drop", "shop", "id9", "--yes"),
+        ("drop", "shop", "id9", "--json"),
+        ("retry", "shop", "id9"),
+        ("drop", "shop", "id3", "--channel", "ship"),
+    ],
+)
+def test_an_id_that_matches_nothing_is_said_and_fails(url: str, words: tuple[str, ...]) -> None:
+    done = dead(url, *words)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"train 'shop' has no such dead letter: id='{words[2]}'" in done.stderr
+    assert len(stands(url)) == 5
+    assert dead(url, "show", "shop", "id9", "id1").stdout.endswith("1 dead letter\n")
 
 
 ALL_IDS = ["id0", "id1", "id2", "id3", "id4"]

@@ -17,7 +17,9 @@ from typing import Any
 
 import apsw
 import pytest
+from typer.testing import CliRunner
 
+from eventwagon.cli.app import app
 from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.sqlite import SQLiteBroker, actor, place, storage
@@ -187,6 +189,45 @@ def test_a_symbolic_link_to_nothing_is_named(tmp_path: Path) -> None:
     train.mkdir()
     (train / "v1.db").symlink_to(gone)
     asyncio.run(below(train / "v1.db"))
+
+
+def test_a_train_behind_a_link_to_nothing_is_listed_and_can_not_be_read(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    trains = tmp_path / "trains"
+    trains.mkdir()
+    (trains / "signups").symlink_to(gone)
+    (trains / "Old stuff").symlink_to(tmp_path / "none")  # no train is called like that
+
+    async def look() -> None:
+        async with SQLiteRegistry(trains) as registry:
+            assert await registry.trains() == ["signups"]
+            with pytest.raises(StorageBroken, match=f"signups is a symbolic link to {gone}, which is not there"):
+                await registry.read("signups")
+            gone.mkdir()  # mounted, and empty
+            assert await registry.trains() == []
+            await registry.replace("signups", Manifest(train="signups"), expect=0)
+            assert await registry.trains() == ["signups"]
+
+    asyncio.run(look())
+    (trains / "orders").symlink_to(tmp_path / "elsewhere")
+    listed = CliRunner().invoke(app, ["list", "--url", f"sqlite:///{trains}"])
+    assert listed.exit_code == 1
+    assert "orders can't be read" in listed.stderr
+    for command in ("status", "why", "publish", "remove"):
+        said = CliRunner().invoke(app, [command, "orders", "--url", f"sqlite:///{trains}"], input="1\n")
+        assert said.exit_code == 1, said.output
+        assert "train orders can't be read: " in said.stderr
+        assert "mount or make that, or remove the link" in said.stderr
+
+
+def test_probes_that_a_killed_process_left_are_removed_after_an_hour(tmp_path: Path) -> None:
+    names = {f".probe-{age}.{end}" for age in ("old", "young") for end in ("db", "db-wal", "db-shm", "lock")}
+    for name in names:
+        (tmp_path / name).touch()
+        if "old" in name:
+            os.utime(tmp_path / name, (time.time() - 3700,) * 2)
+    place.prepare(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name for name in names if "young" in name}
 
 
 def modes(directory: Path) -> dict[str, int]:

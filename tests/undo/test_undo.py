@@ -31,6 +31,7 @@ from eventwagon.errors import Reject, UsageError
 from eventwagon.event import DEAD, LEVEL, Channel, Event
 from eventwagon.runtime import undos as undos_module
 from eventwagon.runtime.undoing import surveyed
+from eventwagon.views.undos import preview_in_words
 
 Seen = tuple[str, Any, str, Any]
 """The channel, the payload, the event's id, `ctx.undone`."""
@@ -178,6 +179,10 @@ def test_what_a_wagon_has_handled_is_undone_children_before_parents(url: str, tm
             assert program.handled == before
             with pytest.raises(UsageError, match=rf"by undo {undo.number}: "):
                 await c.undo.request(wagon)
+            preview = await c.undo.preview(wagon)
+            assert {(e.channel, e.undone) for e in preview.channels} == {("t", 18), ("bill", 18), ("page", 3)}
+            lines = list(preview_in_words(preview, "t"))
+            assert lines[-1] == f"t_v{wagon} was undone before, by undo {undo.number}"
             own = [f.wagon for f in facts if type(f).__name__ == "WagonRemoved" and f.wagon.undoes == wagon]
             with pytest.raises(UsageError, match=rf"is the wagon of an undo \(t/{undo.number}\)"):
                 await c.undo.preview(own[0].number)
@@ -238,9 +243,20 @@ def test_it_stops_at_what_can_not_be_undone_and_is_resumed(tmp_path: Path) -> No
             assert (bill.count, bill.left) == (8, 1)
             assert await c.undo.cancel(undo.number)
             await c.replays.wait(undo.number)
+            preview = await c.undo.preview(wagon)
+            assert preview.undone == (undo.number,)
+            assert {(e.channel, e.handled, e.undone) for e in preview.channels} == {
+                ("t", 9, 8),  # it stopped there, and was cancelled
+                ("bill", 9, 8),
+                ("page", 3, 3),
+            }
+            lines = list(preview_in_words(preview, "t"))
+            assert "bill: 9 events to undo, 8 of them were undone before" in lines
+            assert lines[-1] == f"t_v{wagon} was undone before in part, by undo {undo.number}"
         kinds = (ReplayBegun, ReplayCancelled, ReplayEnded)
         told = {type(f): sentence(f) for f in facts if isinstance(f, kinds) and f.number == undo.number}
         assert set(told) == set(kinds)
+        assert "6 dead letters, including any of events that were undone later" in told[ReplayEnded]
         for words in told.values():
             assert f"undo {undo.number} of t_v{wagon}" in words
         assert len(program.undone) == len(ids(program.undone)), "none is undone twice"

@@ -190,7 +190,11 @@ def test_exact_bound_and_hand_do_not_wait_for_the_cooldown() -> None:
 def test_a_request_opens_the_next_wagon_first() -> None:
     decided = decide(manifest(wagon(1, State.ACTIVE), request=Request("deploy", 999.0)), [reading(1, 0)])
     assert states(decided) == {1: State.ACTIVE, 2: State.PROVISIONING}
-    assert "deploy" in one(decided.facts, WagonOpened).because
+    assert one(decided.facts, WagonOpened).because == "a switch was requested (deploy)"
+    refused = one(decided.refusals, SwitchRefused)
+    assert (refused.because, refused.passing) == ("t_v2 is not ready yet", True)  # as it is after this look
+    again = decide(decided.manifest, [reading(1, 0)])
+    assert one(again.refusals, SwitchRefused).because == refused.because  # told once
 
 
 def test_at_the_cap_fill_goes_on_and_says_so() -> None:
@@ -239,6 +243,7 @@ def test_provisioning_is_retried_with_backoff_then_given_up_and_the_next_waits()
     after = decide(m, [reading(1, 100)], {}, settings=settings, failed_opens=4.9)
     assert Remove(2) in after.tasks
     assert "never got ready" in one(after.refusals, OpenRefused).because
+    assert one(after.refusals, SwitchRefused).because == "the next wagon is not opened yet"
     assert states(decide(m, [reading(1, 100)], {}, settings=settings, failed_opens=5.0))[3] is State.PROVISIONING
 
 

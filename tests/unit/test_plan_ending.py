@@ -16,6 +16,7 @@ from eventwagon.contracts.facts import (
     ProvisioningFailed,
     SealWaits,
     WagonDrained,
+    WagonOpened,
     WagonRemoved,
 )
 from eventwagon.contracts.lifecycle import State
@@ -254,6 +255,8 @@ def test_an_active_wagon_with_an_exhausted_channel_is_left_for_the_next(name: st
     exhausted = msgspec.structs.replace(reading(3, 2), exhausted=(name,))
     opened = decide(manifest(wagon(3, State.ACTIVE)), [exhausted], ready(3), settings=settings)
     assert [w.number for w in opened.manifest.wagons] == [3, 4]
+    why = "the active wagon can't go on: a channel of it can take no more events"
+    assert one(opened.facts, WagonOpened).because == why
     m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
     m = msgspec.structs.replace(m, paused=Pause(why="a test", at=NOW))
     switched = decide(m, [exhausted], ready(3, 4), settings=settings).manifest

@@ -80,7 +80,7 @@ def test_spares_with_the_old_code_are_put_away_and_never_switched_to() -> None:
     assert decided.manifest.wagons[3].revision == one(decided.facts, WagonOpened).revision == "v2"
     assert "it has revision v1, v2 is wanted now" in one(decided.facts, Discarded).because
     assert one(decided.facts, ProvisioningFailed).pause is None
-    assert "not opened yet" in one(decided.refusals, SwitchRefused).because
+    assert one(decided.refusals, SwitchRefused).because == "t_v4 is not ready yet"
     assert decided.manifest.failed_opens == 0
 
 

@@ -101,6 +101,19 @@ def test_short_reasons_stand_in_the_row() -> None:
     assert len([line for line in lines if line.rstrip().endswith("takes the new events")]) == 2
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_pause_is_told_once(width: int) -> None:
+    pause = "1.6 s ago by ada@desk: the van is full"
+    found = view(2, "takes the new events")
+    one = msgspec.structs.replace(found.wagons[0], paused=pause, reason=f"paused {pause}")
+    text = "\n".join(printed(msgspec.structs.replace(found, wagons=[one, found.wagons[1]]), width))
+    assert text.count("the van is full") == 1
+    assert f"signups_v1 was paused {pause}" in text
+    train = [msgspec.structs.replace(each, paused=pause, reason="paused with the train") for each in found.wagons]
+    text = "\n".join(printed(msgspec.structs.replace(found, paused=pause, wagons=train), width))
+    assert (text.count("the van is full"), text.count("paused with the train")) == (1, 2)
+
+
 @pytest.mark.parametrize(("width", "high"), [(80, 24), (140, 40), (200, 10)])
 def test_it_fits_the_height_and_says_what_was_left_out(width: int, high: int) -> None:
     lines = printed(view(32), width, high)

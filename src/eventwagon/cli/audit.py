@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
 import msgspec
@@ -24,7 +24,7 @@ from ..settings import NO_LEDGER
 from ..values import shown
 from .completion import NAMED
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, paragraph, say
-from .target import load_train, train_name, wagon_number
+from .target import load_train, registered, train_name, wagon_number
 from .times import time_given
 
 
@@ -75,8 +75,8 @@ async def audit(
     came out, who ran it, and how long events waited.
 
     A record is written before its wagon is removed, and never changes. It outlasts the train. With --json each is one
-    line, complete. If none is found, or an archive differs, it exits with 1. If --unreconciled finds none since all
-    reconcile, it says so and exits with 0.
+    line, complete. If none is found, or an archive differs, it exits with 1; if there is no such train, with 2. If
+    --unreconciled finds none since all reconcile, it says so and exits with 0.
     """
     async with _opened(target, url, ledger) as (found, name):
         which = RecordFilter(
@@ -88,15 +88,14 @@ async def audit(
             unreconciled=unreconciled,
         )
         if recover_:
-            async with open_drivers(url).registry as registry:
-                if not (await registry.read(name)).version:
-                    raise Ended(Code.FAILED, f"there is no train {name!r} at {shown(url)} whose journal could be read")
+            async with registered(target, url) as (registry, _):
                 recovered = await recover(registry, found, name)
             say(f"{count(recovered, 'record')} of the journal in the ledger")
         any_ = msgspec.structs.replace(which, unreconciled=False)
-        told = reconciled = 0
+        told = reconciled = read = 0
         archived: list[tuple[ArchivedWagon, Archived]] = []
         async for record in found.records(name):
+            read += 1
             if not which.takes(record):
                 reconciled += any_.takes(record)
                 continue
@@ -116,6 +115,10 @@ async def audit(
         if not told and reconciled:  # it was asked for those that don't
             (say if as_json else line)(f"none is unreconciled: the figures of {count(reconciled, 'record')} reconcile")
             return
+        if not read:
+            with suppress(Unavailable, StorageBroken):  # the ledger has none of it in either case
+                async with registered(target, url):  # raises if there is no such train
+                    pass
         if not told:
             what = f"no record of train {name!r}" if which == RecordFilter() else f"no such record of train {name!r}"
             raise Ended(Code.FAILED, f"the ledger has {what}: a wagon's record is written when it is removed")

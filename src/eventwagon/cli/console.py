@@ -90,8 +90,11 @@ def err() -> Console:
 
 
 def say(message: str) -> None:
-    """Print a note to stderr: one line, not wrapped, without markup, control characters and secrets."""
-    print(as_line(f"eventwagon: {message}"), file=sys.stderr, flush=True)
+    """Print a note to stderr: one line, without markup, control characters and secrets. On a terminal it wraps as a
+    `paragraph` does."""
+    text = as_line(f"eventwagon: {message}")
+    lines = _wrapped(text, err()) if sys.stderr.isatty() else [text]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def line(text: str = "") -> None:
@@ -102,14 +105,19 @@ def line(text: str = "") -> None:
 def paragraph(text: str) -> None:
     """Print one line of a result to stdout. A terminal that is too narrow for it gets several: it wraps between words,
     and the further ones are indented by four more characters."""
-    console, body = out(), words(text.lstrip(" "))
+    console = out()
+    for each in _wrapped(text, console) if console.is_terminal else [escaped(text)]:
+        sys.stdout.write(each + "\n")
+
+
+def _wrapped(text: str, console: Console) -> list[str]:
+    """The text in as many lines as a terminal of that width needs."""
+    body = words(text.lstrip(" "))
     indent = " " * (len(text) - len(text.lstrip(" ")))
-    if not console.is_terminal or len(indent) + body.cell_len <= console.width:
-        line(text)
-        return
+    if len(indent) + body.cell_len <= console.width:
+        return [f"{indent}{body}"]
     first, *rest = body.wrap(console, max(12, console.width - len(indent) - 4), overflow="fold")
-    for each in (f"{indent}{first}", *(f"{indent}    {each}" for each in rest)):
-        sys.stdout.write(each.rstrip() + "\n")
+    return [each.rstrip() for each in (f"{indent}{first}", *(f"{indent}    {each}" for each in rest))]
 
 
 def json_line(value: object) -> None:

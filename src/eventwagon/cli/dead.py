@@ -131,7 +131,8 @@ def dead(
     deletes them. [bold]export[/bold] prints them as JSON with their data, one a line.
 
     retry and drop count first, ask, and do exactly what was counted; if the letters have changed since, they do
-    nothing. They and export need a filter, or --all.
+    nothing. They and export need a filter, or --all. If there is no dead letter with an ID that is given, it exits
+    with 1.
     """
     with ending():
         verb, target, ids = _understood(words)
@@ -177,6 +178,12 @@ def _empty(verb: str) -> UsageError:
     )
 
 
+def _check_found(asked: _Asked, count: int, train: str) -> None:
+    """Raise Ended if letters were named by id, and there is none of them."""
+    if asked.ids and not count:
+        raise Ended(Code.FAILED, f"train {train!r} has no such dead letter: {asked.filter_for(train)}")
+
+
 async def _list(asked: _Asked, as_json: bool) -> None:
     async with reached(asked.target, asked.url) as c:
         where = asked.filter_for(c.train.name)
@@ -202,6 +209,7 @@ async def _show(asked: _Asked, *, as_json: bool, payload: bool) -> None:
                 json_line(found if payload else {**found, "data": None, "bytes": len(letter.event.data)})
             else:
                 _print(*_of_letter(letter, c.train.name, payload))
+        _check_found(asked, count, c.train.name)
         if not as_json:
             line(counted(count, "dead letter"))
 
@@ -245,7 +253,9 @@ async def _previewed(asked: _Asked, retries: int) -> tuple[DeadPreview, str]:
         where = asked.filter_for(c.train.name)
         if where is None:
             raise _empty(asked.verb)
-        return await c.dead.preview(where, retries=retries), c.train.name
+        preview = await c.dead.preview(where, retries=retries)
+        _check_found(asked, preview.count, c.train.name)
+        return preview, c.train.name
 
 
 async def _carried_out(asked: _Asked, preview: DeadPreview, reason: str, by: str | None) -> DeadDone:
@@ -290,7 +300,8 @@ def _of_group(group: DeadGroup, train: str) -> tuple[str, ...]:
 def _of_letter(letter: DeadLetter, train: str, payload: bool) -> tuple[str, ...]:
     """The time, the event, the reason, and the beginning of its data."""
     event, x = letter.event, letter.event.extensions
-    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {letter.channel or 'ingress'}"
+    channel = f"{'undo of ' if letter.was_undone else ''}{letter.channel or 'ingress'}"
+    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {channel}"
     subject = f", subject {event.subject}" if event.subject is not None else ""
     chain_began = began(event)
     chain = f", of a chain that began {local_time(chain_began)}" if chain_began is not None else ""

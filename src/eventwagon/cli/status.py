@@ -116,7 +116,7 @@ def _table(view: View, rows: list[WagonView], keep: int, console: Console, sched
     left_out = len(rows) - keep
     if left_out > 0:
         rows = rows[: keep // 2] + rows[len(rows) - (keep - keep // 2) :]
-    parts: list[RenderableType] = [_head(view), _wagons(rows, console.width)]
+    parts: list[RenderableType] = [_head(view), _wagons(view, rows, console.width)]
     if left_out > 0:
         parts.append(Text(f"  and {count(left_out, 'wagon')} between these", style="dim"))
     parts += _lines(losses(view, rows))
@@ -151,17 +151,19 @@ _LEFT_OUT = (">settled", ">inside", ">workers", ">in flight")
 """The columns that are left out if the terminal is too narrow, in this order."""
 
 
-def _wagons(rows: Sequence[WagonView], width: int) -> RenderableType:
-    """A table of the wagons. The reasons are its last column if they all fit there; otherwise they follow below it."""
+def _wagons(view: View, rows: Sequence[WagonView], width: int) -> RenderableType:
+    """A table of the wagons. The reasons are its last column if they all fit there; otherwise they follow below it.
+    Why a wagon is paused follows with the other conditions."""
     coded = any(w.revision for w in rows)
     head = ["wagon", *(["revision"] if coded else []), "state"]
     head += [">taken", ">waiting", ">in flight", ">settled", ">inside", ">workers", ">age"]
     columns, cells = narrowed(head, [_row(w, coded) for w in rows], _LEFT_OUT, width)
     room = width - breadth(columns, cells)
-    reasons = [words(w.reason) for w in rows]
+    whys = ["paused" if w.paused and not view.paused else w.reason for w in rows]
+    reasons = [words(why) for why in whys]
     if all(why.cell_len <= room for why in reasons):
         return listing((*columns, "why"), [[*row, why] for row, why in zip(cells, reasons, strict=True)], width)
-    below = [beside(Text(w.name, "dim"), w.reason) for w in rows if w.reason]
+    below = [beside(Text(w.name, "dim"), why) for w, why in zip(rows, whys, strict=True) if why]
     return Group(listing((*columns, ""), [[*row, ""] for row in cells], width), *below)
 
 

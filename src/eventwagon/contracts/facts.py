@@ -333,7 +333,8 @@ class ReplayCancelled(_Fact, frozen=True):
 
 
 class ReplayEnded(_Fact, frozen=True):
-    """A replay is over: its wagons are removed. `fed` events of `count` were published; `dead` of their events died."""
+    """A replay is over: its wagons are removed. `fed` events of `count` were published; `dead` of their events died, of
+    an undo also those that were undone when it was resumed."""
 
     number: int
     fed: int
@@ -932,6 +933,8 @@ def _sentence(fact: Fact) -> str:
             what = _job(n, of, name)
             early = f", ended early: {why}" if why else ""
             done = f"{fed:,} of {counted(count, 'event')} published, {counted(dead, 'dead letter')}"
+            if of and dead:
+                done += ", including any of events that were undone later"
             return f"{what} over: {done}{early}"
         case ChannelUndone(number=n, wagon=wagon, channel=channel, level=level, count=count, left=left):
             where = channel if level is None else f"{channel}, level {level},"

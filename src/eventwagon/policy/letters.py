@@ -6,7 +6,8 @@ data), and as extension attributes the reason (`deadbecause`), the channel, the 
 how often (`deadretries`). `deadsize` says that its data was cut, since the broker took no more.
 
 A letter has no key of its own: it is known by its id and its channel. A crash may have stored it twice (the removal of
-a wagon, a retry); all letters with the same id and channel count as one, and the one that died last is shown.
+a wagon, a retry); all letters with the same id and channel count as one, and the one that died last is shown. What
+could not be undone of a channel is told apart from what died in it.
 
 A preview is a digest over the letters that a filter chose: ids, channels, times of death and retries. The wagon is no
 part of it, nor is the place: a letter that a removal moves meanwhile is the same letter. An event that dies meanwhile
@@ -30,7 +31,7 @@ from ..contracts.manifest import Manifest, changed
 from ..contracts.timetable import CHANNEL
 from ..display.text import plain
 from ..errors import UsageError
-from ..event import DEATH, UNDO, Event
+from ..event import DEATH, UNDO, UNDO_CHANNEL, Event
 from ..values import is_a, items, shown, whole
 from ..values import plain as as_str
 from .edits import Edit
@@ -54,9 +55,9 @@ class DeadFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     `DeadFilter(all=True)` means all of them.
 
     `ids`: any of these. `wagon`: the number of the wagon in which they died. `channel`: the inner channel in which
-    they died; empty: the ingress. `type`, `subject`: exactly so. `error`: a part of the reason, in upper or lower
-    case, as it is or as groups have it (`#` for numbers and ids). `since`, `until`: when they died, as an aware
-    datetime or in seconds since the epoch; `since` is included, `until` is not.
+    they died, or of which they could not be undone; empty: the ingress. `type`, `subject`: exactly so. `error`: a part
+    of the reason, in upper or lower case, as it is or as groups have it (`#` for numbers and ids). `since`, `until`:
+    when they died, as an aware datetime or in seconds since the epoch; `since` is included, `until` is not.
     """
 
     ids: Sequence[str] = ()
@@ -134,7 +135,7 @@ class DeadLetter(NamedTuple):
     event: Event
     because: str
     channel: str
-    """The inner channel in which it died; empty: the ingress."""
+    """The inner channel in which it died, or of which it could not be undone; empty: the ingress."""
     wagon: int
     attempts: int
     """In all its lives."""
@@ -145,12 +146,12 @@ class DeadLetter(NamedTuple):
     @property
     def mark(self) -> Mark:
         """By what it is known."""
-        return self.event.id, self.channel
+        return self.event.id, f"undo of {self.channel}" if self.was_undone else self.channel
 
     @property
     def death(self) -> Death:
         """By what it is told from the letter of an earlier or later death of the same event."""
-        return self.event.id, self.channel, self.died_at, self.retries
+        return *self.mark, self.died_at, self.retries
 
     @property
     def is_cut(self) -> bool:
@@ -168,6 +169,9 @@ def read(event: Event) -> DeadLetter:
     x = event.extensions
     # an event for later that never came to its inner channel died on the way there
     channel = x.get(CHANNEL) or x.get("deadchannel", "")
+    if UNDO in x and UNDO_CHANNEL in x:  # it died in the ingress of a wagon for that channel
+        train = x[UNDO].rpartition("/")[0]
+        channel = "" if x[UNDO_CHANNEL] == train else x[UNDO_CHANNEL]
     return DeadLetter(
         event,
         x.get("deadbecause", ""),

@@ -64,6 +64,7 @@ from .seen import Seen
 from .sizing import no_room_for_one_more, scaled
 
 _EXHAUSTED = "can take no more events"
+_NOT_OPENED = "the next wagon is not opened yet"
 
 
 class Plan(Edit, frozen=True):
@@ -368,11 +369,13 @@ class Draft:
             return None
         coming = [w for w in self.manifest.spares if w.revision == self.manifest.revision]
         if coming:
-            name = wagon_name(self.manifest.train, coming[0].number)
-            return f"{name} is not ready yet" + (f" ({coming[0].trouble})" if coming[0].trouble else "")
+            return self.not_ready(coming[0].number, coming[0].trouble)
         if self.at_cap(active):
             return f"the cap of {self.settings.wagons} live wagons is reached"
-        return "the next wagon is not opened yet"
+        return _NOT_OPENED
+
+    def not_ready(self, number: int, trouble: str = "") -> str:
+        return f"{wagon_name(self.manifest.train, number)} is not ready yet" + (f" ({trouble})" if trouble else "")
 
     def at_cap(self, active: Wagon) -> bool:
         """Whether no further wagon can be opened. An active wagon that can take no more events does not count towards
@@ -446,11 +449,7 @@ class Draft:
             why = f"{self.manifest.failed_opens} in a row never got ready; the next is tried after a pause"
             self.refusals.append(OpenRefused(train=self.manifest.train, because=why))
         else:
-            self.open_one(
-                f"a spare is missing ({spares} wanted)"
-                if not self.next_wanted
-                else f"the active wagon fills: {self.pressure_words()}"
-            )
+            self.open_one(f"a spare is missing ({spares} wanted)" if not self.next_wanted else self.why_next())
 
     def crowded(self) -> bool:
         """Whether one more live wagon would tie up more than half of all workers by `least`."""
@@ -466,6 +465,12 @@ class Draft:
         self.manifest, fact = open_next(self.settings, self.manifest, self.now, why, bounds=self.bounds, unit=unit)
         self.facts.append(fact)
         self.tasks.append(Ensure(fact.number))
+        self.refusals = [  # one of this look says that there is no next wagon
+            msgspec.structs.replace(r, because=self.not_ready(fact.number))
+            if isinstance(r, SwitchRefused) and r.because == _NOT_OPENED
+            else r
+            for r in self.refusals
+        ]
 
     def put_away(self, wanted: int, *, most: int) -> None:
         """Discard wagons that were never active and are not needed: at once those with other code than is wanted now
@@ -484,13 +489,16 @@ class Draft:
                 why = f"it was ready for {keep:g} s and not needed"
                 self.follow(not_wanted(self.manifest, wagon, self.now, why))
 
-    def pressure_words(self) -> str:
+    def why_next(self) -> str:
+        """Why a next wagon is wanted."""
         if self.manifest.request is not None:
             return f"a switch was requested ({self.manifest.request.why})"
         active = self.manifest.active
         if active is None:
             return ""
-        return self.broken(active) or self.pressure(active).why
+        if broken := self.broken(active):
+            return f"the active wagon can't go on: {broken}"
+        return f"the active wagon fills: {self.pressure(active).why}"
 
     def losses(self) -> None:
         """Report events that vanished without being settled. Each loss is reported once, by the first observer that

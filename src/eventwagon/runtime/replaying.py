@@ -65,14 +65,15 @@ class Replays:
             raise Unavailable(f"train {self._train} has no archive: past events are kept only with archive=")
         name, now = wagon_name(self._train, of.wagon), self._state.snapshot.manifest
         try:
-            kept = await self._source.channels(of.wagon)
+            parts = await self._source.parts(of.wagon, of.channel)
         except NothingKeptError as e:
             if now.wagon(of.wagon) is None:
                 raise
             raise UsageError(f"{name} is not gone yet: its events can be replayed once they are archived") from e
-        if of.channel and of.channel not in (*kept, *now.channels):
-            raise UsageError(f"{name} has no channel {shown(of.channel)}: it has {', '.join(filter(None, kept))}")
-        parts, count = await self._source.parts(of.wagon, of.channel), 0
+        if not parts and of.channel not in ("", *now.channels):
+            kept = filter(None, await self._source.channels(of.wagon))
+            raise UsageError(f"{name} has no channel {shown(of.channel)}: it has {', '.join(kept)}")
+        count = 0
         async with aclosing(meant(self._source, of, parts)) as batches:
             async for events in batches:
                 count += len(events)

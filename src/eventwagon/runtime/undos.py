@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 import msgspec
 
-from ..contracts.facts import ArchiveIncomplete, ReplayEnded, ReplayRequested, WagonArchived, WagonRemoved
+from ..contracts.facts import (
+    ArchiveIncomplete,
+    ChannelUndone,
+    ReplayEnded,
+    ReplayRequested,
+    WagonArchived,
+    WagonRemoved,
+)
 from ..contracts.manifest import Manifest
 from ..contracts.replay import EventSource, NothingKeptError, PastEvents, Replay
 from ..contracts.undo import Kept, Slice, Undo
@@ -41,6 +49,9 @@ class UndoChannel(msgspec.Struct, frozen=True, kw_only=True):
     them), `data not kept`, …"""
     has_handler: bool
     """There is an undo handler for it. Without one its events stay as they are."""
+    undone: int = 0
+    """How many of these an earlier undo is known to have undone, as far back as the journal goes; of several undos, the
+    one that undid most. They would be undone once more."""
 
 
 class UndoPreview(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +89,8 @@ class _Told(NamedTuple):
     because: str
     rows: int
     """How many rows the archive was given."""
-    undone: tuple[int, ...]
-    """Earlier undos."""
+    undone: Mapping[int, Mapping[str, int]]
+    """Earlier undos, and how many events each is known to have undone, by channel (the ingress's name is empty)."""
     order: Sequence[str]
     """The wagon's inner channels, parents before children; those of new wagons if it does not say."""
 
@@ -263,6 +274,9 @@ class Undos:
                 retried=survey.retried,
                 others=dict(survey.others),
                 has_handler=channel in handlers,
+                undone=min(
+                    len(survey.handled), max((each.get(channel, 0) for each in told.undone.values()), default=0)
+                ),
             )
             for channel, survey in reversed(surveys)
         )
@@ -273,7 +287,7 @@ class Undos:
             slices=len(slices),
             unknown=unknown,
             unknown_because=because,
-            undone=told.undone,
+            undone=tuple(told.undone),
         )
         return preview, tuple(kept), slices
 
@@ -325,7 +339,9 @@ class Undos:
             because = "this broker does not count, so nobody knows whether the archive has all events"
         written = set[tuple[str, int]]()
         incomplete = False
-        undone: list[int] = []
+        requests: list[int] = []
+        settled, told = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
+        """By undo and channel: what was undone in wagons that are gone, and the slices that are over."""
         async for entry in self._state.registry.entries(self._train):
             match entry.fact:
                 case WagonArchived(number=number, digest=digest, count=count) if number == wagon:
@@ -336,11 +352,20 @@ class Undos:
                     unknown, because, incomplete = missing, why, True
                 case WagonRemoved(wagon=removed) if removed.number == wagon:
                     order = removed.channels
+                case WagonRemoved(wagon=removed, dead=dead) if removed.undoes == wagon and dead is not None:
+                    done = (removed.settled or 0) - dead - removed.letters_taken
+                    settled[removed.replay, removed.undo_channel] += max(0, done)
+                case ChannelUndone(number=number, wagon=of, channel=channel, count=count) if of == wagon:
+                    told[number, "" if channel == self._train else channel] += count
                 case ReplayRequested(number=number, undoes=of) if of == wagon:
-                    undone.append(number)
+                    requests.append(number)
                 case ReplayEnded(number=number, undoes=of, fed=0) if of == wagon:
-                    undone = [each for each in undone if each != number]  # cancelled before it did anything
-        return _Told(unknown, because, sum(count for _, count in written), tuple(undone), order)
+                    requests = [each for each in requests if each != number]  # cancelled before it did anything
+        undone = {
+            number: {channel: count for (of, channel), count in (settled | told).items() if of == number}
+            for number in requests
+        }
+        return _Told(unknown, because, sum(count for _, count in written), undone, order)
 
     def _words(self, slices: Sequence[Slice]) -> str:
         counts: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..event import DEATH, Event, born
-from ..policy.letters import count_in, figure
+from ..policy.letters import count_in, figure, read
 
 
 def letter_of(event: Event) -> dict[str, object]:
@@ -21,7 +21,7 @@ def letter_of(event: Event) -> dict[str, object]:
         "content_type": event.content_type,
         "extensions": {name: value for name, value in x.items() if name not in DEATH},
         "because": x.get("deadbecause", ""),
-        "channel": x.get("deadchannel", ""),
+        "channel": read(event).channel,
         "wagon": count_in(x.get("deadwagon")),
         "attempts": count_in(x.get("deadattempts")),
         "retries": count_in(x.get("deadretries")),

@@ -123,7 +123,8 @@ class ChannelClaims:
         return grants or ([] if op.suspect_first else self._claim_suspect(op, now, number, numbers))
 
     def settle(self, runs: Iterable[Run], held: Iterable[Held] = ()) -> None:
-        """These are settled, whoever has claimed them; those `held` probably by the claim that is named."""
+        """These are settled, whoever has claimed them. `held` names the claim that probably has them. A claim from
+        before the topic was made anew changes nothing."""
         for p, start, stop in runs:
             self.settled += self._drop(p, start, stop)
         for p, start, stop, claim in held:

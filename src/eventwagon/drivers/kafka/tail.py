@@ -86,8 +86,8 @@ class Tail:
         self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
 
     def hold(self, topic: str, partition: int) -> None:
-        """Read no more of it for now. First nothing at all is read, since to pause a partition throws away what the
-        client has fetched of it; if this lasts, it is paused and the others go on."""
+        """Read no more of it for now. First nothing at all is read, since pausing a partition discards what the client
+        has fetched of it; if this lasts, it is paused and the others go on."""
 
         def full(consumer: Consumer) -> None:
             if (topic, partition) in self._assigned and (topic, partition) not in self._paused:

@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from ...errors import StorageBroken
 from .storage import Format, check_version, connect, explain, install, leads_nowhere, make_directory
 
 _PROBE = Format(what="a probe", application_id=0x65767770, version=1, schema="CREATE TABLE probe (x)", dead="SELECT 1")
+_PREFIX = ".probe-"
+_PROBE_SECONDS = 3600.0
+"""A probe that is older than this is not in use."""
 
 _logger = logging.getLogger("eventwagon")
 
@@ -96,7 +100,8 @@ def prepare(directory: Path) -> list[Path]:
             "all its processes, so events would be lost or damaged there. Use a local disk, or another broker between "
             "hosts"
         )
-    probe = directory / f".probe-{uuid.uuid4().hex}.db"
+    _clear_probes(directory)
+    probe = directory / f"{_PREFIX}{uuid.uuid4().hex}.db"
     try:
         with contextlib.closing(_connect_probe(probe)) as first, contextlib.closing(_connect_probe(probe)) as second:
             first.execute("BEGIN IMMEDIATE")
@@ -116,6 +121,16 @@ def prepare(directory: Path) -> list[Path]:
             with contextlib.suppress(OSError):
                 probe.with_name(probe.name + suffix).unlink(missing_ok=True)
     return made
+
+
+def _clear_probes(directory: Path) -> None:
+    """Remove the probes of processes that were killed."""
+    long_ago = time.time() - _PROBE_SECONDS
+    with contextlib.suppress(OSError):
+        for path in directory.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < long_ago:
+                    path.unlink()
 
 
 def _connect_probe(path: Path) -> apsw.Connection:

@@ -16,14 +16,14 @@ from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
-from ...errors import StorageBroken
-from ...event import Channel
+from ...errors import StorageBroken, UsageError
+from ...event import Channel, check_train_name
 from .actor import Files
 from .inspection import inspect
 from .once import SQLiteOnce
 from .op import CLOCK_SLACK, Op, Parked, Turn
 from .place import Place
-from .storage import Format
+from .storage import Format, leads_nowhere
 from .timetable import SQLiteTimetable
 
 R = TypeVar("R")
@@ -89,8 +89,14 @@ class SQLiteRegistry:
 
     async def read(self, train: str) -> Snapshot:
         return await self.call(
-            train, Op(lambda turn: _newest(turn, train, self._kept(train)), absent=lambda: _none(train))
+            train, Op(lambda turn: _newest(turn, train, self._kept(train)), absent=lambda: self._absent(train))
         )
+
+    def _absent(self, train: str) -> Snapshot:
+        """What is known of a train that has no file. Raises StorageBroken if its directory is a link to nowhere."""
+        if why := leads_nowhere(self.directory / train):
+            raise StorageBroken(f"train {train} can't be read: {why}")
+        return _none(train)
 
     def _kept(self, train: str) -> str:
         """Where the manifest is stored, for people."""
@@ -196,7 +202,7 @@ class SQLiteRegistry:
 
     async def _version_of(self, train: str) -> int:
         try:
-            return await self.call(train, Op(_version, absent=lambda: 0))
+            return await self.call(train, Op(_version, absent=lambda: self._absent(train).version))
         except StorageBroken:
             return -1  # a train whose file can't be read is there, and does not hide the others
 
@@ -240,6 +246,19 @@ def _span(turn: Turn, last: int | None) -> tuple[int, int]:
 
 def _on_disk(directory: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(directory) if os.path.lexists(f"{entry.path}/train.db"))
+        return sorted(entry.name for entry in os.scandir(directory) if _is_train(entry))
     except FileNotFoundError:
         return []
+
+
+def _is_train(entry: os.DirEntry[str]) -> bool:
+    """Whether a train is there, or may be where this link leads: say, a disk that is not mounted."""
+    if os.path.lexists(f"{entry.path}/train.db"):
+        return True
+    if not entry.is_symlink() or Path(entry.path).exists():
+        return False
+    try:
+        check_train_name(entry.name)
+    except UsageError:
+        return False
+    return True

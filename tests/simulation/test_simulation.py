@@ -148,7 +148,7 @@ CAUGHT = {
 time and nothing else: then all are tried."""
 
 
-STRUCK = (5, 7, 14, 16, 30, 36, 43, 45, 59, 68, 84, 111)
+STRUCK = (7, 13, 61, 62, 66, 69, 94, 131, 132, 154, 184, 202, 222, 248)
 """Seeds that are tried first too: together they had every kind of fault, at every call."""
 VISITED = (1, 21, 82, 88, 113, 116, 150, 163, 315)
 """And every kind of guest."""

@@ -59,7 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long publishers wait at an exactly full wagon for the next to become ready; then the full one takes more."""
     observe_every: float = 0.1
     """The time between two passes of an observer: short compared with any wait that users notice, and cheap (see the
-    benchmarks). Up to 2 s at a train at which nothing happens, and which no other process serves."""
+    benchmarks). Up to 2 s at a train at which nothing happens, if one process serves it, or if more than three observe
+    and all that work do. If more than three observe, the first three keep to it, and the others look every 2 s."""
     provision_timeout: float = 30.0
     """How long a wagon's workers may take to become ready before the attempt counts as failed."""
     provision_attempts: int = 4

@@ -145,7 +145,7 @@ def test_nodes_of_a_cluster_are_looked_at_one_by_one(redis_cluster: RedisCluster
         set_to(node, maxmemory=0, maxmemory_policy="noeviction")
 
 
-@pytest.mark.parametrize("part", ["manifest", "members", "alive", "journal"])
+@pytest.mark.parametrize("part", ["manifest", "members", "alive", "news", "journal"])
 def test_a_train_of_which_a_key_holds_something_else(redis_server: Server, part: str) -> None:
     url = f"{redis_server.url}?prefix=p{token_hex(4)}"
 

@@ -37,7 +37,7 @@ def test_a_channel_that_is_only_listed_does_not_count(redis_server: Server) -> N
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("part", ["manifest", "journal", "members", "alive"])
+@pytest.mark.parametrize("part", ["manifest", "journal", "members", "alive", "news"])
 def test_a_key_in_the_place_of_a_train_s_own_is_never_deleted(
     redis_server: Server, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:

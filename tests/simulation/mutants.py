@@ -41,6 +41,7 @@ from eventwagon.errors import EventwagonError, PublishUncertain, Unavailable, Us
 from eventwagon.errors import Failed as SomeFailed
 from eventwagon.event import DEAD, UNDO, Channel, Event, born, new_ids
 from eventwagon.policy import edits as edits_module
+from eventwagon.policy import leading as leading_module
 from eventwagon.policy import pause_on as pause_on_module
 from eventwagon.policy import plan as plan_module
 from eventwagon.policy import reconcile as reconcile_module
@@ -174,6 +175,8 @@ ONCE: dict[str, Mutant] = {}
 """Those for scenarios in which the train remembers what was handled."""
 ARCHIVED: dict[str, Mutant] = {}
 """Those for scenarios in which the train has an archive."""
+MANY: dict[str, Mutant] = {}
+"""Those for scenarios with many observers."""
 BOUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
@@ -213,6 +216,19 @@ def _rests_always() -> Iterator[None]:
         return 3600.0
 
     with mock.patch.object(observer_module, "pause", mutant):
+        yield
+
+
+@_mutant("nobody takes over from silent leaders", "I7", MANY)
+def _follows_for_ever() -> Iterator[None]:
+    """Who has once followed looks no more by itself."""
+    pause_of_follower = leading_module.pause_of_follower
+
+    def mutant(seen: Seen, name: str, roused: float) -> float:
+        seconds = pause_of_follower(seen, name, roused)
+        return 3600.0 if seconds > seen.settings.observe_every else seconds
+
+    with mock.patch.object(observer_module, "pause_of_follower", mutant):
         yield
 
 
@@ -1731,6 +1747,7 @@ ALL: dict[str, Mutant] = {
     **RECORDED,
     **ARCHIVED,
     **BOUNDED,
+    **MANY,
     **ONCE,
     **RARE,
 }

@@ -441,7 +441,8 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_once(scenario, random.Random(f"{seed} once"))
     scenario = _with_replays(scenario, random.Random(f"{seed} replays"))
     scenario = _with_undos(scenario, random.Random(f"{seed} undos"))
-    return _bearable(_with_archive(scenario, random.Random(f"{seed} archive")))
+    scenario = _with_archive(scenario, random.Random(f"{seed} archive"))
+    return _bearable(_with_many_observers(scenario, random.Random(f"{seed} many observers")))
 
 
 def unit_process(unit: int, index: int) -> str:
@@ -683,6 +684,34 @@ def _with_archive(scenario: Scenario, rng: random.Random) -> Scenario:
         _fault_at(rng, rng.choice(observers), "archive") for _ in range(rng.randint(0, 4) if scenario.faults else 0)
     ]
     return msgspec.structs.replace(scenario, archived=True, faults=(*scenario.faults, *troubles))
+
+
+def _with_many_observers(scenario: Scenario, rng: random.Random) -> Scenario:
+    """More observe than look all the time. In most of these all that work observe, so that the train may rest; in
+    half, the first three fall silent together."""
+    if rng.random() >= 0.12:
+        return scenario
+    programs = [*scenario.programs]
+    if rng.random() < 0.7:
+        programs = [
+            msgspec.structs.replace(p, roles=tuple(sorted({*p.roles, "observe"}))) if "work" in p.roles else p
+            for p in programs
+        ]
+    codes = [p.revision for p in programs]
+    roles: tuple[Role, ...] = ("observe",) if scenario.orchestrated or rng.random() < 0.3 else ("observe", "work")
+    more = [Program(f"q{n}", roles, revision=rng.choice(codes)) for n in range(rng.choice([3, 4]))]
+    scenario = msgspec.structs.replace(scenario, programs=(*programs, *more))
+    if not scenario.faults or scenario.guests:
+        return scenario
+    faults = [*scenario.faults, *(_fault(rng, rng.choice(more)) for _ in range(rng.randint(0, 6)))]
+    if rng.random() < 0.6:
+        leaders = [p.name for p in programs if "observe" in p.roles][:3]
+        leaders += [p.name for p in more][: 3 - len(leaders)]
+        kind, call = rng.choice(["crash", "pause", "hang"]), rng.randint(4, 30)
+        silent = [Fault(name, "depth", call, kind, round(rng.uniform(6.0, 25.0), 3)) for name in leaders]
+        # one that hangs for ever stays a member, and others leave to it what it has begun: nothing else may fail then
+        faults = silent if kind == "hang" else [*faults, *silent]
+    return msgspec.structs.replace(scenario, faults=tuple(faults))
 
 
 def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:

@@ -30,6 +30,7 @@ from tests.simulation.mutants import (
     HOSTILE,
     LATER,
     LEAVING,
+    MANY,
     MEASURED,
     ONCE,
     PAUSED,
@@ -93,6 +94,7 @@ CAUGHT = {
     "leftovers never swept": 36,
     "limits are heeded while a train is paused": 12,
     "new events take the least of the others": 57,
+    "nobody takes over from silent leaders": 54,
     "no bulkhead around handlers": 21,
     "no bulkhead around listeners": 1,
     "no bulkhead around looks": 88,
@@ -436,6 +438,16 @@ def is_bounded(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_budget_that_is_not_kept_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=is_bounded))
+
+
+def has_hanging_leaders(scenario: Scenario) -> bool:
+    return ("depth", "hang") in {(fault.op, fault.kind) for fault in scenario.faults}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", MANY)
+def test_leaders_that_fall_silent_are_missed(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_hanging_leaders))
 
 
 def renames(scenario: Scenario) -> bool:

@@ -11,7 +11,8 @@ from eventwagon import Age, Settings, Volume, Workers
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Pause, Request
 from eventwagon.contracts.registry import Member
-from eventwagon.policy.pace import LONGEST, pause
+from eventwagon.policy.leading import LONGEST
+from eventwagon.policy.pace import pause
 from eventwagon.policy.seen import Ages, Seen
 from tests.unit.plans import NOW, capabilities, manifest, reading, ready, wagon
 
@@ -41,6 +42,36 @@ def test_pauses_grow_with_the_quiet_and_are_bounded() -> None:
     assert pause(seen(ages=Ages(idle=4.0)), "me", 60.0) == 0.8
     assert pause(seen(), "me", 2.9) == EVERY
     assert pause(seen(), "me", 0.0) == EVERY
+
+
+def crowd(*more: Member) -> list[Member]:
+    """Me and four others that observe and work."""
+    others = [Member(name=f"other{n}", roles=("observe", "work")) for n in range(4)]
+    return sorted([ME, *others, *more], key=lambda member: member.name)
+
+
+def test_many_that_hear_of_the_first_event_rest_together_and_not_in_step() -> None:
+    members = crowd(Member(name="publisher", roles=()))
+    pauses = {pause(seen(members=members), f"other{n}", 60.0) for n in range(4)}
+    assert len(pauses) == 4
+    assert all(0.8 * LONGEST <= each <= LONGEST for each in pauses)
+
+
+@pytest.mark.parametrize("role", ["work", "serve"])
+def test_nobody_rests_where_the_first_event_may_come_to_a_process_that_does_not_observe(role: str) -> None:
+    members = crowd(Member(name="worker", roles=(role,)))
+    assert pause(seen(members=members), "me", 60.0) == EVERY
+
+
+def test_two_and_three_go_on_looking() -> None:
+    for count in (1, 2):
+        members = [ME, *(Member(name=f"other{n}", roles=("observe", "work")) for n in range(count))]
+        assert pause(seen(members=members), "me", 60.0) == EVERY
+
+
+def test_many_without_a_worker_do_not_rest() -> None:
+    members = [Member(name=f"other{n}", roles=("observe",)) for n in range(5)]
+    assert pause(seen(members=members), "other1", 60.0) == EVERY
 
 
 def test_who_observes_less_often_by_its_settings_is_not_hurried() -> None:

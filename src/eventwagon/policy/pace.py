@@ -9,41 +9,44 @@ from ..contracts.manifest import Manifest
 from ..contracts.reading import Reading
 from ..limits import measured
 from ..settings import Settings
+from .leading import LONGEST, are_many, spread
 from .seen import Seen
 
 _CALM = 3.0
 """Seconds for which nothing has happened."""
 _SHARE = 0.2
 """A pause is at most this share of the time for which nothing has happened."""
-LONGEST = 2.0
-"""The longest pause, in seconds: so late at most a process is noticed that joins."""
+_TAKES = {"work", "serve"}
+"""Roles of those that receive events."""
 
 
 def pause(seen: Seen, name: str, quiet: float) -> float:
     """Seconds until the next look of the process `name`, if no sign of life comes before: `observe_every`, or more
-    where nobody but this process is there, nothing waits and nothing is under way. `quiet`: the seconds since the last
-    sign of life here. Call it only if the look changed and refused nothing."""
+    where nothing waits, nothing is under way, and some observer hears of the first event at once. `quiet`: the seconds
+    since the last sign of life here. Call it only if the look changed and refused nothing."""
     every = seen.settings.observe_every
     calm = min(quiet, seen.ages.idle)
-    if calm < _CALM or not _is_alone(seen, name) or not _is_steady(seen.settings, seen.manifest):
+    if calm < _CALM or not _is_heard(seen, name) or not _is_steady(seen.settings, seen.manifest):
         return every
     active = seen.manifest.active
     reading = None if active is None else seen.readings.get(active.number)
     if active is None or reading is None or not _has_nothing(seen, reading):
         return every
-    longer = max(every, min(LONGEST, calm * _SHARE))
+    longest = LONGEST if len(seen.members) == 1 else spread(name, LONGEST)
+    longer = max(every, min(longest, calm * _SHARE))
     return longer if _stays(seen.settings, reading, longer) else every
 
 
-def _is_alone(seen: Seen, name: str) -> bool:
-    """No other process is there, and this one takes the train's events: it hears of the first one at once."""
+def _is_heard(seen: Seen, name: str) -> bool:
+    """An observer hears of the next event at once, since it comes to its process: this one, if it is alone, or one of
+    many that all observe. Those do not hear of it, and find it within the pause. Two or three go on looking."""
+    if seen.orchestrated or not seen.capabilities.fences:
+        return False
     processes = [member for member in seen.members if member.is_process]
-    return (
-        not seen.orchestrated
-        and seen.capabilities.fences
-        and [member.name for member in processes] == [name]
-        and {"observe", "work"} <= {*processes[0].roles}
-    )
+    if not are_many(processes):
+        return [member.name for member in processes] == [name] and {"observe", "work"} <= {*processes[0].roles}
+    takers = [member for member in processes if _TAKES & {*member.roles}]
+    return bool(takers) and all("observe" in member.roles for member in takers)
 
 
 def _is_steady(settings: Settings, manifest: Manifest) -> bool:

@@ -51,6 +51,7 @@ from ..policy.edits import (
 )
 from ..policy.figures import letters_in, letters_kept
 from ..policy.latest_outcomes import LatestOutcomes, Outcomes
+from ..policy.leading import pause_of_follower
 from ..policy.losses import GONE, LETTERS_REMOVED, Losses, of_letters
 from ..policy.pace import pause
 from ..policy.pause_on import judged
@@ -175,6 +176,10 @@ class Observer:
         """How many workers the orchestrator should run for each wagon."""
         self._pause = self._settings.observe_every
         """Seconds until the next look, by the last one."""
+        self._is_resting = False
+        """A sign of life ends this pause."""
+        self._roused = float("-inf")
+        """When an event in this process ended a rest (the loop's time)."""
         self._wanted = False
         """The last plan wanted the next wagon."""
         self._at_risk = False
@@ -223,7 +228,7 @@ class Observer:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()
-                self._pause = every = self._settings.observe_every
+                self._pause, self._is_resting = self._settings.observe_every, False
                 try:
                     await self.look(tasks)
                     self._looked, self._look_failed = asyncio.get_running_loop().time(), ""
@@ -238,9 +243,16 @@ class Observer:
                     for fact in new:
                         await self._note_or_tell(fact)
                     self._refused |= standing  # the other refusals were not looked at
-                with suppress(TimeoutError), self._pulse.ending(self._woken) if self._pause > every else nullcontext():
-                    async with asyncio.timeout(self._pause):
-                        await self._woken.wait()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Pause until the next look."""
+        began = self._time()
+        with suppress(TimeoutError), self._pulse.ending(self._woken) if self._is_resting else nullcontext():
+            async with asyncio.timeout(self._pause):
+                await self._woken.wait()
+        if self._is_resting and self._pulse.event_at >= began:
+            self._roused = self._time()
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Read the state, decide, store the decision, carry it out. What may take long goes on in `tasks`. Raises
@@ -315,17 +327,24 @@ class Observer:
         self._refused = standing
         self._tell_lasting(refusals)
         begun = [*map(type, decided.tasks), *(kind for kind, _ in self._under_way)]
-        if decided.manifest is base.manifest and not refusals and all(kind is Ensure for kind in begun):
-            self._pause = self._pause_after(seen)
+        is_steady = decided.manifest is base.manifest and not refusals and all(kind is Ensure for kind in begun)
+        self._pause, self._is_resting = self._pause_after(seen, is_steady)
         if crashes := self._crashes.due(steady):
             await self._state.note(*(self._crashed(crash) for crash in crashes))
             self._crashes.reported(crashes, steady)
 
-    def _pause_after(self, seen: Seen) -> float:
-        """How long to wait after a look that changed nothing; to ensure what stands changes nothing either."""
+    def _pause_after(self, seen: Seen, is_steady: bool) -> tuple[float, bool]:
+        """How long to wait after this look, and whether a sign of life ends that. `is_steady`: it changed and refused
+        nothing; to ensure what stands changes nothing either."""
+        every = self._settings.observe_every
         if isinstance(self._state.registry, Polling):  # what others change is seen late
-            return self._settings.observe_every
-        return pause(seen, self._name, self._pulse.quiet)
+            return every, False
+        rest = pause(seen, self._name, self._pulse.quiet) if is_steady else every
+        if rest > every:
+            return rest, True
+        if self._failing or any(kind is not Ensure for kind, _ in self._under_way):
+            return every, False  # nobody else goes on with it
+        return pause_of_follower(seen, self._name, self._time() - self._roused), False
 
     def _crashed(self, crash: Crash) -> WorkersCrashed:
         return WorkersCrashed(train=self._train, number=crash.number, count=crash.times, because=crash.because)

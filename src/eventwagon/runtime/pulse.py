@@ -13,10 +13,17 @@ class Pulse:
 
     def __init__(self) -> None:
         self._at = float("-inf")
+        self.event_at = float("-inf")
+        """When an event was published or received here last (the loop's time)."""
         self._resting: list[asyncio.Event] = []
 
     def beat(self) -> None:
-        """Something happens now."""
+        """An event is published or received here now."""
+        self.event_at = asyncio.get_running_loop().time()
+        self.news()
+
+    def news(self) -> None:
+        """The manifest has changed: all processes hear of that."""
         self._at = asyncio.get_running_loop().time()
         for woken in self._resting:
             woken.set()

@@ -98,7 +98,7 @@ class TrainState:
             self._lost = before
             self._told = manifest
             self._tell(went_back(before.manifest, manifest, before.version))
-        self._runtime.pulse.beat()
+        self._runtime.pulse.news()
         self._tell_switch()
         self._next_change.set()
         self._next_change = asyncio.Event()

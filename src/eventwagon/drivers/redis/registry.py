@@ -2,8 +2,9 @@
 
 Keys, all of a train in one slot: `manifest` (a hash: the manifest's version under `revision`, the document, and a mark
 of the write), `members` (a hash by name) with `alive` (scored by each member's expiry, by the server's clock, in
-milliseconds), `peers` (a hash: the part of each member that seldom changes, by name, and under an empty name when it
-last did), and `journal` (a stream). One set beside them has the names of all trains.
+milliseconds), `news` (the names, scored by when what the member says has last changed, in microseconds), `peers` (a
+hash: the part of each member that seldom changes, by name, and under an empty name when it last did), and `journal` (a
+stream). One set beside them has the names of all trains.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from secrets import token_hex
@@ -110,7 +111,7 @@ return 1
     when_full=True,
 )
 
-_DELETE = deletion("hash", "zset", "hash", "stream", "hash")
+_DELETE = deletion("hash", "zset", "zset", "hash", "stream", "hash")
 
 _LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 
@@ -118,8 +119,8 @@ _LIST = Script("return redis.call('SADD', KEYS[1], ARGV[1])", when_full=True)
 _CHECK_IN = Script(
     KIND
     + """
-local members, alive, peers = unpack(KEYS)
-local wrong = displaced(KEYS, {'hash', 'zset', 'hash'})
+local members, alive, news_of, peers = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset', 'zset', 'hash'})
 if wrong then return wrong end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -130,11 +131,16 @@ local news = false
 if #late > 0 then
   redis.call('ZREM', alive, unpack(late))
   redis.call('HDEL', members, unpack(late))
+  redis.call('ZREM', news_of, unpack(late))
   news = redis.call('HDEL', peers, unpack(late)) > 0
 end
 if ttl > 0 then
   redis.call('ZADD', alive, now + ttl, name)
-  redis.call('HSET', members, name, said)
+  if redis.call('HGET', members, name) ~= said or not redis.call('ZSCORE', news_of, name) then
+    redis.call('HSET', members, name, said)
+    local newest = tonumber(redis.call('ZRANGE', news_of, -1, -1, 'WITHSCORES')[2] or 0)
+    redis.call('ZADD', news_of, string.format('%.0f', math.max(newest + 1, time[1] * 1000000 + time[2])), name)
+  end
   if redis.call('HGET', peers, name) ~= peer then
     redis.call('HSET', peers, name, peer)
     news = true
@@ -161,19 +167,41 @@ return {changed, redis.call('HGETALL', peers)}
 """
 )
 
+# ARGV: when the peers last changed, how many members were alive, and the score of the newest news, as far as the caller
+# knows. Its answer: the three as of now; whether the caller knows all older news; and the newer ones, each after its
+# name. If the caller does not know them: all members. Nothing instead of the first if the keys do not agree: some were
+# evicted, or some processes are of an older release, which writes no news.
 _MEMBERS = Script(
     KIND
     + """
-local members, alive = unpack(KEYS)
-local wrong = displaced(KEYS, {'hash', 'zset'})
+local members, alive, news_of, peers = unpack(KEYS)
+local wrong = displaced(KEYS, {'hash', 'zset', 'zset', 'hash'})
 if wrong then return wrong end
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = '(' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local count, all = redis.call('ZCOUNT', alive, now, '+inf'), redis.call('ZCARD', alive)
+local newest = redis.call('ZRANGE', news_of, -1, -1, 'WITHSCORES')[2] or '0'
+local changed = redis.call('HGET', peers, '') or ''
+if redis.call('HLEN', peers) - 1 ~= all or redis.call('ZCARD', news_of) ~= all then changed = '' end
+local is_known = changed ~= '' and changed == ARGV[1] and count == tonumber(ARGV[2])
+  and tonumber(newest) >= tonumber(ARGV[3])
 local found = {}
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. string.format('%.0f', now), '+inf')) do
-  found[#found + 1] = redis.call('HGET', members, name)
+local function add(name)
+  local said = redis.call('HGET', members, name)
+  if said then
+    found[#found + 1] = name
+    found[#found + 1] = said
+  end
 end
-return found
+if is_known then
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', news_of, '(' .. ARGV[3], '+inf')) do add(name) end
+  return {changed, count, newest, 1, found}
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', alive, now, '+inf')) do
+  add(name)
+  if not redis.call('ZSCORE', news_of, name) then changed = '' end
+end
+return {changed, count, newest, 0, found}
 """
 )
 
@@ -185,6 +213,21 @@ class _Peers(NamedTuple):
     changed: bytes
     """When they last changed, in the server's words."""
     found: Sequence[Peer]
+
+
+class _Members(NamedTuple):
+    """What this process knows of them; `changed`, `alive` and `newest` in the server's words."""
+
+    changed: bytes = b""
+    alive: int = 0
+    newest: bytes = b"0"
+    by_name: Mapping[bytes, Sequence[Member]] = {}
+    """One that can't be read has none."""
+    found: Sequence[Member] = ()
+
+
+_CHECK_INS = ("members", "alive", "news", "peers")
+"""The keys that have what members say."""
 
 
 class RedisRegistry:
@@ -203,6 +246,8 @@ class RedisRegistry:
         self._strangers = Strangers(self.server.where)
         self._peers: dict[str, _Peers] = {}
         """By train: the peers at the last look at them."""
+        self._members: dict[str, _Members] = {}
+        """By train: the members at the last look at them."""
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> RedisRegistry:
@@ -305,7 +350,7 @@ class RedisRegistry:
                 continue
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
-        keys = [self._key(train, part) for part in ("members", "alive", "peers")]
+        keys = [self._key(train, part) for part in _CHECK_INS]
         peer = msgspec.json.encode(Peer.of(member))
         said: list[str | bytes | int] = [member.name, encode_member(member), int(ttl * 1000 + 0.999), peer]
         await self._client.run(f"checking in to {train}", _CHECK_IN, keys, said)
@@ -325,9 +370,19 @@ class RedisRegistry:
             await self._client.command(what, names, "SREM", names, train)
 
     async def members(self, train: str) -> Sequence[Member]:
-        keys = [self._key(train, "members"), self._key(train, "alive")]
-        answer = await self._client.run(f"asking who is alive of {train}", _MEMBERS, keys)
-        return decode_members(said for said in answer if said)
+        """The server answers with what is new."""
+        known = self._members.get(train, _Members())
+        keys = [self._key(train, part) for part in _CHECK_INS]
+        arguments: list[str | bytes | int] = [known.changed, known.alive, known.newest]
+        answer = await self._client.run(f"asking who is alive of {train}", _MEMBERS, keys, arguments)
+        changed, alive, newest, is_known, fields = answer
+        said = {name: decode_members([member]) for name, member in zip(fields[::2], fields[1::2], strict=True)}
+        by_name = {**known.by_name, **said} if is_known and said else known.by_name if is_known else said
+        found = known.found
+        if by_name is not known.by_name:
+            found = tuple(sorted((m for each in by_name.values() for m in each), key=lambda member: member.name))
+        self._members[train] = _Members(changed, alive, newest, by_name, found)
+        return found
 
     async def peers(self, train: str) -> Sequence[Peer]:
         """See ListsPeers. The server answers with a few bytes while they are as they were."""
@@ -381,9 +436,10 @@ class RedisRegistry:
         return found
 
     async def delete(self, train: str) -> None:
+        self._members.pop(train, None)
         what, keys = (
             f"deleting {train}",
-            [self._key(train, part) for part in ("members", "alive", "peers", "journal", "manifest")],
+            [self._key(train, part) for part in (*_CHECK_INS, "journal", "manifest")],
         )
         for left in await self._client.run(what, _DELETE, keys):
             key = left.decode(errors="backslashreplace")

@@ -20,7 +20,7 @@ AT_ONCE ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers docs clean
+.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers scale docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -163,6 +163,10 @@ docs: $(STAMP) ## Write the generated parts of the docs anew
 
 bench: $(STAMP) ## Ratios to the bare tools, in one run (not a test)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+scale: $(STAMP) ## What many processes and live wagons ask of Redis and Kafka, counted and modelled; writes docs/scale.md (25 minutes, not a test)
+	@$(BIN)/python scripts/servers.py install redis kafka
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 bench-peers: $(STAMP) ## The same burst on the same Redis with Celery, Dramatiq, Taskiq, arq and FastStream (not a test)
 	@$(BIN)/python scripts/servers.py install redis

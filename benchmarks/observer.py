@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from statistics import median
 
@@ -24,7 +25,7 @@ from eventwagon.settings import Settings
 
 from .kit import Aim, Benchmark, Line, Run, Side, Stopwatch, in_turn, unused
 
-_SETTINGS = Settings(limit=Volume(10**9), wagons=200)
+_SETTINGS = Settings(limit=Volume(10**9), wagons=2000)
 
 
 async def run(how: Run) -> list[Line]:
@@ -54,8 +55,29 @@ async def run(how: Run) -> list[Line]:
 
 
 async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, stack: AsyncExitStack) -> Side:
-    """A train with so many live wagons: one active, the others sealed and with an event left. The side: ms for a
-    look."""
+    """The side: ms for a look at a train with so many live wagons, one of them active."""
+    attached = tuple(Deployment(number=n, ready=True, workers=1) for n in range(1, wagons + 1))
+    members = [Member(name="worker", roles=("work",), attachments=attached)]
+    observer = await observer_of(broker, registry, wagons, members, stack)
+
+    async def side() -> float:
+        took = []
+        async with asyncio.TaskGroup() as tasks:
+            await observer.look(tasks)  # threads and files that were let go meanwhile are opened again
+            for _ in range(times):
+                watch = Stopwatch()
+                await observer.look(tasks)
+                took.append(watch.seconds * 1000)
+                await asyncio.sleep(0.002)
+        return median(took)
+
+    return side
+
+
+async def observer_of(
+    broker: Broker, registry: Registry, wagons: int, members: Sequence[Member], stack: AsyncExitStack
+) -> Observer:
+    """The observer of a new train with so many live wagons: one active, the others sealed and with an event left."""
     train, now = unused("observer"), time.time()
     manifest = Manifest(
         train=train,
@@ -70,8 +92,8 @@ async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, st
         if wagon.state is State.DRAINING:
             await broker.seal(manifest.ingress(wagon))
     await registry.replace(train, manifest, expect=0)
-    attached = tuple(Deployment(number=w.number, ready=True, workers=1) for w in manifest.wagons)
-    await registry.check_in(train, Member(name="worker", roles=("work",), attachments=attached), ttl=3600)
+    for member in members:
+        await registry.check_in(train, member, ttl=3600)
     runtime = Runtime(
         train=train,
         settings=_SETTINGS,
@@ -82,20 +104,7 @@ async def _looks(broker: Broker, registry: Registry, wagons: int, times: int, st
         name="bench",
     )
     state = await stack.enter_async_context(TrainState(runtime, registry))
-    observer = Observer(runtime, state, await stack.enter_async_context(Switcher(runtime, state)))
-
-    async def side() -> float:
-        took = []
-        async with asyncio.TaskGroup() as tasks:
-            await observer.look(tasks)  # threads and files that were let go meanwhile are opened again
-            for _ in range(times):
-                watch = Stopwatch()
-                await observer.look(tasks)
-                took.append(watch.seconds * 1000)
-                await asyncio.sleep(0.002)
-        return median(took)
-
-    return side
+    return Observer(runtime, state, await stack.enter_async_context(Switcher(runtime, state)))
 
 
 def _wagon(number: int, now: float, *, draining: bool) -> Wagon:

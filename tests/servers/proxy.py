@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import Literal, Self
+from collections.abc import Callable
+from typing import Literal, Self, TypeAlias
 
 from tests.servers.ports import free_port
 
@@ -14,22 +15,30 @@ _CHUNK = 65_536
 _WAITING = 64
 """Chunks under way in one direction: then the sender is slowed down, as by a network."""
 
+Flow: TypeAlias = Literal["asks", "answers"]
+Heard: TypeAlias = Callable[[Flow, bytes], None]
+"""Is given each chunk of one connection, before it goes on."""
+
 
 class Proxy:
     """Forwards `127.0.0.1:port` to `host:port` of a server. An asynchronous context manager; its methods belong to the
     loop that entered it and take effect at once.
 
     `delay` is how many seconds every chunk of bytes is on its way, in each direction; throughput stays. `port` is
-    chosen unless given (a server that advertises its address must know it before the proxy runs: `free_port()`)."""
+    chosen unless given (a server that advertises its address must know it before the proxy runs: `free_port()`).
+    `listener` is called for each connection and returns what hears it."""
 
-    def __init__(self, host: str, port: int, *, listen: int | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, *, listen: int | None = None, listener: Callable[[], Heard] | None = None
+    ) -> None:
         self.target = (host, port)
         self.host = "127.0.0.1"
         self.port = listen if listen is not None else free_port()
         self.delay = 0.0
         self.accepted = 0
         """How many connections clients have made."""
-        self._flows: dict[Literal["asks", "answers"], asyncio.Event] = {
+        self._hearing = listener
+        self._flows: dict[Flow, asyncio.Event] = {
             "asks": asyncio.Event(),
             "answers": asyncio.Event(),
         }
@@ -96,6 +105,7 @@ class Proxy:
 
     async def _serve(self, client: socket.socket) -> None:
         writers: list[asyncio.StreamWriter] = []
+        heard = self._hearing() if self._hearing is not None else None
         try:
             asks, answer = await asyncio.open_connection(sock=client)
             writers.append(answer)
@@ -103,8 +113,8 @@ class Proxy:
             answers, ask = await asyncio.open_connection(*self.target)
             writers.append(ask)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._forward(asks, ask, "asks"))
-                group.create_task(self._forward(answers, answer, "answers"))
+                group.create_task(self._forward(asks, ask, "asks", heard))
+                group.create_task(self._forward(answers, answer, "answers", heard))
             answer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
         except* OSError:
             pass  # either side broke: so does the other
@@ -115,7 +125,7 @@ class Proxy:
                 client.close()
 
     async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: Literal["asks", "answers"]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: Flow, heard: Heard | None
     ) -> None:
         """One direction, to its end. Each chunk has its own time of arrival, so a delay costs no throughput."""
         loop = asyncio.get_running_loop()
@@ -123,6 +133,8 @@ class Proxy:
 
         async def take() -> None:
             while chunk := await reader.read(_CHUNK):
+                if heard is not None:
+                    heard(flow, chunk)
                 await under_way.put((loop.time() + self.delay, chunk))
             await under_way.put((loop.time() + self.delay, b""))
 

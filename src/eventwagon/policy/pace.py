@@ -32,7 +32,7 @@ def pause(seen: Seen, name: str, quiet: float) -> float:
     reading = None if active is None else seen.readings.get(active.number)
     if active is None or reading is None or not _has_nothing(seen, reading):
         return every
-    longest = LONGEST if len(seen.members) == 1 else spread(name, LONGEST)
+    longest = spread(name, LONGEST) if are_many(seen.members) else LONGEST
     longer = max(every, min(longest, calm * _SHARE))
     return longer if _stays(seen.settings, reading, longer) else every
 

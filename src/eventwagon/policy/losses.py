@@ -41,7 +41,8 @@ class Losses:
         """Whether the broker's totals never fall by themselves."""
         self._held: dict[Channel, _Held] = {}
         self._counted: dict[Channel, int] = {}
-        """Lost events as counted by the driver."""
+        """Lost events as counted by the driver, where there are any: the losses of each wagon are summed at each pass.
+        """
         self._fallen: dict[Channel, int] = {}
         self._missing: dict[Channel, float] = {}
         """Channels that the broker did not have in the last pass, and since when."""
@@ -103,7 +104,10 @@ class Losses:
             fallen = min(before.taken - taken, before.outstanding)  # settled events come again: they are not lost
             self._fallen[channel] = self._fallen.get(channel, 0) + fallen
         self._held[channel] = _Held(taken, settled + lost)
-        self._counted[channel] = lost
+        if lost:
+            self._counted[channel] = lost
+        else:
+            self._counted.pop(channel, None)
 
     @property
     def held(self) -> Collection[Channel]:

@@ -185,10 +185,11 @@ def age_in(wagon: Wagon, at: float | None, now: float) -> float | None:
 def checked_in(members: Sequence[Member], manifest: Manifest) -> dict[int, Deployment]:
     """What the check-ins of processes report of the live wagons that they serve, by unit."""
     found: dict[int, list[Deployment]] = {}
+    live = {wagon.number: wagon for wagon in manifest.wagons if wagon.state in LIVE}
     for member in members:
         for each in member.attachments:
-            wagon = manifest.wagon(each.number)
-            if wagon is None or wagon.state not in LIVE:
+            wagon = live.get(each.number)
+            if wagon is None:
                 continue  # the process detaches by itself
             found.setdefault(wagon.unit, []).append(since_losses(each, wagon))
     return {unit: together(each) for unit, each in found.items()}

@@ -15,7 +15,7 @@ WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 ON_SERVERS := kubernetes aws kafka pulsar redis dashboard prometheus servers
 CHAOS_ON := redis kafka pulsar
 # how many of them, and the simulation, run at a time in `make test`: they wait more than they work
-AT_ONCE ?= 1
+AT_ONCE ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
 # Containers often set it. Without bytecode a process of ours takes twice the CPU time to start, and tests start thousands.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -53,7 +53,7 @@ else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
 
-test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=3: so many of the targets that need servers at a time)
+test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=1: the targets that need servers one after the other)
 	@$(MAKE) --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target) \
 		simulate $(ON_SERVERS:%=test-%)
 	@$(MAKE) --no-print-directory test-alone

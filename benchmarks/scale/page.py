@@ -43,9 +43,9 @@ make scale ARGS="--only Kafka"      # only the processes on Kafka again; or Redi
 make scale ARGS="--page"            # measure nothing: simulate, and write the page from the figures in docs/scale.json
 ```
 
-**These figures are of an earlier state**: every observer looked every 0.1 s, and on Redis read all check-ins. Now [three
-observers lead](decisions/0035-three-observers-lead.md) and the others look every 2 s, and a look at Redis gets what is
-new. So a train by itself now comes nearest to what is said of *3 observe*. It is to be measured again.
+**These figures are of an earlier state**: every observer looked every 0.1 s, and on Redis read all check-ins. Now
+[three observers lead](decisions/0035-three-observers-lead.md) and the others look every 2 s, and a look at Redis gets
+what is new. So a train by itself now comes nearest to what is said of *3 observe*. It is to be measured again.
 
 """
 

@@ -74,9 +74,10 @@ def _wrong(
             there = published.get(channel, Counter())
             done = there & settled.get(channel, Counter())  # settled again by another process, it counts once
             yield from _untrue(each, channel, there.total(), list(done.elements()), exact=case.all_counted)
-    letters = published.get(Channel(TRAIN, found.number, DEAD), Counter()).total()
-    if case.fences and found.dead is not None and found.dead != letters:
-        yield f"the record of wagon {found.number} has {found.dead} dead letters, {letters} were stored"
+    stored = published.get(Channel(TRAIN, found.number, DEAD), Counter())
+    # a worker that hung may have its event die a second time, after the letters were counted
+    if case.fences and found.dead is not None and not len(stored) <= found.dead <= stored.total():
+        yield f"the record of wagon {found.number} has {found.dead} dead letters, {stored.total()} were stored"
 
 
 def _untrue(each: ChannelRecord, channel: Channel, published: int, settled: list[str], *, exact: bool) -> Iterator[str]:

@@ -12,10 +12,10 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 from confluent_kafka.admin import AdminClient
 
 from eventwagon.contracts.broker import Delivery, Subscription
-from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka import KafkaBroker, wire
 from eventwagon.drivers.kafka.claims import TTL
 from eventwagon.drivers.kafka.feed import Feed
-from eventwagon.drivers.kafka.proposals import FORMAT, Leave, Member, Settle, decode, encode
+from eventwagon.drivers.kafka.proposals import FORMAT, Claim, Join, Leave, Member, Settle, decode, encode
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, holding, new_channel, take, topics
@@ -125,6 +125,68 @@ def test_an_owner_that_dies_holds_nobody_up(kafka_server: Server) -> None:
                 await asyncio.sleep(0.05)
             assert len(feed_of(ours).lanes) == 4
             assert (await ours.depth([channel]))[0].settled == got
+
+    asyncio.run(main())
+
+
+def test_events_of_a_dead_owner_are_handled_though_all_others_are_busy(kafka_server: Server) -> None:
+    """The other one is never idle, and the dead one owes nothing yet, since nobody has told that events wait there."""
+
+    async def main() -> None:
+        url = f"{kafka_server.url}?partitions=2"
+        async with (
+            holding(url) as (ours, channel),
+            KafkaBroker.from_url(url) as dead,
+            dead.consume(channel, visibility=LONG),
+            ours.consume(channel, visibility=LONG) as consumer,
+        ):
+            await until_shared(ours, dead)
+            (its,) = dead.wagons.live()
+            its.log.leave()  # it neither reads nor writes any more
+            its.feeds.clear()
+            (mine,) = feed_of(ours).lanes
+            bootstrap = kafka_server.url.removeprefix("kafka://").partition("?")[0]
+            producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+
+            def publish(partition: int) -> str:
+                (event,) = events(1)
+                key, value, headers = wire.encode(event)
+                producer.produce(str(channel), value, key, partition, headers=headers)
+                producer.poll(0)
+                return event.id
+
+            its_event = publish(1 - mine)
+            async with asyncio.timeout(60):
+                while True:
+                    publish(mine)
+                    got = await consumer.receive(5, 5.0)
+                    await consumer.settle(got)
+                    if its_event in [delivery.event.id for delivery in got]:
+                        break
+            await asyncio.to_thread(producer.flush, 10)
+
+    asyncio.run(main())
+
+
+def test_what_goes_to_another_process_is_served_until_that_one_reads_it(kafka_server: Server) -> None:
+    async def main() -> None:
+        url = f"{kafka_server.url}?partitions=4"
+        async with holding(url) as (ours, channel), ours.consume(channel, visibility=LONG) as consumer:
+            await until_shared(ours)
+            (its,), feed = ours.wagons.live(), feed_of(ours)
+            await its.log.append(encode([Member("other"), Join(channel.name, 4)]))
+            theirs = sorted(p for p in range(4) if its.channel(channel.name).partition(p).owner == "other")
+            assert len(theirs) == 2
+            assert sorted(feed.lanes) == [0, 1, 2, 3]
+            for _ in range(8):  # some for each partition
+                await ours.publish(channel, events(5))
+                await asyncio.sleep(0.011)
+            await consumer.settle(await take(consumer, 40, patience=5.0))
+            await its.log.append(encode([Member("other"), Claim(channel.name, 1, 1000, [(theirs[0], 0)])]))
+            assert theirs[0] not in feed.lanes
+            async with asyncio.timeout(10):
+                while len(feed.lanes) > 2:  # it does not wait for that one for ever
+                    await asyncio.sleep(0.02)
 
     asyncio.run(main())
 

@@ -25,10 +25,12 @@ from .tail import Tail
 _FAR = 5000  # if others have claimed more offsets than this, seeking is cheaper than reading on
 _FIRST = 200  # messages that are read at once when a consumer attaches, since the tail needs some 20 ms to begin
 _MOST = 8000  # messages that are read ahead: a new owner reads them again
-_QUIET = 0.03  # s without a change after which new partitions are read: processes often start together
+_QUIET = 0.03  # s after a join before new partitions are read: processes often start together
+_HAND_OVER = 0.3  # s for which a partition that went to another process is served here, until that one claims from it
 _SETTLED = 0.3  # s after a change in which a live owner gets time to read
 _OFFER = 0.02  # s for which events of one's own may wait before others may have them
 _AGAIN = 0.05  # s between two looks at others' partitions while something waits there
+_SELDOM = 0.25  # s between two such looks of a process that has events of its own
 
 
 class Taken(NamedTuple):
@@ -77,10 +79,17 @@ class Feed:
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._owner = ""
         self._joining: asyncio.Future[list[Grant]] | None = None
+        self._members: list[str] = []
+        """As of the last look."""
+        self._handed_over: dict[int, tuple[float, int]] = {}
+        """Partitions that went to another process and are still served here: until when (the loop's time), and when
+        they were tended as they went."""
         self._known: tuple[ChannelClaims, int] | None = None  # members and owners as this feed follows them
         self._moved_at = -1.0
         self._idle_since = self._loop.time()
         self._stealing = Stealing()
+        self._looked_at = 0.0
+        """At others' partitions, although events of its own wait."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- membership -------------------------------------------------------------------------
@@ -116,13 +125,16 @@ class Feed:
             self._moved_at = self._loop.time()
             mine = self._mine()
             for number in set(self.lanes) if anew else set(self.lanes) - mine:
-                self._leave(number)
+                self._hand_over(number, at_once=anew)
             if mine - set(self.lanes):
-                if timer := self._timers.pop("read", None):
+                joined = set(claims.members) - {self._me, *self._members}
+                if joined and (timer := self._timers.pop("read", None)):
                     timer.cancel()
-                alone = self._wagon.format == 1 or claims.members == [self._me]
-                self._later("read", 0.0 if alone else _QUIET, self._read_new)
+                self._later("read", _QUIET if joined else 0.0, self._read_new)
+            self._members = list(claims.members)
             self.wake()
+        if self._handed_over:
+            self._end_hand_over()
         if self._wagon.format > 1 and self._joining is None and self._me not in claims.members:
             self._join()
 
@@ -163,6 +175,24 @@ class Feed:
         for number in sorted(self._mine() - set(self.lanes)):
             self._follow(Lane(number, self._claims().partition(number).fresh))
 
+    def _hand_over(self, number: int, *, at_once: bool) -> None:
+        """Another process owns it. Until that one has read it, what comes is served here."""
+        partition = self._claims().partition(number)
+        if at_once or partition.owner not in self._claims().members:
+            self._leave(number)
+        elif number not in self._handed_over:
+            self._handed_over[number] = self._loop.time() + _HAND_OVER, partition.tended
+
+    def _end_hand_over(self) -> None:
+        now, mine = self._loop.time(), self._mine()
+        for number, (until, tended) in list(self._handed_over.items()):
+            if number in mine:
+                del self._handed_over[number]
+            elif now >= until or self._claims().partition(number).tended != tended:
+                self._leave(number)
+        if self._handed_over:
+            self._later("hand over", _HAND_OVER, self.look)
+
     def _follow(self, lane: Lane) -> None:
         self.lanes[lane.number] = lane
         read, end = partial(self._read, lane), partial(self._read_to, lane)
@@ -171,6 +201,7 @@ class Feed:
 
     def _leave(self, number: int) -> None:
         del self.lanes[number]
+        self._handed_over.pop(number, None)
         self._tail.leave(self.topic, number)
 
     # --- what there is ----------------------------------------------------------------------
@@ -194,15 +225,20 @@ class Feed:
             self._idle_since = self._loop.time()
         return ready > self.asked
 
-    def elsewhere(self, limit: int, now: int) -> tuple[int, int] | None:
-        """The partition of another process to claim from, and its end, if this process has nothing of its own."""
+    def elsewhere(self, limit: int, now: int, *, busy: bool) -> tuple[int, int] | None:
+        """The partition of another process to claim from, and its end. `busy`: this process has something of its own;
+        then only what others have left alone for long, since all may be busy when one of them dies."""
         claims = self._claims()
         if len(self.lanes) == self.partition_count or self.asked:
             return None
         at = self._loop.time()
-        target = self._stealing.target(claims, self.lanes, limit, now)
+        if busy:
+            if at - self._looked_at < _SELDOM:
+                return None
+            self._looked_at = at
+        target = self._stealing.target(claims, self.lanes, limit, now, neglected=busy)
         jitter = 1 + (hash_of(self._me) % 8) / 8  # not all at once
-        if target is None or at - self._idle_since < IDLE / 1000 * jitter:
+        if target is None or (not busy and at - self._idle_since < IDLE / 1000 * jitter):
             return None
         owner = claims.partition(target[0]).owner
         return target if owner not in claims.members or at - self._moved_at > _SETTLED else None

@@ -43,7 +43,7 @@ class KafkaSubscription:
         while True:
             feed.check()
             own = feed.available(log.now)
-            elsewhere = None if own else feed.elsewhere(limit, log.now)
+            elsewhere = feed.elsewhere(limit, log.now, busy=own)
             if own or elsewhere:
                 if got := await self._claim(limit, [elsewhere] if elsewhere else feed.ends()):
                     self._suspect_first = not got[0].suspect

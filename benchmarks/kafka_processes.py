@@ -61,11 +61,15 @@ async def run(how: Run) -> list[Line]:
                 return []
             sides = [partial(_measure, url, count, k, _ours) for k in _PROCESSES]
             sides += [partial(_measure, url, count, k, _bare) for k in _PROCESSES]
+            sides += [partial(_measure, url, count, k, _ours, "structured") for k in (1, _PROCESSES[-1])]
             found = await in_turn(rounds, *sides, warm=False)
-    ours, bare = found[: len(_PROCESSES)], found[len(_PROCESSES) :]
+    each = len(_PROCESSES)
+    ours, bare, structured = found[:each], found[each : 2 * each], found[2 * each :]
     lines = [_line(f"bytes an event, {k} processes", "B", "bytes", ours[i], bare[i]) for i, k in enumerate(_PROCESSES)]
     lines += [_line(f"CPU an event, {k} processes", "µs", "cpu", ours[i], bare[i]) for i, k in enumerate(_PROCESSES)]
     lines += [_line(f"rate, {k} processes", "events/s", "rate", ours[i], bare[i]) for i, k in enumerate(_PROCESSES)]
+    for k, mine, theirs in zip((1, _PROCESSES[-1]), structured, (bare[0], bare[-1]), strict=True):
+        lines.append(_line(f"rate, {k} processes, structured mode", "events/s", "rate", mine, theirs))
     lines.append(_line("bytes an event, 8 processes", "B", "bytes", ours[-1], ours[0], 1.25))
     lines.append(_line("CPU an event, 8 processes", "µs", "cpu", ours[-1], ours[0], 1.8))
     return lines
@@ -82,9 +86,9 @@ def _line(what: str, unit: str, field: str, ours: list[Whole], theirs: list[Whol
     )
 
 
-async def _measure(url: str, count: int, processes: int, side: Callable[..., Part]) -> Whole:
+async def _measure(url: str, count: int, processes: int, side: Callable[..., Part], mode: str = "binary") -> Whole:
     channel = Channel(unused("processes"), 1)
-    async with KafkaBroker.from_url(f"{url}?partitions={_PARTITIONS}") as broker:
+    async with KafkaBroker.from_url(f"{url}?partitions={_PARTITIONS}&mode={mode}") as broker:
         await broker.create(channel)
         for batch in batches(_SIZE, count // _SIZE):
             await broker.publish(channel, batch)

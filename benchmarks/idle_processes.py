@@ -1,4 +1,4 @@
-"""What each process of an idle train costs, where 4 or 16 observe and work: packets, bytes, CPU time. On Redis."""
+"""What each process of an idle train costs, where 4 or 16 observe and work: packets, bytes, CPU time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from eventwagon import Train
 
 from .kit import Aim, Benchmark, Line, Order, Run, in_turn, unused
 from .places import place
+from .sockets import moved
 
 _PROCESSES = (1, 4, 16)
 _CALM = 14.0
@@ -26,36 +26,37 @@ class Cost(msgspec.Struct):
     """What one process cost in a second."""
 
     packets: float
-    """How often the server read from it."""
-    received: float
-    """Bytes that it sent to the server."""
-    sent: float
-    """Bytes that it got."""
+    """Sent and received by TCP, acknowledgements included."""
+    bytes: float
     cpu: float
     """In percent of one core."""
 
 
+_MEASURES = {"packets": "a second", "bytes": "bytes/s", "cpu": "% of a core"}
+
+
 async def run(how: Run) -> list[Line]:
+    lines = []
     rounds, seconds = how.pick(3, 1), how.pick(20, 10)
-    with how.scratch() as directory:
-        async with place("Redis", directory) as url:
-            if url is None:
-                return []
-            one, *many = await in_turn(rounds, *(partial(_cost, url, n, seconds) for n in _PROCESSES), warm=False)
-    units = {"packets": "a second", "received": "bytes/s", "sent": "bytes/s", "cpu": "% of a core"}
-    names = {"packets": "packets", "received": "bytes to Redis", "sent": "bytes from Redis", "cpu": "CPU time"}
-    return [
-        Line(
-            what=f"{names[field]} of each of {count} processes",
-            against="one process",
-            unit=unit,
-            ours=[getattr(cost, field) for cost in found],
-            theirs=[getattr(cost, field) for cost in one],
-            aim=Aim("ratio", most=1.1) if count == _PROCESSES[-1] else None,
-        )
-        for count, found in zip(_PROCESSES[1:], many, strict=True)
-        for field, unit in units.items()
-    ]
+    for name in ("Redis", "Kafka"):
+        with how.scratch() as directory:
+            async with place(name, directory) as url:
+                if url is None:
+                    continue
+                one, *many = await in_turn(rounds, *(partial(_cost, url, n, seconds) for n in _PROCESSES), warm=False)
+        lines += [
+            Line(
+                what=f"{name}: {field} of each of {count} processes",
+                against="one process",
+                unit=unit,
+                ours=[getattr(cost, field) for cost in found],
+                theirs=[getattr(cost, field) for cost in one],
+                aim=Aim("ratio", most=1.1) if count == _PROCESSES[-1] else None,
+            )
+            for count, found in zip(_PROCESSES[1:], many, strict=True)
+            for field, unit in _MEASURES.items()
+        ]
+    return lines
 
 
 async def _cost(url: str, count: int, seconds: float) -> Cost:
@@ -69,16 +70,13 @@ async def _cost(url: str, count: int, seconds: float) -> Cost:
         await asyncio.to_thread(turn.wait)
         await asyncio.sleep(_CALM)
         await asyncio.to_thread(turn.wait)
-        before, began = await _server(url), time.monotonic()
         await asyncio.sleep(seconds)
-        after, took = await _server(url), time.monotonic() - began
         await asyncio.to_thread(turn.wait)
-        cpu = [await asyncio.to_thread(spent.get) for _ in processes]
+        costs: list[Cost] = [await asyncio.to_thread(spent.get) for _ in processes]
     finally:
         for process in processes:
             await asyncio.to_thread(process.join)
-    packets, received, sent = ((b - a) / took / count for a, b in zip(before, after, strict=True))
-    return Cost(packets, received, sent, 100 * sum(cpu) / count)
+    return Cost(*(sum(getattr(cost, field) for cost in costs) / count for field in _MEASURES))
 
 
 def _serve(url: str, name: str, turn: Barrier, spent: Any) -> None:
@@ -95,22 +93,12 @@ def _serve(url: str, name: str, turn: Barrier, spent: Any) -> None:
             await connection.found()
             await asyncio.to_thread(turn.wait)
             await asyncio.to_thread(turn.wait)
-            cpu, began = time.process_time(), time.monotonic()
+            cpu, began, before = time.process_time(), time.monotonic(), moved()
             await asyncio.to_thread(turn.wait)
-            spent.put((time.process_time() - cpu) / (time.monotonic() - began))
+            took, found = time.monotonic() - began, moved().since(before)
+            spent.put(Cost(found.packets / took, found.bytes / took, 100 * (time.process_time() - cpu) / took))
 
     asyncio.run(serve())
-
-
-async def _server(url: str) -> tuple[int, int, int]:
-    """How often it has read from clients, and the bytes that it has received and sent."""
-    async with Redis.from_url(url) as redis:
-        stats: dict[str, Any] = await redis.info("stats")
-    return (
-        int(stats["total_reads_processed"]),
-        int(stats["total_net_input_bytes"]),
-        int(stats["total_net_output_bytes"]),
-    )
 
 
 BENCHMARK = Benchmark("idle-processes", "what each process of an idle train costs, of 16 against one", run)

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
-import socket
-import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,13 +22,13 @@ from eventwagon.event import Channel
 
 from .kit import Aim, Benchmark, Line, Run, in_turn, unused
 from .places import place
+from .sockets import moved
 from .sqlite_publish import batches
 
 _PARTITIONS = 8
 _SIZE = 1000
 _PROCESSES = (1, 2, 4, 8)
 _QUIET = 1.5  # s without an event after which a process asks whether all are settled
-_RECEIVED = 128  # where Linux has the bytes received (and before them those acknowledged) in TCP_INFO
 
 
 class Part(msgspec.Struct):
@@ -135,7 +130,7 @@ async def _consume(url: str, channel: Channel, count: int, ready: object) -> Par
                     part.events += len(got)
                     part.cpu, part.ended = time.process_time() - began, time.time()
                 elif (await broker.depth([channel]))[0].settled == count:
-                    part.bytes = moved()
+                    part.bytes = moved().bytes
                     return part
 
 
@@ -159,19 +154,9 @@ def _bare(url: str, channel: Channel, count: int, number: int, processes: int, r
         if events:
             consumer.commit(message=events[-1], asynchronous=False)
             part.cpu, part.ended = time.process_time() - began, time.time()
-    part.bytes = moved()
+    part.bytes = moved().bytes
     consumer.close()
     return part
-
-
-def moved() -> int:
-    """Bytes that this process has sent and received by TCP, on connections that are still open."""
-    total = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as one:
-            info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            total += sum(struct.unpack_from("=QQ", info, _RECEIVED - 8))
-    return total
 
 
 BENCHMARK = Benchmark(

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventwagon.drivers.kafka.claims import ChannelClaims, WagonClaims
-from eventwagon.drivers.kafka.following import offset_of
 from eventwagon.drivers.kafka.kept import KeptMessages
 from eventwagon.drivers.kafka.lane import EACH, Lane
 from eventwagon.drivers.kafka.proposals import FORMAT, Beat, Claim, Join, Member, Op, encode, held_of
-from eventwagon.drivers.kafka.reader import Reader
+from eventwagon.drivers.kafka.reader import Reader, offset_of
 from eventwagon.drivers.kafka.stealing import Stealing
 from eventwagon.errors import Unavailable
 from tests.fuzz import examples

@@ -14,11 +14,10 @@ from confluent_kafka import Message
 from ...errors import ChannelGone, Unavailable
 from ...event import Channel
 from .claims import ChannelClaims, Grant, WagonClaims
-from .following import offset_of
 from .kept import KeptMessages
 from .lane import Lane
 from .proposals import Beat, Held, Join, Leave, Op, Run
-from .reader import Reader
+from .reader import Reader, offset_of
 from .stealing import IDLE, Stealing
 from .tail import Tail
 

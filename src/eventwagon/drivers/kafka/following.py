@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,7 +19,7 @@ from ...errors import BrokerError, Unavailable
 from .admin import Admin
 from .errors import absent
 from .options import Options
-from .reader import Reader
+from .reader import Reader, offset_of
 from .sender import Sender
 from .tail import Tail
 
@@ -43,7 +44,7 @@ class LogClient:
         causes = self.admin.causes
         self.sender = Sender(options.producer(linger=0, logger=causes))
         self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096, logger=causes))
-        self.tail = Tail(options.consumer(wait=50, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
+        self.tail = Tail(partial(options.consumer, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
         self._numbers = count(1)
 
     def key(self) -> bytes:
@@ -228,13 +229,6 @@ def unacknowledged(admin: Admin, topic: str, error: KafkaError) -> BrokerError:
         f"Kafka at {admin.options.servers}: WRITE on topic {topic}: {error.str()} ({error.name()}): it may be done all "
         f"the same; try again{f'; {why}' if why else ''}"
     )
-
-
-def offset_of(message: Message) -> int:
-    """Where it is stored."""
-    offset = message.offset()
-    assert offset is not None  # noqa: S101
-    return offset
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:

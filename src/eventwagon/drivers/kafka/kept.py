@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from confluent_kafka import Message
 
-from .following import offset_of
 from .lane import EACH
 from .proposals import Held
+from .reader import offset_of
 
 
 class _Delivered:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from confluent_kafka import Message
 
-from .following import offset_of
+from .reader import offset_of
 
 EACH = 600
 """Bytes that a message takes besides its value, roughly: headers and objects."""

@@ -105,11 +105,10 @@ class Publisher:
         return sender
 
     async def _look(self, channel: Channel, name: str) -> Topic | None:
-        metadata, found = await asyncio.gather(
-            self._admin.describe(name, self.sender.producer), self._admin.configuration(name)
-        )
-        if metadata is None:
+        metadata, found = await asyncio.gather(self._admin.describe(name), self._admin.configuration(name))
+        if metadata is None:  # a producer that was asked for it would ask the server for it for ever
             return None
+        await self._admin.describe(name, self.sender.producer)
         limit = int((found or {}).get(LIMIT, self._admin.options.max_message_bytes))
         topic = Topic(channel, name, len(metadata.partitions), limit)
         self._judge(topic, found or {})

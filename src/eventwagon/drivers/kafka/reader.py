@@ -59,7 +59,7 @@ class Reader:
                     if not some:
                         break
                     found += [m for m in some if m.offset() in wanted]
-                    start = _offset(some[-1]) + 1
+                    start = offset_of(some[-1]) + 1
                 i = j + 1
             return found
 
@@ -153,20 +153,21 @@ class Reader:
                 error = message.error()
                 if error is not None:
                     if error.code() == KafkaError._PARTITION_EOF:
-                        start = max(start, _offset(message))  # what is missing at the end has no message
+                        start = max(start, offset_of(message))  # what is missing at the end has no message
                     elif error.fatal() or absent(error):
                         raise KafkaException(error)
                     else:
                         time.sleep(0.02)
                     continue
-                start = _offset(message) + 1
+                start = offset_of(message) + 1
                 if start <= stop:
                     found.append(message)
                     room -= len(message)
         return found
 
 
-def _offset(message: Message) -> int:
+def offset_of(message: Message) -> int:
+    """Where it is stored."""
     offset = message.offset()
     assert offset is not None  # noqa: S101
     return offset

@@ -10,9 +10,9 @@ from ...errors import BrokerError
 from ...event import Channel
 from .claims import Grant
 from .feed import Feed
-from .following import offset_of
 from .options import LOGGER
 from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
+from .reader import offset_of
 from .wagon import KafkaWagon
 from .wire import decode
 

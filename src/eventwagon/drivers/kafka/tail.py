@@ -1,190 +1,144 @@
-"""A consumer in a thread that reads many partitions forward and passes batches to the event loop."""
+"""Follows partitions: at once where they are new, and sparingly where they are quiet.
+
+A server answers a fetch as soon as one of its partitions has something new, and otherwise after a while; a client has
+one fetch under way, and a partition that is added waits for its answer. So what is new is read by a client whose empty
+answers come after 50 ms. What is not busy goes over to another one, whose empty answers come after a second.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
-from itertools import groupby
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 
-from .options import LOGGER
+from .forward import End, Forward, Sink
+from .reader import offset_of
 
-Sink = Callable[[list[Message]], None]
-"""Takes the next messages of one partition, in order, in the event loop."""
-End = Callable[[int], None]
-"""Called, in the same way, when nothing is left to read before an offset: the log may have left out some at the end."""
-_Group = tuple[tuple[str, int], tuple[Sink, End | None] | None, list[Message] | int]
-"""What was read of one partition, by which follower: messages, or the offset of its end."""
+_QUICK, _SPARING = 50, 1000  # ms after which an empty answer comes
+_CALM = 1.0  # s in which a partition that goes over had little
+_LITTLE = 16_384  # bytes: so much, at most, may be read twice
+_LOOK, _SELDOM = 0.02, 0.1  # s after which either client's thread notices a request
 
-_BATCH = 2000  # messages that are passed on together, and roughly how many bytes
-_BYTES = 1_000_000
-_LOOK = 0.02  # s between two checks for requests to the thread
-_STILL = 0.5  # s for which a full cache may keep the others from being read
+
+class _Followed:
+    """One partition. While it goes over, both clients read it: what comes twice is told by its offset."""
+
+    def __init__(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None, now: float) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.position = offset
+        """The offset after the last one that was read."""
+        self.sink = sink
+        self.end = end
+        self.since = now
+        """When its bytes began to be counted."""
+        self.bytes = 0
+        self.held = False
+        self.by: Literal["quick", "both", "sparing"] = "quick"
 
 
 class Tail:
-    """Reads partitions from given offsets on. Only its own thread calls the consumer's methods: that is not safe while
-    another thread waits in `poll`. Belongs to the event loop that made it."""
+    """Reads partitions from given offsets on. While a partition goes over from one client to the other, a message may
+    come twice. Belongs to the event loop that made it."""
 
-    def __init__(self, config: dict[str, Any], name: str) -> None:
-        self._config = config
+    def __init__(self, config: Callable[..., dict[str, Any]], name: str) -> None:
+        """`config`: the consumer's options, for a `wait` in ms."""
         self._loop = asyncio.get_running_loop()
-        self._sinks: dict[tuple[str, int], tuple[Sink, End | None]] = {}
-        self._assigned: dict[tuple[str, int], tuple[Sink, End | None]] = {}  # the same, as far as the thread is
-        self._asked: deque[Callable[[Consumer], None]] = deque()
-        self._room = threading.Semaphore(2)  # batches on their way to the loop
-        self._closing = False
-        self._full: dict[tuple[str, int], float] = {}  # these are not to be read, since then; the thread's own
-        self._paused: set[tuple[str, int]] = set()
-        self._signal = threading.Event()  # there is room again
-        self._size = 1  # bytes of a message, recently
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self.quick = Forward(config(wait=_QUICK), name, look=_LOOK)
+        self.sparing = Forward(config(wait=_SPARING), f"{name}-quiet", look=_SELDOM)
+        self._followed: dict[tuple[str, int], _Followed] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
-        """Read this partition from `offset` on. `end` is called if the consumer's configuration says so."""
-        self._sinks[topic, partition] = follower = sink, end
-
-        def assign(consumer: Consumer) -> None:
-            # without it the consumer learns of a new topic only at its next regular check
-            if not any(topic == known for known, _ in self._assigned):
-                with contextlib.suppress(KafkaException):
-                    consumer.list_topics(topic, timeout=2.0)
-            self._assigned[topic, partition] = follower
-            consumer.incremental_assign([TopicPartition(topic, partition, offset)])
-            self._full.pop((topic, partition), None)
-            self._paused.discard((topic, partition))
-            consumer.resume([TopicPartition(topic, partition)])  # a pause outlives its assignment
-
-        self._asked.append(assign)
+        """Read this partition from `offset` on."""
+        self.leave(topic, partition)
+        one = _Followed(topic, partition, offset, sink, end, self._loop.time())
+        self._followed[topic, partition] = one
+        self.quick.follow(topic, partition, offset, partial(self._read, one), partial(self._ended, one))
+        self._look_later()
 
     def follows(self, topic: str, partition: int) -> bool:
         """Whether it reads this partition."""
-        return (topic, partition) in self._sinks
+        return (topic, partition) in self._followed
+
+    def is_sparing(self, topic: str, partition: int) -> bool:
+        """Whether a partition that it reads has gone over."""
+        return self._followed[topic, partition].by == "sparing"
 
     def leave(self, topic: str, partition: int) -> None:
-        """Stop reading it."""
-
-        def unassign(consumer: Consumer) -> None:
-            self._assigned.pop((topic, partition), None)
-            self._full.pop((topic, partition), None)
-            self._paused.discard((topic, partition))
-            consumer.incremental_unassign([TopicPartition(topic, partition)])
-
-        if self._sinks.pop((topic, partition), None) is not None:
-            self._asked.append(unassign)
-            self._signal.set()
+        """Stop reading it. Idempotent."""
+        if one := self._followed.pop((topic, partition), None):
+            for client in self._clients(one):
+                client.leave(topic, partition)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on from `offset`. Messages that were read before may still be passed on."""
-        self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
+        if one := self._followed.get((topic, partition)):
+            one.position, one.since = offset, self._loop.time()
+            for client in self._clients(one):
+                client.seek(topic, partition, offset)
 
     def hold(self, topic: str, partition: int) -> None:
         """Read no more of it for now. First nothing at all is read, since pausing a partition discards what the client
         has fetched of it; if this lasts, it is paused and the others go on."""
-
-        def full(consumer: Consumer) -> None:
-            if (topic, partition) in self._assigned and (topic, partition) not in self._paused:
-                self._full.setdefault((topic, partition), time.monotonic())
-
-        self._asked.append(full)
+        if one := self._followed.get((topic, partition)):
+            one.held = True
+            for client in self._clients(one):
+                client.hold(topic, partition)
 
     def go_on(self, topic: str, partition: int) -> None:
         """Read it again."""
-
-        def room(consumer: Consumer) -> None:
-            self._full.pop((topic, partition), None)
-            if (topic, partition) in self._paused:
-                self._paused.discard((topic, partition))
-                consumer.resume([TopicPartition(topic, partition)])
-
-        self._asked.append(room)
-        self._signal.set()
+        if one := self._followed.get((topic, partition)):
+            one.held, one.since = False, self._loop.time()
+            for client in self._clients(one):
+                client.go_on(topic, partition)
 
     async def close(self) -> None:
-        """End the thread and the consumer."""
-        self._closing = True
-        self._room.release()
-        self._signal.set()
-        await asyncio.to_thread(self._thread.join)
+        """End the threads and the clients."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(self.quick.close(), self.sparing.close())
 
-    def _run(self) -> None:
-        consumer = Consumer(self._config)
-        try:
-            while not self._closing:
-                self._turn(consumer)
-        except RuntimeError:  # the event loop was closed meanwhile
-            if not self._loop.is_closed():
-                raise
-        finally:
-            consumer.close()
+    def _clients(self, one: _Followed) -> list[Forward]:
+        """Those that read it."""
+        return [self.quick] * (one.by != "sparing") + [self.sparing] * (one.by != "quick")
 
-    def _turn(self, consumer: Consumer) -> None:
-        while self._asked:
-            try:
-                self._asked.popleft()(consumer)
-            except KafkaException as e:  # the partition is gone meanwhile, or not there yet
-                LOGGER.debug("a Kafka consumer could not change what it reads: %s", e)
-        if self._full and self._stands_still(consumer):
-            return
-        first = consumer.poll(_LOOK)
-        if first is None:
-            return
-        size = max(self._size, len(first) if first.error() is None else 0)
-        batch = [first, *consumer.consume(max(1, min(_BATCH, _BYTES // size)), 0)]
-        self._size = 1 + sum(map(len, batch)) // len(batch)
-        groups: list[_Group] = []
-        for (at, sound), some in groupby(batch, lambda m: (_place(m), m.error() is None)):
-            follower = self._assigned.get(at)
-            if sound:
-                groups.append((at, follower, list(some)))
-            else:
-                groups += [(at, follower, end) for message in some if (end := _end(message)) is not None]
-        if groups:
-            self._room.acquire()
-            if not self._closing:
-                self._loop.call_soon_threadsafe(self._hand_over, groups)
+    def _read(self, one: _Followed, messages: list[Message]) -> None:
+        one.position = max(one.position, offset_of(messages[-1]) + 1)
+        if one.by == "quick":
+            one.bytes += sum(map(len, messages))
+        one.sink(messages)
 
-    def _stands_still(self, consumer: Consumer) -> bool:
-        """Wait a moment for room; or, if there was none for long and others could be read, pause what is full."""
-        starved = len(self._full) + len(self._paused) < len(self._assigned)
-        if not starved or time.monotonic() - min(self._full.values()) < _STILL:
-            self._signal.wait(_LOOK)
-            self._signal.clear()
-            return True
-        for topic, partition in self._full:
-            with contextlib.suppress(KafkaException):
-                consumer.pause([TopicPartition(topic, partition)])
-        self._paused.update(self._full)
-        self._full.clear()
-        return False
+    def _ended(self, one: _Followed, end: int) -> None:
+        one.position = max(one.position, end)
+        if one.end:
+            one.end(end)
 
-    def _hand_over(self, groups: list[_Group]) -> None:
-        self._room.release()
-        for at, follower, read in groups:
-            if follower is None or self._sinks.get(at) is not follower:  # left meanwhile, and perhaps followed anew
+    def _look_later(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(_CALM, self._look)
+
+    def _look(self) -> None:
+        """Have the partitions that are not busy go over."""
+        self._timer = None
+        now = self._loop.time()
+        for one in self._followed.values():
+            if one.by != "quick" or one.since > now - _CALM:
                 continue
-            sink, end = follower
-            if not isinstance(read, int):
-                sink(read)
-            elif end:
-                end(read)
+            if one.bytes <= _LITTLE and not one.held:
+                one.by = "both"
+                read, ended = partial(self._over, one, self._read), partial(self._over, one, self._ended)
+                self.sparing.follow(one.topic, one.partition, one.position, read, ended)
+            one.bytes, one.since = 0, now
+        if any(one.by == "quick" for one in self._followed.values()):
+            self._look_later()
 
-
-def _place(message: Message) -> tuple[str, int]:
-    return message.topic(), message.partition()  # type: ignore[return-value]
-
-
-def _end(message: Message) -> int | None:
-    """The offset that was read to, if the consumer reports it here."""
-    error = message.error()
-    if error is not None and error.code() == KafkaError._PARTITION_EOF:
-        return message.offset()
-    LOGGER.debug("a Kafka consumer says: %s", error)
-    return None
+    def _over(self, one: _Followed, then: Callable[[_Followed, Any], None], read: Any) -> None:
+        """The sparing client has had its first answer for it, or a further one."""
+        if one.by == "both":
+            one.by = "sparing"
+            self.quick.leave(one.topic, one.partition)
+        then(one, read)

@@ -24,17 +24,19 @@ from . import later
 from .admin import COMPACTED
 from .compacted import CompactedLog
 from .errors import absent
-from .following import LogClient, LogClock, LogGone, offset_of, unacknowledged
+from .following import LogClient, LogClock, LogGone, unacknowledged
 from .later import CLOCK, Add, Entry, Later, Tick, Until, claim_of, hold_of
 from .names import Names
 from .options import BATCH, LOGGER
 from .publishing import LIMIT
+from .reader import offset_of
 
 _BATCH = 1_048_588  # bytes of a batch that every topic must take
 _FRAME = 512  # bytes of a record besides its value, generously
 _STALE = (
     6 * 3600.0
 )  # s after which a log that was not read up to its end is read anew: compaction may have overtaken it
+_ABSENT = 2.0  # s until a topic that was not there is looked for again
 _TIDY = 30.0  # s between two deletions of litter
 _LOOK = 60.0  # s between two checks of the topic's configuration
 _HOLD = 5000  # ms for which an event is held while it is cancelled
@@ -132,6 +134,8 @@ class _Train:
         self._followed: _Followed | None = None
         self._is_there = False
         """The topic exists, and is suitable, as far as this process knows."""
+        self._absent_until = 0.0
+        """The next claim looks for it only then."""
         self._background = Background()
         self._attaching: asyncio.Task[_Followed | None] | None = None
         self._missed: set[str] = set()
@@ -376,8 +380,11 @@ class _Train:
     async def claim(self, limit: int, most_bytes: int, lease: float) -> Due:
         """See Timetable."""
         async with self._turn:
-            followed = await self._caught_up()
+            absent = not self._is_there and self._followed is None and time.monotonic() < self._absent_until
+            followed = None if absent else await self._caught_up()
             if followed is None:
+                if not absent:
+                    self._absent_until = time.monotonic() + _ABSENT
                 now = time.time()
                 return Due(events=(), keys=(), until=now, now=now, next_at=None)
             await self._tidy(followed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from ...background import Background
 from ...errors import BrokerError, ChannelGone
@@ -46,8 +47,8 @@ class Wagons:
         too."""
         self.ages = EventTimes(self.admin)
         self._sparing = Reader(self.admin, options.consumer(wait=5, queued=128, fetch=_SPARING, logger=causes))
-        few = options.consumer(wait=50, queued=_QUEUED, fetch=_FETCH, logger=causes)
-        self._tail = Tail({**few, "enable.partition.eof": True}, "eventwagon-kafka-events")
+        few = partial(options.consumer, queued=_QUEUED, fetch=_FETCH, logger=causes)
+        self._tail = Tail(few, "eventwagon-kafka-events")
         self._cache = cache
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
         self._background = Background()

@@ -1,0 +1,228 @@
+"""A consumer in a thread that reads many partitions forward and passes batches to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from .options import LOGGER
+
+Sink = Callable[[list[Message]], None]
+"""Takes the next messages of one partition, in order, in the event loop."""
+End = Callable[[int], None]
+"""Called, in the same way, when nothing is left to read before an offset: the log may have left out some at the end."""
+_Group = tuple[tuple[str, int], tuple[Sink, End | None] | None, list[Message] | int]
+"""What was read of one partition, by which follower: messages, or the offset of its end."""
+
+_BATCH = 2000  # messages that are passed on together, and roughly how many bytes
+_BYTES = 1_000_000
+_KEPT = 3.0  # s for which a client without partitions stays connected
+_LEFT_MOST = 32  # topics that a client has left: it goes on asking where they are, once a second
+_STILL = 0.5  # s for which a full cache may keep the others from being read
+
+
+class Forward:
+    """Reads partitions from given offsets on. Only its own thread calls the consumer's methods: that is not safe while
+    another thread waits in `poll`. While it has no partition it has no connection. Belongs to the event loop that made
+    it."""
+
+    def __init__(self, config: dict[str, Any], name: str, *, look: float) -> None:
+        """`look`: seconds between two checks for requests to the thread, while no message comes."""
+        self._config = {**config, "enable.partition.eof": True}
+        self._look = look
+        self._loop = asyncio.get_running_loop()
+        self._sinks: dict[tuple[str, int], tuple[Sink, End | None]] = {}
+        self.assigned: dict[tuple[str, int], tuple[Sink, End | None]] = {}  # the same, as far as the thread is
+        self._asked: deque[Callable[[Consumer], None]] = deque()
+        self._room = threading.Semaphore(2)  # batches on their way to the loop
+        self._closing = False
+        self._full: dict[tuple[str, int], float] = {}  # these are not to be read, since then; the thread's own
+        self._paused: set[tuple[str, int]] = set()
+        self.left: set[str] = set()
+        """Topics that the client still knows. The thread's own, too."""
+        self.renewed = 0
+        """How often a client was replaced, to forget them."""
+        self._signal = threading.Event()  # there is room again
+        self._size = 1  # bytes of a message, recently
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
+        """Read this partition from `offset` on."""
+        self._sinks[topic, partition] = follower = sink, end
+
+        def assign(consumer: Consumer) -> None:
+            # without it the consumer learns of a new topic only at its next regular check
+            if not any(topic == known for known, _ in self.assigned):
+                with contextlib.suppress(KafkaException):
+                    consumer.list_topics(topic, timeout=2.0)
+            self.assigned[topic, partition] = follower
+            consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+            self._full.pop((topic, partition), None)
+            self._paused.discard((topic, partition))
+            consumer.resume([TopicPartition(topic, partition)])  # a pause outlives its assignment
+
+        self._asked.append(assign)
+        self._signal.set()
+
+    def leave(self, topic: str, partition: int) -> None:
+        """Stop reading it."""
+
+        def unassign(consumer: Consumer) -> None:
+            self.assigned.pop((topic, partition), None)
+            self._full.pop((topic, partition), None)
+            self._paused.discard((topic, partition))
+            self.left.add(topic)
+            consumer.incremental_unassign([TopicPartition(topic, partition)])
+
+        if self._sinks.pop((topic, partition), None) is not None:
+            self._asked.append(unassign)
+            self._signal.set()
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Go on from `offset`. Messages that were read before may still be passed on."""
+        self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
+
+    def hold(self, topic: str, partition: int) -> None:
+        """Read no more of it for now. First nothing at all is read, since pausing a partition discards what the client
+        has fetched of it; if this lasts, it is paused and the others go on."""
+
+        def full(consumer: Consumer) -> None:
+            if (topic, partition) in self.assigned and (topic, partition) not in self._paused:
+                self._full.setdefault((topic, partition), time.monotonic())
+
+        self._asked.append(full)
+
+    def go_on(self, topic: str, partition: int) -> None:
+        """Read it again."""
+
+        def room(consumer: Consumer) -> None:
+            self._full.pop((topic, partition), None)
+            if (topic, partition) in self._paused:
+                self._paused.discard((topic, partition))
+                consumer.resume([TopicPartition(topic, partition)])
+
+        self._asked.append(room)
+        self._signal.set()
+
+    async def close(self) -> None:
+        """End the thread and the consumer."""
+        self._closing = True
+        self._room.release()
+        self._signal.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while not self._closing:
+            if self._asked:
+                self._read_while_needed()
+            else:
+                self._signal.wait()
+                self._signal.clear()
+
+    def _read_while_needed(self) -> None:
+        """Until there has been no partition for a while."""
+        consumer = Consumer(self._config)
+        try:
+            needed = time.monotonic()
+            while not self._closing and time.monotonic() < needed + _KEPT:
+                self._turn(consumer)
+                if self.assigned or self._asked:
+                    needed = time.monotonic()
+                if len(self.left) > _LEFT_MOST:
+                    consumer = self._renewed(consumer)
+        except RuntimeError:  # the event loop was closed meanwhile
+            if not self._loop.is_closed():
+                raise
+        finally:
+            self.left.clear()
+            consumer.close()
+
+    def _renewed(self, old: Consumer) -> Consumer:
+        """Another consumer that reads the same, and knows no other topics."""
+        self.left -= {topic for topic, _ in self.assigned}
+        if len(self.left) <= _LEFT_MOST:
+            return old
+        at = old.position([TopicPartition(topic, partition) for topic, partition in self.assigned])
+        if any(one.offset < 0 for one in at):  # it was only just assigned
+            return old
+        old.close()
+        self.left.clear()
+        self.renewed += 1
+        new = Consumer(self._config)
+        new.assign(at)
+        if self._paused:
+            new.pause([TopicPartition(topic, partition) for topic, partition in self._paused])
+        return new
+
+    def _turn(self, consumer: Consumer) -> None:
+        while self._asked:
+            try:
+                self._asked.popleft()(consumer)
+            except KafkaException as e:  # the partition is gone meanwhile, or not there yet
+                LOGGER.debug("a Kafka consumer could not change what it reads: %s", e)
+        if self._full and self._stands_still(consumer):
+            return
+        first = consumer.poll(self._look)
+        if first is None:
+            return
+        size = max(self._size, len(first) if first.error() is None else 0)
+        batch = [first, *consumer.consume(max(1, min(_BATCH, _BYTES // size)), 0)]
+        self._size = 1 + sum(map(len, batch)) // len(batch)
+        groups: list[_Group] = []
+        for (at, sound), some in groupby(batch, lambda m: (_place(m), m.error() is None)):
+            follower = self.assigned.get(at)
+            if sound:
+                groups.append((at, follower, list(some)))
+            else:
+                groups += [(at, follower, end) for message in some if (end := _end(message)) is not None]
+        if groups:
+            self._room.acquire()
+            if not self._closing:
+                self._loop.call_soon_threadsafe(self._hand_over, groups)
+
+    def _stands_still(self, consumer: Consumer) -> bool:
+        """Wait a moment for room; or, if there was none for long and others could be read, pause what is full."""
+        starved = len(self._full) + len(self._paused) < len(self.assigned)
+        if not starved or time.monotonic() - min(self._full.values()) < _STILL:
+            self._signal.wait(self._look)
+            self._signal.clear()
+            return True
+        for topic, partition in self._full:
+            with contextlib.suppress(KafkaException):
+                consumer.pause([TopicPartition(topic, partition)])
+        self._paused.update(self._full)
+        self._full.clear()
+        return False
+
+    def _hand_over(self, groups: list[_Group]) -> None:
+        self._room.release()
+        for at, follower, read in groups:
+            if follower is None or self._sinks.get(at) is not follower:  # left meanwhile, and perhaps followed anew
+                continue
+            sink, end = follower
+            if not isinstance(read, int):
+                sink(read)
+            elif end:
+                end(read)
+
+
+def _place(message: Message) -> tuple[str, int]:
+    return message.topic(), message.partition()  # type: ignore[return-value]
+
+
+def _end(message: Message) -> int | None:
+    """The offset that was read to, if the consumer reports it here."""
+    error = message.error()
+    if error is not None and error.code() == KafkaError._PARTITION_EOF:
+        return message.offset()
+    LOGGER.debug("a Kafka consumer says: %s", error)
+    return None

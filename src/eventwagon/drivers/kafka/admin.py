@@ -324,9 +324,9 @@ class Admin:
             if one is not None and not absent(one):
                 raise self.trouble(one, "READ", f"group {group}")
 
-    async def trim(self, topic: str, before: int) -> None:
-        """Delete the records of partition 0 before this offset. An absent topic is no error."""
-        at = TopicPartition(topic, 0, before)
+    async def trim(self, topic: str, before: int, partition: int = 0) -> None:
+        """Delete the records of a partition before this offset. An absent topic is no error."""
+        at = TopicPartition(topic, partition, before)
         (future,) = self._client.delete_records([at], request_timeout=self.options.timeout).values()
         error = await self._done(future)
         if error is not None and not absent(error):

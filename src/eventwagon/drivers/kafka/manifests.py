@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
+_REMEMBERED = 60_000
+"""ms for which a member that was not heard of is remembered: it may go on with `StillThere`."""
+
 
 class Replace(msgspec.Struct, array_like=True, tag="m", frozen=True):
     """Store this document if the version is the expected one."""
@@ -28,11 +31,39 @@ class MemberCheckIn(msgspec.Struct, array_like=True, tag="i", frozen=True):
     ttl: int
 
 
+class StillThere(msgspec.Struct, array_like=True, tag="s", frozen=True):
+    """The member is alive for `ttl` ms more, and has nothing new to say."""
+
+    name: str
+    ttl: int
+
+
 class ProposalResult(NamedTuple):
     """Whether the proposal was accepted, and the version after it."""
 
     taken: bool
     version: int
+
+
+class LiveMembers:
+    """The members of a train as of the check-ins applied so far."""
+
+    def __init__(self, members: dict[str, tuple[int, bytes]] | None = None) -> None:
+        self.members = {} if members is None else members
+        """By name: until when each is alive, and what it says."""
+
+    def apply(self, op: MemberCheckIn | StillThere, now: int) -> None:
+        """Somebody checked in at this time (ms)."""
+        if isinstance(op, MemberCheckIn):
+            self.members[op.name] = (now + op.ttl, op.member)
+        elif op.name in self.members:
+            self.members[op.name] = (now + op.ttl, self.members[op.name][1])
+        for name in [name for name, (until, _) in self.members.items() if until + _REMEMBERED <= now]:
+            del self.members[name]
+
+    def alive(self, now: int) -> list[bytes]:
+        """What those say that are alive at `now` (ms), ordered by name."""
+        return [member for _, (until, member) in sorted(self.members.items()) if until > now]
 
 
 class Manifests:
@@ -43,7 +74,8 @@ class Manifests:
         """The log's time in ms, as of the last record; never goes back."""
         self.version = 0
         self.document = b""
-        self._members: dict[str, tuple[int, bytes]] = {}  # alive until
+        self.live = LiveMembers()
+        """Of a topic of one partition, which an earlier release made, and processes of an earlier release."""
 
     def apply(self, offset: int, time: int, record: bytes) -> ProposalResult:
         """Apply the next record of the log. Returns the result."""
@@ -54,14 +86,8 @@ class Manifests:
                 return ProposalResult(False, self.version)
             self.version, self.document = offset + 1, op.document
         else:
-            self._members[op.name] = (now + op.ttl, op.member)
-            for name in [name for name, (until, _) in self._members.items() if until <= now]:
-                del self._members[name]
+            self.live.apply(op, now)
         return ProposalResult(True, self.version)
-
-    def members(self, now: int) -> list[bytes]:
-        """The members that are alive at `now` (ms), ordered by name."""
-        return [member for _, (until, member) in sorted(self._members.items()) if until > now]
 
     def rebuild(self, before: int, records: Sequence[tuple[int, bytes]]) -> bytes | None:
         """None: without the earlier records it is unknown which proposals won."""
@@ -69,14 +95,15 @@ class Manifests:
 
     def dump(self) -> bytes:
         """The whole state."""
-        return msgspec.msgpack.encode((self.now, self.version, self.document, self._members))
+        return msgspec.msgpack.encode((self.now, self.version, self.document, self.live.members))
 
     def load(self, dump: bytes) -> None:
         """Take over a state that another process dumped."""
-        self.now, self.version, self.document, self._members = _decode_dump(dump)
+        self.now, self.version, self.document, members = _decode_dump(dump)
+        self.live = LiveMembers(members)
 
 
 encode = msgspec.msgpack.Encoder().encode
 """A proposal as a record."""
-decode = msgspec.msgpack.Decoder(Replace | MemberCheckIn).decode
+decode = msgspec.msgpack.Decoder(Replace | MemberCheckIn | StillThere).decode
 _decode_dump = msgspec.msgpack.Decoder(tuple[int, int, bytes, dict[str, tuple[int, bytes]]]).decode

@@ -1,5 +1,5 @@
-"""Manifests, members and the journal of each train in two Kafka topics of one partition: `TRAIN.0manifest`,
-`TRAIN.0journal`."""
+"""Manifests, members and the journal of each train in two Kafka topics: `TRAIN.0manifest`, which has a second partition
+for the members, and `TRAIN.0journal`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ...contracts.registry import Changes, Member, Snapshot, decode_members, enc
 from ...errors import BrokenManifest, BrokerError, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
+from .check_ins import PARTITION, CheckIns
 from .following import LogClient, LogGone
 from .inspection import InspectedTopic, inspect
 from .log import Log
@@ -70,6 +71,8 @@ class KafkaRegistry:
         self._client: LogClient | None = None
         self.timetable = KafkaTimetable(lambda: self._have, Names(topic_prefix), _CACHE)
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
+        self._told: set[str] = set()
+        """Trains with processes of an earlier release."""
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
@@ -139,15 +142,34 @@ class KafkaRegistry:
 
     async def check_in(self, train: str, member: Member, *, ttl: float) -> None:
         standing = await self._train(train, make=ttl > 0)
-        if standing is not None:
-            await standing.propose(MemberCheckIn(member.name, encode_member(member), max(0, round(ttl * 1000))))
+        if standing is None:
+            return
+        op = MemberCheckIn(member.name, encode_member(member), max(0, round(ttl * 1000)))
+        if standing.check_ins is None:
+            await standing.propose(op)
+        else:
+            await standing.check_ins.write(op)
 
     async def members(self, train: str) -> Sequence[Member]:
         standing = await self._train(train)
         if standing is None:
             return []
-        await standing.catch_up()
-        return decode_members(standing.rule.members(standing.log.now))
+        if standing.check_ins is None:
+            await standing.catch_up()
+            return decode_members(standing.rule.live.alive(standing.log.now))
+        found = await standing.check_ins.alive()
+        if earlier := standing.rule.live.alive(standing.log.now):
+            self._tell_of_earlier(train)
+        return decode_members([*found, *earlier])
+
+    def _tell_of_earlier(self, train: str) -> None:
+        if train not in self._told:
+            self._told.add(train)
+            LOGGER.warning(
+                "%s: a process of an earlier release works for this train, and does not see those of this release: "
+                "end it",
+                train,
+            )
 
     async def append(self, train: str, entries: Sequence[Entry], *, keep: int = 10_000) -> None:
         if not entries:
@@ -261,7 +283,7 @@ class KafkaRegistry:
     async def _attach(self, train: str, make: bool) -> _Train | None:
         topic, client = self._prefix + train + _MANIFEST, self._have
         if make:
-            await client.admin.create(topic, 1, LOG_TIME)
+            await client.admin.create(topic, PARTITION + 1, LOG_TIME)
         standing = _Train(client, train, topic)
         deadline = time.monotonic() + self._options.timeout
         while True:
@@ -279,7 +301,9 @@ class KafkaRegistry:
                         standing.log.leave()
                         raise StorageBroken(wrong)
                     LOGGER.warning("%s", wrong)
-                await client.admin.describe(topic, client.sender.producer)
+                found = await client.admin.describe(topic, client.sender.producer)
+                if found is not None and len(found.partitions) > PARTITION:
+                    standing.check_ins = CheckIns(client, topic)
                 return standing
 
     @property
@@ -296,6 +320,8 @@ class _Train:
         self.train = train
         self.rule = Manifests()
         self.log = Log(client, topic, self.rule, every=_EVERY, applied=self._applied)
+        self.check_ins: CheckIns | None = None
+        """None: an earlier release made the topic, with one partition; check-ins are in the manifest's log."""
         self._client = client
         self._decoded = _none(train)
         self._told = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eventwagon import Settings
+from eventwagon.policy.leading import LEADERS, LONGEST
 
 from .figures import Figures, Found
 from .measure import EACH, MEASURES, Point
@@ -64,20 +65,13 @@ def idle(found: Found) -> list[Point]:
     return [p for p in found.points if p.wagons == 1 and not p.rate and p.observers == p.processes]
 
 
-def observers(found: Found) -> int | None:
-    """How many processes of a train look, as measured; None: all of them. They count as all if a process looks at least
-    half as often with many processes as with four."""
-    looks = {p.processes: p.looks / p.seconds for p in idle(found)}
-    most = max(looks)
-    if looks[most] / most >= 0.5 * looks[4] / 4:
-        return None
-    return max(1, round(looks[most] * EVERY))
-
-
 def shape(processes: int, wagons: int, looking: int | None, *, events: float = 0.0) -> Shape:
-    """A train whose observers look as often as they should."""
-    count = processes if looking is None else min(looking, processes)
-    return Shape(processes=processes, wagons=wagons, each=EACH, looks=count / EVERY, events=events)
+    """A train that does not rest, whose observers look as often as they should. `looking`: how many processes observe;
+    None: all of them, of which the first three lead."""
+    leading = min(processes, LEADERS if looking is None else looking)
+    following = processes - leading if looking is None else 0
+    looks = leading / EVERY + following / LONGEST
+    return Shape(processes=processes, wagons=wagons, each=EACH, looks=looks, events=events)
 
 
 def bends(name: str, costs: Mapping[str, Cost], wagons: int, looking: int | None) -> Bend | None:
@@ -91,11 +85,11 @@ def error(cost: Cost, point: Point, measure: str) -> float:
 
 
 def simulations(figures: Figures) -> list[Simulated]:
-    """All sizes, with all processes observing (or as many as do), and with few."""
+    """All sizes, with all processes observing, and with few."""
     came = []
-    for name, found in figures.brokers.items():
+    for name in figures.brokers:
         costs, limits = costs_of(name, figures), {limit.what: limit for limit in LIMITS[name]}
-        for looking in dict.fromkeys((observers(found), FEW)):
+        for looking in (None, FEW):
             for wagons in WAGONS:
                 for processes in PROCESSES:
                     count = processes if looking is None else min(looking, processes)

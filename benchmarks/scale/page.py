@@ -10,11 +10,12 @@ from textwrap import fill
 import msgspec
 
 from eventwagon import Settings
+from eventwagon.policy.leading import LEADERS
 
-from .analysis import FEW, LIMITS, OF_LOOKS, PROCESSES, TERMS_OF, WAGONS, bends, costs_of, error, idle, observers, shape
+from .analysis import EVERY, FEW, LIMITS, OF_LOOKS, PROCESSES, TERMS_OF, WAGONS, bends, costs_of, error, idle, shape
 from .figures import FIGURES, Figures
 from .measure import EACH, MEASURES, Point
-from .model import Cost, bend, use
+from .model import Cost, Shape, bend, use
 from .simulate import HORIZON, ROUND_TRIP
 
 DOCUMENT = FIGURES.with_name("scale.md")
@@ -42,10 +43,6 @@ make scale                          # all, about 25 minutes; starts its own serv
 make scale ARGS="--only Kafka"      # only the processes on Kafka again; or Redis, or looks
 make scale ARGS="--page"            # measure nothing: simulate, and write the page from the figures in docs/scale.json
 ```
-
-**These figures are of an earlier state**: every observer looked every 0.1 s, and on Redis read all check-ins. Now
-[three observers lead](decisions/0035-three-observers-lead.md) and the others look every 2 s, and a look at Redis gets
-what is new. So a train by itself now comes nearest to what is said of *3 observe*. It is to be measured again.
 
 """
 
@@ -85,11 +82,11 @@ cost = fixed + process · processes + consumer · consumers + event · events
      + events · processes · event × process                                          Kafka
 ```
 
-*Consumers* are the pairs of a process and a live wagon that it has a worker for. An observer asks Redis for all
-check-ins at each look; on Kafka each process follows the log of all check-ins and that of all claims. Each check-in
-lists all live wagons. The costs are fitted by least squares of the relative errors; none is negative. Two kinds are not
-fitted to the processes above but to [larger sizes](#a-look-at-sizes-that-are-real): the CPU time of Redis for a look,
-and that of an observer for many check-ins and wagons (with a term for the square of the wagons).
+*Consumers* are the pairs of a process and a live wagon that it has a worker for. A look at Redis asks which check-ins
+are new; on Kafka each observer reads all check-ins, once each, and each process follows the log of all claims. A
+check-in lists all live wagons. The costs are fitted by least squares of the relative errors; none is negative. Two
+kinds are not fitted to the processes above but to [larger sizes](#a-look-at-sizes-that-are-real): the CPU time of Redis
+for a look, and that of an observer for many check-ins and wagons (with a term for the square of the wagons).
 
 """
 
@@ -104,9 +101,9 @@ what the check-ins take to decode.
 
 _BEYOND = """## Beyond: modelled
 
-An idle train whose observers all look every 0.1 s, or only three of them. What the broker **would be asked for** in a
-second, whether or not it can do it. **2 ×** is twice the
-limit: there is no such train.
+A train that does not rest, because events wait in a wagon: three observers lead and look every 0.1 s, and all others
+every 2 s, or only three processes observe. What the broker **would be asked for** in a second, whether or not it can do
+it. **2 ×** is twice the limit: there is no such train.
 
 """
 
@@ -180,28 +177,27 @@ def _bend(name: str, figures: Figures, wagons: int, looking: int | None) -> str:
 
 def _short(figures: Figures) -> str:
     rows = [
-        [name, f"{wagons:,}", _bend(name, figures, wagons, observers(found)), _bend(name, figures, wagons, FEW)]
-        for name, found in figures.brokers.items()
+        [name, f"{wagons:,}", _bend(name, figures, wagons, None), _bend(name, figures, wagons, FEW)]
+        for name in figures.brokers
         for wagons in (1, 8, 32, 100, 1000)
     ]
-    text = "## In short\n\nThe processes of one idle train at which the first limit is reached, as modelled:\n\n"
-    text += table(("broker", "live wagons", "every process observes (default)", f"{FEW} processes observe"), rows)
+    text = (
+        "## In short\n\nThe processes of one train at which the first limit is reached, as modelled. Events wait, but "
+        "none comes:\n\n"
+    )
+    text += table(("broker", "live wagons", "every process observes (default)", f"only {FEW} processes observe"), rows)
     return text + (
-        f"{_reason(figures)} Live wagons are bounded by `wagons`, {Settings().wagons} unless set otherwise; more are "
+        f"{_REASON} Live wagons are bounded by `wagons`, {Settings().wagons} unless set otherwise; more are "
         "shown to see what would happen.\n\n![What a train asks of its broker, by its processes](images/scale.svg)\n\n"
         "The measured points on Redis lie above the curve: an idle server needs more CPU time for a request.\n\n"
     )
 
 
-def _reason(figures: Figures) -> str:
-    if all(observers(found) is None for found in figures.brokers.values()):
-        return (
-            "**What bends first is not the traffic but the observers.** On Redis each of them reads the check-ins of "
-            "all processes at each look, so the work grows with the square of the processes. On Kafka each look asks "
-            "for the ends of all logs, and each process follows the check-ins of all others, whether it observes or "
-            "not. Let a few processes observe."
-        )
-    return "A few processes look for all others, as many as were counted here."
+_REASON = (
+    "**What bends first is not the traffic but the observers.** [Three of them "
+    "lead](decisions/0035-three-observers-lead.md), and all others look every 2 s. A check-in that has changed goes to "
+    "each observer."
+)
 
 
 def _measured(figures: Figures) -> str:
@@ -230,7 +226,8 @@ def _measured(figures: Figures) -> str:
         text += table((name, *(f"{n} process{'es' * (n > 1)}" for n in few)), rows)
     return text + (
         "On Redis, `script NAME` is a script of the driver: `other` reads the manifest if it has changed, `members` "
-        "reads all check-ins, `depth` the totals of all channels, `again` looks for claims that have expired.\n\n"
+        "asks which check-ins are new, `depth` for the totals of all channels, `again` looks for claims that have "
+        "expired.\n\n"
     )
 
 
@@ -299,9 +296,9 @@ def _worst(cost: Cost, points: Sequence[Point], measure: str) -> float:
 
 def _beyond(figures: Figures) -> str:
     text = _BEYOND
-    for name, found in figures.brokers.items():
+    for name in figures.brokers:
         costs, rows = costs_of(name, figures), []
-        for looking in dict.fromkeys((observers(found), FEW)):
+        for looking in (None, FEW):
             for wagons in WAGONS:
                 for processes in PROCESSES:
                     size = shape(processes, wagons, looking)
@@ -340,19 +337,15 @@ def _simulated(figures: Figures) -> str:
 
 
 def _then(figures: Figures) -> str:
-    text = "## What to do then\n\n"
-    if all(observers(found) is None for found in figures.brokers.values()):
-        text += (
-            f"- **Let {FEW} processes observe**, on different machines, and start all others with "
-            "`connection.running(observe=False)`, or `eventwagon work`. Any observer does all that is to be done for "
-            "the train. What is lost: where no observer runs on a killed process's machine, its claims come back after "
-            "`visibility` and not at once ([operations](operations.md#when-a-process-dies)). The first limit moves on "
-            f"Redis from {_at('Redis', figures, None)} processes to {_at('Redis', figures, FEW)}, with one live "
-            "wagon.\n"
-        )
-    return text + (
-        f"- **Look less often**: with `observe_every=1.0` all observers together ask for a tenth, and the first limit "
-        f"on Redis is at {_seldom(figures)} processes. Limits are noticed that much later; only publishers at an exact "
+    return (
+        "## What to do then\n\n"
+        f"- **Let {FEW} processes observe**, on different machines, and start all others with "
+        "`connection.running(observe=False)`, or `eventwagon work`. Any observer does all that is to be done for the "
+        "train. What is lost: where no observer runs on a killed process's machine, its claims come back after "
+        "`visibility` and not at once ([operations](operations.md#when-a-process-dies)). The first limit moves on "
+        f"Redis from {_at('Redis', figures, None)} processes to {_at('Redis', figures, FEW)}, with one live wagon.\n"
+        "- **Look less often**: with `observe_every=1.0` those that lead ask for a tenth, and the first limit on Redis "
+        f"is at {_seldom(figures)} processes. Limits are noticed that much later; only publishers at an exact "
         "bound don't wait for a look.\n"
         "- **Fewer live wagons**: `wagons=` bounds them, and a larger limit makes fewer. Each costs every look, and "
         "every check-in lists each.\n"
@@ -371,7 +364,12 @@ def _at(name: str, figures: Figures, looking: int | None) -> str:
 
 def _seldom(figures: Figures) -> str:
     costs = costs_of("Redis", figures)
-    found = bend(costs, LIMITS["Redis"], lambda n: msgspec.structs.replace(shape(n, 1, None), looks=float(n)))
+
+    def size(n: int) -> Shape:
+        usual = shape(n, 1, None)
+        return msgspec.structs.replace(usual, looks=usual.looks - 0.9 * min(n, LEADERS) / EVERY)
+
+    found = bend(costs, LIMITS["Redis"], size)
     return "more than a million" if found is None else number(found.processes)
 
 
@@ -443,7 +441,7 @@ def _panel(name: str, figures: Figures, left: float) -> list[str]:
     parts.append(
         f'<text class="middle" x="{left + _WIDTH / 2:.0f}" y="{_TOP + _HEIGHT + 38}">processes of one train</text>'
     )
-    for looking, more in ((observers(found), ""), (FEW, " few")):
+    for looking, more in ((None, ""), (FEW, " few")):
         for wagons in _CURVES:
             points = []
             for step in range(41):

@@ -18,6 +18,7 @@ import msgspec
 
 from benchmarks.kit import percentile
 from eventwagon.contracts.manifest import Manifest
+from eventwagon.policy.leading import LEADERS, LONGEST
 from eventwagon.policy.pace import pause
 from eventwagon.policy.plan import plan
 from eventwagon.settings import Settings
@@ -128,8 +129,8 @@ class _Train:
         return plan(seen(size.processes, size.wagons, size.each, full=full, now=self.manifests[version])).manifest
 
     async def observe(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(self.every * number / self.observers)
+        loop, every = asyncio.get_running_loop(), self.every if number < LEADERS else LONGEST
+        await asyncio.sleep(every * number / self.observers)
         while True:
             began, version = loop.time(), self.version
             for _ in range(self.price.trips):
@@ -147,7 +148,7 @@ class _Train:
                 self.version = version + 1
                 self.manifests[self.version] = decided
                 self.switched.set()
-            await asyncio.sleep(self.every)
+            await asyncio.sleep(every)
 
     def heed(self) -> None:
         """It is warm once everybody has looked and has checked in."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scale.analysis import FEW, LIMITS, TERMS_OF, costs_of, observers, shape
+from benchmarks.scale.analysis import FEW, LIMITS, TERMS_OF, costs_of, shape
 from benchmarks.scale.counting import (
     Counts,
     Hearing,
@@ -113,9 +113,9 @@ def test_a_server_that_is_asked_for_little_answers_at_once_and_a_switch_reaches_
 
 
 def test_a_server_that_is_asked_for_more_than_it_has_gives_each_its_share() -> None:
-    """100 observers want 1,000 looks a second, of 10 ms each."""
-    came = simulate(_costs(1e-2), ONE_THREAD, processes=100, wagons=2, each=4, observers=100)
-    assert came.look == pytest.approx(0.9, rel=0.3)
+    """1,000 observers want some 500 looks a second, of 10 ms each, and the server can do 100."""
+    came = simulate(_costs(1e-2), ONE_THREAD, processes=1000, wagons=2, each=4, observers=1000)
+    assert came.look == pytest.approx(8.0, rel=0.3)
 
 
 def test_what_takes_too_long_is_not_waited_for() -> None:
@@ -189,8 +189,3 @@ def test_the_simulation_of_the_page_is_that_of_its_figures() -> None:
         assert (came.look, came.decided, came.reached) == pytest.approx(
             (one.came.look, one.came.decided, one.came.reached), rel=0.02
         ), "run make scale ARGS=--page"
-
-
-def test_all_processes_observe_or_as_many_as_were_counted() -> None:
-    found = kept().brokers["Redis"]
-    assert observers(found) is None or observers(found) in range(1, 10)

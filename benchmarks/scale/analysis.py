@@ -18,8 +18,8 @@ TERMS_OF: Mapping[str, Sequence[str]] = {
     "Redis": ("fixed", "process", "consumer", "look", "look × wagon", *_READ_AT_EACH_LOOK, "event"),
     "Kafka": ("fixed", "process", "consumer", "look", "look × wagon", *_FOLLOWED, "event"),
 }
-"""An observer asks Redis for all check-ins at each look. On Kafka each process follows the log of all check-ins, and
-that of all claims."""
+"""A look at Redis reads the check-ins that have changed. On Kafka each observer reads all, once each, and each process
+follows the log of all claims."""
 OF_LOOKS = ("look", "look × wagon", *_READ_AT_EACH_LOOK, "look × wagon²")
 _AT_SIZE = (*_READ_AT_EACH_LOOK, "look × wagon²")
 """What only a look at many processes or wagons shows."""

@@ -188,10 +188,12 @@ def test_the_manifest_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.M
             KafkaRegistry.from_url(kafka_server.url) as other,
             topics(kafka_server.url) as admin,
         ):
-            stored = await ours.replace(train, Manifest(train=train, stops=7), expect=0)
+            stored = await ours.replace(train, Manifest(train=train), expect=0)
             assert await other.read(train) == stored
             for turn in range(60):
-                await (ours if turn % 2 else other).check_in(train, Member(name=f"m{turn % 5}"), ttl=600.0)
+                writer, new = (ours if turn % 2 else other), Manifest(train=train, stops=turn)
+                await writer.check_in(train, Member(name=f"m{turn % 5}"), ttl=600.0)
+                stored = await writer.replace(train, new, expect=stored.version)
             log = f"{train}.0manifest"
             async with asyncio.timeout(20):
                 while not (await admin.starts([(log, 0)]))[log, 0]:
@@ -200,7 +202,7 @@ def test_the_manifest_log_is_trimmed(kafka_server: Server, monkeypatch: pytest.M
                 for one in (later, ours, other):
                     assert await one.read(train) == stored
                     assert [m.name for m in await one.members(train)] == [f"m{i}" for i in range(5)]
-            changed = await other.replace(train, Manifest(train=train, stops=8), expect=stored.version)
+            changed = await other.replace(train, Manifest(train=train, stops=80), expect=stored.version)
             assert await ours.read(train) == changed
 
     asyncio.run(main())

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from secrets import token_hex
 
+import pytest
 from confluent_kafka import Message, Producer
 
 from eventwagon.drivers.kafka.options import Options
@@ -99,28 +100,33 @@ def test_a_quiet_partition_is_read_sparingly_and_misses_nothing(kafka_server: Se
     asyncio.run(main())
 
 
-def test_a_client_forgets_the_topics_that_it_has_left(kafka_server: Server) -> None:
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_client_forgets_the_topics_that_it_has_left(kafka_server: Server, busy: bool) -> None:
     """It would ask the server once a second where each of them is, for ever."""
 
     async def main() -> None:
-        async with followed(kafka_server) as one:
+        async with followed(kafka_server) as one, topics(kafka_server.url) as admin:
+            others = [f"{one.topic}-{n}" for n in range(35)]
+            await asyncio.gather(*(admin.create(name, 1, {}) for name in others))
             await until(lambda: one.is_sparing)
             client, done = one.tail.sparing, asyncio.Event()
 
             async def send() -> None:
-                while not done.is_set():
+                while busy and not done.is_set():
                     one.send()
                     await asyncio.sleep(0.005)
 
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(send())
-                for n in range(80):
-                    client.follow(f"{one.topic}-{n}", 0, 0, lambda messages: None)
-                    client.leave(f"{one.topic}-{n}", 0)
+                for name in others:
+                    client.follow(name, 0, 0, lambda messages: None)
+                    client.leave(name, 0)
                 await until(lambda: client.renewed > 0)
                 done.set()
+            one.send()
             await one.all_read()
             assert one.is_sparing
             assert not client.left & {one.topic}
+            await asyncio.gather(*(admin.delete(name) for name in others))
 
     asyncio.run(main())

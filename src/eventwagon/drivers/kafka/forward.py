@@ -24,6 +24,7 @@ _Group = tuple[tuple[str, int], tuple[Sink, End | None] | None, list[Message] | 
 
 _BATCH = 2000  # messages that are passed on together, and roughly how many bytes
 _BYTES = 1_000_000
+_LOOK, _SELDOM = 0.02, 0.1  # s between two checks for requests to the thread, while no message comes
 _KEPT = 3.0  # s for which a client without partitions stays connected
 _LEFT_MOST = 32  # topics that a client has left: it goes on asking where they are, once a second
 _STILL = 0.5  # s for which a full cache may keep the others from being read
@@ -34,13 +35,15 @@ class Forward:
     another thread waits in `poll`. While it has no partition it has no connection. Belongs to the event loop that made
     it."""
 
-    def __init__(self, config: dict[str, Any], name: str, *, look: float) -> None:
-        """`look`: seconds between two checks for requests to the thread, while no message comes."""
+    def __init__(self, config: dict[str, Any], name: str, *, prompt: bool) -> None:
+        """`prompt`: begin at once with a partition that is added."""
         self._config = {**config, "enable.partition.eof": True}
-        self._look = look
+        self._prompt = prompt
+        self._look = _LOOK if prompt else _SELDOM
         self._loop = asyncio.get_running_loop()
         self._sinks: dict[tuple[str, int], tuple[Sink, End | None]] = {}
         self.assigned: dict[tuple[str, int], tuple[Sink, End | None]] = {}  # the same, as far as the thread is
+        self._starts: dict[tuple[str, int], int] = {}  # where it began to read them; the thread's own
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
         self._closing = False
@@ -60,11 +63,12 @@ class Forward:
         self._sinks[topic, partition] = follower = sink, end
 
         def assign(consumer: Consumer) -> None:
-            # without it the consumer learns of a new topic only at its next regular check
-            if not any(topic == known for known, _ in self.assigned):
+            # without it the consumer learns of a new topic only at its next regular check; but it waits for the answer
+            # to the fetch under way
+            if self._prompt and not any(topic == known for known, _ in self.assigned):
                 with contextlib.suppress(KafkaException):
                     consumer.list_topics(topic, timeout=2.0)
-            self.assigned[topic, partition] = follower
+            self.assigned[topic, partition], self._starts[topic, partition] = follower, offset
             consumer.incremental_assign([TopicPartition(topic, partition, offset)])
             self._full.pop((topic, partition), None)
             self._paused.discard((topic, partition))
@@ -78,6 +82,7 @@ class Forward:
 
         def unassign(consumer: Consumer) -> None:
             self.assigned.pop((topic, partition), None)
+            self._starts.pop((topic, partition), None)
             self._full.pop((topic, partition), None)
             self._paused.discard((topic, partition))
             self.left.add(topic)
@@ -130,7 +135,12 @@ class Forward:
 
     def _read_while_needed(self) -> None:
         """Until there has been no partition for a while."""
-        consumer = Consumer(self._config)
+        try:
+            consumer = Consumer(self._config)
+        except KafkaException as e:  # no file descriptor, no thread
+            LOGGER.warning("a Kafka consumer could not be made, and is tried again: %s", e)
+            self._signal.wait(_KEPT)
+            return
         try:
             needed = time.monotonic()
             while not self._closing and time.monotonic() < needed + _KEPT:
@@ -151,16 +161,21 @@ class Forward:
         self.left -= {topic for topic, _ in self.assigned}
         if len(self.left) <= _LEFT_MOST:
             return old
-        at = old.position([TopicPartition(topic, partition) for topic, partition in self.assigned])
-        if any(one.offset < 0 for one in at):  # it was only just assigned
+        try:
+            new = Consumer(self._config)
+        except KafkaException as e:
+            LOGGER.debug("a Kafka consumer could not be replaced: %s", e)
             return old
+        read = old.position([TopicPartition(topic, partition) for topic, partition in self.assigned])
         old.close()
-        self.left.clear()
-        self.renewed += 1
-        new = Consumer(self._config)
-        new.assign(at)
+        for one in read:
+            if one.offset < 0:  # nothing was read of it
+                one.offset = self._starts[one.topic, one.partition]
+        new.assign(read)
         if self._paused:
             new.pause([TopicPartition(topic, partition) for topic, partition in self._paused])
+        self.left.clear()
+        self.renewed += 1
         return new
 
     def _turn(self, consumer: Consumer) -> None:

@@ -20,7 +20,6 @@ from .reader import offset_of
 _QUICK, _SPARING = 50, 1000  # ms after which an empty answer comes
 _CALM = 1.0  # s in which a partition that goes over had little
 _LITTLE = 16_384  # bytes: so much, at most, may be read twice
-_LOOK, _SELDOM = 0.02, 0.1  # s after which either client's thread notices a request
 
 
 class _Followed:
@@ -47,8 +46,8 @@ class Tail:
     def __init__(self, config: Callable[..., dict[str, Any]], name: str) -> None:
         """`config`: the consumer's options, for a `wait` in ms."""
         self._loop = asyncio.get_running_loop()
-        self.quick = Forward(config(wait=_QUICK), name, look=_LOOK)
-        self.sparing = Forward(config(wait=_SPARING), f"{name}-quiet", look=_SELDOM)
+        self.quick = Forward(config(wait=_QUICK), name, prompt=True)
+        self.sparing = Forward(config(wait=_SPARING), f"{name}-quiet", prompt=False)
         self._followed: dict[tuple[str, int], _Followed] = {}
         self._timer: asyncio.TimerHandle | None = None
 

@@ -279,6 +279,11 @@ def level_of(event: Event, wagon: int) -> int:
     return int(level) if where == str(wagon) and level.isascii() and level.isdigit() and len(level) < 10 else 0
 
 
+def at_level(wagon: int, level: int) -> str:
+    """The value of `LEVEL` for an event whose chain has made so many steps back in this wagon."""
+    return f"{wagon}/{level}"
+
+
 ARCHIVE = "archive-rows"  # of each wagon of a train with an archive: what became of its events
 DEAD = "dead"  # the dead-letter channel: of each wagon, and the train's own, where they are kept
 

@@ -842,3 +842,52 @@ CAME_LATE_TO_A_WAGON_THAT_IS_UNDONE = Scenario(
 )
 """A copy of an event that the next wagon has handled comes late to a wagon that is to be undone: it is skipped there,
 and not undone with it."""
+
+UNDONE_AFTER_A_REPLAY = Scenario(
+    seed=1506237500577,
+    limit="Volume(2)",
+    workers="each=1",
+    settings={
+        "spares": 0,
+        "wagons": 4,
+        "at_cap": "fill",
+        "hold": 2.0,
+        "cooldown": 0.0,
+        "attempts": 2,
+        "backoff": 0.2,
+        "observe_every": 1.0,
+        "provision_timeout": 2.0,
+        "provision_attempts": 1,
+        "grace": 0.5,
+        "member_ttl": 2.0,
+        "visibility": 6.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 3.0,
+        "lease": 3.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10000,
+        "idle_after": 2.0,
+        "once": 36000.0,
+    },
+    programs=(Program("p1", ("observe",)), Program("p2", ("observe", "publish")), Program("p3", ("publish",))),
+    arrivals=(Arrival(41.676, "p3", 3), Arrival(43.112, "p2", 1)),
+    by_hand=(
+        ByHand(32.636, "p3", "switch"),
+        ByHand(41.859, "p3", "replay", rate=20.0),
+        ByHand(51.536, "p1", "undo"),
+    ),
+    faults=(
+        Fault("p1", "members", 35, "crash-after", 1.566),
+        Fault("p2", "delete", 1, "crash", 0.398),
+        Fault("p1", "deployments", 6, "crash-after", 7.814),
+    ),
+    deeper=1.0,
+    calm_after=20.0,
+    orchestrated=True,
+    replays=True,
+    undoes=True,
+    again=0.3,
+    once=True,
+)
+"""The wagon of a replay is undone, in which an event and what came from it were replayed: the latter first."""

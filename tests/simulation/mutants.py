@@ -1211,6 +1211,13 @@ def _levels_forgotten() -> Iterator[None]:
         yield
 
 
+@_mutant("what is replayed forgets how deep it was", "undo", RARE)
+def _replayed_on_one_level() -> Iterator[None]:
+    """Undoing the replay's wagon takes it for a chain's beginning."""
+    with mock.patch.object(feeding_module, "level_of", return_value=0):
+        yield
+
+
 @_mutant("what died or was skipped is undone, too", "undo", UNDONE)
 def _dead_undone() -> Iterator[None]:
     """Everything that is kept counts as handled."""

@@ -17,6 +17,7 @@ from ..event import (
     MOST_EXTENSIONS,
     Channel,
     Event,
+    at_level,
     check_channel_name,
     check_extensions,
     check_word,
@@ -342,7 +343,7 @@ class Context:
             return ""
         level = level_of(self.event, self.wagon)
         level += not is_after(self._order, "" if place.startswith(OUT) else place, self.channel)
-        return f"{self.wagon}/{level}" if level else ""
+        return at_level(self.wagon, level) if level else ""
 
     @property
     def counts(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from ..backoff import Backoff
 from ..contracts.lifecycle import State
 from ..contracts.replay import EventSource, PastEvents, Replay, mark_of
 from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBroken, Unavailable
-from ..event import DEAD, REPLAY, REPLAYED_FROM, Channel, Event, wagon_name
+from ..event import DEAD, LEVEL, REPLAY, REPLAYED_FROM, Channel, Event, at_level, level_of, wagon_name
 from ..policy.replays import cancelled, claimed, fed, let_go, to_feed, torn, troubled
 from .dead_letters import died, smaller
 from .publish_queue import fitting
@@ -201,7 +201,7 @@ class Feeder:
             some = events[skipped : skipped + left]
             left -= len(some)
             if some:
-                yield [_marked(event, marks) for event in some]
+                yield [_marked(event, marks | _level(event, replay)) for event in some]
 
     def _is_mine(self, replay: Replay) -> bool:
         now = self._state.snapshot.manifest.replay(replay.number)
@@ -286,6 +286,13 @@ async def meant(source: EventSource, of: PastEvents, parts: Sequence[str]) -> As
                     events.append(event)
         if events:
             yield events
+
+
+def _level(event: Event, replay: Replay) -> dict[str, str]:
+    """The mark of an event that is as deep in the replay's wagon as it was in that which it comes from: so children
+    are undone before their parents in that one, too."""
+    level = level_of(event, replay.of.wagon)
+    return {LEVEL: at_level(replay.wagon, level)} if level else {}
 
 
 def _marked(event: Event, marks: dict[str, str]) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from ..display.text import count, local_time
 from ..errors import UsageError
 from ..lab.arrivals import load_sizes, load_trace
 from ..lab.experiment import STRATEGIES, USUAL, chosen, run
@@ -21,9 +23,12 @@ from ..lab.pictures import check, sequence, write
 from ..lab.platforms import PLATFORMS, Platform
 from ..lab.scenarios import SCENARIOS, services, services_by_size
 from ..lab.scenarios import scenario as named
+from ..lab.sources.reading import RATE, read, source_at
+from ..lab.sources.recorded import Recorded
 from ..limits import parse_limit
 from .completion import scenarios
-from .console import AsJson, ending, err, json_line, listing, out
+from .console import AsJson, ending, err, json_line, listing, out, say
+from .times import span_given
 
 _COLUMNS = (
     ("on_time", ">on time"),
@@ -60,6 +65,38 @@ Trace = Annotated[
         "and count.",
     ),
 ]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A flow that exists, in place of a scenario: kafka://host:9092/TOPIC, redis://host:6379/STREAM, or a file "
+        "of JSON lines (- for stdin). It is only read: nothing is joined or committed.",
+    ),
+]
+Last = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="With --source: how far back to read: 90s, 15m, 24h or 7d."),
+]
+Busiest = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="With --source: run only the stretch of this length that has the most records."),
+]
+ReadRate = Annotated[
+    int, typer.Option(min=1, metavar="NUMBER", help="With --source: read at most so many records a second.")
+]
+TimeField = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="With a file of JSON lines: the field that holds the time. Default: time, timestamp, ts …"
+    ),
+]
+SaveTrace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --source: write the times and sizes to this CSV file, for --trace. No payload, key or date is kept.",
+    ),
+]
 Speed = Annotated[float, typer.Option(min=0.001, metavar="FACTOR", help="Replay the trace this many times faster.")]
 Events = Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="Number of arrivals. With --trace: at most.")]
 Seconds = Annotated[
@@ -93,6 +130,12 @@ Wagons = Annotated[int, typer.Option(min=2, metavar="NUMBER", help="The cap: how
 def lab(
     scenario: Scenario = "black-friday",
     trace: Trace = None,
+    source: Source = None,
+    last: Last = "24h",
+    busiest: Busiest = "1h",
+    read_rate: ReadRate = RATE,
+    time_field: TimeField = "",
+    save_trace: SaveTrace = None,
     speed: Speed = 1.0,
     after: Annotated[
         float,
@@ -237,6 +280,7 @@ def lab(
             most=most,
             on_time=on_time,
             after=after,
+            recorded=recorded_at(source, last, busiest, read_rate, time_field, save_trace, trace=trace),
         )
         names = chosen(strategy or (STRATEGIES if all_ else USUAL))
         for path in picture or []:
@@ -280,19 +324,21 @@ def make_job(
     most: int | None = None,
     on_time: float = 0.99,
     after: float = 0.0,
+    recorded: tuple[Recorded, float] | None = None,
 ) -> Job:
-    """Build the job from the options of a command; None and empty values stand for the scenario's. Without `platform`,
-    workers are added one by one, after 2 s, without a ceiling. Raises UsageError."""
+    """Build the job from the options of a command; None and empty values stand for the scenario's. With `recorded`
+    (what was read, and its records a second) the workers are by default as many as are busy for 80 % of the time.
+    Without `platform`, workers are added one by one, after 2 s, without a ceiling. Raises UsageError."""
     usual = named(scenario)
     sizes = None
-    if trace is None:
+    flow = _flow(trace, recorded and recorded[0], speed, seed)
+    if flow is None:
         arrivals = usual.arrivals(events or usual.events, seconds or usual.seconds, seed)
     else:
-        arrivals = load_trace(trace, speed=speed, seed=seed)
-        sizes = load_sizes(trace)
+        name, arrivals, sizes = flow
         early = sum(at < after / speed for at in arrivals)
         if early == len(arrivals):
-            raise UsageError(f"trace {trace} has nothing after {after:g} s")
+            raise UsageError(f"{name} has nothing after {after:g} s")
         arrivals = [at - after / speed for at in arrivals[early:]]
         sizes = sizes and sizes[early:]
         keep = len(arrivals) if seconds is None else sum(at <= seconds for at in arrivals)
@@ -302,7 +348,8 @@ def make_job(
     else:
         work = services(service or usual.service, len(arrivals), seed=seed)
     promise = slo or usual.slo
-    fixed = workers or usual.workers
+    enough = math.ceil(recorded[1] * speed * sum(work) / len(work) / 0.8) if recorded else 0
+    fixed = workers or enough or usual.workers
     where = _platform(platform, start, per_pod, most)
     if each is None:
         pods = math.ceil(fixed / (1 + spares) / where.per_pod)
@@ -314,7 +361,7 @@ def make_job(
     if most is not None and standing > most:
         raise UsageError(f"{standing:,} standing workers are more than the ceiling of --most {most:,}")
     return Job(
-        title=trace.stem if trace else scenario,
+        title=recorded[0].title if recorded else trace.stem if trace else scenario,
         arrivals=arrivals,
         services=work,
         workers=fixed,
@@ -330,6 +377,51 @@ def make_job(
         partitions=partitions,
         on_time=on_time,
     )
+
+
+def _flow(
+    trace: Path | None, recorded: Recorded | None, speed: float, seed: int
+) -> tuple[str, list[float], list[float] | None] | None:
+    """The name, the arrivals and the sizes of the flow that replaces the scenario; None if none does."""
+    if recorded is not None:
+        return recorded.title, [at / speed for at in recorded.arrivals], recorded.sizes
+    if trace is not None:
+        return f"trace {trace}", load_trace(trace, speed=speed, seed=seed), load_sizes(trace)
+    return None
+
+
+def recorded_at(
+    source: str | None, last: str, busiest: str, rate: int, field: str, save: Path | None, *, trace: Path | None
+) -> tuple[Recorded, float] | None:
+    """Read the source of the option of that name, and save its trace. Returns its busiest stretch, and the records a
+    second of all that was read; None if no source was given. Raises UsageError, Unavailable, StorageBroken."""
+    if source is None:
+        if save is not None:
+            raise UsageError(f"--save-trace {save}: there is nothing to save without --source")
+        return None
+    if trace is not None:
+        raise UsageError("give --source or --trace, not both")
+    found = source_at(source, field=field)
+    seconds, stretch = span_given("--last", last), span_given("--busiest", busiest)
+    with err().status(Text(f"reading {found.title} …")) as progress:
+        recorded = asyncio.run(
+            read(
+                found,
+                last=seconds,
+                rate=rate,
+                say=lambda number: progress.update(Text(f"reading {found.title}: {number:,} records …")),
+            )
+        )
+    if save is not None:
+        recorded.save(save)
+    say(f"{recorded.title}: {recorded.summary}")
+    mean = recorded.rate
+    if recorded.keep_busiest(stretch):
+        say(
+            f"{recorded.title}: the lab runs the busiest {busiest}, {len(recorded):,} records from "
+            f"{local_time(recorded.begins)} on; see --busiest"
+        )
+    return recorded, mean
 
 
 def _platform(name: str, start: float | None, per_pod: int | None, most: int | None) -> Platform:
@@ -363,7 +455,7 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures], *, n
     console = out()
     console.print(
         f"[bold]{job.title}[/]: {len(job.arrivals):,} arrivals in {job.arrivals[-1]:,.0f} s, "
-        f"{sum(job.services) / len(job.services):.3g} s of work each, {job.workers} workers, "
+        f"{sum(job.services) / len(job.services):.3g} s of work each, {count(job.workers, 'worker')}, "
         f"on time within {job.slo:g} s; "
         f"a wagon is full at {job.limit}; Pods of {job.per_pod} work after {job.start:g} s, "
         f"{job.most:,} workers at most\n"
@@ -375,12 +467,28 @@ def _show(job: Job, outcomes: dict[str, Outcome], rows: dict[str, Figures], *, n
         ours = Text(name, style="bold green") if name.startswith("wagons") else name
         cells.append([ours, *(cell(field, getattr(row, field)) for field, _ in columns)])
     console.print(listing(("strategy", *(title for _, title in columns)), cells, console.width))
+    if verdict := _verdict(job, rows):
+        console.print(f"\n{verdict}")
     if not notes:
         console.print("\n[dim]Times in seconds. --notes says what each strategy is; --all has all of them.[/]")
         return
     console.print("\n[dim]Times in seconds.[/]")
     for name, outcome in outcomes.items():
         console.print(Text(f"{name}: {outcome.note}", style="dim"))
+
+
+def _verdict(job: Job, rows: dict[str, Figures]) -> str:
+    """What wagons would have won over one queue; empty if both were not compared."""
+    ours = {name: row for name, row in rows.items() if name.startswith("wagons")}
+    if "fifo" not in rows or not ours:
+        return ""
+    queue, best = rows["fifo"], max(ours, key=lambda name: (ours[name].on_time, -ours[name].worker_seconds_done))
+    said = f"One queue with {count(job.workers, 'worker')} has {queue.on_time:.1%} on time"
+    if best != "wagons" and "wagons" in ours:
+        said += f", wagons with the same workers {ours['wagons'].on_time:.1%}"
+    more = round((ours[best].worker_seconds_done / queue.worker_seconds_done - 1) * 100)
+    cost = f"{abs(more)} % {'more' if more > 0 else 'fewer'}" if more else "as many"
+    return f"{said}; {best} has {ours[best].on_time:.1%}, for {cost} worker-seconds."
 
 
 def _width(column: tuple[str, str]) -> int:

@@ -29,13 +29,37 @@ from ..lab.planning import (
     with_workers,
 )
 from ..lab.queueing import percentile
+from ..lab.sources.reading import RATE
 from .console import AsJson, ending, err, json_line, line, listing, out, span
-from .lab import Events, Scenario, Seconds, ServicePerSize, Slo, Speed, Trace, Wagons, make_job
+from .lab import (
+    Busiest,
+    Events,
+    Last,
+    ReadRate,
+    SaveTrace,
+    Scenario,
+    Seconds,
+    ServicePerSize,
+    Slo,
+    Source,
+    Speed,
+    TimeField,
+    Trace,
+    Wagons,
+    make_job,
+    recorded_at,
+)
 
 
 def plan(
     scenario: Scenario = "black-friday",
     trace: Trace = None,
+    source: Source = None,
+    last: Last = "24h",
+    busiest: Busiest = "1h",
+    read_rate: ReadRate = RATE,
+    time_field: TimeField = "",
+    save_trace: SaveTrace = None,
     speed: Speed = 1.0,
     events: Events = None,
     seconds: Seconds = None,
@@ -111,6 +135,7 @@ def plan(
             32,
             seed,
             per_pod=per_pod,
+            recorded=recorded_at(source, last, busiest, read_rate, time_field, save_trace, trace=trace),
         )
         job = msgspec.structs.replace(job, most=most or job.most)
         if job.most < job.per_pod:

@@ -1,0 +1,1 @@
+"""Where recorded arrivals are read from, without touching anything there."""

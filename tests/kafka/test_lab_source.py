@@ -33,6 +33,7 @@ def test_a_live_topic_is_only_read(kafka_server: Server) -> None:
         producer.begin_transaction()
         for number in range(3000):
             producer.produce(topic, b"x" * 50, key=b"k%d" % (number % 10), timestamp=now - 5_000_000 + number * 1000)
+        assert producer.flush(20) == 0
         (producer.commit_transaction if ended else producer.abort_transaction)(20)
     groups = {each.group_id for each in admin.list_consumer_groups().result(20).valid}
 

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon.cli.status import table
+from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import (
     ChannelThreatened,
     DrainGivenUp,
@@ -33,12 +34,12 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.kafka import KafkaBroker, wagons
 from eventwagon.drivers.kafka.registry import KafkaRegistry
-from eventwagon.errors import StorageBroken
+from eventwagon.errors import ChannelGone, StorageBroken
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy import losses
 from eventwagon.runtime import observer
 from eventwagon.views.train import look
-from tests.kafka.support import LONG, events, holding, new_channel, standing, take
+from tests.kafka.support import LONG, events, holding, new_channel, standing, take, topics
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
 from tests.support import until
@@ -311,6 +312,83 @@ def test_what_a_wagon_holds_that_lost_an_inner_topic_is_published_anew(
             facts = [entry.fact async for entry in connection.journal()]
             assert [f.number for f in facts if isinstance(f, DrainGivenUp)] == [1]
             assert sum(f.count for f in facts if isinstance(f, EventsRescued)) == 5
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+def test_a_wagon_whose_claims_log_was_deleted_is_left_and_its_events_are_published_anew(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody can be given an event of it any more: it is told, new events go to the next wagon, and what the observer
+    does not know as settled follows."""
+    monkeypatch.setattr(losses, "_SURE", 1.0)
+
+    async def main() -> None:
+        train = Train(new_channel().train, limit=Volume(100), workers=Workers(total=2), observe_every=0.1, grace=0.5)
+        gate, handled = asyncio.Event(), list[int]()
+        gate.set()
+
+        @train.on(train.name)
+        async def handle(n: int) -> None:
+            await gate.wait()
+            handled.append(n)
+
+        async with train.connect(kafka_server.url) as connection, connection.running(), asyncio.timeout(100):
+            await connection.publish_many(range(5))
+            await until(lambda: len(handled) == 5, seconds=30)
+            while (await connection.depths())[1].get("", Depth()).settled != 5:
+                await asyncio.sleep(0.1)
+            await connection.pause()
+            await connection.publish_many(range(10, 15))
+            admin = AdminClient({"bootstrap.servers": kafka_server.url.removeprefix("kafka://").partition("?")[0]})
+            log = f"{train.name}_v1.0claims"
+            admin.delete_topics([log])[log].result(10)
+            while not (view := await look(connection, kafka_server.url)).threatened:
+                await asyncio.sleep(0.1)
+            assert f"topic {log} was deleted" in " ".join(view.threatened)
+            await connection.resume()
+            assert await connection.wait_switched(1) == 2
+            await connection.publish(20)
+            while (await connection.refresh()).manifest.wagon(1):
+                await asyncio.sleep(0.1)
+            await until(lambda: set(handled) == {*range(5), *range(10, 15), 20}, seconds=30)
+            assert sorted(handled) == [*range(5), *range(10, 15), 20]  # those that are known as settled come once
+            facts = [entry.fact async for entry in connection.journal()]
+            assert [f.number for f in facts if isinstance(f, DrainGivenUp)] == [1]
+            assert sum(f.count for f in facts if isinstance(f, EventsRescued)) == 5
+            assert any(isinstance(f, ChannelThreatened) and f"{log} was deleted" in f.because for f in facts)
+            assert any(f"topic {log} was deleted" in r.getMessage() for r in caplog.records)
+
+    asyncio.run(main())
+
+
+def test_events_can_be_read_without_a_claims_log(kafka_server: Server) -> None:
+    """A process that never read the claims takes no event for settled; one that did knows which are."""
+
+    async def main() -> None:
+        channel = new_channel()
+        async with KafkaBroker.from_url(kafka_server.url) as broker, KafkaBroker.from_url(kafka_server.url) as other:
+            await broker.create(channel)
+            some = events(4)
+            await broker.publish(channel, some)
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 4))
+            await broker.publish(channel, more := events(1))
+            async with topics(kafka_server.url) as admin:
+                await admin.delete(f"{channel}.0claims")
+            while not (await broker.depth([channel]))[0].undeliverable:
+                await asyncio.sleep(0.1)
+            await broker.seal(channel)
+            assert await standing(broker, channel) == [more[0].id]
+            (depth,) = await other.depth([channel])
+            assert (depth.undeliverable, depth.published) == (True, None)
+            assert await standing(other, channel) == [event.id for event in (*some, *more)]
+            with pytest.raises(ChannelGone):
+                async with other.consume(channel, visibility=LONG):
+                    pass
+            await other.delete(channel)
+            assert (await other.depth([channel]))[0] == Depth()
 
     asyncio.run(main())
 

@@ -56,6 +56,19 @@ def test_a_channel_that_stays_away_has_vanished_and_its_events_with_it() -> None
     )
 
 
+def test_a_channel_whose_events_can_only_be_read_is_so_in_two_passes_and_for_good_later() -> None:
+    losses, stuck = Losses(totals=True), Depth(undeliverable=True)
+    look(losses, ingress=stuck, inner=depth(2, 2))
+    assert not losses.undeliverable
+    look(losses, ingress=stuck, inner=depth(2, 2))
+    assert losses.undeliverable == {INGRESS: False}
+    look(losses, ingress=stuck, inner=depth(2, 2))
+    assert losses.undeliverable == {INGRESS: True}
+    assert not losses.missing
+    look(losses, ingress=depth(2, 0), inner=depth(2, 2))
+    assert not losses.undeliverable
+
+
 def test_an_unknown_channel_that_is_there_is_not_gone() -> None:
     losses = Losses(totals=True)
     for _ in range(3):

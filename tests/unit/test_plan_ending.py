@@ -273,6 +273,26 @@ def test_an_active_wagon_with_an_exhausted_channel_is_left_for_the_next(name: st
     assert drained.wagons[0].state is State.DRAINED
 
 
+@pytest.mark.parametrize("name", ["", "mail"])
+def test_an_active_wagon_that_can_deliver_nothing_is_left_for_the_next(name: str) -> None:
+    """Once it is sealed, and has been so for a while, what it holds is published anew."""
+    settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=1, at_cap="refuse", cooldown=600.0)
+    stuck = msgspec.structs.replace(reading(3, 2), outstanding_in_all=None, undeliverable={name: False})
+    m = manifest(wagon(3, State.ACTIVE, active_at=NOW), wagon(4, State.READY))
+    switched = decide(m, [stuck], ready(3, 4), settings=settings).manifest
+    assert switched.active is not None
+    assert switched.active.number == 4
+    why = "a channel of it can deliver no more events: the broker has lost what records its claims"
+    assert switched.wagons[0].closed_because == why
+    cut_off = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))
+    for_now = decide(cut_off, [stuck, reading(4, 0)], ready(3, 4), settings=settings)
+    assert for_now.manifest.wagons[0].state is State.DRAINING
+    for_good = msgspec.structs.replace(stuck, undeliverable={name: True})
+    ended = decide(cut_off, [for_good, reading(4, 0)], ready(3, 4), settings=settings)
+    assert ended.manifest.wagons[0].state is State.FAILED
+    assert one(ended.facts, DrainGivenUp).because == why
+
+
 def test_an_active_wagon_that_is_sealed_takes_no_place() -> None:
     """What waits to be removed at the cap may hold what only the next one can take over."""
     settings = Settings(limit=Volume(100), workers=Workers(each=2), wagons=2, at_cap="refuse")

@@ -42,8 +42,9 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     event, in seconds since the epoch; None if none waits. `lost` is the total of events that disappeared without being
     settled, by the server's retention or because somebody deleted them: they are neither in `published` nor in
     `settled`. An `exhausted` channel can take no more events, ever; those that it has are delivered. `publish` to one
-    raises Sealed for an ingress, ChannelGone for an inner channel. `trouble` says what threatens the channel on the
-    server, and what to do; empty if no threat is known.
+    raises Sealed for an ingress, ChannelGone for an inner channel. The events of an `undeliverable` channel can be read
+    and are never delivered again: the server has lost what records its claims. `trouble` says what threatens the
+    channel on the server, and what to do; empty if no threat is known.
     """
 
     published: int | None = None
@@ -54,6 +55,7 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     newest_at: float | None = None
     lost: int = 0
     exhausted: bool = False
+    undeliverable: bool = False
     trouble: str = ""
 
 

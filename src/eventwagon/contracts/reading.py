@@ -58,6 +58,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Missing channels that stayed away, and how many events were lost with each; None: unknown."""
     exhausted: tuple[str, ...] = ()
     """The wagon's channels that can take no more events, by name."""
+    undeliverable: Mapping[str, bool] = {}
+    """The wagon's channels whose events can only be read, by name, and whether they have been so for long enough to
+    count as lost for good."""
     samples: Sequence[Sample] = ()
     crowding: float = 0.0
     """Live wagons as a share of the cap."""

@@ -46,6 +46,10 @@ class Losses:
         self._fallen: dict[Channel, int] = {}
         self._missing: dict[Channel, float] = {}
         """Channels that the broker did not have in the last pass, and since when."""
+        self._undeliverable: dict[Channel, float] = {}
+        """Channels whose events could only be read in the last pass, and since when."""
+        self.undeliverable: dict[Channel, bool] = {}
+        """Those of two passes in a row, and whether that has lasted so long that it is for good."""
         self._before: dict[int, int] = {}
         """The losses of each wagon that were reported before this observer first saw it."""
         self.missing: frozenset[Channel] = frozenset()
@@ -71,6 +75,9 @@ class Losses:
         absent = [c for c, depth in depths.items() if depth == Depth() and c not in there]
         self.missing = frozenset(c for c in absent if c in self._missing)
         self._missing = {c: self._missing.get(c, now) for c in absent}
+        stuck = {c: self._undeliverable.get(c, now) for c, depth in depths.items() if depth.undeliverable}
+        self.undeliverable = {c: now - since >= _SURE for c, since in stuck.items() if c in self._undeliverable}
+        self._undeliverable = stuck
         for channel, depth in depths.items():
             if channel not in self._missing:
                 self.vanished.pop(channel, None)

@@ -64,6 +64,7 @@ from .seen import Seen
 from .sizing import no_room_for_one_more, scaled
 
 _EXHAUSTED = "can take no more events"
+_UNDELIVERABLE = "can deliver no more events: the broker has lost what records its claims"
 _NOT_OPENED = "the next wagon is not opened yet"
 
 
@@ -385,12 +386,14 @@ class Draft:
 
     def broken(self, wagon: Wagon) -> str:
         """Why the wagon can't take or handle further events: its ingress, or an inner channel that can't be recreated,
-        has vanished from the broker, or one of its channels is exhausted. Empty if it can."""
+        has vanished from the broker, or one of its channels is exhausted or undeliverable. Empty if it can."""
         reading = self.readings.get(wagon.number)
         if reading is None:
             return ""
         if "" in reading.missing or reading.irreplaceable:
             return f"a channel of it has {GONE}"
+        if reading.undeliverable:
+            return f"a channel of it {_UNDELIVERABLE}"
         return f"a channel of it {_EXHAUSTED}" if reading.exhausted else ""
 
     def is_dead_end(self, wagon: Wagon) -> bool:
@@ -566,7 +569,9 @@ class Draft:
 
     def undrainable(self, reading: Reading) -> str:
         """Why the wagon can never drain: an inner channel has vanished for good and can't be recreated, or one is
-        exhausted. Empty if it can drain."""
+        exhausted, or events of any channel can't be delivered any more. Empty if it can drain."""
+        if any(reading.undeliverable.values()):
+            return f"a channel of it {_UNDELIVERABLE}"
         lost = sorted(reading.vanished.keys() & reading.irreplaceable.keys())
         if lost:
             return f"its channel {', '.join(lost)} has {GONE}; it can't be created again"

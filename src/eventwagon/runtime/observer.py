@@ -415,7 +415,7 @@ class Observer:
         await self._look_for_losses(
             wagons, {c: d for n, of in depths.items() for c, d in zip(channels[n], of, strict=True)}
         )
-        gone, missing = self._losses.vanished, self._losses.missing
+        gone, missing, stuck = self._losses.vanished, self._losses.missing, self._losses.undeliverable
         self._irreplaceable = {c: why for c, why in self._irreplaceable.items() if c in missing}
         irreplaceable = self._irreplaceable
         if self._broker.capabilities.losses:  # its account outlives it: no inner channel can be created again
@@ -450,6 +450,7 @@ class Observer:
                 exhausted=tuple(
                     c.name for c, d in zip(channels[w.number], depths[w.number], strict=True) if d.exhausted
                 ),
+                undeliverable={c.name: stuck[c] for c in channels[w.number] if c in stuck},
                 lost=self._losses.of(w.number),
                 lost_because=self._losses.why(w.number),
             )

@@ -245,8 +245,9 @@ class KafkaBroker:
             return
         finally:
             if probes:
-                wagon = await self.wagons.of(channel)
-                await self._void(wagon, channel, probes)
+                with contextlib.suppress(ChannelGone):  # without a claims log nobody counts them
+                    wagon = await self.wagons.of(channel)
+                    await self._void(wagon, channel, probes)
 
     async def delete(self, channel: Channel) -> None:
         admin, topic, log = self.wagons.admin, self._names.topic(channel), self._names.claims(channel)
@@ -326,7 +327,7 @@ class KafkaBroker:
     # --- figures ----------------------------------------------------------------------------
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        wagons, topics = await self._known(channels)
+        wagons, topics, claimless = await self._known(channels)
         partitions = {c: topic.partitions for c, topic in topics.items()}
         settled, ends = await self.wagons.totals(wagons.values(), partitions)
         await self._look_for_losses(wagons, partitions, ends)
@@ -342,7 +343,8 @@ class KafkaBroker:
             known = [times[spot] for spot in some if spot in times]
             if known and len(known) == len(some):
                 depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(known), newest_at=max(known))
-        return [depths.get(c, Depth()) for c in channels]
+        found = {c: Depth(undeliverable=True, trouble="" if c.name else self._claimless(c)) for c in claimless}
+        return [depths.get(c) or found.get(c, Depth()) for c in channels]
 
     async def _look_for_losses(
         self,
@@ -375,8 +377,9 @@ class KafkaBroker:
 
     async def _known(
         self, channels: Sequence[Channel]
-    ) -> tuple[dict[tuple[str, int], KafkaWagon], dict[Channel, Topic]]:
-        """The wagons of those channels that exist, and the channels' topics."""
+    ) -> tuple[dict[tuple[str, int], KafkaWagon], dict[Channel, Topic], list[Channel]]:
+        """The wagons of those channels that exist, and the channels' topics; and those channels that exist without a
+        claims log."""
         topics, followed = await asyncio.gather(
             asyncio.gather(*map(self.wagons.publisher.topic, channels), return_exceptions=True),
             asyncio.gather(*map(self.wagons.of, channels), return_exceptions=True),
@@ -384,12 +387,26 @@ class KafkaBroker:
         for one in (*topics, *followed):
             if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
                 raise one
-        wagons, found = dict[tuple[str, int], KafkaWagon](), dict[Channel, Topic]()
+        wagons, found, claimless = dict[tuple[str, int], KafkaWagon](), dict[Channel, Topic](), list[Channel]()
         for channel, topic, wagon in zip(channels, topics, followed, strict=True):
-            if not isinstance(topic, BaseException) and not isinstance(wagon, BaseException):
+            if isinstance(topic, BaseException):
+                continue
+            if not isinstance(wagon, BaseException):
                 wagons[channel.train, channel.wagon] = wagon
                 found[channel] = topic
-        return wagons, found
+            elif await self.wagons.admin.describe(topic.name) is not None:
+                claimless.append(channel)
+            else:
+                self.wagons.publisher.forget(channel)
+        return wagons, found, claimless
+
+    def _claimless(self, channel: Channel) -> str:
+        """What is wrong with a wagon that has channels and no claims log."""
+        return (
+            f"topic {self._names.claims(channel)} was deleted, which says who has which event and what is settled: no "
+            "event of the wagon can be delivered any more; new events go to the next wagon, and those that are not "
+            "known to be settled are published there again, so handlers may see events twice"
+        )
 
     def _depth(
         self, wagon: KafkaWagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
@@ -414,11 +431,17 @@ class KafkaBroker:
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
-        wagon = await self.wagons.of(channel)
         topic = await self.wagons.publisher.topic(channel)
-        await self.wagons.totals([wagon], {channel: topic.partitions})
+        try:
+            wagon = await self.wagons.of(channel)
+        except (
+            ChannelGone
+        ):  # its claims log was deleted: what this process does not know as settled counts as unsettled
+            claims = self.wagons.last_claims(channel).channel(channel.name)
+        else:
+            claims = wagon.channel(channel.name)
+            await self.wagons.totals([wagon], {channel: topic.partitions})
         ends = await self.wagons.admin.ends(self.wagons.places({channel: topic.partitions}), stable=True)
-        claims = wagon.channel(channel.name)
         pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
         for p, runs, fresh in pieces:
             held = [offset for run in runs for offset in range(*run)]

@@ -12,6 +12,7 @@ from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .admin import LOG_TIME, Place
 from .ages import EventTimes
+from .claims import WagonClaims
 from .feed import Feed
 from .following import LogClient, LogGone
 from .names import Names
@@ -51,6 +52,7 @@ class Wagons:
         self._tail = Tail(few, "eventwagon-kafka-events")
         self._cache = cache
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
+        self._last_claims: dict[tuple[str, int], WagonClaims] = {}
         self._background = Background()
         self._background.start(self._watch())
         self._background.start(self._beat())
@@ -93,6 +95,14 @@ class Wagons:
 
     def forget(self, channel: Channel) -> None:
         """The channel's wagon is gone."""
+        self._leave(channel)
+        self._last_claims.pop((channel.train, channel.wagon), None)
+
+    def last_claims(self, channel: Channel) -> WagonClaims:
+        """The claims of a wagon whose log was deleted, as far as this process had read them."""
+        return self._last_claims.get((channel.train, channel.wagon)) or WagonClaims()
+
+    def _leave(self, channel: Channel) -> None:
         if wagon := self.attached(channel):
             wagon.end()
         self._wagons.pop((channel.train, channel.wagon), None)
@@ -200,6 +210,7 @@ class Wagons:
     async def _look(self) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are gone."""
         wagons = self.live()
+        read = {wagon: wagon.log.next for wagon in wagons}
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
         places = [(f.topic, p) for _, f in feeds for p in range(f.partition_count)] + [(w.log.topic, 0) for w in wagons]
         try:
@@ -217,9 +228,24 @@ class Wagons:
                 if wagon.feeds.get(feed.channel.name) is feed:
                     del wagon.feeds[feed.channel.name]
         for wagon in wagons:
-            wagon.missed = wagon.missed + 1 if ends[wagon.log.topic, 0] is None else 0
+            end = ends[wagon.log.topic, 0]
+            wagon.missed = wagon.missed + 1 if end is None or end < read[wagon] else 0  # deleted, or made anew
             if wagon.missed >= _SURE:
-                self.forget(Channel(wagon.train, wagon.number))
+                await self._lost_log(wagon)
+
+    async def _lost_log(self, wagon: KafkaWagon) -> None:
+        """The wagon's log is gone. If its channels are not, somebody deleted it: remember the claims."""
+        ingress = Channel(wagon.train, wagon.number)
+        try:
+            standing = self.names.channels_in(await self.admin.names(), wagon.train)
+        except BrokerError as e:
+            LOGGER.debug("could not check whether channels still exist: %s", e)
+            return
+        if any(c.wagon == wagon.number for c in standing):
+            self._last_claims[wagon.train, wagon.number] = wagon.claims
+            self._leave(ingress)
+        else:
+            self.forget(ingress)
 
     def _room(self) -> int:
         """Bytes that one channel may read ahead."""

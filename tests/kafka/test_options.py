@@ -14,7 +14,7 @@ from eventwagon import Train, Volume
 from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
-from eventwagon.errors import UsageError
+from eventwagon.errors import StorageBroken, UsageError
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, new_channel, take
 from tests.servers.kafka import KafkaServer
@@ -69,6 +69,67 @@ def test_prefixes_that_cannot_be(prefix: str) -> None:
     for driver in (KafkaBroker, KafkaRegistry):
         with pytest.raises(UsageError, match="topic_prefix"):
             driver("host:9092", topic_prefix=prefix)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "retries=0",
+        "max.in.flight.requests.per.connection=1000000",
+        "max.poll.interval.ms=1",
+        "linger.ms=5000",
+        "fetch.wait.max.ms=60000",
+        "receive.message.max.bytes=1000",
+        "queue.buffering.max.messages=1",
+        "connections.max.idle.ms=1",  # no call ended
+        "error_cb=x",  # raised TypeError
+        "default.topic.config=1",  # raised AttributeError
+        "internal.termination.signal=9",  # killed the process
+        "plugin.library.paths=/tmp/x",  # loaded it
+    ],
+)
+def test_what_eventwagon_decides_can_not_be_given(given: str) -> None:
+    """It is refused before librdkafka sees it."""
+    name = given.partition("=")[0]
+    said = rf"kafka://h:1: option {name} can't be given; known are partitions, .* sasl\.\*, .*: eventwagon decides the"
+    for driver in (KafkaBroker, KafkaRegistry):
+        with pytest.raises(UsageError, match=said):
+            driver.from_url(f"kafka://h:1?{given}")
+        with pytest.raises(UsageError, match=said):
+            driver("h:1", config=dict([given.split("=")]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("max_message_bytes=2147483648", "max_message_bytes=2147483648; give 1024 to 50000000"),
+        ("replication=99999", "replication=99999; give 1 to the number of brokers, or -1"),
+        ("partitions=1001", "partitions=1001; give 1 to 1000"),
+        ("partitions=2&partitions=4", "option 'partitions' is given twice"),
+        ("log_level=x", "librdkafka does not take log_level: Invalid value"),
+        (
+            "compression.level=99",
+            'does not take compression.level: Configuration property "compression.level" value 99',
+        ),
+        ("check.crcs=2", "does not take check.crcs: Expected bool"),  # an option of consumers alone
+        ("sasl.mechanism=NONE&security.protocol=SASL_PLAINTEXT", "Unsupported SASL mechanism: \\*\\*\\*"),
+        ("sasl.pasword=hunter2", 'No such configuration property: "sasl.pasword"'),
+    ],
+)
+def test_values_that_no_client_can_have(given: str, said: str) -> None:
+    for driver in (KafkaBroker, KafkaRegistry):
+        with pytest.raises(UsageError, match=said) as refused:
+            driver.from_url(f"kafka://h:1?{given}")
+        assert "hunter2" not in str(refused.value)
+
+
+def test_more_copies_than_brokers(kafka_server: Server) -> None:
+    async def main() -> None:
+        async with Train(new_channel().train).connect(f"{kafka_server.url}?replication=5") as connection:
+            with pytest.raises(StorageBroken, match="set replication= in the URL to the number of brokers or less"):
+                await connection.found()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

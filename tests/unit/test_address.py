@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventwagon.contracts.address import Address
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.errors import UsageError
 
 
@@ -46,6 +47,22 @@ def test_what_is_no_time_within_bounds(wait: str) -> None:
     address = Address("shelf://h", "shelf", "h", "", {"wait": wait}, float)
     with pytest.raises(UsageError, match=r"shelf://h: wait=.*: give a number of seconds from 0.1 to 10"):
         address.seconds("wait", 1.0, least=0.1, most=10)
+
+
+@pytest.mark.parametrize(
+    ("url", "which"),
+    [
+        ("kafka://h?partitions=2&mode=binary&partitions=4", "option 'partitions'"),
+        ("redis://h?registry=memory://&registry=memory://", "option 'registry'"),
+        ("kafka://h?sasl.password=hunter2&hunter3&hunter3", "an option"),  # its & was to be %26
+        ("kubernetes:?secret=a&secret=a", "option 'secret'"),
+    ],
+)
+def test_an_option_is_given_once(url: str, which: str) -> None:
+    for read in (Address.of, open_drivers):
+        with pytest.raises(UsageError, match=f"{which} is given twice: give it once") as refused:
+            read(url)
+        assert "hunter" not in str(refused.value)
 
 
 def test_words_and_flags_and_servers() -> None:

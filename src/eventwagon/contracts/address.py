@@ -20,8 +20,8 @@ _WHOLE = re.compile(r"-?[0-9]{1,16}")
 
 
 class Address(NamedTuple):
-    """A parsed URL. `options` are its query; if an option is given twice, the last one counts. `url` is the whole URL
-    except for the option `registry`. The methods that read an option raise UsageError for a wrong value."""
+    """A parsed URL. `options` are its query, each given once. `url` is the whole URL except for the option
+    `registry`. The methods that read an option raise UsageError for a wrong value."""
 
     url: str
     scheme: str
@@ -36,8 +36,7 @@ class Address(NamedTuple):
     def of(cls, url: str, *, clock: Callable[[], float] = time.time, registry: Registry | None = None) -> Self:
         """Parse `url`. From now on its secrets are hidden wherever they turn up. Raises UsageError."""
         parts = split_url(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        return cls(url, parts.scheme, parts.netloc, unquote(parts.path), options, clock, registry)
+        return cls(url, parts.scheme, parts.netloc, unquote(parts.path), options_of(url), clock, registry)
 
     @property
     def where(self) -> str:
@@ -127,6 +126,20 @@ class Address(NamedTuple):
 
     def _refused(self, name: str, what: str) -> UsageError:
         return self.wrong(f"{name}={shown(self.options.get(name, ''))}: give {what}")
+
+
+def options_of(url: str) -> dict[str, str]:
+    """The options in the URL's query. Raises UsageError if one is given twice."""
+    given = parse_qsl(split_url(url).query, keep_blank_values=True)
+    names = [name for name, _ in given]
+    for name, value in given:
+        if names.count(name) > 1:
+            where = redaction.shown(url).partition("?")[0].removesuffix(":")
+            what = (
+                f"option {shown(name)}" if value else "an option"
+            )  # without a value it may be part of a password with an &
+            raise UsageError(f"{where}: {what} is given twice: give it once")
+    return dict(given)
 
 
 class Drivers(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
-from ..contracts.address import Address, Drivers
+from ..contracts.address import Address, Drivers, options_of
 from ..contracts.broker import Broker
 from ..contracts.ledger import Ledger, ledger_of
 from ..contracts.orchestrator import Orchestrator
@@ -47,15 +47,15 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     packages add schemes by an entry point in the group `eventwagon.drivers`. Raises UsageError.
     """
     parts = split_url(url)
-    given = parse_qsl(parts.query, keep_blank_values=True)
-    registry_url = next((value for name, value in given if name == "registry"), None)
+    given = options_of(url)
+    registry_url = given.pop("registry", None)
     if registry_url is None:
         address = Address.of(url, clock=clock)
     else:
-        # parse_qsl reads a + as a space, which no scheme contains: redis+sentinel://
+        # a + is read as a space, which no scheme contains: redis+sentinel://
         scheme, slashes, rest = registry_url.partition("://")
         registry_url = scheme.replace(" ", "+") + slashes + rest
-        query = urlencode([(name, value) for name, value in given if name != "registry"])
+        query = urlencode(given)
         registry = open_drivers(registry_url, clock=clock).registry
         # urlunsplit would remove slashes after a scheme that it does not know
         address = Address.of(url.partition("?")[0] + ("?" + query if query else ""), clock=clock, registry=registry)

@@ -48,7 +48,6 @@ _LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_F
 _CONFIGURED = frozenset(
     {
         KafkaError.POLICY_VIOLATION,
-        KafkaError.INVALID_REPLICATION_FACTOR,
         KafkaError.INVALID_CONFIG,
         KafkaError.INVALID_PARTITIONS,
         KafkaError.KAFKA_STORAGE_ERROR,
@@ -82,6 +81,11 @@ def translate(error: KafkaError, servers: str, right: str, resource: str, why: s
     if code in _LOGIN:
         return StorageBroken(
             f"Kafka at {servers} refuses the login: check sasl.mechanism, sasl.username, sasl.password"
+        )
+    if code == KafkaError.INVALID_REPLICATION_FACTOR:
+        return StorageBroken(
+            f"{where}: {error.str()} ({error.name()}): set replication= in the URL to the number of brokers or less, "
+            "or change the cluster's default.replication.factor"
         )
     if code in _CONFIGURED:
         return StorageBroken(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from ...contracts.address import Address
 from ...display import redaction
@@ -26,36 +26,35 @@ BATCH = 1_000_000
 """Bytes of a batch of records; a topic with a lower limit needs its own producer."""
 _OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix", "group", "mode")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
-_FIXED = (
-    "bootstrap.servers",
-    "acks",
-    "enable.idempotence",
-    "allow.auto.create.topics",
-    "group.id",
-    "enable.auto.commit",
-    "isolation.level",
-    "enable.auto.offset.store",
-    "auto.offset.reset",
-    "transactional.id",
-    "message.timeout.ms",
-    "request.required.acks",
-    "batch.size",
-    "delivery.timeout.ms",
-    "metadata.broker.list",
-    "message.max.bytes",
-)
-_CONSUMER = ("fetch.", "queued.", "max.partition.fetch.bytes", "check.crcs", "client.rack")
-_PRODUCER = (
-    "linger.ms",
-    "queue.",
-    "batch.",
+_PASSED = (
+    "security.protocol",
+    "sasl.",
+    "ssl.",
+    "enable.sasl.",
+    "enable.ssl.",
+    "https.",
+    "client.id",
+    "client.rack",
+    "client.dns.lookup",
+    "broker.address.",
+    "socket.keepalive.enable",
+    "socket.nagle.disable",
+    "socket.send.buffer.bytes",
+    "socket.receive.buffer.bytes",
     "compression.",
-    "retry.",
-    "retries",
-    "message.send",
-    "sticky.",
-    "partitioner",
+    "check.crcs",
+    "enable.metrics.push",
+    "debug",
+    "log_level",
+    "log.connection.close",
 )
+"""The options of librdkafka that may be given; a dot at the end: all that begin so. The others decide when an event
+counts as stored, what is fetched and how long calls take, load code, or are callbacks."""
+_CONSUMER = ("check.crcs", "client.rack")
+_PRODUCER = ("compression.",)
+_MOST_PARTITIONS = 1000
+_MOST_COPIES = 1000
+_LARGEST = 50_000_000  # bytes of a record: librdkafka holds 64 MiB to send, and takes answers of 100 MB
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -78,7 +77,7 @@ class Options(msgspec.Struct, frozen=True):
     mode: str = "binary"
     """How events are written: "binary", or "structured" where an event's data allow it."""
     config: Mapping[str, str] = {}
-    """Options of librdkafka: security.protocol, sasl.username, ssl.ca.location, …"""
+    """Options of librdkafka, those in _PASSED: security.protocol, sasl.username, ssl.ca.location, …"""
     oauth_cb: Callable[[str], tuple[Any, ...]] | None = None
     """As confluent_kafka's option of that name."""
 
@@ -112,14 +111,16 @@ class Options(msgspec.Struct, frozen=True):
         """Returns itself; raises UsageError for impossible values."""
         where = f"kafka://{self.servers}"
         redaction.learn_options(self.config)
-        for name, value, least in (
-            ("partitions", self.partitions, 1),
-            ("max_message_bytes", self.max_message_bytes, 1024),
+        for name, value, least, most in (
+            ("partitions", self.partitions, 1, _MOST_PARTITIONS),
+            ("max_message_bytes", self.max_message_bytes, 1024, _LARGEST),
         ):
-            if value < least:
-                raise UsageError(f"{where}: {name}={value}; give {least} or more")
-        if self.replication != -1 and self.replication < 1:
-            raise UsageError(f"{where}: replication={self.replication}; give 1 or more, or -1 for the cluster's own")
+            if not least <= value <= most:
+                raise UsageError(f"{where}: {name}={value}; give {least} to {most}")
+        if self.replication != -1 and not 1 <= self.replication <= _MOST_COPIES:
+            raise UsageError(
+                f"{where}: replication={self.replication}; give 1 to the number of brokers, or -1 for the cluster's own"
+            )
         if not _PREFIX.fullmatch(self.topic_prefix):
             raise UsageError(
                 f"{where}: topic_prefix={self.topic_prefix!r:.120}; give up to 100 letters, digits, dots, _ and -"
@@ -130,19 +131,26 @@ class Options(msgspec.Struct, frozen=True):
             raise UsageError(f"{where}: mode={self.mode!r:.120}; give binary or structured")
         if not 0.1 <= self.timeout <= 300:
             raise UsageError(f"{where}: timeout={self.timeout:g}; give 0.1 to 300 seconds")
-        if wrong := sorted(set(self.config) & set(_FIXED)):
-            raise UsageError(f"{where}: {', '.join(wrong)}: decided by eventwagon, can't be given")
-        if refusal := _refusal(dict(self.config)):
-            for name in self.config:
-                if "No such configuration property" in _refusal({name: self.config[name]}):
-                    raise UsageError(
-                        f"{where}: unknown option {name}; known are {', '.join(_OURS)} and every option of librdkafka"
-                    )
-            repeats = any(len(text) > 3 and text in refusal for text in self.config.values())  # under a wrong name, say
+        if wrong := sorted(name for name in self.config if not _is_passed(name)):
+            passed = ", ".join(f"{name}*" if name.endswith(".") else name for name in _PASSED)
             raise UsageError(
-                f"{where}: librdkafka does not take {', '.join(self.config)}{'' if repeats else f': {refusal}'}"
+                f"{where}: option {', '.join(wrong)} can't be given; known are {', '.join(_OURS)}, and of librdkafka's "
+                f"{passed}: eventwagon decides the others"
             )
+        if self.config and (refusal := self._refusal()):
+            for text in sorted(self.config.values(), key=len, reverse=True):  # a secret under a wrong name, say
+                refusal = refusal.replace(text, "***") if len(text) > 3 else refusal
+            raise UsageError(f"{where}: librdkafka does not take {', '.join(self.config)}: {refusal}")
         return self
+
+    def _refusal(self) -> str:
+        """What librdkafka objects to in the options of a client; nothing if it accepts them. Nothing is connected."""
+        for kind, options in ((Producer, self.producer(linger=0)), (Consumer, self.consumer(wait=50))):
+            try:
+                kind({name: value for name, value in options.items() if name not in ("bootstrap.servers", "oauth_cb")})
+            except KafkaException as e:
+                return str(e.args[0].str()).strip()
+        return ""
 
     def common(self, logger: Any = CLIENT_LOGGER) -> dict[str, Any]:
         """The options of every client. `logger` receives its log."""
@@ -198,10 +206,5 @@ class Options(msgspec.Struct, frozen=True):
         }
 
 
-def _refusal(config: dict[str, str]) -> str:
-    """What librdkafka objects to in these options; nothing if it accepts them."""
-    try:
-        Producer({**config, "log_level": 0})
-    except KafkaException as e:
-        return str(e.args[0].str())
-    return ""
+def _is_passed(name: str) -> bool:
+    return any(name.startswith(one) if one.endswith(".") else name == one for one in _PASSED)

@@ -16,10 +16,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from eventwagon import Train
+from eventwagon.cli.target import reached
 from eventwagon.drivers.kafka.inspection import findings_of_server, findings_of_topic
+from eventwagon.errors import Unavailable, UnknownTrain
 from tests import doctors
 from tests.servers.kafka import KafkaCluster
 from tests.servers.server import Server
+from tests.support import until
 
 KEPT = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 
@@ -96,6 +99,43 @@ def test_a_trains_topics_that_were_changed_are_told_by_name(kafka_server: Server
     (unclean,) = (f for f in found["registry"].findings if f.severity == "loses")
     assert unclean.what == f"unclean.leader.election.enable=true ({prefix}signups.0manifest)"
     client = admin(url)
+    for gone in client.delete_topics(of_prefix(url, prefix)).values():
+        gone.result(10)
+
+
+def test_a_manifest_that_was_deleted(kafka_server: Server) -> None:
+    """`status` and `doctor` name what is left of the train; a process that starts anew handles it."""
+    prefix = "headless."
+    url = f"{kafka_server.url}?topic_prefix={prefix}"
+    train, handled, client = Train("signups"), list[int](), admin(url)
+
+    @train.on("signups")
+    async def handle(n: int) -> None:
+        handled.append(n)
+
+    async def main() -> None:
+        async with train.connect(url, listeners=()) as connection:
+            await connection.publish(1)
+            topic = f"{prefix}signups.0manifest"
+            client.delete_topics([topic])[topic].result(10)
+            while True:
+                try:
+                    await connection.refresh()
+                except Unavailable as e:
+                    assert f"topic {topic} of train signups was deleted: end" in str(e)  # noqa: PT017
+                    break
+        with pytest.raises(UnknownTrain, match=r"train 'signups' has no manifest .* 2 channels .* signups_v1, "):
+            async with reached("signups", url):
+                pass
+        found = await doctors.examined(url)
+        (missing,) = (f for f in found["registry"].findings if "0manifest" in f.what)
+        assert (missing.what, missing.severity) == (f"no topic {topic}", "costs")
+        assert "the events of 2 channels wait" in missing.means
+        async with train.connect(url, listeners=()) as connection, connection.running():
+            await until(lambda: handled == [1], seconds=60)
+        assert not [f for f in (await doctors.examined(url))["registry"].findings if "0manifest" in f.what]
+
+    asyncio.run(main())
     for gone in client.delete_topics(of_prefix(url, prefix)).values():
         gone.result(10)
 

@@ -103,6 +103,41 @@ def test_dead_letters_that_were_removed_are_told(kafka_server: Server, caplog: p
 
 
 @pytest.mark.timeout(120)
+def test_a_wagon_whose_dead_letters_were_deleted_goes_on(kafka_server: Server) -> None:
+    """The train's own topic takes the next ones; `status` says at once what is gone."""
+
+    async def main() -> None:
+        train = Train(new_channel().train, limit=Volume(100), attempts=1, observe_every=0.1)
+        kept, handled = Channel(train.name, 0, DEAD), list[int]()
+
+        @train.on(train.name)
+        async def handle(n: int) -> None:
+            if n < 0:
+                raise ValueError(n)
+            handled.append(n)
+
+        async with train.connect(kafka_server.url) as connection, connection.running(), asyncio.timeout(60):
+            await connection.publish(-1)
+            while (await connection.depths())[1][DEAD].waiting != 1:
+                await asyncio.sleep(0.1)
+            admin = AdminClient({"bootstrap.servers": kafka_server.url.removeprefix("kafka://").partition("?")[0]})
+            topic = f"{train.name}_v1.dead"
+            admin.delete_topics([topic])[topic].result(10)
+            while not (view := await look(connection, kafka_server.url)).threatened:
+                await asyncio.sleep(0.1)
+            assert f"{topic} has vanished from the broker" in " ".join(view.threatened)
+            await connection.publish_many([-2, 2])
+            await until(lambda: handled == [2], seconds=30)
+            while (await connection.broker.depth([kept]))[0].waiting != 1:
+                await asyncio.sleep(0.1)
+            active = (await connection.refresh()).manifest.active
+            assert active is not None
+            assert active.number == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
 def test_an_inner_channel_that_was_deleted_is_left_with_its_wagon(kafka_server: Server) -> None:
     """It can't be made anew: new events go to the next wagon, and are handled there with all that they emit."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,8 +14,9 @@ from ..contracts.facts import Listener
 from ..contracts.metering import Meter
 from ..contracts.orchestrator import PLACE
 from ..contracts.registry import Registry
+from ..display.text import count
 from ..drivers.opening import Program, open_drivers, open_orchestrator
-from ..errors import BrokenManifest, UnknownTrain, UsageError
+from ..errors import BrokenManifest, EventwagonError, UnknownTrain, UsageError
 from ..event import check_train_name, wagon_name
 from ..loading import load, load_all
 from ..train import Train
@@ -23,6 +25,7 @@ from ..views.following import follower
 from .console import say
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_PATIENCE = 5.0  # s for which the broker is asked about a train that the registry does not have
 
 
 def load_train(target: str, revision: str = "") -> Train:
@@ -137,8 +140,23 @@ async def _check_known(registry: Registry, name: str, url: str, known: bool, tar
     if not known:
         others = await registry.trains()
         start = f"eventwagon run {target if ':' in target else 'MODULE:TRAIN'}"
+        if orphans := await _channels_without_manifest(name, url):
+            raise UnknownTrain(
+                f"train {name!r} has no manifest at {url}, but {count(len(orphans), 'channel')} that may hold events: "
+                f"{', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}. End all processes of the train and "
+                f"start them again ({start}): they found the train anew and publish these events again"
+            )
         there = f"there are: {', '.join(others)}" if others else f"none has run there yet ({start} starts one)"
         raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
+
+
+async def _channels_without_manifest(name: str, url: str) -> list[str]:
+    """The channels of wagons that the broker has of a train that the registry does not have."""
+    try:
+        async with asyncio.timeout(_PATIENCE), open_drivers(url).broker as broker:
+            return sorted(str(c) for c in await broker.channels(name) if c.wagon)
+    except (EventwagonError, TimeoutError):  # it is a hint
+        return []
 
 
 def wagon_number(text: str | None, train: str, what: str = "--wagon") -> int | None:

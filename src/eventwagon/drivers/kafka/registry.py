@@ -17,6 +17,7 @@ from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
+from ...display.text import count
 from ...errors import BrokenManifest, BrokerError, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
@@ -234,7 +235,26 @@ class KafkaRegistry:
                 InspectedTopic(self._prefix + train + _JOURNAL),
             )
         ]
-        return await inspect(self._have.admin, topics)
+        return await inspect(self._have.admin, topics) + await self._without_manifest()
+
+    async def _without_manifest(self) -> list[Finding]:
+        """The trains that have a journal and no manifest: somebody deleted it, since a removal deletes it last."""
+        names = set(await self._have.admin.names())
+        form = re.compile(rf"{re.escape(self._prefix)}([a-z][a-z0-9_-]*){re.escape(_JOURNAL)}")
+        trains = sorted(match[1] for name in names if (match := form.fullmatch(name)))
+        topics = Names(self._prefix)
+        return [
+            Finding(
+                severity="costs",
+                what=f"no topic {self._prefix}{train}{_MANIFEST}",
+                means=f"the manifest of train {train} was deleted: nothing can be decided for it, and the events of "
+                f"{count(len([c for c in topics.channels_in(names, train) if c.wagon]), 'channel')} wait",
+                todo="end all processes of the train and start them again: they found it anew and publish these events "
+                "again",
+            )
+            for train in trains
+            if f"{self._prefix}{train}{_MANIFEST}" not in names
+        ]
 
     async def _exists(self, train: str) -> bool:
         try:
@@ -332,7 +352,7 @@ class _Train:
         place = (self.log.topic, 0)
         end = (await self._client.admin.ends([place]))[place]
         if end is None:
-            raise Unavailable(f"topic {self.log.topic} of train {self.train} was removed")
+            raise Unavailable(self._removed)
         await self.log.sync(end)
 
     async def newest(self) -> Snapshot:
@@ -352,9 +372,16 @@ class _Train:
         """Propose it; returns the result. Raises Unavailable: then it may have been accepted all the same."""
         try:
             outcome: ProposalResult = await asyncio.shield(self.log.append(encode(op)))
-        except LogGone as e:
-            raise Unavailable(f"train {self.train}: {e}") from None
+        except LogGone:
+            raise Unavailable(self._removed) from None
         return outcome
+
+    @property
+    def _removed(self) -> str:
+        return (
+            f"topic {self.log.topic} of train {self.train} was deleted: end all its processes and start them again: "
+            "the first one founds the train anew and publishes what its wagons hold again"
+        )
 
     async def after(self, version: int) -> Snapshot:
         """The first manifest seen here that is newer than `version`."""

@@ -39,10 +39,11 @@ from .edits import Edit
 RETRIES = 3
 """A letter that died again after so many retries stays where it is, unless somebody asks for more."""
 _CHANGING = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
+    r"(utf-?\d+|base64|\bu\+[0-9a-f]{4,6}\b)|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
     re.IGNORECASE,
 )
-"""Ids, addresses and numbers: what differs between two errors of one kind."""
+"""Ids, addresses and numbers: what differs between two errors of one kind. Group 1: what does not, although it has
+digits."""
 
 Mark = tuple[str, str]
 """By what a letter is known: its id, and the channel in which it died."""
@@ -309,7 +310,7 @@ def grouped(letters: Iterable[DeadLetter]) -> list[DeadGroup]:
 
 def kind_of(because: str) -> str:
     """The reason without what differs between two errors of one kind."""
-    return _CHANGING.sub("#", plain(because, 300))
+    return _CHANGING.sub(lambda found: found[1] or "#", plain(because, 300))
 
 
 def taken(manifest: Manifest, number: int, count: int, fact: DeadLettersRetried | DeadLettersDropped | None) -> Edit:

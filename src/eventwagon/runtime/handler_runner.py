@@ -32,6 +32,7 @@ from .outcomes import HANDLED, Dead, Failed, Handled, Snoozed, decided
 from .run_state import RunState
 from .runtime import Runtime, report_failure
 from .settling import Settler
+from .standstills import Standstills
 from .threads import Threads
 from .worker_states import ChannelState, PoolState, WagonState
 
@@ -93,8 +94,8 @@ class Worker(RunState):
 class HandlerRunner:
     """Runs handlers for the workers of one pool. It owns the state of each worker, and the deadlines.
 
-    `gate`, `threads` and `circuits` are the process's, shared by its pools. `on_handled` is called after each handling
-    with the channel's name, the event and the seconds that its handler took.
+    `gate`, `threads`, `standstills` and `circuits` are the process's, shared by its pools. `on_handled` is called after
+    each handling with the channel's name, the event and the seconds that its handler took.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class HandlerRunner:
         *,
         gate: Gate,
         threads: Threads,
+        standstills: Standstills,
         circuits: Circuits,
         on_handled: Callable[[str, Delivery, float], None] | None,
     ) -> None:
@@ -111,6 +113,7 @@ class HandlerRunner:
         self._runtime = runtime
         self._pool = pool
         self._threads = threads
+        self._standstills = standstills
         self._circuits = circuits
         self._on_handled = on_handled
         self._workers: dict[asyncio.Task[None], Worker] = {}
@@ -591,7 +594,19 @@ class HandlerRunner:
         )
 
     def _warn_of_blocking(self, handler: Handler, took: float) -> None:
-        """It never waited, so it could not be cut short and nothing else could run."""
+        """It never waited, so it could not be cut short and nothing else could run; or nothing at all ran."""
+        stood = self._standstills.since(took)
+        if took - stood <= self._blocks_from:
+            if self._failures.due(("standstill",)) is not None:
+                log_safely(
+                    _logger,
+                    logging.WARNING,
+                    "%s: this whole process stood still for %.1f s (stopped by a signal, or its machine was), so other "
+                    "processes may have taken it for dead and its events over",
+                    self._runtime.train,
+                    stood,
+                )
+            return
         if self._failures.due(("blocking", handler.name)) is not None:
             log_safely(
                 _logger,

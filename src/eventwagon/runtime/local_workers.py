@@ -28,6 +28,7 @@ from .circuits import Circuits
 from .dispatch import Dispatcher
 from .handler_runner import HandlerRunner
 from .runtime import Runtime
+from .standstills import Standstills
 from .threads import Threads
 from .wagon_consumer import WagonConsumer
 from .worker_pool import WorkerPool
@@ -62,6 +63,7 @@ class LocalWorkers:
         alike = circuits is not None  # those that follow are in the same process
         self._gate = Gate(others_first_for=0.0 if alike else OTHERS_FIRST, most=most)
         self._threads = Threads()
+        self._standstills = Standstills()
         self._pool: WorkerPool | None = None
         """The shared one, if any."""
         self._consumers: dict[int, WagonConsumer] = {}
@@ -73,6 +75,8 @@ class LocalWorkers:
         async with AsyncExitStack() as stack:
             self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stack.callback(self._threads.end)
+            self._standstills.start()
+            stack.callback(self._standstills.end)
             stack.callback(self._circuits.end)
             if self._shared is not None:
                 self._pool = self._new_pool(self._slo, is_shared=True)
@@ -145,6 +149,7 @@ class LocalWorkers:
             state,
             gate=self._gate,
             threads=self._threads,
+            standstills=self._standstills,
             circuits=self._circuits,
             on_handled=None if slo is None else dispatcher.learn,
         )

@@ -339,7 +339,8 @@ def _simulated(figures: Figures) -> str:
 def _then(figures: Figures) -> str:
     return (
         "## What to do then\n\n"
-        f"- **Let {FEW} processes observe**, on different machines, and start all others with "
+        f"- **Let {FEW} processes observe**, on different machines (on one if the train has a "
+        "[ledger](ledger.md#where-it-is)), and start all others with "
         "`connection.running(observe=False)`, or `eventwagon work`. Any observer does all that is to be done for the "
         "train. What is lost: where no observer runs on a killed process's machine, its claims come back after "
         "`visibility` and not at once ([operations](operations.md#when-a-process-dies)). The first limit moves on "

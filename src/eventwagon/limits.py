@@ -107,9 +107,13 @@ class Volume(msgspec.Struct, _Combinable, frozen=True):
     def measure(self, reading: Reading) -> Pressure:
         if reading.published is None:
             return Pressure(0.0, "volume unknown")
-        return Pressure(
-            reading.published / self.events, f"{_count(reading.published)} of {_count(self.events)} events taken"
+        taken, most = _count(reading.published), _count(self.events)
+        why = (
+            f"{taken} of {most} events taken"
+            if reading.published <= self.events
+            else f"{taken} events taken, over {most}"
         )
+        return Pressure(reading.published / self.events, why)
 
 
 class Age(msgspec.Struct, _Combinable, frozen=True):

@@ -92,7 +92,7 @@ def test_a_process_has_ended_when_it_is_gone_and_not_before() -> None:
     assert why_ended(process, HERE) == ""
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert "nobody has asked how" in why_ended(process, HERE)
+    assert "has not yet collected its exit status" in why_ended(process, HERE)
     child.wait()
     assert why_ended(process, HERE).endswith("has ended")
 

@@ -175,7 +175,7 @@ def _print(record: WagonRecord) -> None:
     code = f" ({record.revision})" if record.revision else ""
     undoes = f" undoing {wagon_name(record.train, record.undoes)}" if record.undoes else ""
     wrong = f"; UNRECONCILED: {record.unreconciled}" if record.unreconciled else ""
-    why = f": {record.closed_because}" if record.closed_because else ""
+    why = f" (closed: {record.closed_because})" if record.closed_because else ""
     text = f"{name}{code}{undoes} {record.ended}{why}; {summary(record)}{wrong}"
     console = out()
     if console.is_terminal:
@@ -194,8 +194,8 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
         if at is not None:
             yield f"  {what:<9} {local_time(at)}{': ' + why if why else ''}"
     yield f"  figures   {summary(record)}"
-    taken = f"{record.letters_taken} retried or dropped"
-    yield f"  letters   {figure(record.letters_kept)} kept, {taken}, {record.letters_lost} lost"
+    taken = f"{record.letters_taken:,} retried or dropped"
+    yield f"  letters   {figure(record.letters_kept)} kept, {taken}, {record.letters_lost:,} lost"
     if record.archived is not None:
         kept = record.archived
         yield f"  archived  {count(kept.rows, 'row')} at {kept.url}, digest {kept.digest}"
@@ -207,7 +207,7 @@ def _in_full(record: WagonRecord) -> Iterator[str]:
     for channel in record.channels:
         yield from _of_channel(channel, record.train)
     for ran in record.ran:
-        yield f"  ran by {ran.name}{' (' + ran.revision + ')' if ran.revision else ''}: settled {ran.settled}"
+        yield f"  ran by {ran.name}{' (' + ran.revision + ')' if ran.revision else ''}: settled {ran.settled:,}"
     for hold in record.holds:
         what = "train" if hold.train else "wagon"
         end = f"until {local_time(hold.until)}" if hold.until is not None else "still held"
@@ -233,12 +233,12 @@ def _times(record: WagonRecord) -> Sequence[tuple[str, float | None, str]]:
 
 
 def _of_channel(channel: ChannelRecord, train: str) -> Iterator[str]:
-    more = f", lost {channel.lost}" if channel.lost else ""
-    more += f", left {channel.left}" if channel.left else ""
+    more = f", lost {channel.lost:,}" if channel.lost else ""
+    more += f", left {channel.left:,}" if channel.left else ""
     yield (
         f"  channel {channel.name or train}: published {figure(channel.published)}, settled "
-        f"{figure(channel.settled)}{more}; counted {channel.counted}, of these dead {channel.dead}; retried "
-        f"{channel.retried}, put off {channel.snoozed}"
+        f"{figure(channel.settled)}{more}; counted {channel.counted:,}, of these dead {channel.dead:,}; "
+        f"retried {channel.retried:,}, put off {channel.snoozed:,}"
     )
     yield f"    waits      {_percentiles(channel.waits)}"
     yield f"    handlings  {_percentiles(channel.handlings)}"
@@ -249,7 +249,7 @@ def _percentiles(times: Times) -> str:
     if not times.count:
         return "none"
     parts = (("p50", times.p50), ("p90", times.p90), ("p99", times.p99), ("longest", times.most))
-    return ", ".join(f"{name} {_short(each)}" for name, each in parts) + f" ({times.count})"
+    return ", ".join(f"{name} {_short(each)}" for name, each in parts) + f" ({times.count:,})"
 
 
 def _short(seconds: float | None) -> str:

@@ -38,7 +38,10 @@ _MEANS = {
         "the broker itself refuses writes after the seal",
         "publishers use leases instead; removal waits for keep_drained",
     ),
-    "bounds": ("Volume(n) is exact", "a wagon may take a little more than Volume(n)"),
+    "bounds": (
+        "Volume(n) is exact",
+        "a wagon takes more than Volume(n): all that comes in before an observer notices, and the rest of a large call",
+    ),
     "totals": (
         "emptiness is proven by totals",
         "totals are estimates; where they are unknown, no wagon is proven empty",

@@ -292,7 +292,8 @@ async def _run(
         why = "asked to" if asked.is_set() else "the train's processes were asked to"
         if not waits[0].done() and not waits[1].done():
             why = f"{wagon_name(train.name, wagon)} needs no workers any more"
-        _logger.info("%s: ending: %s; handlers in flight have %g s", train.name, why, train.settings.grace)
+        rest = f"; handlers in flight have {train.settings.grace:g} s" if work else ""
+        _logger.info("%s: ending: %s%s", train.name, why, rest)
         if asked.is_set():
             health.leave()
         for task in waits:

@@ -86,7 +86,7 @@ def why_ended(process: Process | None, here: Process | None) -> str:
     started, over = seen
     if started != process.started:
         return f"{name} has ended, and another has its number"
-    return f"{name} has ended, and nobody has asked how" if over else ""
+    return f"{name} has ended; its parent has not yet collected its exit status" if over else ""
 
 
 def _seen(pid: int) -> tuple[int, bool] | None:

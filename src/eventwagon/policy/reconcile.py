@@ -154,8 +154,8 @@ def _why(channels: Iterable[ChannelRecord], train: str) -> Iterator[str]:
         if difference is None:
             yield f"{name}: the broker did not know its totals"
         elif difference:
-            parts = f"published {channel.published}, settled {channel.settled}, lost {channel.lost}"
-            yield f"{name}: {parts}, left {channel.left}: {difference:+d}"
+            parts = f"published {figure(channel.published)}, settled {figure(channel.settled)}, lost {channel.lost:,}"
+            yield f"{name}: {parts}, left {channel.left:,}: {difference:+,}"
 
 
 def _letters_missing(wagon: Wagon, letters: Depth, ended: str) -> Iterator[str]:
@@ -165,8 +165,8 @@ def _letters_missing(wagon: Wagon, letters: Depth, ended: str) -> Iterator[str]:
         return
     stored = letters.published + letters.lost
     if (missing := stored - wagon.letters_kept - wagon.letters_taken - max(wagon.letters_lost, letters.lost)) > 0:
-        of = f"kept {wagon.letters_kept}, retried or dropped {wagon.letters_taken}, lost {wagon.letters_lost}"
-        yield f"dead letters: stored {stored}, {of}: {missing:+d}"
+        of = f"kept {wagon.letters_kept:,}, retried or dropped {wagon.letters_taken:,}, lost {wagon.letters_lost:,}"
+        yield f"dead letters: stored {stored:,}, {of}: {missing:+,}"
 
 
 def _ran(handed: Sequence[Handed]) -> Iterator[Ran]:
@@ -247,17 +247,17 @@ def summary(record: WagonRecord) -> str:
         parts.append(f"emitted {figure(total)}")
     parts += [f"settled {figure(record.settled)}", f"dead {figure(record.dead)}"]
     if retried := sum(c.retried for c in record.channels):
-        parts.append(f"retried {retried}")
+        parts.append(f"retried {figure(retried)}")
     if record.lost:
-        parts.append(f"lost {record.lost}")
+        parts.append(f"lost {figure(record.lost)}")
     if left := sum(c.left for c in record.channels):
-        parts.append(f"left {left}")
+        parts.append(f"left {figure(left)}")
     return ", ".join(parts)
 
 
 def figure(number: int | None) -> str:
     """A figure in words; `?` if it is not known."""
-    return "?" if number is None else str(number)
+    return "?" if number is None else f"{number:,}"
 
 
 def covered(record: WagonRecord) -> str:
@@ -265,4 +265,4 @@ def covered(record: WagonRecord) -> str:
     settled = record.settled
     if settled is None:
         return f"{count(record.counted, 'settled event')} in the workers' counts"
-    return f"{record.counted} of {count(settled, 'settled event')} in the workers' counts"
+    return f"{record.counted:,} of {count(settled, 'settled event')} in the workers' counts"

@@ -280,7 +280,8 @@ class KafkaBroker:
         for channel in channels:
             topic = self._names.topic(channel)
             found = await self.wagons.admin.configuration(topic)
-            topics.append(InspectedTopic(topic, self._needed(channel, found or {})))
+            asked = self._options.partitions if channel.wagon and not channel.name else 0
+            topics.append(InspectedTopic(topic, self._needed(channel, found or {}), asked))
         return await inspect(self.wagons.admin, topics)
 
     async def _remove_orphans(self, names: list[str], train: str, wagons: set[int]) -> None:

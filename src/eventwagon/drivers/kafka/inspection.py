@@ -19,6 +19,8 @@ class InspectedTopic(msgspec.Struct, frozen=True):
 
     name: str
     needed: Mapping[str, str] = {}
+    partitions: int = 0
+    """How many the URL gives to a new ingress; 0: this topic is none."""
 
 
 async def inspect(admin: Admin, topics: Sequence[InspectedTopic]) -> list[Finding]:
@@ -77,7 +79,22 @@ async def _topic(admin: Admin, topic: InspectedTopic, brokers: int) -> list[Find
     config = await admin.configuration(topic.name)
     copies = min((len(p.replicas) for p in metadata.partitions.values()), default=0)
     in_sync = min((len(p.isrs) for p in metadata.partitions.values()), default=0)
-    return list(findings_of_topic(config, topic.needed, copies, in_sync, brokers))
+    found = list(findings_of_topic(config, topic.needed, copies, in_sync, brokers))
+    return [*found, *_partitions(len(metadata.partitions), topic.partitions)]
+
+
+def _partitions(found: int, asked: int) -> Iterator[Finding]:
+    """What the number of an ingress's partitions means, if the URL asks for that many."""
+    what = f"partitions={found}"
+    if not asked or 1 == asked < found:
+        return
+    if found == asked:
+        means = "in order, read by one process at a time" if found == 1 else f"{found} processes share the reading"
+        yield Finding(severity="fine", what=what, means=means)
+        return
+    means = f"the URL says partitions={asked}, which counts only for wagons that a process with that URL opens"
+    todo = f"partitions={asked} in the URL of all observers and publishers, if the next wagons are to have it"
+    yield Finding(severity="costs", what=what, means=means, todo=todo)
 
 
 def findings_of_topic(

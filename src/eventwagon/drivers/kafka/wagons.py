@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from ...background import Background
+from ...display.text import count
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .admin import LOG_TIME, Place
@@ -51,6 +52,7 @@ class Wagons:
         few = partial(options.consumer, queued=_QUEUED, fetch=_FETCH, logger=causes)
         self._tail = Tail(few, "eventwagon-kafka-events")
         self._cache = cache
+        self._told_partitions: set[str] = set()
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
         self._last_claims: dict[tuple[str, int], WagonClaims] = {}
         self._background = Background()
@@ -114,6 +116,7 @@ class Wagons:
             return feed
         topic = await self.publisher.topic(channel)  # this warms the producer for a process that soon publishes here
         _, ends = await self.totals([wagon], {channel: topic.partitions})
+        self._compare(channel, topic.partitions)
         places = [(topic.name, p) for p in range(topic.partitions)]
         if any(ends[place] is None for place in places):
             self.publisher.forget(channel)
@@ -143,6 +146,21 @@ class Wagons:
                 del wagon.feeds[channel.name]
             raise
         return feed
+
+    def _compare(self, channel: Channel, found: int) -> None:
+        """Tell once for each train that this process's option decides nothing, if it says otherwise."""
+        asked = self.admin.options.partitions
+        if asked in (1, found) or channel.name or channel.train in self._told_partitions:
+            return
+        self._told_partitions.add(channel.train)
+        LOGGER.warning(
+            "channel %s has %s, and this process is told partitions=%d: that counts only for wagons that the process "
+            "opens itself. Give the same number to all observers, and to publishers, one of which opens a new train's "
+            "first wagon; each wagon that they open from then on has it",
+            channel,
+            count(found, "partition"),
+            asked,
+        )
 
     async def totals(
         self, wagons: Iterable[KafkaWagon], partitions: Mapping[Channel, int]

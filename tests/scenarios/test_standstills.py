@@ -63,3 +63,16 @@ def _until_there(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < until, path
         time.sleep(0.05)
+
+
+def test_status_says_that_a_stopped_process_holds_events(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM.replace("time.sleep(4)", "time.sleep(1)").replace("2.5", "1.0"))
+    assert cli(tmp_path, "publish", "app:train", given='"sleep"\n').returncode == 0
+    with subprocess.Popen(command("run", "app:train"), cwd=tmp_path, env=environment()) as process:
+        _until_there(tmp_path / "begun")
+        process.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + 20
+        while "1 event in flight, and no process works" not in (told := cli(tmp_path, "status", "parcels").stdout):
+            assert time.monotonic() < until, told
+            time.sleep(0.2)
+        process.kill()

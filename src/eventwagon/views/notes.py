@@ -93,6 +93,15 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
         yield Note("warn", f"{held} {text}", "make these handlers end in time, or restart their processes")
     if caught := sum(m.caught for m in view.members):
         yield Note("warn", f"caught {count(caught, 'unexpected failure')}; the logs say which")
+    if not any({"work", "serve"} & {*m.roles} for m in view.members):
+        for w in wagons:
+            if w.in_flight and not w.workers:
+                yield Note(
+                    "warn",
+                    f"{w.name}: {count(w.in_flight, 'event')} in flight, and no process works: one that is stopped, cut "
+                    "off or dead has claimed them; they come again when their claims expire",
+                    "end that process, if it still exists",
+                )
     if not any("observe" in m.roles for m in view.members):
         yield Note(
             "warn",

@@ -12,7 +12,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer
 from confluent_kafka.admin import AdminClient
 
 from eventwagon.contracts.broker import Delivery, Subscription
-from eventwagon.drivers.kafka import KafkaBroker, wire
+from eventwagon.drivers.kafka import KafkaBroker, progress, wire
 from eventwagon.drivers.kafka.claims import TTL
 from eventwagon.drivers.kafka.feed import Feed
 from eventwagon.drivers.kafka.proposals import FORMAT, Claim, Join, Leave, Member, Settle, decode, encode
@@ -286,6 +286,49 @@ def test_tools_for_consumer_groups_show_the_lag(kafka_server: Server) -> None:
                     await asyncio.sleep(0.1)
             described = await asyncio.wrap_future(admin.describe_consumer_groups([group])[group])
             assert described.members == []
+
+    asyncio.run(main())
+
+
+def test_the_lag_is_whole_although_a_process_was_not_told_the_group(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was told commits for the other's partitions, too, once nobody else does."""
+    monkeypatch.setattr(progress, "_LOOK", 1)
+
+    async def main() -> None:
+        group, channel, handled = f"g{token_hex(4)}", new_channel(), list[str]()
+        url = f"{kafka_server.url}?partitions=4"
+        admin = AdminClient({"bootstrap.servers": kafka_server.url.removeprefix("kafka://")})
+
+        async def work(consumer: Subscription) -> None:
+            while True:
+                some = await consumer.receive(10, 1.0)
+                await consumer.settle(some)
+                handled.extend(d.event.id for d in some)
+
+        async def open_partitions() -> int:
+            asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group]
+            found = {p.partition: p.offset for p in (await asyncio.wrap_future(asked)).topic_partitions}
+            ends = await told.wagons.admin.ends([(str(channel), p) for p in range(4)])
+            return sum(found.get(p, -1) != end for (_, p), end in ends.items())
+
+        async with KafkaBroker.from_url(f"{url}&group={group}") as told, KafkaBroker.from_url(url) as untold:
+            await told.create(channel)
+            async with (
+                told.consume(channel, visibility=LONG, owner="told") as one,
+                untold.consume(channel, visibility=LONG, owner="untold") as other,
+                asyncio.timeout(60),
+            ):
+                tasks = [asyncio.create_task(work(one)), asyncio.create_task(work(other))]
+                for _ in range(40):
+                    await told.publish(channel, events(5))
+                    await asyncio.sleep(0.02)
+                while len(handled) < 200 or await open_partitions():
+                    await asyncio.sleep(0.2)
+                for task in tasks:
+                    task.cancel()
+            await told.delete(channel)
 
     asyncio.run(main())
 

@@ -76,3 +76,9 @@ def test_status_says_that_a_stopped_process_holds_events(tmp_path: Path) -> None
             assert time.monotonic() < until, told
             time.sleep(0.2)
         process.kill()
+
+
+def test_status_says_that_nobody_works(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    assert cli(tmp_path, "publish", "app:train", given='"a"\n"b"\n').returncode == 0
+    assert "2 events waiting, and no process works" in cli(tmp_path, "status", "parcels").stdout

@@ -93,20 +93,31 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
         yield Note("warn", f"{held} {text}", "make these handlers end in time, or restart their processes")
     if caught := sum(m.caught for m in view.members):
         yield Note("warn", f"caught {count(caught, 'unexpected failure')}; the logs say which")
-    if not any({"work", "serve"} & {*m.roles} for m in view.members):
-        for w in wagons:
-            if w.in_flight and not w.workers:
-                yield Note(
-                    "warn",
-                    f"{w.name}: {count(w.in_flight, 'event')} in flight, and no process works: one that is stopped, cut "
-                    "off or dead has claimed them; they come again when their claims expire",
-                    "end that process, if it still exists",
-                )
+    yield from _nobody_works(view, wagons)
     if not any("observe" in m.roles for m in view.members):
         yield Note(
             "warn",
             "no observer is alive: no wagon is switched, drained or removed until one is",
             "start one: eventwagon observe MODULE:TRAIN",
+        )
+
+
+def _nobody_works(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
+    """What waits, and what is claimed, while no worker is there."""
+    if any({"work", "serve"} & {*m.roles} for m in view.members) or any(w.workers for w in wagons):
+        return
+    if waiting := sum((w.waiting or 0) + (w.inside or 0) for w in wagons):
+        yield Note(
+            "warn",
+            f"{count(waiting, 'event')} waiting, and no process works: nothing is handled until one does",
+            "start one: eventwagon work MODULE:TRAIN",
+        )
+    if claimed := sum(w.in_flight or 0 for w in wagons):
+        yield Note(
+            "warn",
+            f"{count(claimed, 'event')} in flight, and no process works: one that is stopped, cut off or dead has "
+            "claimed them; they come again when their claims expire",
+            "end that process, if it still exists",
         )
 
 

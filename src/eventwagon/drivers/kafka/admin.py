@@ -324,6 +324,16 @@ class Admin:
             if one is not None and not absent(one):
                 raise self.trouble(one, "READ", f"group {group}")
 
+    async def committed(self, group: str, places: Iterable[Place]) -> dict[Place, int]:
+        """The offset that is committed for the group in each of these partitions; 0: none."""
+        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])]
+        error, future = await self._insist(
+            lambda seconds: self._client.list_consumer_group_offsets(asked, request_timeout=seconds)[group]
+        )
+        if error is not None:
+            raise self.trouble(error, "DESCRIBE", f"group {group}")
+        return {(at.topic, at.partition): max(0, at.offset) for at in future.result().topic_partitions}
+
     async def trim(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the records of a partition before this offset. An absent topic is no error."""
         at = TopicPartition(topic, partition, before)

@@ -398,6 +398,28 @@ def test_a_wagon_whose_claims_log_was_deleted_is_left_and_its_events_are_publish
     asyncio.run(main())
 
 
+def test_a_claims_log_that_was_made_anew_begins_anew(kafka_server: Server) -> None:
+    """Deleted and created again: who followed the old one follows the new one, and all events come again."""
+
+    async def main() -> None:
+        async with holding(kafka_server.url, *events(3)) as (broker, channel), asyncio.timeout(60):
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 3))
+            log = f"{channel}.0claims"
+            async with topics(kafka_server.url) as admin:
+                await admin.delete(log)
+                while not await admin.create(log, 1, {"message.timestamp.type": "LogAppendTime"}):
+                    await asyncio.sleep(0.05)
+            while (await broker.depth([channel]))[0].settled != 0:
+                await asyncio.sleep(0.1)
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                await consumer.settle(await take(consumer, 3))
+                while (await broker.depth([channel]))[0].waiting:
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
 def test_events_can_be_read_without_a_claims_log(kafka_server: Server) -> None:
     """A process that never read the claims takes no event for settled; one that did knows which are."""
 

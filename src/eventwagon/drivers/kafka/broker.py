@@ -344,7 +344,7 @@ class KafkaBroker:
             known = [times[spot] for spot in some if spot in times]
             if known and len(known) == len(some):
                 depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(known), newest_at=max(known))
-        found = {c: Depth(undeliverable=True, trouble="" if c.name else self._claimless(c)) for c in claimless}
+        found = {c: Depth(undeliverable=True, trouble=self._claimless(c)) for c in claimless}
         return [depths.get(c) or found.get(c, Depth()) for c in channels]
 
     async def _look_for_losses(
@@ -402,11 +402,18 @@ class KafkaBroker:
         return wagons, found, claimless
 
     def _claimless(self, channel: Channel) -> str:
-        """What is wrong with a wagon that has channels and no claims log."""
+        """What is wrong with a wagon that has channels and no claims log; told of its ingress."""
+        log = self._names.claims(channel)
+        if not channel.wagon:
+            return (
+                f"topic {log} was deleted, which says which dead letters were retried or dropped: all are listed again"
+            )
+        if channel.name:
+            return ""
         return (
-            f"topic {self._names.claims(channel)} was deleted, which says who has which event and what is settled: no "
-            "event of the wagon can be delivered any more; new events go to the next wagon, and those that are not "
-            "known to be settled are published there again, so handlers may see events twice"
+            f"topic {log} was deleted, which says who has which event and what is settled: no event of the wagon can be "
+            "delivered any more; new events go to the next wagon, and those that are not known to be settled are "
+            "published there again, so handlers may see events twice"
         )
 
     def _depth(

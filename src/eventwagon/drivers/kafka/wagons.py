@@ -246,10 +246,22 @@ class Wagons:
                 if wagon.feeds.get(feed.channel.name) is feed:
                     del wagon.feeds[feed.channel.name]
         for wagon in wagons:
-            end = ends[wagon.log.topic, 0]
-            wagon.missed = wagon.missed + 1 if end is None or end < read[wagon] else 0  # deleted, or made anew
+            wagon.missed = wagon.missed + 1 if await self._is_another(wagon, ends, read[wagon]) else 0
             if wagon.missed >= _SURE:
                 await self._lost_log(wagon)
+
+    async def _is_another(self, wagon: KafkaWagon, stable: Mapping[Place, int | None], read: int) -> bool:
+        """Whether the wagon's log was deleted, or made anew: then it ends before what was `read` of it."""
+        place = (wagon.log.topic, 0)
+        if (end := stable[place]) is None:
+            return True
+        if end >= read:
+            return False
+        try:  # somebody else's open transaction hides its end, too
+            return ((await self.admin.ends([place]))[place] or 0) < read
+        except BrokerError as e:
+            LOGGER.debug("could not check whether channels still exist: %s", e)
+            return False
 
     async def _lost_log(self, wagon: KafkaWagon) -> None:
         """The wagon's log is gone. If its channels are not, somebody deleted it: remember the claims."""

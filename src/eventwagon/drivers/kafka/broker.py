@@ -411,8 +411,8 @@ class KafkaBroker:
         if channel.name:
             return ""
         return (
-            f"topic {log} was deleted, which says who has which event and what is settled: no event of the wagon can be "
-            "delivered any more; new events go to the next wagon, and those that are not known to be settled are "
+            f"topic {log} was deleted, which says who has which event and what is settled: no event of the wagon can "
+            "be delivered any more; new events go to the next wagon, and those that are not known to be settled are "
             "published there again, so handlers may see events twice"
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +123,25 @@ def test_values_that_no_client_can_have(given: str, said: str) -> None:
         with pytest.raises(UsageError, match=said) as refused:
             driver.from_url(f"kafka://h:1?{given}")
         assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"partitions": "4"}, "partitions='4'; give a whole number"),
+        ({"partitions": 1.5}, "partitions=1.5; give a whole number"),
+        ({"replication": True}, "replication=True; give a whole number"),
+        ({"timeout": "3"}, "timeout='3'; give a number of seconds"),
+        ({"group": None}, "group=None; give text"),
+        ({"config": {"log_level": 7}}, "config: give a dict of names and values, all of them text"),
+        ({"config": {"client.id": "\ud800"}}, "config: give a dict"),
+        ({"config": {"client.id": "a\0b"}}, "config: give a dict"),
+        ({"config": [("log_level", "7")]}, "config: give a dict"),
+    ],
+)
+def test_what_only_a_program_can_give(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        KafkaBroker("h:1", **given)
 
 
 def test_more_copies_than_brokers(kafka_server: Server) -> None:

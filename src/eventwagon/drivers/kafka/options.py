@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from ...contracts.address import Address
 from ...display import redaction
 from ...errors import UsageError
-from ...values import MOST
+from ...values import MOST, is_a, shown
 
 LOGGER = logging.getLogger("eventwagon.kafka")
 LOGGER.addHandler(logging.NullHandler())
@@ -110,6 +110,7 @@ class Options(msgspec.Struct, frozen=True):
     def checked(self) -> Self:
         """Returns itself; raises UsageError for impossible values."""
         where = f"kafka://{self.servers}"
+        self._check_types(where)
         redaction.learn_options(self.config)
         for name, value, least, most in (
             ("partitions", self.partitions, 1, _MOST_PARTITIONS),
@@ -142,6 +143,20 @@ class Options(msgspec.Struct, frozen=True):
                 refusal = refusal.replace(text, "***") if len(text) > 3 else refusal
             raise UsageError(f"{where}: librdkafka does not take {', '.join(self.config)}: {refusal}")
         return self
+
+    def _check_types(self, where: str) -> None:
+        """Raise UsageError for what a program, unlike a URL, can give."""
+        for name in ("partitions", "replication", "max_message_bytes"):
+            if not is_a(value := getattr(self, name), int) or is_a(value, bool):
+                raise UsageError(f"{where}: {name}={shown(value)}; give a whole number")
+        if not is_a(self.timeout, int, float) or is_a(self.timeout, bool):
+            raise UsageError(f"{where}: timeout={shown(self.timeout)}; give a number of seconds")
+        for name in ("topic_prefix", "group", "mode"):
+            if not is_a(value := getattr(self, name), str):
+                raise UsageError(f"{where}: {name}={shown(value)}; give text")
+        given: object = self.config
+        if not is_a(given, dict) or not all(is_a(x, str) and _is_text(x) for pair in given.items() for x in pair):
+            raise UsageError(f"{where}: config: give a dict of names and values, all of them text")
 
     def _refusal(self) -> str:
         """What librdkafka objects to in the options of a client; nothing if it accepts them. Nothing is connected."""
@@ -204,6 +219,11 @@ class Options(msgspec.Struct, frozen=True):
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
         }
+
+
+def _is_text(text: str) -> bool:
+    """Whether a client can be given it."""
+    return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
 
 
 def _is_passed(name: str) -> bool:

@@ -31,6 +31,7 @@ def test_it_lists_and_shows(url: str) -> None:
     assert listed.exit_code == 0, listed.output
     (line,) = [each for each in listed.stdout.splitlines() if "orders_v1" in each]
     assert line.endswith("in 50, emitted 45, settled 95, dead 5, retried 7")
+    assert " drained (closed: asked for: an audit); in 50" in line
     shown = audit(url, "orders_v1").stdout
     assert "reconciled: of each channel, published = settled + lost + left" in shown
     assert "digests and percentiles cover 95 of 95 settled events" in shown

@@ -1,4 +1,4 @@
-"""A process that was stopped as a whole, and goes on: no handler is blamed for that."""
+"""What processes say that stand still, or that do less than others: no handler is blamed, and `status` tells."""
 
 from __future__ import annotations
 
@@ -82,3 +82,18 @@ def test_status_says_that_nobody_works(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(PROGRAM)
     assert cli(tmp_path, "publish", "app:train", given='"a"\n"b"\n').returncode == 0
     assert "2 events waiting, and no process works" in cli(tmp_path, "status", "parcels").stdout
+
+
+def test_who_only_observes_speaks_of_no_handlers_as_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    assert cli(tmp_path, "publish", "app:train", given='"a"\n').returncode == 0
+    with subprocess.Popen(
+        command("observe", "app:train"), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        while "observes train parcels" not in process.stderr.readline():
+            pass
+        process.terminate()
+        _, told = process.communicate(timeout=30)
+    assert "ending: asked to" in told
+    assert "handlers" not in told

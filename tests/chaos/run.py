@@ -279,7 +279,8 @@ class Chaos:
         for role in ROLES:
             for actor in self._cast.of(role):
                 lines.append(f"  {actor.name} pid {actor.pid}: {actor.process.status()}")
-        return "\n".join([*lines, await self._outputs()])
+        # what it waited for comes last: a log that is cut off keeps its end
+        return "\n".join([await self._outputs(), *lines])
 
     async def _outputs(self) -> str:
         def read() -> str:

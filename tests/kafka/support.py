@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from secrets import token_hex
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -17,6 +18,7 @@ from eventwagon.errors import BrokerError, ChannelGone, PublishUncertain, Sealed
 from eventwagon.event import Channel, Event, new_ids
 
 LONG = 600.0
+_T = TypeVar("_T")
 
 
 def events(count: int, *, size: int = 10) -> list[Event]:
@@ -65,16 +67,14 @@ async def take(consumer: Subscription, count: int, *, patience: float = 30.0) ->
     return got
 
 
-async def patiently(step: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Until the step raises no Unavailable."""
+async def patiently(step: Callable[[], Awaitable[_T]], *, seconds: float = 60.0) -> _T:
+    """What the step returns, once it raises no Unavailable."""
     async with asyncio.timeout(seconds):
         while True:
             try:
-                await step()  # type: ignore[misc]
+                return await step()
             except Unavailable:
                 await asyncio.sleep(0.1)
-            else:
-                return
 
 
 class Publishing:

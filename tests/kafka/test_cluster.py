@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from confluent_kafka import KafkaError
@@ -132,7 +133,10 @@ def test_consumers_and_members_outlive_a_leader(kafka_cluster: KafkaCluster) -> 
             seen: set[str] = set()
 
             async def work() -> None:
-                async with worker.consume(channel, visibility=20.0) as consumer:
+                async with AsyncExitStack() as stack:
+                    consumer = await patiently(
+                        lambda: stack.enter_async_context(worker.consume(channel, visibility=20.0))
+                    )
                     while not (publishing.sealed.is_set() and set(publishing.accepted) <= seen):
                         try:
                             got = await consumer.receive(50, 0.5)

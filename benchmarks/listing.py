@@ -12,6 +12,7 @@ import msgspec
 from . import (
     archive,
     elastic,
+    gateway,
     handlers,
     idle_processes,
     isolation,
@@ -60,6 +61,7 @@ BENCHMARKS = {
         trains,
         idle_processes,
         many_publishers,
+        gateway,
         redis_publish,
         replays,
         redis_consume,

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from eventwagon import Train, Volume, Workers
-from eventwagon.cli.dashboard import _server  # the one that the command runs
+from eventwagon.cli.http import server as http_server  # the one that the command runs
 from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import Entry
 from eventwagon.contracts.registry import Member, Snapshot
@@ -24,6 +24,7 @@ from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 
 TOKEN = "a token of the tests, long enough"  # noqa: S105
+CONNECTIONS = 1000
 OURS = {"X-Eventwagon": "dashboard"}
 
 
@@ -106,7 +107,7 @@ def _port() -> Any:
 async def serving(app: Any) -> AsyncIterator[str]:
     """Serve it on a real port, as the command does. Yields its address."""
     with _port() as listening:
-        server = _server(app)
+        server = http_server(app, connections=CONNECTIONS)
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/"

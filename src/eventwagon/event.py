@@ -271,6 +271,8 @@ LEVEL = "chainlevel"
 wagon, and how many such steps there were before in that wagon (`7/2`). Undo goes by it."""
 
 _MARKS = frozenset((REPLAY, REPLAYED_FROM, LEVEL, *UNDO_MARKS))
+OURS = DEATH | _MARKS
+"""The extension attributes that have a meaning here: nothing from outside may bring them along."""
 
 
 def level_of(event: Event, wagon: int) -> int:

@@ -103,7 +103,7 @@ def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
         await send({"type": "http.response.body", "body": bytes(whole)})
 
     async def main() -> None:
-        monkeypatch.setattr("eventwagon.cli.dashboard._CLOSING", 0.3)
+        monkeypatch.setattr("eventwagon.cli.http._CLOSING", 0.3)
         async with AsyncExitStack() as stack:
             address = await stack.enter_async_context(serving(app))
             reader, writer = await _raw_client(address)
@@ -125,8 +125,8 @@ def test_connections_that_say_nothing_are_bounded_and_cut_off(monkeypatch: pytes
     """They must not use up the files that the process may open: nobody would get an answer then."""
 
     async def main() -> None:
-        monkeypatch.setattr("eventwagon.cli.dashboard._CONNECTIONS", 20)
-        monkeypatch.setattr("eventwagon.cli.dashboard._SILENT", 1.0)
+        monkeypatch.setattr("tests.dashboards.CONNECTIONS", 20)
+        monkeypatch.setattr("eventwagon.cli.http._SILENT", 1.0)
         async with AsyncExitStack() as stack:
             c = await stack.enter_async_context(a_train().connect("memory://dashboard-silent", listeners=()))
             address = await stack.enter_async_context(serving(app(c)))

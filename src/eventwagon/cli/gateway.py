@@ -1,0 +1,222 @@
+"""`gateway`: publishes what comes over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..connection import Connection
+from ..contracts.metering import Meter
+from ..errors import UsageError
+from ..metrics.serving import LOOPBACK
+from ..tracing.exporting import exporting
+from ..values import is_loopback
+from .console import DEFAULT_URL, Url, ending, line, say
+from .http import listen, server, serving
+from .scraped import MetricsHost, OwnMetricsPort, Scraped
+from .serve import LogLevel, asked_to_end, level_of, set_up_logging
+from .target import load_train, reached
+
+if TYPE_CHECKING:
+    from ..gateway.keys import Key
+
+_logger = logging.getLogger("eventwagon.gateway")
+_CONNECTIONS = 10_000
+"""Fewer where this process may not open so many files."""
+_GRACE = 10
+"""Seconds that open requests have at the end."""
+_LOOK = 2.0
+"""Seconds between two looks whether the file of keys has changed."""
+
+
+def gateway(
+    target: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRAIN…", help="The trains that may be published to: names, or programs (module:attribute)."
+        ),
+    ],
+    url: Url = DEFAULT_URL,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port to listen on; 0: any free one.")
+    ] = 8080,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on. Any other than a loopback address needs --keys. Default: 127.0.0.1, which only "
+            "this machine can reach.",
+        ),
+    ] = LOOPBACK,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file of the keys that may publish, as --new-key prints them. It is read again "
+            "when it changes. Default: everybody may publish.",
+        ),
+    ] = None,
+    new_key: Annotated[
+        str,
+        typer.Option(
+            "--new-key", metavar="NAME", help="Make a key for these trains, print it and its lines for --keys, and end."
+        ),
+    ] = "",
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain in PEM, to serve HTTPS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key in PEM.")] = None,
+    most_body: Annotated[
+        int, typer.Option("--max-body", min=1024, metavar="BYTES", help="The largest body that is taken.")
+    ] = 4_194_304,
+    most_events: Annotated[
+        int, typer.Option("--max-events", min=1, metavar="NUMBER", help="The most events of a batch.")
+    ] = 1000,
+    metrics_port: OwnMetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
+    log_level: LogLevel = None,
+) -> None:
+    """Publish CloudEvents that come over HTTP: POST /trains/TRAIN/events.
+
+    It answers 202 once the events are stored, and describes itself at /openapi.json. SIGTERM lets open requests finish.
+    """
+    with ending():
+        if new_key:
+            _print_key(new_key, target)
+            return
+        asyncio.run(
+            _serve(
+                target,
+                url,
+                port,
+                host,
+                keys,
+                (tls_cert, tls_key),
+                (most_body, most_events),
+                Scraped(metrics_port, metrics_host),
+                level_of(log_level),
+            )
+        )
+
+
+def _print_key(name: str, targets: list[str]) -> None:
+    from ..gateway.keys import new_key
+
+    trains = [load_train(each).name if ":" in each else each for each in targets]
+    key, lines = new_key(name, trains)
+    say(f"the key, shown this once: {key}")  # apart from its lines, which go into a file
+    for each in lines.splitlines():
+        line(each)
+
+
+async def _serve(
+    targets: list[str],
+    url: str,
+    port: int,
+    host: str,
+    keys: Path | None,
+    tls: tuple[Path | None, Path | None],
+    most: tuple[int, int],
+    scraped: Scraped,
+    level: int | None,
+) -> None:
+    if keys is None and not is_loopback(host):
+        raise UsageError(f"--host {host!r} can be reached from elsewhere: give --keys (see --new-key)")
+    try:
+        from ..gateway import Gateway, Limits
+        from ..gateway.keys import load_keys
+    except ModuleNotFoundError as e:
+        raise UsageError(f"the gateway needs {e.name}: pip install 'eventwagon[gateway]'") from None
+    config = _tls(*tls)
+    set_up_logging(level)
+    known = _Keys(keys, load_keys) if keys else None
+    listening = listen(host, port)
+    with exporting("eventwagon gateway"), asked_to_end() as asked, contextlib.closing(listening):
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(scraped.answering())
+            connections = [await stack.enter_async_context(_opened(each, url, scraped.meter)) for each in targets]
+            served = Gateway(
+                connections, keys=known.current if known else None, limits=Limits(body=most[0], events=most[1])
+            )
+            http = server(served, connections=_CONNECTIONS, grace=_GRACE, http="auto", **config)
+            task = await stack.enter_async_context(serving(http, listening))
+            waiting = asyncio.create_task(asked.wait())
+            looking = asyncio.create_task(known.follow()) if known else waiting
+            try:
+                at = f"[{host}]" if ":" in host else host
+                names = ", ".join(each.train.name for each in connections)
+                scheme = "https" if config else "http"
+                line(f"{scheme}://{at}:{listening.getsockname()[1]}/ publishes to {names}; Ctrl-C ends it")
+                await asyncio.wait((task, waiting, looking), return_when=asyncio.FIRST_COMPLETED)
+                served.end()
+            finally:
+                waiting.cancel()
+                looking.cancel()
+                await asyncio.gather(waiting, looking, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _opened(target: str, url: str, meter: Meter | None) -> AsyncIterator[Connection]:
+    """A program's train may be founded by publishing to it; a mere name must be one that exists."""
+    train = load_train(target) if ":" in target else None
+    async with train.connect(url, listeners=(), meter=meter) if train else reached(target, url, meter=meter) as c:
+        yield c
+
+
+class _Keys:
+    """The keys in a file, which may change."""
+
+    def __init__(self, path: Path, load: Callable[[Path], dict[str, Key]]) -> None:
+        self._path = path
+        self._load = load
+        self._mark = self._marked()
+        self._keys = load(path)
+
+    def current(self) -> Mapping[str, Key]:
+        """The keys, by their hash."""
+        return self._keys
+
+    async def follow(self) -> None:
+        """Read the file again whenever it changes. One that can't be read changes nothing, and is logged."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            mark = self._marked()
+            if mark == self._mark:
+                continue
+            self._mark = mark
+            try:
+                self._keys = await asyncio.to_thread(self._load, self._path)
+                _logger.info("the keys were read again: there are %d", len(self._keys))
+            except UsageError as e:
+                _logger.warning("%s; the keys from before stay", e)
+
+    def _marked(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _tls(cert: Path | None, key: Path | None) -> dict[str, Any]:
+    """The server's options for HTTPS; none for HTTP. Raises UsageError."""
+    if cert is None and key is None:
+        return {}
+    if cert is None or key is None:
+        raise UsageError("give --tls-cert and --tls-key together")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (OSError, ssl.SSLError, ValueError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise UsageError(
+            f"--tls-cert {cert} --tls-key {key}: {why}; give PEM files, the key without a password"
+        ) from None
+    return {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}

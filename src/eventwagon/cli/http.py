@@ -1,0 +1,133 @@
+"""HTTP servers of commands: where they listen, and what they do about clients that only hold connections open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from ..errors import UsageError
+
+_BACKLOG = 100
+"""Connections that are accepted in one go."""
+_SPARE = 64
+"""Files that are left for everything else."""
+_SILENT = 30.0
+"""Seconds that a connection has for its first request, and for each further one."""
+_GRACE = 3
+_CLOSING = 30.0
+"""Seconds that a client has to take the rest of an answer whose connection is closing."""
+_FEW = 1000
+"""Up to so many connections are looked at ten times a second, more of them once."""
+
+
+@contextlib.asynccontextmanager
+async def serving(server: Any, listening: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve while entered; the task ends if the server does. Leaving lets open requests finish."""
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield task
+        server.should_exit = True
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at that address. Raises UsageError."""
+    try:
+        family, *_, place = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.create_server(place[:2], family=family, backlog=256)
+    except (OSError, UnicodeError) as e:
+        raise UsageError(f"--host {host!r} --port {port}: {getattr(e, 'strerror', None) or e}") from None
+    # asyncio sets it for sockets that it made itself; without it an answer in two writes waits 40 ms for the client
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def server(served: Any, *, connections: int, grace: int = _GRACE, http: str = "h11", **config: Any) -> Any:
+    """A uvicorn server for the application. At most so many `connections`: further ones are closed at once, or get 503;
+    fewer where this process may not open so many files. Open requests have `grace` seconds at the end. `http` and
+    `config` go to uvicorn."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        _closing: Mapping[Any, float] = {}
+        """Connections that are closing: since when."""
+        _silent: Mapping[Any, float] = {}
+        """Connections without a request, with the one before: since when."""
+
+        async def on_tick(self, counter: int) -> bool:
+            """Ten times a second."""
+            if counter % 10 == 0 or len(self.server_state.connections) < _FEW:
+                self._abort_closing()
+                self._abort_silent()
+            return await super().on_tick(counter)
+
+        def _abort_silent(self) -> None:
+            """Cut off those that only hold a connection open."""
+            now = time.monotonic()
+            cycles = [(c, getattr(c, "cycle", None)) for c in self.server_state.connections]  # of its newest request
+            silent = [(c, cycle) for c, cycle in cycles if cycle is None or cycle.response_complete]
+            self._silent = {each: self._silent.get(each, now) for each in silent}
+            for (connection, _), since in self._silent.items():
+                if now - since >= _SILENT:
+                    connection.transport.abort()
+
+        def _abort_closing(self) -> None:
+            """Cut off clients that never read: a connection closes only once they have taken what is left."""
+            now = time.monotonic()
+            transports = [getattr(each, "transport", None) for each in self.server_state.connections]
+            self._closing = {t: self._closing.get(t, now) for t in transports if t is not None and t.is_closing()}
+            for transport, since in self._closing.items():
+                if now - since >= _CLOSING:
+                    transport.abort()
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals are the command's."""
+            yield
+
+    settings = uvicorn.Config(
+        served,
+        access_log=False,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=connections,
+        timeout_graceful_shutdown=grace,
+        backlog=_BACKLOG,
+        http=http,
+        **config,
+    )
+    settings.load()
+    settings.http_protocol_class = _bounded(settings.http_protocol_class, _most_connections(connections))
+    return Server(settings)
+
+
+def _bounded(protocol: Any, most: int) -> Any:
+    """The same protocol, which closes further connections at once: an event loop that can't open another file logs that
+    thousands of times a second, and answers nobody."""
+
+    def connection_made(self: Any, transport: Any) -> None:
+        protocol.connection_made(self, transport)
+        if len(self.connections) > most:
+            transport.abort()
+
+    return type("Bounded", (protocol,), {"connection_made": connection_made})
+
+
+def _most_connections(wanted: int) -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return wanted
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # what was accepted in two rounds is not known to the protocol yet
+    return wanted if files == resource.RLIM_INFINITY else max(8, min(wanted, files - _SPARE - 2 * _BACKLOG))

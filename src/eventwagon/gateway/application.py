@@ -1,0 +1,343 @@
+"""The gateway as an ASGI application: it publishes the CloudEvents that it gets over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from ..connection import Connection
+from ..errors import (
+    EventRefused,
+    EventTooLarge,
+    EventwagonError,
+    PublishError,
+    TrainFull,
+    TrainPaused,
+    TrainRemoved,
+    UsageError,
+)
+from ..runtime.bulkhead import Bulkhead
+from .describing import description
+from .intake import answer_to, events_of
+from .keys import Bucket, Key, hashed
+from .refusal import Refused
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[Mapping[str, Any]], Any]
+
+_LOOK = 0.25
+"""Seconds between two looks for bodies that are late."""
+_LINGER = 2.0
+"""Seconds for which the rest of a refused body is read and dropped."""
+_DROPPED = 16_777_216
+"""The most bytes of it."""
+_TRAINS, _EVENTS = "/trains/", "/events"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a request may ask for."""
+
+    body: int = 4_194_304
+    """Bytes of a body."""
+    bodies: int = 134_217_728
+    """Bytes of all bodies that are being read or published."""
+    events: int = 1000
+    """Events of a batch."""
+    patience: float = 30.0
+    """Seconds for a body to arrive."""
+
+
+class Gateway:
+    """`POST /trains/TRAIN/events` publishes; `GET /healthz`, `/readyz` and `/openapi.json` need no key.
+
+    `connections`: the open connections of its trains. `keys`: what is known of each key, by its hash; a function, since
+    it may change; None: everybody may publish.
+    """
+
+    def __init__(
+        self,
+        connections: Iterable[Connection],
+        *,
+        keys: Callable[[], Mapping[str, Key]] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._connections = {each.train.name: each for each in connections}
+        self._keys = keys
+        self._limits = limits or Limits()
+        self._bulkhead = Bulkhead("gateway")
+        self._buckets: dict[str, tuple[float, Bucket]] = {}
+        self._held = 0
+        """Bytes of the bodies that are being read or published."""
+        self._expected: dict[_Body, float] = {}
+        """The bodies that are being read, and until when, in the loop's time."""
+        self._look: asyncio.TimerHandle | None = None
+        self._is_ending = False
+
+    def end(self) -> None:
+        """From now on it is not ready, so that a load balancer sends nothing more. Idempotent."""
+        self._is_ending = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        body = _Body(self, receive)
+        try:
+            status, answer = await self._answer(scope, body)
+            await _say(send, status, answer)
+        except Refused as e:
+            await _say(send, e.status, _error(e.why), retry_after=e.retry_after, unread=None if body.is_read else body)
+        except _Gone:
+            return
+        except Exception as e:  # noqa: BLE001 - one request must not end the gateway
+            self._bulkhead.report("a request", e)
+            await _say(send, 500, _error("this failed in an unforeseen way: the gateway's log says more"), unread=body)
+        finally:
+            body.free()
+
+    async def _answer(self, scope: Scope, body: _Body) -> tuple[int, bytes]:
+        path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
+        if path.startswith(_TRAINS) and path.endswith(_EVENTS):
+            if method != "POST":
+                raise Refused(405, f"{path[:120]} takes POST")
+            return 202, await self._publish(path[len(_TRAINS) : -len(_EVENTS)], scope["headers"], body)
+        if method not in ("GET", "HEAD"):
+            raise Refused(404, "events are sent with POST /trains/TRAIN/events")
+        if path == "/healthz":
+            return 200, b'{"status":"alive"}'
+        if path == "/readyz":
+            return self._readiness()
+        if path == "/openapi.json":
+            return 200, description(self._limits.events, self._limits.body)
+        raise Refused(404, "there are POST /trains/TRAIN/events, GET /healthz, /readyz and /openapi.json")
+
+    def _readiness(self) -> tuple[int, bytes]:
+        if self._is_ending:
+            raise Refused(503, "the gateway is ending")
+        trouble = {name: c.trouble for name, c in self._connections.items() if c.trouble}
+        if trouble and len(trouble) == len(self._connections):
+            raise Refused(503, "; ".join(f"{name}: {why}" for name, why in trouble.items()), retry_after=1)
+        return 200, msgspec.json.encode({"status": "ready", "trouble": trouble})
+
+    # --- publishing -----------------------------------------------------------------------
+
+    async def _publish(self, name: str, headers: Sequence[tuple[bytes, bytes]], body: _Body) -> bytes:
+        key = self._allowed(name, headers)
+        connection = self._connections.get(name)
+        if connection is None:
+            raise Refused(404, f"this gateway has no train {name[:60]!a}")
+        data = await body.read(headers, self._limits)
+        events = events_of(
+            headers,
+            data,
+            now=time.time(),
+            most=connection.train.settings.max_event_bytes,
+            most_events=self._limits.events,
+        )
+        self._within_rate(key, len(events))
+        if events:
+            try:
+                if len(events) == 1:
+                    await connection.publish(events[0])
+                else:
+                    await connection.publish_many(events)
+            except EventwagonError as e:
+                raise _refusal(e, len(events)) from None
+        return answer_to(events)
+
+    def _allowed(self, train: str, headers: Sequence[tuple[bytes, bytes]]) -> Key | None:
+        if self._keys is None:
+            return None
+        given = [value for name, value in headers if name == b"authorization"]
+        if len(given) != 1 or given[0][:7].lower() != b"bearer ":
+            raise Refused(401, "give a key: Authorization: Bearer KEY")
+        key = self._keys().get(hashed(given[0][7:].strip().decode("latin-1")))
+        if key is None:
+            raise Refused(401, "this key is not known here")
+        if not key.may(train):
+            raise Refused(403, f"this key ({key.name}) is not for train {train[:60]!a}")
+        return key
+
+    def _within_rate(self, key: Key | None, events: int) -> None:
+        if key is None or key.rate is None:
+            return
+        now = time.monotonic()
+        rate, bucket = self._buckets.get(key.name, (0.0, None))
+        if bucket is None or rate != key.rate:
+            bucket = Bucket(key.rate, now)
+            self._buckets[key.name] = key.rate, bucket
+        if wait := bucket.take(events, now):
+            raise Refused(
+                429, f"key {key.name} may publish {key.rate:g} events a second", retry_after=max(1, math.ceil(wait))
+            )
+
+    # --- bodies on their way --------------------------------------------------------------
+
+    def expect(self, body: _Body, seconds: float) -> None:
+        """Give the body up unless it has come within that time."""
+        loop = asyncio.get_running_loop()
+        self._expected[body] = loop.time() + seconds
+        if self._look is None:  # one timer for all: one for each takes a twentieth of the time of a request
+            self._look = loop.call_later(_LOOK, self._give_up_late)
+
+    def has_come(self, body: _Body) -> None:
+        """The body is no longer waited for."""
+        del self._expected[body]
+
+    def _give_up_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        for body in [body for body, until in self._expected.items() if until < loop.time()]:
+            body.give_up()
+        self._look = loop.call_later(_LOOK, self._give_up_late) if self._expected else None
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body. Raises Refused if all bodies together are too large."""
+        if self._held + size > self._limits.bodies:
+            raise Refused(503, "too many large bodies are on their way: try again soon", retry_after=1)
+        self._held += size
+
+    def release(self, size: int) -> None:
+        """The bytes are no longer there."""
+        self._held -= size
+
+
+class _Gone(Exception):
+    """The client has gone: nobody reads an answer."""
+
+
+class _Body:
+    """The body of one request."""
+
+    def __init__(self, gateway: Gateway, receive: Receive) -> None:
+        self._gateway = gateway
+        self._receive = receive
+        self._held = 0
+        self._task: asyncio.Task[object] | None = None
+        self._is_late = False
+        self.is_read = False
+
+    async def read(self, headers: Sequence[tuple[bytes, bytes]], limits: Limits) -> bytes:
+        """All of it. Raises Refused (400, 408, 413, 503), _Gone."""
+        for name, value in headers:
+            if name == b"content-length" and int(value) > limits.body:
+                raise Refused(413, f"the body has {int(value):,} bytes; {limits.body:,} are taken")
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise Refused(415, "a compressed body is not read: send it as it is")
+        self._task = asyncio.current_task()
+        self._gateway.expect(self, limits.patience)
+        try:
+            data = await self._all(limits)
+        except asyncio.CancelledError:
+            if self._is_late and self._task is not None and not self._task.uncancel():
+                raise Refused(408, "the body did not come in time") from None
+            raise
+        finally:
+            self._gateway.has_come(self)
+        return data
+
+    def give_up(self) -> None:
+        """Let `read` end: the body is late."""
+        self._is_late = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _all(self, limits: Limits) -> bytes:
+        data, more = bytearray(), True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            self.is_read = not more
+            self._count(len(chunk), limits)
+            if not more and not data:
+                return bytes(chunk)  # most bodies come in one piece
+            data += chunk
+        return bytes(data)
+
+    def _count(self, size: int, limits: Limits) -> None:
+        if self._held + size > limits.body:
+            raise Refused(413, f"the body has more than {limits.body:,} bytes, which is the most that is taken")
+        self._gateway.hold(size)
+        self._held += size
+
+    async def drain(self) -> None:
+        """Read and drop the rest for a while: a client that is still sending when its connection is closed never sees
+        the answer."""
+        dropped = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER):
+                while not self.is_read and dropped < _DROPPED:
+                    message = await self._receive()
+                    dropped += len(message.get("body", b""))
+                    self.is_read = not message.get("more_body", False)
+
+    def free(self) -> None:
+        """The body is no longer needed."""
+        self._gateway.release(self._held)
+        self._held = 0
+
+
+def _refusal(error: EventwagonError, events: int) -> Refused:
+    """The answer to what went wrong with publishing."""
+    why = str(error)
+    if events > 1 and isinstance(error, PublishError):
+        why = f"{why}; the first {error.accepted} of {events} events are stored"
+    if isinstance(error, EventTooLarge):
+        return Refused(413, why)
+    if isinstance(error, UsageError | EventRefused):
+        return Refused(400, why)
+    if isinstance(error, TrainRemoved):
+        return Refused(410, why)
+    if isinstance(error, TrainFull):
+        return Refused(429, why, retry_after=2)
+    if isinstance(error, TrainPaused):
+        return Refused(503, why, retry_after=10)
+    return Refused(503, why, retry_after=1)  # with the same ids: whether they were stored may not be known
+
+
+async def _say(send: Send, status: int, body: bytes, *, retry_after: int = 0, unread: _Body | None = None) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    if retry_after:
+        headers.append((b"retry-after", b"%d" % retry_after))
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status == 405:
+        headers.append((b"allow", b"POST"))
+    if unread is not None:  # the rest of its body would be taken for the next request
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if unread is not None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await unread.drain()
+        body = b""
+    await send({"type": "http.response.body", "body": body})
+
+
+def _error(why: str) -> bytes:
+    return msgspec.json.encode({"error": why.encode("utf-8", "backslashreplace").decode()})
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -2,6 +2,7 @@
 
 from .mapping import Rules, Unmapped, event_of
 from .opening import open_source
+from .runner import Bridge
 from .source import Begin, Lag, Record, Source
 
-__all__ = ["Begin", "Lag", "Record", "Rules", "Source", "Unmapped", "event_of", "open_source"]
+__all__ = ["Begin", "Bridge", "Lag", "Record", "Rules", "Source", "Unmapped", "event_of", "open_source"]

@@ -119,6 +119,8 @@ def unmapped(record: Record, rules: Rules, because: str) -> Unmapped:
 
 
 def _event_of(record: Record, rules: Rules) -> Event:
+    if record.trouble:
+        raise _Bad(record.trouble)
     own, others = _parted(record.headers)
     if not own and b'"specversion"' in record.value and looks_structured(record.value):
         own = [_PAIR]

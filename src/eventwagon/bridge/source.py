@@ -28,6 +28,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     time: float = 0.0
     """When the source took it, in seconds since the epoch; 0: it does not say."""
     token: Any = None
+    trouble: str = ""
+    """Why it can't be an event, as far as the source can tell; it then goes to the dead letters. Empty: nothing is
+    wrong."""
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +89,7 @@ class Source(Protocol):
     async def peek(self, limit: int) -> Sequence[Record]:
         """The records that the next `read` would give, at most `limit`, as far as they can be shown. Takes and commits
         nothing, and joins no group; only of a source that can be read once (stdin) they are gone. Raises Unavailable,
-        StorageBroken."""
+        StorageBroken, and UsageError if the source can't show records without taking them."""
         ...
 
     async def lag(self) -> Lag:

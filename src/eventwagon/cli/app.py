@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..display.text import as_line
 from . import (
     audit,
+    bridge,
     dashboard,
     dead,
     demo,
@@ -167,6 +168,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (serve.run, "Run", "eventwagon run app:signups --url sqlite:///var/trains"),
     (serve.observe, "Run", "eventwagon observe app:signups"),
     (serve.work, "Run", "eventwagon work app:signups --log-level warning"),
+    (bridge.bridge, "Run", "eventwagon bridge 'kafka://localhost:9092/orders?group=workers' app:orders"),
     (trains.list_, "Use", "eventwagon list"),
     (publish.publish, "Use", "jq -c .user dump.json | eventwagon publish app:signups --subject-field email"),
     (later.later, "Use", "eventwagon later user_registrations --cancel 01977430-2228-7b20-bee8-7270a75543ed"),

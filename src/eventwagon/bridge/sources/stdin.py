@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
+import msgspec
+
 from ...contracts.address import Address
+from ...display.text import said
 from ...input_blocks import blocks
 from ..source import Begin, Lag, Record
 
+_json = msgspec.json.Decoder()
 _BOM = b"\xef\xbb\xbf"
 _LINE_MOST = 64 << 20
 """Bytes of a line. A longer one is cut into records of this size, which are no JSON."""
@@ -67,7 +71,10 @@ class StdinSource:
             return None
         now = time.time()
         taken = [self._lines.popleft() for _ in range(min(limit, len(self._lines)))]
-        return [Record(position=f"stdin/{self._run}/{number}", value=line, time=now) for number, line in taken]
+        return [
+            Record(position=f"stdin/{self._run}/{number}", value=line, time=now, trouble=_trouble(line))
+            for number, line in taken
+        ]
 
     def _take(self, block: bytes) -> None:
         if not block:
@@ -93,3 +100,13 @@ class StdinSource:
     async def lag(self) -> Lag:
         """Not known."""
         return Lag()
+
+
+def _trouble(line: bytes) -> str:
+    try:
+        _json.decode(line)
+    except msgspec.DecodeError as e:
+        return f"it is no JSON: {str(e).removeprefix('JSON is malformed: ')}"
+    except (UnicodeDecodeError, RecursionError) as e:
+        return f"it is no JSON: {said(e)}"
+    return ""

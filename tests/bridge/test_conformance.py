@@ -1,0 +1,27 @@
+"""Each source against the suite."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventwagon.testing.conformance import Check, SourceHarness, Undeclared, source_checks
+from tests.bridge.support import pipe_flow, redis_flow
+from tests.servers.server import Server
+
+CHECKS = source_checks()
+ONCE = source_checks(rereads=False)
+
+
+@pytest.mark.parametrize("check", ONCE, ids=str)
+def test_stdin(check: Check[SourceHarness]) -> None:
+    try:
+        asyncio.run(check.run(pipe_flow))
+    except Undeclared as undeclared:
+        pytest.skip(str(undeclared))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_redis(check: Check[SourceHarness], redis_server: Server) -> None:
+    asyncio.run(check.run(lambda: redis_flow(redis_server)))

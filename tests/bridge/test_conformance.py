@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from eventwagon.testing.conformance import Check, SourceHarness, Undeclared, source_checks
-from tests.bridge.support import pipe_flow, redis_flow
+from tests.bridge.support import kafka_flow, pipe_flow, redis_flow
 from tests.servers.server import Server
 
 CHECKS = source_checks()
@@ -25,3 +25,8 @@ def test_stdin(check: Check[SourceHarness]) -> None:
 @pytest.mark.parametrize("check", CHECKS, ids=str)
 def test_redis(check: Check[SourceHarness], redis_server: Server) -> None:
     asyncio.run(check.run(lambda: redis_flow(redis_server)))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_kafka(check: Check[SourceHarness], kafka_server: Server) -> None:
+    asyncio.run(check.run(lambda: kafka_flow(kafka_server, options="&assignor=cooperative")))

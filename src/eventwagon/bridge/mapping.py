@@ -14,6 +14,8 @@ from ..display.text import said
 from ..errors import EventTooLarge, UsageError
 from ..event import (
     DEATH,
+    EARLIEST,
+    LATEST,
     LEVEL,
     LONGEST_VALUE,
     LONGEST_WORD,
@@ -114,7 +116,8 @@ def event_of(record: Record, rules: Rules) -> Event | Unmapped:
 def unmapped(record: Record, rules: Rules, because: str) -> Unmapped:
     """What stands for a record that can't be an event, or that the broker refuses for good."""
     pairs = [*record.headers, *([("key", record.key)] if record.key else [])]
-    letter = undecodable(record.value, pairs, position=record.position, written=record.time, because=because)
+    written = record.time if EARLIEST <= record.time <= LATEST else 0.0  # a letter with another time can't be stored
+    letter = undecodable(record.value, pairs, position=record.position, written=written, because=because)
     return Unmapped(msgspec.structs.replace(letter, source=rules.source), because)
 
 

@@ -67,12 +67,14 @@ class Bridge:
         self._bulkhead = Bulkhead(f"bridge from {self._name}")
         self._seldom = Seldom()
         self._late = False
+        self._room = asyncio.Semaphore(0)
+        """Batches that may be read in advance."""
 
     async def run(self, asked: asyncio.Event) -> None:
         """Carry records until `asked` is set or the source has ended. When asked it finishes the batches that it has
         read, unless the train takes no events. Raises UsageError, TrainRemoved."""
         self._asked = asked
-        batches: asyncio.Queue[Sequence[Record] | None] = asyncio.Queue(1)
+        batches: asyncio.Queue[Sequence[Record] | None] = asyncio.Queue()
         try:
             async with asyncio.TaskGroup() as tasks:
                 looking = tasks.create_task(self._look())
@@ -100,15 +102,14 @@ class Bridge:
     # --- reading ------------------------------------------------------------------------------
 
     async def _read(self, batches: asyncio.Queue[Sequence[Record] | None]) -> None:
+        """One batch ahead of the one that is being published."""
         while not self._asked.is_set():
             found = await self._insist("reading", lambda: self.source.read(self._batch, _WAIT))
-            if found is None:
+            if found is None or found[0] is None:
                 break
-            records = found[0]
-            if records is None:
-                break
-            if records:
-                await batches.put(records)
+            if found[0]:
+                await batches.put(found[0])
+                await self._room.acquire()
         await batches.put(None)
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[T]]) -> tuple[T] | None:
@@ -136,6 +137,7 @@ class Bridge:
     async def _carry(self, batches: asyncio.Queue[Sequence[Record] | None]) -> None:
         stopped = False
         while (records := await batches.get()) is not None:
+            self._room.release()
             if stopped:  # an earlier record was given up: those after it come again too
                 continue
             stopped = not await self._pass_on(records)

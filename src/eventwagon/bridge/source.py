@@ -26,7 +26,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Pairs = ()
     key: bytes | None = None
     time: float = 0.0
-    """When the source took it, in seconds since the epoch; 0: it does not say."""
+    """When the source took it, in seconds since the epoch; if it does not say, when it was read. Waits are counted from
+    it."""
     token: Any = None
     trouble: str = ""
     """Why it can't be an event, as far as the source can tell; it then goes to the dead letters. Empty: nothing is

@@ -193,7 +193,7 @@ class KafkaSource:
             value=message.value() or b"",
             headers=headers,
             key=key,
-            time=milliseconds / 1000 if kind else 0.0,
+            time=milliseconds / 1000 if kind else self._clock(),
             token=(partition, offset, turn),
             trouble=trouble,
         )

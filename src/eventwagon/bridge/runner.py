@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _WAIT = 0.5
 """Seconds for which a read waits for records, and so the longest time until it notices that it should end."""
-_PAUSES = 0.1, 30.0
+_PAUSES = 0.1, 5.0
 """The first and the longest pause, in seconds, while the source or the train is in trouble."""
 _LOOK = 5.0
 """Seconds between two looks at the lag."""

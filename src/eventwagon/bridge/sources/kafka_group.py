@@ -62,6 +62,7 @@ class Member:
         self._committed: dict[int, int] = {}
         self._turn = 0
         self._asked: deque[Callable[[Consumer], None]] = deque()
+        self._wanted = threading.Event()
         self._paused = False
         self._full_since: float | None = None
         self._looked = 0.0
@@ -117,6 +118,7 @@ class Member:
                 self._call_back(_succeed, future)
 
         self._asked.append(commit)
+        self._wanted.set()
         async with asyncio.timeout(2 * _CALL):
             await future
 
@@ -161,7 +163,7 @@ class Member:
             while not self._closing.is_set():
                 self._answer(consumer)
                 if self._is_held_back(consumer):
-                    time.sleep(_BUSY)
+                    self._wanted.wait(_BUSY)
                     continue
                 messages = consumer.consume(_TAKEN, _BUSY if any(self._out.values()) else _IDLE)
                 if messages:
@@ -172,6 +174,7 @@ class Member:
             consumer.close()  # calls on_revoke
 
     def _answer(self, consumer: Consumer) -> None:
+        self._wanted.clear()
         while self._asked:
             self._asked.popleft()(consumer)
 
@@ -270,7 +273,7 @@ class Member:
             if self._closing.is_set():
                 break
             self._answer(consumer)
-            time.sleep(_BUSY)
+            self._wanted.wait(_BUSY)
         self._drop(numbers)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

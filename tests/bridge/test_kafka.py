@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # exported without saying so
 
 from eventwagon import Connection, Volume
 from eventwagon.bridge import open_source
@@ -33,6 +34,7 @@ from tests.bridge.support import (
     stored,
     until,
 )
+from tests.kafka.support import send
 from tests.servers.kafka import KafkaServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -331,6 +333,25 @@ def test_where_a_new_group_begins(kafka_server: Server, tmp_path: Path) -> None:
             async with bridging(open_source(flow.url, "latest"), c):
                 await until_committed(flow, 3)
             assert await in_train(c) == {b"3": 1}
+
+    asyncio.run(main())
+
+
+def test_all_of_a_partition_that_is_added_is_read(kafka_server: Server, tmp_path: Path) -> None:
+    async def main() -> None:
+        options = "&topic.metadata.refresh.interval.ms=1000&heartbeat.interval.ms=300"
+        async with kafka_flow(kafka_server, options=options) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
+            await flow.write([b"0"])
+            async with bridging(open_source(flow.url, "latest"), c) as bridge:
+                await until_committed(flow, 1)  # it begins after the first record
+                (future,) = flow.admin.create_partitions([NewPartitions(flow.topic, 2)]).values()
+                await asyncio.wrap_future(future)
+                for value in (b"1", b"2"):
+                    assert await asyncio.to_thread(send, flow.bootstrap, flow.topic, 1, value) is None
+                await until(lambda: bridge.passed == 2, "the new partition is read")
+            async with bridging(open_source(flow.url), c):
+                await until_committed(flow, 3)
+            assert await in_train(c) == {b"1": 1, b"2": 1}
 
     asyncio.run(main())
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from eventwagon import Volume
+from eventwagon import BridgeHeldUp, BridgeWentOn, Volume, Wait
 from eventwagon.bridge import open_source
-from eventwagon.errors import UsageError
+from eventwagon.errors import StorageBroken, UsageError
+from eventwagon.metrics import Metrics
 from tests.bridge.support import (
     CrashesBeforeCommit,
     RedisFlow,
@@ -158,7 +158,7 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
                 assert bridge.passed == 200
                 assert group["pending"] <= 100  # two batches are held, and no more is read
                 async with flow.open() as other:  # for longer than idle: nobody takes over what is held
-                    await asyncio.sleep(3 * flow.claim)
+                    await asyncio.sleep(max(3.0, 3 * flow.claim))
                     taken = await other.read(500, 0.2)
                     assert taken is not None
                     assert len(taken) == 300 - group["pending"]
@@ -167,6 +167,9 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
                 await until_read(flow)
                 await until(lambda: not bridge.trouble, "it goes on")
                 assert bridge.passed == 200 + group["pending"]
+            told = [entry.fact async for entry in c.journal()]
+            assert any(isinstance(fact, BridgeHeldUp) and "TrainFull" in fact.because for fact in told)
+            assert any(isinstance(fact, BridgeWentOn) and fact.seconds > 1 for fact in told)
 
     asyncio.run(main())
     assert sum("reads no more until the train takes events" in said.message for said in caplog.records) == 1
@@ -215,8 +218,6 @@ def test_a_promise_that_is_broken_before_the_train_is_told(
     redis_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        from eventwagon import Wait
-
         async with redis_flow(redis_server) as flow, shop(limit=Wait(2.0)).connect(f"sqlite:///{tmp_path}") as c:
             await flow.client.xadd(flow.stream, {"data": b"{}"}, id="1700000000000-1")
             await flow.client.xgroup_create(flow.stream, "workers", "0")
@@ -228,8 +229,8 @@ def test_a_promise_that_is_broken_before_the_train_is_told(
 
 
 def test_a_group_that_is_not_there_is_refused(redis_server: Server) -> None:
-    async def main(url: str, **known: Any) -> str:
-        with pytest.raises(UsageError) as refused:
+    async def main(url: str) -> str:
+        with pytest.raises((UsageError, StorageBroken)) as refused:
             async with open_source(url):
                 pass
         return str(refused.value)
@@ -287,3 +288,22 @@ def test_the_forms_of_a_url(url: str) -> None:
     source = open_source(url, "latest")
     assert "secret" not in source.name
     assert "?" not in source.name
+
+
+def test_the_figures_are_exported(redis_server: Server, tmp_path: Path) -> None:
+    async def main() -> None:
+        metrics = Metrics()
+        async with redis_flow(redis_server) as flow, shop().connect(f"sqlite:///{tmp_path}", meter=metrics) as c:
+            await flow.write([*numbered(3), b"x" * 300_000])
+            async with bridging(flow.open(), c) as bridge:
+                forget = metrics.add(bridge.points)
+                await until_read(flow)
+                await until(lambda: bridge.lag.records == 0, "the lag is read", patience=10)
+                found = {family.instrument.name: dict(family.series) for family in metrics.collect()}
+                forget()
+            labels = "orders", f"redis://{redis_server.host}:{redis_server.port}/{flow.stream}"
+            assert found["eventwagon.bridge.records"] == {(*labels, "published"): 3, (*labels, "dead"): 1}
+            assert found["eventwagon.bridge.lag"] == found["eventwagon.bridge.lag.age"] == {labels: 0}
+            assert found["eventwagon.bridge.held_up"] == {labels: 0}
+
+    asyncio.run(main())

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from ..backoff import Backoff
 from ..connection import Connection, accepted_by
+from ..contracts.facts import BridgeHeldUp, BridgeWentOn, Decision, Entry
 from ..display.text import count, plain, said, span
-from ..errors import EventRefused, EventwagonError, PublishError, TrainRemoved, UsageError
+from ..errors import EventRefused, EventwagonError, PublishError, TrainRemoved, Unavailable, UsageError
 from ..event import Event
 from ..metrics.instruments import BRIDGE_HELD_UP, BRIDGE_LAG, BRIDGE_LAG_AGE, BRIDGED
 from ..metrics.measures import Point
@@ -29,6 +30,8 @@ _PAUSES = 0.1, 5.0
 """The first and the longest pause, in seconds, while the source or the train is in trouble."""
 _LOOK = 5.0
 """Seconds between two looks at the lag."""
+_NOTED = 2.0
+"""Seconds of trouble after which the journal has it, and the most that the journal may take."""
 _DEFECTS = 3
 """How often the broker's driver may fail on the same event before that is buried."""
 _logger = logging.getLogger("eventwagon.bridge")
@@ -57,8 +60,8 @@ class Bridge:
         """Records that went to the dead letters."""
         self.lag = Lag()
         """As of the last look."""
-        self.trouble = ""
-        """What the bridge waits for; empty while it runs well."""
+        self._troubles: dict[str, str] = {}
+        """By step."""
         self._c = connection
         self._name = source.name
         self._clock = clock
@@ -88,6 +91,11 @@ class Bridge:
                 error = error.exceptions[0]
             raise error from None
 
+    @property
+    def trouble(self) -> str:
+        """What the bridge waits for; empty while it runs well."""
+        return next(iter(list(self._troubles.values())), "")
+
     def points(self) -> Iterator[Point]:
         """Its figures, for `Metrics.add`. From any thread."""
         labels = self._c.train.name, self._name
@@ -114,7 +122,7 @@ class Bridge:
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[T]]) -> tuple[T] | None:
         """The result of a call to the source, tried until it succeeds. None: asked to end meanwhile."""
-        backoff, began = Backoff(*_PAUSES), time.monotonic()
+        attempts = _Attempts(step)
         while True:
             try:
                 found = await call()
@@ -123,13 +131,11 @@ class Bridge:
             except BaseException as e:
                 if is_ours(e):
                     raise
-                pause = backoff.next()
-                self._told(step, e, pause)
+                error = e
             else:
-                if backoff.begun:
-                    self._goes_on(step, began)
+                await self._succeeded(attempts)
                 return (found,)
-            if await self._paused(pause):
+            if await self._failed(attempts, error):
                 return None
 
     # --- passing on ---------------------------------------------------------------------------
@@ -144,8 +150,7 @@ class Bridge:
 
     async def _pass_on(self, records: Sequence[Record]) -> bool:
         """Store all of a batch, and commit it. Returns False if asked to end before that was possible."""
-        batch, committed = _Batch(records, self.rules), 0
-        backoff, began = Backoff(*_PAUSES), time.monotonic()
+        batch, committed, attempts = _Batch(records, self.rules), 0, _Attempts("publishing")
         while True:
             error = await self._store(batch)
             if (done := batch.done) > committed:
@@ -156,14 +161,11 @@ class Bridge:
                 committed = done
             if error is None:
                 break
-            pause = backoff.next()
-            self._told("publishing", error, pause)
-            if await self._paused(pause):
+            if await self._failed(attempts, error):
                 left = count(len(records) - committed, "record")
                 _logger.warning("bridge from %s: ends before %s, which come again", self._name, left)
                 return False
-        if backoff.begun:
-            self._goes_on("publishing", began)
+        await self._succeeded(attempts)
         return True
 
     async def _store(self, batch: _Batch) -> BaseException | None:
@@ -199,7 +201,12 @@ class Bridge:
     async def _bury(self, refused: Unmapped) -> None:
         train, settings = self._c.train.name, self._c.train.settings
         _, letter = died(refused.letter, self.rules.channel, 0, refused.because, 0, self._clock())
-        await bury(self._c.broker, train, letter, settings.publish_timeout)
+        try:
+            await bury(self._c.broker, train, letter, settings.publish_timeout)
+        except TimeoutError:
+            raise Unavailable(
+                f"train {train}: no answer within {settings.publish_timeout:g} s, for the dead letter {letter.id}"
+            ) from None
         self.buried += 1
         if (held_back := self._seldom.due("letter")) is not None:
             more = f" ({held_back:,} more since the last line)" if held_back else ""
@@ -215,26 +222,43 @@ class Bridge:
 
     # --- telling ------------------------------------------------------------------------------
 
-    def _told(self, step: str, error: BaseException, pause: float) -> None:
-        """It has failed, and is tried again after `pause` seconds."""
-        self.trouble = f"{step}: {said(error)}"
+    async def _failed(self, attempts: _Attempts, error: BaseException) -> bool:
+        """Tell of it, and wait before the next attempt. Returns True as soon as the bridge is asked to end."""
+        step, text = attempts.step, said(error)
+        self._troubles[step] = f"{step}: {text}"
         if not isinstance(error, EventwagonError):
             self._bulkhead.report(step, error)
         elif (held_back := self._seldom.due((step, type(error)))) is not None:
             what = "reads no more until the train takes events" if step == "publishing" else "tries again"
             more = f" ({held_back:,} more times since the last line)" if held_back else ""
-            _logger.warning("bridge from %s: %s: %s; it %s%s", self._name, step, said(error), what, more)
-
-    def _goes_on(self, step: str, began: float) -> None:
-        self.trouble = ""
-        _logger.info("bridge from %s: %s goes on after %s", self._name, step, span(time.monotonic() - began))
-
-    async def _paused(self, seconds: float) -> bool:
-        """Wait. Returns True as soon as the bridge is asked to end."""
+            _logger.warning("bridge from %s: %s: %s; it %s%s", self._name, step, text, what, more)
+        if not attempts.is_noted and attempts.seconds > _NOTED:
+            fact = BridgeHeldUp(train=self._c.train.name, source=self._name, because=plain(f"{step}: {text}", 500))
+            attempts.is_noted = await self._note(fact)
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(attempts.backoff.next()):
                 await self._asked.wait()
         return self._asked.is_set()
+
+    async def _succeeded(self, attempts: _Attempts) -> None:
+        """Tell that it goes on, if it was held up."""
+        if not attempts.backoff.begun:
+            return
+        self._troubles.pop(attempts.step, None)
+        seconds = attempts.seconds
+        _logger.info("bridge from %s: %s goes on after %s", self._name, attempts.step, span(seconds))
+        if attempts.is_noted:
+            await self._note(BridgeWentOn(train=self._c.train.name, source=self._name, seconds=seconds))
+
+    async def _note(self, fact: Decision) -> bool:
+        """Write it to the journal, if that can be reached now."""
+        train, entry = self._c.train, Entry(self._clock(), self._c.name, fact)
+        try:
+            async with asyncio.timeout(_NOTED):
+                await self._c.registry.append(train.name, [entry], keep=train.settings.keep)
+        except (EventwagonError, TimeoutError):
+            return False
+        return True
 
     async def _look(self) -> None:
         """Read the lag from time to time, and warn while the source's backlog is older than the train's promise."""
@@ -265,6 +289,22 @@ class Bridge:
             )
         else:
             _logger.info("bridge from %s: its oldest record is within the train's promise again", self._name)
+
+
+class _Attempts:
+    """Of one step, until it succeeds."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        self.backoff = Backoff(*_PAUSES)
+        self.is_noted = False
+        """The journal says that they fail."""
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the first of them."""
+        return time.monotonic() - self._began
 
 
 class _Batch:

@@ -92,7 +92,8 @@ async def bridge(
     no_observe: Annotated[
         bool,
         typer.Option(
-            "--no-observe", help="Don't observe the train: others do. It does only if TARGET names the program."
+            "--no-observe",
+            help="Don't observe the train: others do. It does only if TARGET is a program with the train's handlers.",
         ),
     ] = False,
     health_port: HealthPort = None,
@@ -112,11 +113,9 @@ async def bridge(
     """
     level, as_json = level_of(log_level), is_json(log_format)
     where = open_source(source, _begin(begin))
-    observes = not no_observe and ":" in target
     train = load_train(target) if ":" in target else None
+    observes = not no_observe and train is not None and "" in train.handlers  # else it does not know the channels
     set_up_logging(level, as_json=as_json)
-    if observes and train is not None and "" not in train.handlers:
-        raise UsageError(f"{target}: a program without handlers can't observe its train: add --no-observe")
     health, scraped = Health(health_port, health_host), Scraped(metrics_port, metrics_host)
     with exporting("eventwagon bridge"), asked_to_end() as asked:
         async with AsyncExitStack() as stack:
@@ -166,8 +165,9 @@ def _rules(c: Connection, source: Source, key: str, event_type: str, channel: st
 
 async def _run(bridge: Bridge, c: Connection, url: str, observes: bool, asked: asyncio.Event) -> None:
     name = c.train.name
-    does = "observes train" if observes else "train"
-    _logger.info("bridge from %s into %s %s at %s; Ctrl-C ends it", bridge.source.name, does, name, shown(url))
+    does = "observes it" if observes else "does not observe it"
+    text = "bridge from %s into train %s at %s; %s; Ctrl-C ends it"
+    _logger.info(text, bridge.source.name, name, shown(url), does)
     async with asyncio.TaskGroup() as tasks:
         helpers = [tasks.create_task(_log(bridge))]
         if observes:

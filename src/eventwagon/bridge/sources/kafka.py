@@ -65,7 +65,9 @@ class KafkaSource:
         try:
             if await self._admin.describe(self._topic) is None:
                 raise UsageError(f"{self.name}: there is no topic {self._topic!r}")
-            if self._begin is None and not await self._blocking("looking", self._has_position):
+            if await self._blocking("looking", self._has_position):
+                self._begin = "earliest"  # of partitions that were added since
+            elif self._begin is None:
                 raise UsageError(
                     f"{self.name}: the group {self._group!r} has no position in this topic. Give --from earliest, "
                     "latest or a time to begin with a new group"

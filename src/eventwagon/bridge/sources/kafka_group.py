@@ -257,6 +257,8 @@ class Member:
                 starts[one.partition] = one.offset if first <= one.offset <= end else first
                 continue
             new[one.partition] = starts[one.partition] = begin_at(consumer, one, self._begin, first, end)
+        if starts:
+            self._begin = "earliest"  # a partition that is new from now on was added: all of it is
         if new:
             self._commit(consumer, new)
             text = ", ".join(f"{partition} at {offset}" for partition, offset in sorted(new.items()))

@@ -238,7 +238,7 @@ class RedisSource:
                 "--from to begin a new group"
             )
         if "WRONGTYPE" in text:
-            raise UsageError(f"{self.name}: {self._stream!r} is no stream")
+            raise StorageBroken(f"{self.name}: {self._stream!r} is no stream: name another key, or remove it")
         if code(answer) == "NOPERM":
             raise StorageBroken(
                 f"{self.name}: {what}: the user lacks a right ({text}); it needs XREADGROUP, XAUTOCLAIM, XCLAIM, XACK, "

@@ -28,7 +28,7 @@ _WAIT = 0.5
 """Seconds for which a read waits for records, and so the longest time until it notices that it should end."""
 _PAUSES = 0.1, 5.0
 """The first and the longest pause, in seconds, while the source or the train is in trouble."""
-_LOOK = 5.0
+_LOOK = 2.0
 """Seconds between two looks at the lag."""
 _NOTED = 2.0
 """Seconds of trouble after which the journal has it, and the most that the journal may take."""

@@ -31,6 +31,8 @@ _CALL = 10.0
 _AGAIN = 1.0
 """Seconds between two looks whether the servers are back."""
 _DOWN = (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION)
+_OVER = (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID)
+"""The group has gone on without this member: until it has joined again nothing can be committed."""
 _logger = logging.getLogger("eventwagon.bridge")
 
 
@@ -61,6 +63,7 @@ class Member:
         """Offsets that were handed out and not committed, with their times."""
         self._committed: dict[int, int] = {}
         self._turn = 0
+        self._is_over = False
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._wanted = threading.Event()
         self._paused = False
@@ -110,6 +113,7 @@ class Member:
             try:
                 self._commit(consumer, offsets)
             except KafkaException as e:
+                self._is_over = cause(e).code() in _OVER
                 self._call_back(_fail, future, e)
             else:
                 with self._lock:
@@ -270,9 +274,9 @@ class Member:
         numbers = {one.partition for one in partitions}
         with self._lock:
             self._leaving |= numbers
-        until = time.monotonic() + _FINISH
+        until, self._is_over = time.monotonic() + _FINISH, False
         while any(self._out.get(number) for number in numbers) and time.monotonic() < until:
-            if self._closing.is_set():
+            if self._closing.is_set() or self._is_over:
                 break
             self._answer(consumer)
             self._wanted.wait(_BUSY)

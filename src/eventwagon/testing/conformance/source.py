@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from ...bridge.source import Lag, Record, Source
-from ...errors import UsageError
+from ...errors import Unavailable, UsageError
 from ...event import check_word
 from .check import Body, Check, CheckFailed, Suite, Undeclared, holds, identity, same, sentence
 
@@ -75,6 +75,18 @@ class SourceTrial:
             got += some
         return got
 
+    async def commit(self, source: Source, records: Sequence[Record]) -> None:
+        """Commit them, again while the source is not available: a group may be changing."""
+        until = asyncio.get_running_loop().time() + self.patience
+        while True:
+            try:
+                await source.commit(records)
+                return
+            except Unavailable:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+            await asyncio.sleep(0.1)
+
     async def nothing(self, source: Source, why: str, *, seconds: float = 1.0) -> None:
         """Raise CheckFailed if anything comes within these seconds."""
         until = asyncio.get_running_loop().time() + seconds
@@ -123,7 +135,7 @@ async def records_come_as_they_were_written(t: SourceTrial) -> None:
             same(check_word("id", record.position), record.position, "a position")
             holds(record.time == 0 or record.time > 1e9, f"time {record.time} is not in seconds since 1970")
         check_word("source", source.name)
-        await source.commit(got)
+        await t.commit(source, got)
 
 
 @suite.check()
@@ -170,16 +182,16 @@ async def what_is_committed_never_comes_again(t: SourceTrial) -> None:
         await t.write()
         got = await t.take(source, _MANY)
         values = [record.value for record in got]
-        await source.commit([])
-        await source.commit(got[:5])
-        await source.commit(got[:5])
-        await source.commit(got[5:12])
+        await t.commit(source, [])
+        await t.commit(source, got[:5])
+        await t.commit(source, got[:5])
+        await t.commit(source, got[5:12])
     await asyncio.sleep(2 * t.harness.claim)
     async with t.reader() as source:
         again = await t.take(source, _MANY - 12)
         same(sorted(record.value for record in again), sorted(values[12:]), "values that come again")
         await t.nothing(source, "what was committed came again")
-        await source.commit(again)
+        await t.commit(source, again)
     async with t.reader() as source:
         await t.nothing(source, "all was committed, and something came")
 
@@ -195,7 +207,7 @@ async def two_readers_share_the_records(t: SourceTrial) -> None:
         while len({record.position for record in got}) < len(values):
             for source in (one, other):
                 some = await source.read(7, 0.1)
-                await source.commit(some or [])
+                await t.commit(source, some or [])
                 got += some or []
             holds(asyncio.get_running_loop().time() < until, f"{len(got)} of {len(values)} came")
         await t.nothing(one, "nothing should be left", seconds=0.5)
@@ -213,7 +225,7 @@ async def what_is_read_is_held(t: SourceTrial) -> None:
             pause = asyncio.create_task(asyncio.sleep(max(1.0, 2.5 * t.harness.claim)))
             while not pause.done():
                 same(list(await other.read(10, 0.2) or []), [], "what another reader holds")
-        await one.commit(held)
+        await t.commit(one, held)
 
 
 @suite.check()
@@ -243,8 +255,8 @@ async def the_lag_is_what_is_not_committed(t: SourceTrial) -> None:
     async with t.reader() as source:
         await t.write()
         got = await t.take(source, _MANY)
-        await source.commit(got[:5])
+        await t.commit(source, got[:5])
         await t.lag(source, lambda lag: lag.records in (None, _MANY - 5))
         await t.lag(source, lambda lag: lag.seconds is None or 0 <= lag.seconds < 60)
-        await source.commit(got[5:])
+        await t.commit(source, got[5:])
         await t.lag(source, lambda lag: lag.records in (None, 0) and lag.seconds in (None, 0.0))

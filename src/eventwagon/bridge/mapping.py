@@ -224,7 +224,9 @@ def _field(data: bytes, name: str) -> str:
     try:
         raw = _object.decode(data).get(name)
         found = None if raw is None else _value.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+    except RecursionError:
+        raise _Bad("it is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise _Bad(f"it is no JSON object with a field {name}: {said(e)}") from None
     if raw is None or found is None or isinstance(found, dict | list):
         raise _Bad(f"it has no field {name} with a text or number")

@@ -107,6 +107,8 @@ def _trouble(line: bytes) -> str:
         _json.decode(line)
     except msgspec.DecodeError as e:
         return f"it is no JSON: {str(e).removeprefix('JSON is malformed: ')}"
-    except (UnicodeDecodeError, RecursionError) as e:
-        return f"it is no JSON: {said(e)}"
+    except UnicodeDecodeError as e:
+        return f"it is no UTF-8: {said(e)}"
+    except RecursionError:
+        return "it is nested too deeply"
     return ""

@@ -12,12 +12,14 @@ from typing import Any
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # exported without saying so
 from redis.asyncio import Redis
+from redis.asyncio import RedisCluster as ClusterClient
 
 from eventwagon import Connection, Train
 from eventwagon.bridge import Bridge, Lag, Record, Rules, Source, open_source
 from eventwagon.bridge.sources.stdin import StdinSource
 from eventwagon.errors import UsageError
 from eventwagon.event import Channel, Event
+from tests.servers.redis import RedisCluster
 from tests.servers.server import Server
 
 
@@ -26,26 +28,30 @@ class RedisFlow:
 
     ordered = True
 
-    def __init__(self, server: Server, client: Any, claim: float) -> None:
+    def __init__(self, place: str, client: Any, claim: float) -> None:
         self.claim = claim
         self.client = client
         self.stream = f"flow-{token_hex(4)}"
-        self.url = f"redis://{server.host}:{server.port}/{self.stream}?group=workers&idle={claim}"
+        self.url = f"{place.format(self.stream)}group=workers&idle={claim}"
 
     def open(self) -> Source:
         return open_source(self.url, "earliest")
 
     async def write(self, values: Sequence[bytes]) -> None:
-        async with self.client.pipeline(transaction=False) as pipe:
-            for value in values:
-                pipe.xadd(self.stream, {"data": value})
-            await pipe.execute()
+        for value in values:
+            await self.client.xadd(self.stream, {"data": value})
 
 
 @asynccontextmanager
-async def redis_flow(server: Server, claim: float = 0.4) -> AsyncIterator[RedisFlow]:
-    async with Redis(host=server.host, port=server.port) as client:
-        flow = RedisFlow(server, client, claim)
+async def redis_flow(server: Server | RedisCluster, claim: float = 0.4) -> AsyncIterator[RedisFlow]:
+    made: Any
+    if isinstance(server, RedisCluster):
+        node = server.nodes[0]
+        place, made = f"redis://{node.host}:{node.port}/{{}}?cluster=true&", ClusterClient(node.host, node.port)
+    else:
+        place, made = f"redis://{server.host}:{server.port}/{{}}?", Redis(host=server.host, port=server.port)
+    async with made as client:
+        flow = RedisFlow(place, client, claim)
         yield flow
         await client.delete(flow.stream)
 

@@ -214,6 +214,26 @@ def test_a_server_and_a_group_that_vanish_are_waited_for(own_redis: RedisServer,
     asyncio.run(main())
 
 
+def test_what_a_hanging_server_gave_and_nobody_got_is_read(own_redis: RedisServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(publish_batch=50).connect(f"sqlite:///{tmp_path}") as c, redis_flow(own_redis, 60.0) as flow:
+            values = numbered(1500)
+            async with bridging(open_source(f"{flow.url}&timeout=0.5", "earliest"), c) as bridge:
+                async with asyncio.TaskGroup() as tasks:
+                    writer = tasks.create_task(writing(flow, values))
+                    for turn in range(2):
+                        await until(lambda: bridge.passed > 100 + 300 * turn, "it runs")  # noqa: B023
+                        await asyncio.to_thread(own_redis.pause)
+                        await until(lambda: bool(bridge.trouble), "it is told")
+                        await asyncio.to_thread(own_redis.resume)
+                    await writer
+                await until_read(flow)  # long before idle is over
+            by_id = {event.id: event.data for event in await stored(c)}
+            assert sorted(by_id.values()) == sorted(values)
+
+    asyncio.run(main())
+
+
 def test_a_promise_that_is_broken_before_the_train_is_told(
     redis_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

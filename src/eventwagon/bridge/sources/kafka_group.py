@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from ...backoff import Backoff
+from ...display.text import said
 from ...drivers.kafka.errors import cause
 from ..source import Begin
 
@@ -153,8 +154,9 @@ class Member:
         while not self._closing.is_set():
             try:
                 self._serve(backoff)
-            except KafkaException as e:
-                self._in_trouble(cause(e))
+            except Exception as e:  # noqa: BLE001 - the thread must not end unnoticed
+                is_known = isinstance(e, KafkaException)
+                self._in_trouble(cause(e) if is_known else KafkaError(KafkaError._FAIL, said(e)))
                 self._closing.wait(backoff.next())
         self._call_back(self._ended.set)
 
@@ -176,6 +178,8 @@ class Member:
                     self._look(consumer)
         finally:
             consumer.close()  # calls on_revoke
+            if self._turns:
+                self._drop(set(self._turns))
 
     def _answer(self, consumer: Consumer) -> None:
         self._wanted.clear()

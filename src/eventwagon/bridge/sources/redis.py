@@ -36,6 +36,7 @@ def open_redis(address: Address, begin: Begin) -> RedisSource:
     if not stream or not group:
         raise address.wrong("name the stream and its consumer group: redis://host:6379/STREAM?group=NAME")
     server = Server.at_address(Address.of(f"{place}?{urlencode(options)}", clock=address.clock))
+    check_word("id", _position(stream, b"0-0"))
     return RedisSource(
         server,
         stream,
@@ -269,7 +270,7 @@ class RedisSource:
                 pairs = [pair for pair in pairs if pair[0][:3].lower() in (b"ce_", b"ce-")]
             except UnicodeDecodeError:
                 trouble = "its fields are no text, and none of them is called data: name the payload's with field="
-        position = f"redis/{self._stream}/{name.decode()}"
+        position = _position(self._stream, name)
         return Record(
             position=position, value=value or b"", headers=pairs, time=_time(name), token=name, trouble=trouble
         )
@@ -277,6 +278,10 @@ class RedisSource:
 
 class _Vanished(Unavailable):
     """The stream or its group does not exist."""
+
+
+def _position(stream: str, name: bytes) -> str:
+    return f"redis/{quote(stream, safe=':/')}/{name.decode()}"
 
 
 def _time(name: bytes) -> float:

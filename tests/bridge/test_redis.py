@@ -153,12 +153,12 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
         async with redis_flow(redis_server) as flow, train.connect(f"sqlite:///{tmp_path}") as c:
             await flow.write(numbered(500))
             async with c.running(), bridging(flow.open(), c) as bridge:
-                await until(lambda: "TrainFull" in bridge.trouble, "the train is full")
+                await until(lambda: "the cap of 2" in bridge.trouble, "the train is full")
                 (group,) = await flow.client.xinfo_groups(flow.stream)
                 assert bridge.passed == 200
                 assert group["pending"] <= 100  # two batches are held, and no more is read
                 async with flow.open() as other:  # for longer than idle: nobody takes over what is held
-                    await asyncio.sleep(max(3.0, 3 * flow.claim))
+                    await asyncio.sleep(max(2.5, 3 * flow.claim))
                     taken = await other.read(500, 0.2)
                     assert taken is not None
                     assert len(taken) == 300 - group["pending"]
@@ -168,7 +168,7 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
                 await until(lambda: not bridge.trouble, "it goes on")
                 assert bridge.passed == 200 + group["pending"]
             told = [entry.fact async for entry in c.journal()]
-            assert any(isinstance(fact, BridgeHeldUp) and "TrainFull" in fact.because for fact in told)
+            assert any(isinstance(fact, BridgeHeldUp) and "the cap of 2" in fact.because for fact in told)
             assert any(isinstance(fact, BridgeWentOn) and fact.seconds > 1 for fact in told)
 
     asyncio.run(main())

@@ -193,7 +193,7 @@ class Bridge:
             if type(e) is PublishError:  # the broker's driver failed, perhaps on the first event that it did not store
                 batch.defects += 1
             if isinstance(e, EventRefused) or batch.defects >= _DEFECTS:
-                batch.refuse(f"it was refused: {said(e)}", self.rules)
+                batch.refuse(f"it was refused: {_text(e)}", self.rules)
                 return
             raise
         self.passed += batch.stored(len(batch.events))
@@ -224,7 +224,7 @@ class Bridge:
 
     async def _failed(self, attempts: _Attempts, error: BaseException) -> bool:
         """Tell of it, and wait before the next attempt. Returns True as soon as the bridge is asked to end."""
-        step, text = attempts.step, said(error)
+        step, text = attempts.step, _text(error)
         self._troubles[step] = f"{step}: {text}"
         if not isinstance(error, EventwagonError):
             self._bulkhead.report(step, error)
@@ -289,6 +289,11 @@ class Bridge:
             )
         else:
             _logger.info("bridge from %s: its oldest record is within the train's promise again", self._name)
+
+
+def _text(error: BaseException) -> str:
+    """Our own errors speak for themselves."""
+    return plain(str(error), 2000) if isinstance(error, EventwagonError) else said(error)
 
 
 class _Attempts:

@@ -65,7 +65,7 @@ class KafkaSource:
         try:
             if await self._admin.describe(self._topic) is None:
                 raise UsageError(f"{self.name}: there is no topic {self._topic!r}")
-            if await self._blocking("looking", self._has_position):
+            if await self._blocking(self._has_position):
                 self._begin = "earliest"  # of partitions that were added since
             elif self._begin is None:
                 raise UsageError(
@@ -89,7 +89,7 @@ class KafkaSource:
             self._member = Member(self._config(), self._topic, self._begin, self.name)
         taken = await self._member.take(limit, wait)
         if not taken and (trouble := self._member.trouble) is not None:
-            raise self._error("reading", trouble)
+            raise self._error(trouble)
         return [self._record(one.message, one.turn) for one in taken]
 
     async def commit(self, records: Sequence[Record]) -> None:
@@ -99,13 +99,13 @@ class KafkaSource:
         try:
             await self._member.commit([record.token for record in records])
         except KafkaException as e:
-            raise self._error("committing", cause(e)) from None
+            raise self._error(cause(e)) from None
         except TimeoutError:
-            raise Unavailable(f"{self.name}: committing: no answer in time") from None
+            raise Unavailable(f"{self.name}: no answer in time") from None
 
     async def peek(self, limit: int) -> Sequence[Record]:
         """See Source. It does not join the group."""
-        found: list[Record] = await self._blocking("looking", lambda consumer: self._peek(consumer, limit))
+        found: list[Record] = await self._blocking(lambda consumer: self._peek(consumer, limit))
         return found
 
     async def lag(self) -> Lag:
@@ -157,7 +157,7 @@ class KafkaSource:
                     raise KafkaException(error)
         return found
 
-    async def _blocking(self, what: str, call: Callable[[Consumer], Any]) -> Any:
+    async def _blocking(self, call: Callable[[Consumer], Any]) -> Any:
         """The result of a call with a consumer of its own, which joins no group."""
         if self._admin is None:
             raise Unavailable(f"{self.name}: it is not open")
@@ -172,13 +172,12 @@ class KafkaSource:
         try:
             return await self._admin.blocking(run)
         except KafkaException as e:
-            raise self._error(what, cause(e)) from None
+            raise self._error(cause(e)) from None
 
-    def _error(self, what: str, error: KafkaError) -> Exception:
+    def _error(self, error: KafkaError) -> Exception:
         if self._admin is None:
-            return Unavailable(f"{self.name}: {what}: {error.str()}")
-        found = self._admin.trouble(error, "READ", f"topic {self._topic} and group {self._group}")
-        return type(found)(f"{self.name}: {what}: {found}")
+            return Unavailable(f"{self.name}: {error.str()}")
+        return self._admin.trouble(error, "READ", f"topic {self._topic} by group {self._group}")
 
     def _record(self, message: Message, turn: int) -> Record:
         partition, offset = message.partition() or 0, message.offset() or 0

@@ -106,8 +106,8 @@ test-kafka: $(STAMP) ## The tests on Kafka
 	$(call get,kafka)
 	$(call run,kafka)
 
-test-bridge: $(STAMP) ## The tests of the bridge, on Redis and Kafka
-	$(call get,redis kafka)
+test-bridge: $(STAMP) ## The tests of the bridge, on Redis, Kafka and PostgreSQL
+	$(call get,redis kafka postgresql)
 	$(call run,bridge)
 
 test-pulsar: $(STAMP) ## The tests on Pulsar

@@ -106,7 +106,7 @@ test-kafka: $(STAMP) ## The tests on Kafka
 	$(call get,kafka)
 	$(call run,kafka)
 
-test-bridge: $(STAMP) ## The tests of the bridge, on Redis, Kafka and PostgreSQL
+test-bridge: $(STAMP) ## The tests of the bridge, on Redis, Kafka, PostgreSQL and moto
 	$(call get,redis kafka postgresql)
 	$(call run,bridge)
 

@@ -18,7 +18,7 @@ SOURCES = "eventwagon.sources"
 def open_source(url: str, begin: Begin = None, *, clock: Callable[[], float] = time.time) -> Source:
     """The source that `url` names; not entered yet: `-` (JSON Lines from stdin),
     `redis://host:6379/STREAM?group=NAME`, `kafka://host:9092/TOPIC?group=NAME`,
-    `postgresql://host/DATABASE?table=outbox`.
+    `postgresql://host/DATABASE?table=outbox`, `sqs://region/QUEUE`.
 
     Other packages add schemes by an entry point in the group `eventwagon.sources`. `begin`: where a group begins that
     has no position yet. Raises UsageError.

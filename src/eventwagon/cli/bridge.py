@@ -45,8 +45,8 @@ async def bridge(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Where to read: redis://HOST/STREAM?group=NAME, kafka://HOST/TOPIC?group=NAME, or - (JSON Lines from "
-            "stdin).",
+            help="Where to read: redis://HOST/STREAM?group=NAME, kafka://HOST/TOPIC?group=NAME, sqs://REGION/QUEUE, "
+            "postgresql://HOST/DATABASE?table=outbox, or - (JSON Lines from stdin).",
         ),
     ],
     target: Annotated[str, NAMED],

@@ -12,7 +12,7 @@ JOBS   ?= 2
 PROCESSES ?= 2
 WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 # the folders of tests that need servers: each has a target of its own; the longest first
-ON_SERVERS := kubernetes aws kafka pulsar redis dashboard prometheus servers
+ON_SERVERS := kubernetes aws kafka pulsar redis bridge dashboard prometheus servers
 CHAOS_ON := redis kafka pulsar
 # how many of them, and the simulation, run at a time in `make test`: they wait more than they work
 AT_ONCE ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
@@ -105,6 +105,10 @@ test-redis: $(STAMP) ## The tests on Redis and Valkey
 test-kafka: $(STAMP) ## The tests on Kafka
 	$(call get,kafka)
 	$(call run,kafka)
+
+test-bridge: $(STAMP) ## The tests of the bridge, on Redis, Kafka, PostgreSQL and moto
+	$(call get,redis kafka postgresql)
+	$(call run,bridge)
 
 test-pulsar: $(STAMP) ## The tests on Pulsar
 	$(call get,pulsar redis)

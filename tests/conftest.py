@@ -19,6 +19,7 @@ from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
     own_pulsar,
     own_redis,
     own_valkey,
+    postgresql_server,
     pulsar_server,
     redis_cluster,
     redis_server,

@@ -379,6 +379,10 @@ def test_each_instrument_has_the_kind_that_the_list_says() -> None:
             "eventwagon_events_lost",
             "eventwagon_events_skipped",
             "eventwagon_replay_events",
+            "eventwagon_bridge_records",
+            "eventwagon_bridge_lag",
+            "eventwagon_bridge_lag_age_seconds",
+            "eventwagon_bridge_held_up",
         }
         assert listed.keys() - kinds.keys() <= missing
 

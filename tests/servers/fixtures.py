@@ -14,6 +14,7 @@ import pytest
 from tests.servers.install import Missing
 from tests.servers.kafka import KafkaCluster, KafkaServer
 from tests.servers.moto import MotoServer
+from tests.servers.postgresql import PostgresServer
 from tests.servers.pulsar import PulsarServer
 from tests.servers.redis import RedisCluster, RedisServer
 from tests.servers.server import GivenServer, Server
@@ -87,6 +88,12 @@ def pulsar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
     """An emulated AWS that all tests share."""
     yield from _running(lambda: MotoServer(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that all tests share."""
+    yield from _running(PostgresServer)
 
 
 @pytest.fixture

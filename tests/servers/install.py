@@ -29,7 +29,7 @@ _LOG4J = "2.25.5"
 _JAVA = 17
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = ("redis", "valkey", "kafka", "pulsar")
-WHEN_NAMED = ("kubernetes", "helm", "prometheus", "chromium")
+WHEN_NAMED = ("kubernetes", "helm", "postgresql", "prometheus", "chromium")
 """Not among what is got when nothing is named: only one target needs each of them."""
 HELP = "make servers"
 
@@ -83,17 +83,24 @@ def _install_redis() -> None:
         return
     if os.environ.get("EVENTWAGON_REDIS_SERVER") or os.geteuid() != 0 or shutil.which("apt-get") is None:
         redis_server()  # says what is missing
-    policy = Path("/usr/sbin/policy-rc.d")  # Debian's own way to keep a package from starting its service
+    with _no_services():
+        _apt("redis", "redis-server")
+    redis_server()
+
+
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    """While entered, no package starts its service. Debian's own way."""
+    policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
     if ours:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        _apt("redis", "redis-server")
+        yield
     finally:
         if ours:
             policy.unlink()
-    redis_server()
 
 
 def _apt(name: str, package: str) -> None:
@@ -102,6 +109,39 @@ def _apt(name: str, package: str) -> None:
     if subprocess.run(command, env=environment, capture_output=True, check=False).returncode != 0:
         _run(name, ["apt-get", "update"], env=environment)
         _run(name, command, env=environment)
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def postgresql() -> Path:
+    """The folder of PostgreSQL's programs: `$EVENTWAGON_POSTGRESQL`, else Debian's or the one on PATH. Raises
+    Missing."""
+    named = os.environ.get("EVENTWAGON_POSTGRESQL")
+    folders = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if not named and (found := shutil.which("postgres")) is not None:
+        folders.append(Path(found).parent)
+    for folder in folders:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    raise Missing(
+        f"postgresql: EVENTWAGON_POSTGRESQL={named} is not the folder of its programs"
+        if named
+        else "postgresql: not found: install the package postgresql (as root on Debian `make test-bridge` does it)"
+        ", or name the folder of its programs with EVENTWAGON_POSTGRESQL"
+    )
+
+
+def _install_postgresql() -> None:
+    """By apt, as root. The cluster that the package makes is not started."""
+    with contextlib.suppress(Missing):
+        postgresql()
+        return
+    if os.environ.get("EVENTWAGON_POSTGRESQL") or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        postgresql()  # says what is missing
+    with _no_services():
+        _apt("postgresql", "postgresql")
+    postgresql()
 
 
 # --- Chromium: the browser of the dashboard's tests -----------------------------------------------
@@ -374,6 +414,9 @@ def install(name: str, archive: Callable[[Installed], None]) -> str:
         if name == "prometheus":
             _install_prometheus()
             return f"prometheus: {prometheus()}"
+        if name == "postgresql":
+            _install_postgresql()
+            return f"postgresql: {postgresql()}"
         if name == "chromium":
             _install_chromium()
             return f"chromium: {chromium()}"

@@ -307,6 +307,6 @@ def test_an_installation_that_is_older_than_the_code_is_told(tmp_path: Path) -> 
 
 def test_every_entry_point_of_ours_can_be_loaded() -> None:
     ours = [each for each in distribution("eventwagon").entry_points if each.group.startswith("eventwagon.")]
-    assert {each.group for each in ours} == {"eventwagon.drivers", "eventwagon.orchestrators"}
+    assert {each.group for each in ours} == {"eventwagon.drivers", "eventwagon.orchestrators", "eventwagon.sources"}
     for each in ours:
         assert callable(each.load())

@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..display.text import as_line
 from . import (
     audit,
+    bridge,
     dashboard,
     dead,
     demo,
@@ -168,6 +169,7 @@ _JOBS: tuple[tuple[Callable[..., None], str, str], ...] = (
     (serve.run, "Run", "eventwagon run app:signups --url sqlite:///var/trains"),
     (serve.observe, "Run", "eventwagon observe app:signups"),
     (serve.work, "Run", "eventwagon work app:signups --log-level warning"),
+    (bridge.bridge, "Run", "eventwagon bridge 'kafka://localhost:9092/orders?group=workers' app:orders"),
     (trains.list_, "Use", "eventwagon list"),
     (publish.publish, "Use", "jq -c .user dump.json | eventwagon publish app:signups --subject-field email"),
     (gateway.gateway, "Use", "eventwagon gateway user_registrations --keys keys.toml --host 0.0.0.0"),

@@ -288,7 +288,7 @@ def _print(head: str, title: str, *rest: str) -> None:
 
 def _of_group(group: DeadGroup, train: str) -> tuple[str, ...]:
     low, high = group.wagons
-    wagons = wagon_name(train, low) if low == high else f"{wagon_name(train, low)} to {wagon_name(train, high)}"
+    wagons = _wagon(train, low) if low == high else f"{_wagon(train, low)} to {_wagon(train, high)}"
     return (
         f"{group.count:>7,}",
         f"{group.channel or 'ingress'}, {wagons}, {local_time(group.first_at)} to {local_time(group.last_at)}",
@@ -301,7 +301,7 @@ def _of_letter(letter: DeadLetter, train: str, payload: bool) -> tuple[str, ...]
     """The time, the event, the reason, and the beginning of its data."""
     event, x = letter.event, letter.event.extensions
     channel = f"{'undo of ' if letter.was_undone else ''}{letter.channel or 'ingress'}"
-    where = f"{wagon_name(train, x.get('deadwagon', '?'))} {channel}"
+    where = f"{_wagon(train, x.get('deadwagon', '?'))} {channel}"
     subject = f", subject {event.subject}" if event.subject is not None else ""
     chain_began = began(event)
     chain = f", of a chain that began {local_time(chain_began)}" if chain_began is not None else ""
@@ -319,3 +319,8 @@ def data_shown(data: bytes) -> str:
     """The beginning of an event's data, for a person."""
     text = data[: 4 * _SHOWN].decode(errors="backslashreplace")[:_SHOWN]
     return text + (f" … ({len(data):,} bytes)" if len(data) > 4 * _SHOWN or len(text) == _SHOWN else "")
+
+
+def _wagon(train: str, number: object) -> str:
+    """Where it died. What could not even be published was in no wagon."""
+    return wagon_name(train, number) if str(number) != "0" else "no wagon"

@@ -6,10 +6,8 @@ import asyncio
 import os
 import stat
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -21,6 +19,7 @@ from ..connection import Connection, Declaration
 from ..display.text import count
 from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
+from ..input_blocks import blocks
 from ..metrics.serving import LOOPBACK
 from ..payload import type_name
 from ..times import When
@@ -32,7 +31,6 @@ from .later import After, At, asked
 from .scraped import MetricsHost, OwnMetricsPort, Scraped
 from .target import load_train, reached
 
-_BLOCK = 1 << 18
 _BATCH = 500
 _SHOWN = 20  # bad lines that are listed one by one
 _BOM = b"\xef\xbb\xbf"
@@ -244,53 +242,3 @@ class Publishing:
         line(f"{what} {count(self._accepted, 'event')} to {self._c.train.name}")
         if self._bad_count:
             raise Ended(Code.FAILED, f"{count(self._bad_count, 'bad line')} skipped")
-
-
-@asynccontextmanager
-async def blocks(source: int) -> AsyncIterator[Callable[[], asyncio.Future[bytes]]]:
-    """Yield a function that reads the next block of the file descriptor, as soon as there is data, without blocking the
-    event loop; b"" at the end. The result raises UsageError if reading fails.
-
-    It reads in a daemon thread and below Python's buffers, so that an interrupted command does not wait for a silent
-    terminal or pipe.
-    """
-    loop = asyncio.get_running_loop()
-    wanted = threading.Semaphore(0)
-    waiters: list[asyncio.Future[bytes]] = []
-
-    def deliver(block: bytes, error: OSError | None) -> None:
-        waiter = waiters.pop(0)
-        if waiter.done():
-            return
-        if error:
-            waiter.set_exception(UsageError(f"the input can't be read: {error.strerror}"))
-        else:
-            waiter.set_result(block)
-
-    def work() -> None:
-        while True:
-            wanted.acquire()
-            if ended:
-                return
-            block, error = b"", None
-            try:
-                block = os.read(source, _BLOCK)
-            except OSError as e:
-                error = e
-            try:
-                loop.call_soon_threadsafe(deliver, block, error)
-            except RuntimeError:
-                return  # the loop is closed: nobody waits any more
-
-    def read() -> asyncio.Future[bytes]:
-        waiters.append(loop.create_future())
-        wanted.release()
-        return waiters[-1]
-
-    ended = False
-    threading.Thread(target=work, name="eventwagon-input", daemon=True).start()
-    try:
-        yield read
-    finally:
-        ended = True
-        wanted.release()

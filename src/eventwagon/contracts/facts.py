@@ -456,6 +456,20 @@ class EventsSkipped(_Fact, frozen=True):
     count: int
 
 
+class BridgeHeldUp(_Fact, frozen=True):
+    """A bridge can't read, publish or commit, and tries again with growing pauses. `source` is where it reads."""
+
+    source: str
+    because: str
+
+
+class BridgeWentOn(_Fact, frozen=True):
+    """A bridge that was held up carries records again."""
+
+    source: str
+    seconds: float
+
+
 class BreakerOpened(_Fact, frozen=True):
     """Too many handlings of a channel failed in one process: it hands out only one probe at a time from that
     channel."""
@@ -720,6 +734,8 @@ Decision = (
     | ChannelUnserved
     | DefectFound
     | UnknownFact
+    | BridgeHeldUp
+    | BridgeWentOn
     | BreakerOpened
     | BreakerClosed
     | ClaimsReturned
@@ -971,6 +987,10 @@ def _sentence(fact: Fact) -> str:
         case EventsSkipped(number=n, channel=channel, id=event, count=many):
             what = f"event {event}" if many == 1 else f"{many} events, the first of them {event},"
             return f"{channel or 'ingress'} of {name(n)}: {what} came again and had been handled: skipped"
+        case BridgeHeldUp(source=source, because=why):
+            return f"the bridge from {source} is held up: {why}; it tries again"
+        case BridgeWentOn(source=source, seconds=seconds):
+            return f"the bridge from {source} goes on after {seconds:.3g} s"
         case BreakerOpened(channel=channel, because=why):
             return (
                 f"the circuit breaker of {channel or 'the ingress'} opened: {why}; one event at a time is tried from "
@@ -1089,6 +1109,7 @@ _ALARMING = (
     OrphanRemoved,
     EventDied,
     ChannelUnserved,
+    BridgeHeldUp,
     BreakerOpened,
     ClaimsReturned,
     HandlerOverran,

@@ -26,9 +26,12 @@ __all__ = [
     "Address",
     "Drivers",
     "Program",
+    "call_entry",
+    "find_entry",
     "open_drivers",
     "open_ledger",
     "open_orchestrator",
+    "origin",
 ]
 
 ENTRY_POINTS = "eventwagon.drivers"
@@ -59,12 +62,12 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
         registry = open_drivers(registry_url, clock=clock).registry
         # urlunsplit would remove slashes after a scheme that it does not know
         address = Address.of(url.partition("?")[0] + ("?" + query if query else ""), clock=clock, registry=registry)
-    entry = _find(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
-    drivers = _call(entry, address)
+    entry = find_entry(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
+    drivers = call_entry(entry, address)
     if not isinstance(drivers, Drivers):
-        raise UsageError(f"{entry.name}: {_origin(entry)} returns {class_name(drivers)}, not Drivers(broker, registry)")
+        raise UsageError(f"{entry.name}: {origin(entry)} returns {class_name(drivers)}, not Drivers(broker, registry)")
     for part, contract in ((drivers.broker, Broker), (drivers.registry, Registry)):
-        must_be(contract, part, f"{entry.name}: {_origin(entry)} returns Drivers whose {contract.__name__.lower()}")
+        must_be(contract, part, f"{entry.name}: {origin(entry)} returns Drivers whose {contract.__name__.lower()}")
     return drivers if address.registry is None else drivers._replace(registry=address.registry)
 
 
@@ -99,13 +102,13 @@ def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] 
     Other packages add schemes by an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """
     address = Address.of(url if ":" in url else f"{url}:", clock=clock)
-    entry = _find(ORCHESTRATORS, "orchestrator", url, address.scheme)
-    made = _call(entry, address, program)
-    must_be(Orchestrator, made, f"{entry.name}: what {_origin(entry)} returns")
+    entry = find_entry(ORCHESTRATORS, "orchestrator", url, address.scheme)
+    made = call_entry(entry, address, program)
+    must_be(Orchestrator, made, f"{entry.name}: what {origin(entry)} returns")
     return cast("Orchestrator", made)
 
 
-def _find(group: str, what: str, url: str, scheme: str, hint: str = "") -> EntryPoint:
+def find_entry(group: str, what: str, url: str, scheme: str, hint: str = "") -> EntryPoint:
     """The entry point of this scheme. Built-in ones come first: no other package can replace them."""
     built_in = _built_in(group)
     if scheme in built_in:
@@ -137,7 +140,7 @@ def _built_in(group: str) -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in own.select(group=group)}
 
 
-def _call(entry: EntryPoint, *args: object) -> Any:
+def call_entry(entry: EntryPoint, *args: object) -> Any:
     """Call the entry point's function and return its result. Raises UsageError for an extra that is not installed, and
     for everything that the code of another package raises."""
     try:
@@ -155,14 +158,14 @@ def _call(entry: EntryPoint, *args: object) -> Any:
             ) from None
         if _is_ours(entry):
             raise
-        raise UsageError(f"{entry.name}: {_origin(entry)} fails: {said(e)}; ask those who wrote it") from e
+        raise UsageError(f"{entry.name}: {origin(entry)} fails: {said(e)}; ask those who wrote it") from e
 
 
 def _is_ours(entry: EntryPoint) -> bool:
     return entry.dist is not None and entry.dist.name == "eventwagon"
 
 
-def _origin(entry: EntryPoint) -> str:
+def origin(entry: EntryPoint) -> str:
     """The package that the function comes from."""
     return f"{entry.value} of the package {entry.dist.name if entry.dist else 'that holds it'}"
 

@@ -26,6 +26,8 @@ BUDGET = "eventwagon.budget"
 ROLE = "eventwagon.role"
 REPLAY_KIND = "eventwagon.replay.kind"
 REPLAY_STATE = "eventwagon.replay.state"
+SOURCE = "eventwagon.bridge.source"
+OUTCOME = "eventwagon.bridge.outcome"
 VERSION = "eventwagon.version"
 REVISION = "eventwagon.revision"
 
@@ -49,6 +51,8 @@ LABELS = {
     REASON: "One of a fixed list; see the instrument.",
     BUDGET: "What is bounded, with the budget's name: `concurrency=32 payments-db`; of a handler's own options, with "
     "its channel: `rate=20/s of labels`.",
+    SOURCE: "Where a bridge reads, without options and secrets: `kafka://host:9092/orders`.",
+    OUTCOME: "`published`, or `dead`: it could not be mapped, and is in the dead letters.",
     VERSION: "The version of eventwagon.",
     REVISION: "The revision of the program's code; empty: it has none.",
     ROLE: "`observe`, `work`, `serve` or `publish`.",
@@ -257,6 +261,35 @@ LOOK_AGE = Instrument(
     unit="s",
     help="Since the last complete look of this process's observer, or since it started. Each observer exports it.",
     labels=(TRAIN,),
+)
+BRIDGED = Instrument(
+    name="eventwagon.bridge.records",
+    kind="counter",
+    unit="{record}",
+    help="Records that this process's bridge has carried into the train.",
+    labels=(TRAIN, SOURCE, OUTCOME),
+)
+BRIDGE_LAG = Instrument(
+    name="eventwagon.bridge.lag",
+    kind="gauge",
+    unit="{record}",
+    help="Records in the source that are not committed: on Kafka of the partitions that this bridge reads, on Redis of "
+    "the whole group. Missing if the source does not know.",
+    labels=(TRAIN, SOURCE),
+)
+BRIDGE_LAG_AGE = Instrument(
+    name="eventwagon.bridge.lag.age",
+    kind="gauge",
+    unit="s",
+    help="How long the oldest of these records has been in the source; 0 if there is none.",
+    labels=(TRAIN, SOURCE),
+)
+BRIDGE_HELD_UP = Instrument(
+    name="eventwagon.bridge.held_up",
+    kind="gauge",
+    unit="",
+    help="1 while a bridge can't read, publish or commit, and tries again.",
+    labels=(TRAIN, SOURCE),
 )
 INFO = Instrument(
     name="eventwagon.info",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ from ..contracts.broker import Broker
 from ..contracts.facts import EventDied, sentence
 from ..contracts.manifest import Manifest
 from ..display.text import plain
-from ..errors import ChannelGone
+from ..errors import ChannelGone, EventRefused
 from ..event import DEAD, Channel, Event
 from .bulkhead import ExcInfo, log_safely
 
@@ -75,6 +76,23 @@ def smaller(letter: Event, *, cut: bool) -> Event | None:
     less = size // 2 if "deadsize" in ours else min(size, 1024)
     extensions = {"deadsize": str(size), **ours}
     return msgspec.structs.replace(letter, data=letter.data[: size - less], extensions=extensions)
+
+
+async def bury(broker: Broker, train: str, letter: Event, timeout: float) -> None:
+    """Store a letter of no wagon among the train's own dead letters; in a smaller form if the broker refuses it.
+    `timeout` is in seconds, for each attempt. Not idempotent. Raises BrokerError, TimeoutError."""
+    own = Channel(train, 0, DEAD)
+    while True:
+        try:
+            async with asyncio.timeout(timeout):
+                await broker.create(own)
+                await broker.publish(own, [letter])
+            return
+        except EventRefused:
+            less = smaller(letter, cut=True)
+            if less is None:
+                raise
+            letter = less
 
 
 async def kept(broker: Broker, manifest: Manifest) -> AsyncIterator[Event]:

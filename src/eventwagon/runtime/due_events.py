@@ -11,8 +11,8 @@ from ..contracts.manifest import Manifest
 from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
-from ..event import DEAD, Channel, Event
-from .dead_letters import died, smaller
+from ..event import Event
+from .dead_letters import bury, died
 from .publish_queue import MOST_BYTES
 from .runtime import Runtime, Steps
 from .switcher import Switcher
@@ -124,23 +124,9 @@ class DueEvents:
                 return False
         because = f"it was due, and could not be published: {said(error)}"
         _, letter = died(event, event.extensions.get(CHANNEL, ""), 0, because, 0, self._runtime.clock())
-        await self._bury(letter)
+        await bury(self._runtime.broker, self._train, letter, self._runtime.settings.publish_timeout)
         self._defects.pop(name, None)
         return True
-
-    async def _bury(self, letter: Event) -> None:
-        kept, broker = Channel(self._train, 0, DEAD), self._runtime.broker
-        while True:
-            try:
-                async with asyncio.timeout(self._runtime.settings.publish_timeout):
-                    await broker.create(kept)
-                    await broker.publish(kept, [letter])
-                return
-            except EventRefused:
-                less = smaller(letter, cut=True)
-                if less is None:
-                    raise
-                letter = less
 
 
 def _blames_event(error: PublishError) -> bool:

@@ -19,6 +19,7 @@ from .once import OnceTrial, once_checks
 from .orchestrator import orchestrator_checks
 from .orchestrator_trial import Harness, OrchestratorTrial
 from .registry import RegistryTrial, registry_checks
+from .source import SourceHarness, SourceTrial, source_checks
 from .timetable import TimetableTrial, timetable_checks
 
 __all__ = [
@@ -29,11 +30,14 @@ __all__ = [
     "OnceTrial",
     "OrchestratorTrial",
     "RegistryTrial",
+    "SourceHarness",
+    "SourceTrial",
     "TimetableTrial",
     "Undeclared",
     "broker_checks",
     "once_checks",
     "orchestrator_checks",
     "registry_checks",
+    "source_checks",
     "timetable_checks",
 ]

@@ -1,0 +1,144 @@
+"""By hand: how fast the bridge carries records, beside the source alone and the train alone.
+
+python -m benchmarks.bridge                       # 100,000 records from Kafka and from Redis into a train on Redis
+python -m benchmarks.bridge --records 20000 --train Kafka --train SQLite
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+from urllib.parse import urlsplit
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # exported without saying so
+from redis.asyncio import Redis
+
+from eventwagon import Connection, Train
+from eventwagon.bridge import Bridge, Record, Rules, Source, event_of, open_source
+from eventwagon.event import Event
+
+from .places import place
+
+BODY = b'{"order": %d, "customer": "ada", "amount": 12.5, "items": [1, 2, 3], "note": "leave it at the door"}'
+PARTITIONS = 4
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bridge", description=__doc__)
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--source", action="append", choices=["Kafka", "Redis"])
+    parser.add_argument("--train", action="append", choices=["Kafka", "Redis", "SQLite"])
+    asked = parser.parse_args()
+    print(f"{asked.records:,} records of {len(BODY)} bytes on {os.cpu_count()} cores, records a second")
+    for source in asked.source or ["Kafka", "Redis"]:
+        for train in asked.train or ["Redis"]:
+            await compare(source, train, asked.records)
+
+
+async def compare(source: str, train: str, count: int) -> None:
+    """Print the three rates, and the bridge's share of the slower of the others."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with place(source, Path(directory)) as read_at, place(train, Path(directory)) as publish_at:
+            if read_at is None or publish_at is None:
+                return
+            url = await (on_kafka if source == "Kafka" else on_redis)(read_at, count)
+            alone, records = await read_all(open_source(f"{url}&group=alone", "earliest"), count)
+            rules = Rules(source="benchmark", most=1 << 20)
+            events = [event for event in (event_of(each, rules) for each in records) if isinstance(event, Event)]
+            async with connected(publish_at) as c:
+                began = time.perf_counter()
+                await c.publish_many(events)
+                published = count / (time.perf_counter() - began)
+            async with connected(publish_at) as c:
+                carried = await carry(open_source(f"{url}&group=bridge", "earliest"), c, count)
+    slower = min(alone, published)
+    print(
+        f"{source} into {train}: source alone {alone:,.0f}, train alone {published:,.0f}, bridge {carried:,.0f}: "
+        f"{carried / slower:.0%} of the slower one"
+    )
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Connection]:
+    async with Train(f"bench_{token_hex(4)}").connect(url) as c:
+        await c.found()
+        yield c
+
+
+async def read_all(source: Source, count: int) -> tuple[float, list[Record]]:
+    """Records a second, from the first read to the last commit."""
+    got: list[Record] = []
+    async with source:
+        while not (some := await source.read(1000, 0.5)):
+            pass  # joining the group is not measured
+        began, first = time.perf_counter(), len(some)
+        while True:
+            got += some
+            await source.commit(some)
+            if len(got) >= count:
+                return (count - first) / (time.perf_counter() - began), got
+            some = await source.read(1000, 0.5) or []
+
+
+async def carry(source: Source, c: Connection, count: int) -> float:
+    """Events a second, from the first one that is published to the last."""
+    async with source, asyncio.TaskGroup() as tasks:
+        asked = asyncio.Event()
+        bridge = Bridge(source, c, Rules(source=source.name, most=c.train.settings.max_event_bytes))
+        running = tasks.create_task(bridge.run(asked))
+        while not bridge.passed:  # noqa: ASYNC110 - a counter, and no event
+            await asyncio.sleep(0.001)
+        began, first = time.perf_counter(), bridge.passed
+        while bridge.passed < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        speed = (count - first) / (time.perf_counter() - began)
+        asked.set()
+        await running
+    return speed
+
+
+async def on_kafka(url: str, count: int) -> str:
+    """A topic with so many records."""
+    servers, topic = urlsplit(url).netloc, f"bench-{token_hex(4)}"
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+    new = NewTopic(topic, PARTITIONS, 1)
+    await asyncio.wrap_future(admin.create_topics([new])[topic])
+
+    def fill() -> None:
+        producer = Producer({"bootstrap.servers": servers, "linger.ms": 5, "log_level": 0})
+        for number in range(count):
+            while True:
+                try:
+                    producer.produce(topic, BODY % number, key=b"%d" % (number % 1000))
+                    break
+                except BufferError:
+                    producer.poll(0.05)
+        producer.flush()
+
+    await asyncio.to_thread(fill)
+    return f"kafka://{servers}/{topic}?assignor=eager"
+
+
+async def on_redis(url: str, count: int) -> str:
+    """A stream with so many entries."""
+    stream = f"bench-{token_hex(4)}"
+    async with Redis.from_url(url) as client:
+        for start in range(0, count, 1000):
+            pipe: Any = client.pipeline(transaction=False)
+            for number in range(start, min(count, start + 1000)):
+                pipe.xadd(stream, {"data": BODY % number})
+            await pipe.execute()
+    return f"redis://{urlsplit(url).netloc}/{stream}?idle=60"
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

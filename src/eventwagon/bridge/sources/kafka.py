@@ -1,0 +1,200 @@
+"""A topic of Kafka, by a consumer group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+from urllib.parse import urlencode
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from ...cloudevents import Pairs
+from ...contracts.address import Address
+from ...display.text import said
+from ...drivers.kafka.admin import Admin
+from ...drivers.kafka.errors import cause
+from ...drivers.kafka.options import Options
+from ...errors import Unavailable, UsageError
+from ...event import check_word
+from ..source import Begin, Lag, Record
+from .kafka_group import Member, begin_at, watermarks
+
+_OWN = ("group", "assignor")
+_EAGER = "range,roundrobin"
+_CALL = 10.0
+
+
+def open_kafka(address: Address, begin: Begin) -> KafkaSource:
+    """The source of `kafka://host:port,host2:port/TOPIC?group=NAME`. Raises UsageError."""
+    topic, group = address.path.strip("/"), address.options.get("group", "")
+    if not topic or "/" in topic or not group:
+        raise address.wrong("name the topic and its consumer group: kafka://host:9092/TOPIC?group=NAME")
+    further = urlencode({name: value for name, value in address.options.items() if name not in _OWN})
+    options = Options.from_url(f"kafka://{address.host}?{further}")
+    assignor = address.options.get("assignor", "eager")
+    assignor = {"eager": _EAGER, "cooperative": "cooperative-sticky"}.get(assignor, assignor)
+    if not set(assignor.split(",")) <= {"range", "roundrobin", "cooperative-sticky"}:
+        raise address.wrong(f"assignor={assignor}: give eager, cooperative, range, roundrobin or cooperative-sticky")
+    name = check_word("source", f"kafka://{options.servers}/{topic}")
+    return KafkaSource(options, topic, group, name=name, assignor=assignor, begin=begin, clock=address.clock)
+
+
+class KafkaSource:
+    """Reads as a member of the group; commits by itself only what it is told to."""
+
+    def __init__(
+        self,
+        options: Options,
+        topic: str,
+        group: str,
+        *,
+        name: str,
+        assignor: str,
+        begin: Begin,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self._options, self._topic, self._group, self._begin, self._clock = options, topic, group, begin, clock
+        self._assignor = assignor
+        self._admin: Admin | None = None
+        self._member: Member | None = None
+
+    async def __aenter__(self) -> Self:
+        self._admin = Admin(self._options)
+        try:
+            if await self._admin.describe(self._topic) is None:
+                raise UsageError(f"{self.name}: there is no topic {self._topic!r}")
+            if await self._blocking(self._has_position):
+                self._begin = "earliest"  # of partitions that were added since
+            elif self._begin is None:
+                raise UsageError(
+                    f"{self.name}: the group {self._group!r} has no position in this topic. Give --from earliest, "
+                    "latest or a time to begin with a new group"
+                )
+        except BaseException:
+            await self._admin.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._member is not None:
+            await self._member.leave()
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def read(self, limit: int, wait: float) -> Sequence[Record] | None:
+        """See Source."""
+        if self._member is None:
+            self._member = Member(self._config(), self._topic, self._begin, self.name)
+        taken = await self._member.take(limit, wait)
+        if not taken and (trouble := self._member.trouble) is not None:
+            raise self._error(trouble)
+        return [self._record(one.message, one.turn) for one in taken]
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        """See Source."""
+        if not records or self._member is None:
+            return
+        try:
+            await self._member.commit([record.token for record in records])
+        except KafkaException as e:
+            raise self._error(cause(e)) from None
+        except TimeoutError:
+            raise Unavailable(f"{self.name}: no answer in time") from None
+
+    async def peek(self, limit: int) -> Sequence[Record]:
+        """See Source. It does not join the group."""
+        found: list[Record] = await self._blocking(lambda consumer: self._peek(consumer, limit))
+        return found
+
+    async def lag(self) -> Lag:
+        """See Source: that of the partitions which are assigned to this reader."""
+        if self._member is None or self._admin is None:
+            return Lag()
+        member, positions = self._member, self._member.positions
+        ends = await self._admin.ends([(self._topic, partition) for partition in positions], stable=True)
+        records = sum(max(0, (ends[self._topic, partition] or 0) - at) for partition, at in positions.items())
+        if not records:
+            return Lag(records=0, seconds=0.0) if positions else Lag()
+        oldest = member.oldest
+        return Lag(records=records, seconds=None if oldest is None else max(0.0, self._clock() - oldest))
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            **self._options.consumer(wait=100, logger=None if self._admin is None else self._admin.causes),
+            "group.id": self._group,
+            "partition.assignment.strategy": self._assignor,
+        }
+
+    def _places(self, consumer: Consumer) -> list[TopicPartition]:
+        found = consumer.list_topics(self._topic, timeout=_CALL).topics[self._topic].partitions
+        return [TopicPartition(self._topic, partition) for partition in sorted(found)]
+
+    def _has_position(self, consumer: Consumer) -> bool:
+        return any(one.offset >= 0 for one in consumer.committed(self._places(consumer), _CALL))
+
+    def _peek(self, consumer: Consumer, limit: int) -> list[Record]:
+        starts, left = list[TopicPartition](), set[int]()
+        for one in consumer.committed(self._places(consumer), _CALL):
+            first, end = watermarks(consumer, one)
+            at = one.offset if one.offset >= 0 else begin_at(consumer, one, self._begin, first, end)
+            at = at if first <= at <= end else first
+            if at < end:
+                starts.append(TopicPartition(self._topic, one.partition, at))
+                left.add(one.partition)
+        consumer.assign(starts)
+        found: list[Record] = []
+        until = time.monotonic() + _CALL
+        while left and len(found) < limit and time.monotonic() < until:
+            for message in consumer.consume(limit - len(found), 0.2):
+                error = message.error()
+                if error is None:
+                    found.append(self._record(message, 0))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition() or 0)
+                else:
+                    raise KafkaException(error)
+        return found
+
+    async def _blocking(self, call: Callable[[Consumer], Any]) -> Any:
+        """The result of a call with a consumer of its own, which joins no group."""
+        if self._admin is None:
+            raise Unavailable(f"{self.name}: it is not open")
+
+        def run() -> Any:
+            consumer = Consumer({**self._config(), "enable.partition.eof": True})
+            try:
+                return call(consumer)
+            finally:
+                consumer.close()
+
+        try:
+            return await self._admin.blocking(run)
+        except KafkaException as e:
+            raise self._error(cause(e)) from None
+
+    def _error(self, error: KafkaError) -> Exception:
+        if self._admin is None:
+            return Unavailable(f"{self.name}: {error.str()}")
+        return self._admin.trouble(error, "READ", f"topic {self._topic} by group {self._group}")
+
+    def _record(self, message: Message, turn: int) -> Record:
+        partition, offset = message.partition() or 0, message.offset() or 0
+        kind, milliseconds = message.timestamp()
+        headers: Pairs = ()
+        trouble = ""
+        try:
+            headers = message.headers() or ()  # type: ignore[assignment]
+        except Exception as e:  # noqa: BLE001 - the client reads their names as UTF-8
+            trouble = f"its headers can't be read: {said(e)}"
+        key: Any = message.key()
+        return Record(
+            position=f"kafka/{self._topic}/{partition}/{offset}" + (f"@{milliseconds}" if kind else ""),
+            value=message.value() or b"",
+            headers=headers,
+            key=key,
+            time=milliseconds / 1000 if kind else self._clock(),
+            token=(partition, offset, turn),
+            trouble=trouble,
+        )

@@ -1,0 +1,1 @@
+"""The bridge: the mapping, the sources on real servers, and the command."""

@@ -108,6 +108,7 @@ def test_what_is_missing_is_named(name: str) -> None:
         (GOOD | {"undo": "x/1"}, "undo: this attribute is eventwagon's own"),
         (GOOD | {"deadbecause": "x"}, "deadbecause: this attribute is eventwagon's own"),
         (GOOD | {"rawheaders2": "x"}, "rawheaders2: this attribute is eventwagon's own"),
+        (GOOD | {"laterchannel": "x"}, "laterchannel: this attribute is eventwagon's own"),
         (GOOD | {"undecodable": "x"}, "undecodable: this attribute is eventwagon's own"),
     ],
 )

@@ -13,16 +13,12 @@ from ..contracts.timetable import CHANNEL, for_channel
 from ..display.text import said
 from ..errors import EventTooLarge, UsageError
 from ..event import (
-    DEATH,
     EARLIEST,
     LATEST,
-    LEVEL,
     LONGEST_VALUE,
     LONGEST_WORD,
     MOST_EXTENSIONS,
-    REPLAY,
-    REPLAYED_FROM,
-    UNDO_MARKS,
+    OURS,
     Event,
     check_channel_name,
     check_extensions,
@@ -32,7 +28,7 @@ from ..event import (
 from ..values import shown
 from .source import Record
 
-RESERVED = frozenset({*DEATH, *UNDO_MARKS, CHANNEL, LEVEL, REPLAY, REPLAYED_FROM, UNDECODABLE, HEADERS})
+RESERVED = OURS | {CHANNEL, UNDECODABLE, HEADERS}
 """Extension attributes that have a meaning of their own in a train: no other writer can set them."""
 KEY = "partitionkey"
 """The extension attribute with a record's key, unless that is the subject (CloudEvents' partitioning extension)."""

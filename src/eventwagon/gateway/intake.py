@@ -11,12 +11,13 @@ from urllib.parse import unquote
 import msgspec
 
 from ..cloudevents import BATCH, HEADERS, STRUCTURED, UNDECODABLE, is_json, read, seconds
+from ..contracts.timetable import CHANNEL
 from ..errors import EventTooLarge, UsageError
 from ..event import JSON, OURS, Event, checked
 from .refusal import Refused
 
 _NEEDED = ("id", "source", "type", "specversion")
-_OURS = OURS | {UNDECODABLE}
+_OURS = OURS | {CHANNEL, UNDECODABLE}
 _document = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _documents = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder(msgspec.Raw)

@@ -95,6 +95,7 @@ def test_events_for_an_inner_channel_are_passed_on(place: Path) -> None:
         (["nats://h/x", "app:orders"], "names no known source"),
         (["redis://h/x", "app:orders"], "group=NAME"),
         (["-", "app:orders", "--dry-run", "0"], "--dry-run"),
+        (["env:NOTHING", "app:orders"], "no environment variable of this name"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(place: Path, arguments: list[str], said: str) -> None:
@@ -102,6 +103,16 @@ def test_a_mistake_is_told_in_one_line(place: Path, arguments: list[str], said: 
     assert done.returncode == 2, done.stderr
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_password_is_kept_out_of_the_command_line_and_of_what_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDERS_SOURCE", "redis://user:canary-7@127.0.0.1:1/orders?group=g&timeout=0.5")
+    done = cli(place, "bridge", "env:ORDERS_SOURCE", "app:orders", "--from", "latest")
+    assert done.returncode == 1
+    assert "can't be reached" in done.stderr
+    assert "canary" not in done.stderr + done.stdout
 
 
 def test_a_dry_run_takes_nothing(place: Path, redis_server: Server, kafka_server: Server) -> None:

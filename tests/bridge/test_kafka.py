@@ -20,6 +20,7 @@ from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  #
 
 from eventwagon import Connection, Volume
 from eventwagon.bridge import open_source
+from eventwagon.bridge.sources import kafka_group
 from eventwagon.errors import UsageError
 from tests.bridge.support import (
     CrashesBeforeCommit,
@@ -259,25 +260,37 @@ def test_poison_goes_to_the_dead_letters(kafka_server: Server, tmp_path: Path) -
 
 
 def test_a_full_train_keeps_the_bridge_in_its_group(
-    kafka_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kafka_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kafka_group, "_FINISH", 0.5)
+
     async def main() -> None:
         train, gate = gated(limit=Volume(1000), wagons=2, at_cap="refuse", publish_batch=500)
-        options = "&session.timeout.ms=6000&max.poll.interval.ms=6000"
-        async with kafka_flow(kafka_server, options=options) as flow, train.connect(f"sqlite:///{tmp_path}") as c:
-            await flow.write(numbered(7500))  # more than is read ahead
+        options = "&assignor=cooperative&session.timeout.ms=6000&max.poll.interval.ms=6000&heartbeat.interval.ms=300"
+        async with (
+            kafka_flow(kafka_server, partitions=2, options=options) as flow,
+            train.connect(f"sqlite:///{tmp_path}") as c,
+        ):
+            await flow.write(numbered(8500))  # more than is read ahead
             async with c.running(), bridging(flow.open(), c) as bridge:
                 await until(lambda: "the cap of 2" in bridge.trouble, "the train is full")
                 await asyncio.sleep(7)  # longer than max.poll.interval
                 assert bridge.passed == 2000
+                assert times_assigned() == 1
+                async with flow.open() as other:  # partitions that are paused go away, and come back
+                    while not await other.read(10, 0.1):
+                        pass
                 gate.set()
-                await until_committed(flow, 7500)
+                await until_committed(flow, 8500)
+                assert bridge.passed >= 8500
+
+    def times_assigned() -> int:
+        told = [said.message for said in caplog.records]
+        assert not [text for text in told if "out of its group" in text]
+        return len([text for text in told if "partitions assigned" in text])
 
     caplog.set_level(logging.INFO)
     asyncio.run(main())
-    told = [said.message for said in caplog.records]
-    assert not [text for text in told if "out of its group" in text]
-    assert len([text for text in told if "partitions assigned" in text]) == 1
 
 
 def test_an_outage_of_the_train_is_waited_for(kafka_server: Server, own_redis: RedisServer) -> None:

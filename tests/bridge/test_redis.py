@@ -301,7 +301,7 @@ def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
         "redis+unix:///run/redis.sock?group=g&stream=s&db=1",
         "rediss://h/s?group=g&ssl_cert_reqs=none",
         "valkey://h/s?group=g&cluster=true",
-        "kafka://h:1,h2/t?group=g&assignor=cooperative&session.timeout.ms=6000&fetch.min.bytes=1",
+        "kafka://h:1,h2/t?group=g&assignor=cooperative&session.timeout.ms=6000",
     ],
 )
 def test_the_forms_of_a_url(url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
@@ -46,7 +47,8 @@ async def bridge(
         typer.Argument(
             metavar="SOURCE",
             help="Where to read: redis://HOST/STREAM?group=NAME, kafka://HOST/TOPIC?group=NAME, sqs://REGION/QUEUE, "
-            "postgresql://HOST/DATABASE?table=outbox, or - (JSON Lines from stdin).",
+            "postgresql://HOST/DATABASE?table=outbox, - (JSON Lines from stdin), or env:NAME (the environment variable "
+            "that holds the URL, for one with a password).",
         ),
     ],
     target: Annotated[str, NAMED],
@@ -112,7 +114,7 @@ async def bridge(
     at once. Stdin may end by itself.
     """
     level, as_json = level_of(log_level), is_json(log_format)
-    where = open_source(source, _begin(begin))
+    where = open_source(_url(source), _begin(begin))
     train = load_train(target) if ":" in target else None
     observes = not no_observe and train is not None and "" in train.handlers  # else it does not know the channels
     set_up_logging(level, as_json=as_json)
@@ -140,6 +142,15 @@ async def bridge(
             if meter is not None:
                 stack.callback(meter.add(bridge.points))
             await _run(bridge, c, url, observes, asked)
+
+
+def _url(source: str) -> str:
+    """The URL itself, of a source that is given as an environment variable. Raises UsageError."""
+    if not source.startswith("env:"):
+        return source
+    if not (url := os.environ.get(source.removeprefix("env:"), "")):
+        raise UsageError(f"SOURCE {value_shown(source)}: there is no environment variable of this name, or it is empty")
+    return url
 
 
 def _begin(text: str | None) -> Begin:

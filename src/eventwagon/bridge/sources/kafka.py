@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -21,6 +21,14 @@ from ..source import Begin, Lag, Record
 from .kafka_group import Member, begin_at, watermarks
 
 _OWN = ("group", "assignor")
+_MEMBERSHIP = (
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "group.instance.id",
+    "topic.metadata.refresh.interval.ms",
+)
+"""Options of librdkafka for a member of a group. A train's driver joins none, and does not take them."""
 _EAGER = "range,roundrobin"
 _CALL = 10.0
 
@@ -30,14 +38,20 @@ def open_kafka(address: Address, begin: Begin) -> KafkaSource:
     topic, group = address.path.strip("/"), address.options.get("group", "")
     if not topic or "/" in topic or not group:
         raise address.wrong("name the topic and its consumer group: kafka://host:9092/TOPIC?group=NAME")
-    further = urlencode({name: value for name, value in address.options.items() if name not in _OWN})
+    further = urlencode({name: value for name, value in address.options.items() if name not in (*_OWN, *_MEMBERSHIP)})
+    membership = {name: address.options[name] for name in _MEMBERSHIP if name in address.options}
     options = Options.from_url(f"kafka://{address.host}?{further}")
     assignor = address.options.get("assignor", "eager")
     assignor = {"eager": _EAGER, "cooperative": "cooperative-sticky"}.get(assignor, assignor)
     if not set(assignor.split(",")) <= {"range", "roundrobin", "cooperative-sticky"}:
         raise address.wrong(f"assignor={assignor}: give eager, cooperative, range, roundrobin or cooperative-sticky")
+    config = {**membership, "group.id": group, "partition.assignment.strategy": assignor}
+    try:
+        Consumer({**config, "log_level": 0}).close()
+    except KafkaException as e:
+        raise address.wrong(f"librdkafka does not take {', '.join(membership) or 'the group'}: {said(e)}") from None
     name = check_word("source", f"kafka://{options.servers}/{topic}")
-    return KafkaSource(options, topic, group, name=name, assignor=assignor, begin=begin, clock=address.clock)
+    return KafkaSource(options, topic, config, name=name, begin=begin, clock=address.clock)
 
 
 class KafkaSource:
@@ -47,16 +61,15 @@ class KafkaSource:
         self,
         options: Options,
         topic: str,
-        group: str,
+        membership: Mapping[str, str],
         *,
         name: str,
-        assignor: str,
         begin: Begin,
         clock: Callable[[], float],
     ) -> None:
         self.name = name
-        self._options, self._topic, self._group, self._begin, self._clock = options, topic, group, begin, clock
-        self._assignor = assignor
+        self._options, self._topic, self._membership = options, topic, membership
+        self._begin, self._clock, self._group = begin, clock, membership["group.id"]
         self._admin: Admin | None = None
         self._member: Member | None = None
 
@@ -123,8 +136,7 @@ class KafkaSource:
     def _config(self) -> dict[str, Any]:
         return {
             **self._options.consumer(wait=100, logger=None if self._admin is None else self._admin.causes),
-            "group.id": self._group,
-            "partition.assignment.strategy": self._assignor,
+            **self._membership,
         }
 
     def _places(self, consumer: Consumer) -> list[TopicPartition]:

@@ -239,6 +239,7 @@ class Member:
                 self._turns[partition] = self._turn
                 self._leaving.discard(partition)
                 self._out.pop(partition, None)
+        consumer.resume(self._assigned())  # also those that stay: if there is no room yet, all are paused again
         self._paused = False
         numbers = ", ".join(map(str, sorted(starts))) or "none"
         _logger.info("bridge from %s: partitions assigned: %s", self._name, numbers)

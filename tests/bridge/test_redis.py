@@ -163,6 +163,9 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
                     assert taken is not None
                     assert len(taken) == 300 - group["pending"]
                     await other.commit(taken)
+                async with asyncio.timeout(30):
+                    while not any(isinstance(each.fact, BridgeHeldUp) for each in [e async for e in c.journal()]):
+                        await asyncio.sleep(0.1)
                 gate.set()
                 await until_read(flow)
                 await until(lambda: not bridge.trouble, "it goes on")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any
 
@@ -17,7 +17,7 @@ from redis.asyncio import RedisCluster as ClusterClient
 from eventwagon import Connection, Train
 from eventwagon.bridge import Bridge, Lag, Record, Rules, Source, open_source
 from eventwagon.bridge.sources.stdin import StdinSource
-from eventwagon.errors import UsageError
+from eventwagon.errors import ChannelGone, UsageError
 from eventwagon.event import Channel, Event
 from tests.servers.redis import RedisCluster
 from tests.servers.server import Server
@@ -190,7 +190,8 @@ async def stored(connection: Connection) -> list[Event]:
     manifest = (await connection.refresh()).manifest
     found: list[Event] = []
     for wagon in manifest.wagons:
-        found += [event async for event in connection.broker.read(Channel(manifest.train, wagon.number))]
+        with suppress(ChannelGone):  # it is just being opened
+            found += [event async for event in connection.broker.read(Channel(manifest.train, wagon.number))]
     return found
 
 

@@ -158,7 +158,7 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
                 assert bridge.passed == 200
                 assert group["pending"] <= 100  # two batches are held, and no more is read
                 async with flow.open() as other:  # for longer than idle: nobody takes over what is held
-                    await asyncio.sleep(max(2.5, 3 * flow.claim))
+                    await asyncio.sleep(3 * flow.claim)
                     taken = await other.read(500, 0.2)
                     assert taken is not None
                     assert len(taken) == 300 - group["pending"]

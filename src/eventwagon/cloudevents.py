@@ -96,6 +96,43 @@ def _parsed(text: str) -> float | None:
         return None
 
 
+# --- writing --------------------------------------------------------------------------------
+
+
+def document(event: Event, *, inline: bool) -> dict[str, object]:
+    """The event in CloudEvents' JSON format, for msgspec. `inline`: its data are JSON (see `holds_json`), and stay as
+    they are; otherwise they become `data_base64`."""
+    found: dict[str, object] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "type": event.type,
+        "source": event.source,
+        "time": rfc3339(event.time),
+        "datacontenttype": event.content_type,
+    }
+    if event.subject is not None:
+        found["subject"] = event.subject
+    found.update(event.extensions)
+    if inline:
+        found["data"] = msgspec.Raw(event.data)
+    else:
+        found["data_base64"] = event.data
+    return found
+
+
+def holds_json(event: Event) -> bool:
+    """Whether the data can stand in a JSON document and come back byte for byte."""
+    data = event.data
+    if not is_json(event.content_type) or data != data.strip():
+        return False
+    try:
+        _value.decode(data)
+        data.decode()
+        return True
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
 # --- reading --------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""`gateway`: publishes what comes over HTTP."""
+"""`gateway`: publishes what comes over HTTP, and hands events out to consumers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..connection import Connection
+from ..connection import Connection, check_runnable
+from ..contracts.facts import Listener, log
 from ..contracts.metering import Meter
 from ..errors import UsageError
 from ..metrics.serving import LOOPBACK
 from ..tracing.exporting import exporting
+from ..train import Train
 from ..values import is_loopback
 from .console import DEFAULT_URL, Url, ending, line, say
 from .http import listen, server, serving
@@ -74,6 +77,32 @@ def gateway(
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain in PEM, to serve HTTPS.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key in PEM.")] = None,
+    work: Annotated[
+        bool,
+        typer.Option(
+            "--work",
+            help="Work for the trains, which must be programs: hand their events out to consumers over HTTP, in place "
+            "of their handlers. Keys need `work = true`.",
+        ),
+    ] = False,
+    wagon: Annotated[
+        int | None,
+        typer.Option(
+            "--wagon",
+            min=1,
+            metavar="NUMBER",
+            help="With --work: only for the wagon that is served by the unit with this number; end once no wagon is.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="NUMBER",
+            help="With --wagon: the number of workers, which is the most deliveries that are out at a time.",
+        ),
+    ] = None,
     most_body: Annotated[
         int, typer.Option("--max-body", min=1024, metavar="BYTES", help="The largest body that is taken.")
     ] = 4_194_304,
@@ -87,6 +116,7 @@ def gateway(
     """Publish CloudEvents that come over HTTP: POST /trains/TRAIN/events.
 
     It answers 202 once the events are stored, and describes itself at /openapi.json. SIGTERM lets open requests finish.
+    With --work programs in any language handle the events: POST /trains/TRAIN/receive and /settle.
     """
     with ending():
         if new_key:
@@ -101,10 +131,27 @@ def gateway(
                 keys,
                 (tls_cert, tls_key),
                 (most_body, most_events),
+                _work(wagon, workers, work=work),
                 Scraped(metrics_port, metrics_host),
                 level_of(log_level),
             )
         )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How the process works for the trains."""
+
+    wagon: int | None
+    workers: int | None
+
+
+def _work(wagon: int | None, workers: int | None, *, work: bool) -> _Work | None:
+    if work:
+        return _Work(wagon, workers)
+    if wagon is not None or workers is not None:
+        raise UsageError("--wagon and --workers go with --work")
+    return None
 
 
 def _print_key(name: str, targets: list[str]) -> None:
@@ -125,26 +172,38 @@ async def _serve(
     keys: Path | None,
     tls: tuple[Path | None, Path | None],
     most: tuple[int, int],
+    work: _Work | None,
     scraped: Scraped,
     level: int | None,
 ) -> None:
     if keys is None and not is_loopback(host):
         raise UsageError(f"--host {host!r} can be reached from elsewhere: give --keys (see --new-key)")
     try:
-        from ..gateway import Gateway, Limits
+        from ..gateway import Gateway, Limits, RemoteHandlers
         from ..gateway.keys import load_keys
     except ModuleNotFoundError as e:
         raise UsageError(f"the gateway needs {e.name}: pip install 'eventwagon[gateway]'") from None
     config = _tls(*tls)
+    trains = [load_train(each) if ":" in each else None for each in targets]
+    if work is not None:
+        _check_work(targets, trains, work)
     set_up_logging(level)
     known = _Keys(keys, load_keys) if keys else None
     listening = listen(host, port)
     with exporting("eventwagon gateway"), asked_to_end() as asked, contextlib.closing(listening):
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(scraped.answering())
-            connections = [await stack.enter_async_context(_opened(each, url, scraped.meter)) for each in targets]
+            remote = [] if work is None else [RemoteHandlers(train) for train in trains if train is not None]
+            listeners = () if work is None else (log,)
+            connections = [
+                await stack.enter_async_context(_opened(target, train, url, listeners, scraped.meter))
+                for target, train in zip(targets, trains, strict=True)
+            ]
             served = Gateway(
-                connections, keys=known.current if known else None, limits=Limits(body=most[0], events=most[1])
+                connections,
+                keys=known.current if known else None,
+                limits=Limits(body=most[0], events=most[1]),
+                remote=remote,
             )
             http = server(served, connections=_CONNECTIONS, grace=_GRACE, http="auto", **config)
             task = await stack.enter_async_context(serving(http, listening))
@@ -154,20 +213,62 @@ async def _serve(
                 at = f"[{host}]" if ":" in host else host
                 names = ", ".join(each.train.name for each in connections)
                 scheme = "https" if config else "http"
-                line(f"{scheme}://{at}:{listening.getsockname()[1]}/ publishes to {names}; Ctrl-C ends it")
-                await asyncio.wait((task, waiting, looking), return_when=asyncio.FIRST_COMPLETED)
-                served.end()
+                does = "publishes to" if work is None else "publishes to and works for"
+                async with _working(connections, work) as unneeded:
+                    line(f"{scheme}://{at}:{listening.getsockname()[1]}/ {does} {names}; Ctrl-C ends it")
+                    await asyncio.wait((task, waiting, looking, *unneeded), return_when=asyncio.FIRST_COMPLETED)
+                    served.end()  # before the workers leave: what is out has their grace to be settled
             finally:
                 waiting.cancel()
                 looking.cancel()
                 await asyncio.gather(waiting, looking, return_exceptions=True)
 
 
+def _check_work(targets: Sequence[str], trains: Sequence[Train | None], work: _Work) -> None:
+    """Raise UsageError unless all are programs that can work."""
+    for target, train in zip(targets, trains, strict=True):
+        if train is None:
+            raise UsageError(f"--work needs the train's program as TRAIN: module:attribute, not {target!r}")
+        check_runnable(train, observe=False, work=True)
+    names = [train.name for train in trains if train is not None]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"train {twice[0]!r} is there twice")
+    if work.wagon is not None and len(targets) > 1:
+        raise UsageError(f"--wagon is for one train, not for {', '.join(targets)}")
+
+
 @contextlib.asynccontextmanager
-async def _opened(target: str, url: str, meter: Meter | None) -> AsyncIterator[Connection]:
+async def _working(
+    connections: Sequence[Connection], work: _Work | None
+) -> AsyncIterator[Sequence[asyncio.Task[object]]]:
+    """While entered, this process works for the trains. Yields tasks; if one ends, no train needs it any more, or one
+    was stopped."""
+    if work is None:
+        yield ()
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        waits: list[asyncio.Task[object]] = []
+        for c in connections:
+            await stack.enter_async_context(c.running(observe=False, work=True, wagon=work.wagon, workers=work.workers))
+            waits.append(asyncio.create_task(c.stopped()))
+            if work.wagon is not None:
+                waits.append(asyncio.create_task(c.released(work.wagon)))
+        try:
+            yield waits
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    target: str, train: Train | None, url: str, listeners: tuple[Listener, ...], meter: Meter | None
+) -> AsyncIterator[Connection]:
     """A program's train may be founded by publishing to it; a mere name must be one that exists."""
-    train = load_train(target) if ":" in target else None
-    async with train.connect(url, listeners=(), meter=meter) if train else reached(target, url, meter=meter) as c:
+    async with (
+        train.connect(url, listeners=listeners, meter=meter) if train else reached(target, url, meter=meter) as c
+    ):
         yield c
 
 

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: it publishes the CloudEvents that it gets over HTTP."""
+"""The gateway as an ASGI application: it publishes the CloudEvents that it gets over HTTP, and hands out deliveries."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from .describing import description
 from .intake import answer_to, events_of
 from .keys import Bucket, Key, hashed
 from .refusal import Refused
+from .remote import Receiving, RemoteHandlers
+from .working import VERBS, answer, check_json, items_of, receive, receive_of
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
@@ -38,7 +40,7 @@ _LINGER = 2.0
 """Seconds for which the rest of a refused body is read and dropped."""
 _DROPPED = 16_777_216
 """The most bytes of it."""
-_TRAINS, _EVENTS = "/trains/", "/events"
+_TRAINS, _EVENTS = "/trains/", "events"
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -58,7 +60,8 @@ class Gateway:
     """`POST /trains/TRAIN/events` publishes; `GET /healthz`, `/readyz` and `/openapi.json` need no key.
 
     `connections`: the open connections of its trains. `keys`: what is known of each key, by its hash; a function, since
-    it may change; None: everybody may publish.
+    it may change; None: everybody may publish, and work. `remote`: the handlers of those of its trains that consumers
+    may work for, with `POST /trains/TRAIN/receive`, `settle` and others; their connections must run (`running`).
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class Gateway:
         *,
         keys: Callable[[], Mapping[str, Key]] | None = None,
         limits: Limits | None = None,
+        remote: Iterable[RemoteHandlers] = (),
     ) -> None:
         self._connections = {each.train.name: each for each in connections}
+        self._remote = {each.train.name: each for each in remote}
         self._keys = keys
         self._limits = limits or Limits()
         self._bulkhead = Bulkhead("gateway")
@@ -81,8 +86,11 @@ class Gateway:
         self._is_ending = False
 
     def end(self) -> None:
-        """From now on it is not ready, so that a load balancer sends nothing more. Idempotent."""
+        """From now on it is not ready, so that a load balancer sends nothing more, and it hands out nothing more.
+        Idempotent."""
         self._is_ending = True
+        for each in self._remote.values():
+            each.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -108,18 +116,22 @@ class Gateway:
 
     async def _answer(self, scope: Scope, body: _Body) -> tuple[int, bytes]:
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
-        if path.startswith(_TRAINS) and path.endswith(_EVENTS):
-            if method != "POST":
-                raise Refused(405, f"{path[:120]} takes POST")
-            return 202, await self._publish(path[len(_TRAINS) : -len(_EVENTS)], scope["headers"], body)
+        if path.startswith(_TRAINS):
+            name, _, verb = path[len(_TRAINS) :].rpartition("/")
+            if verb == _EVENTS or verb in VERBS:
+                if method != "POST":
+                    raise Refused(405, f"{path[:120]} takes POST")
+                if verb == _EVENTS:
+                    return 202, await self._publish(name, scope["headers"], body)
+                return 200, await self._work(name, verb, scope["headers"], body)
         if method not in ("GET", "HEAD"):
-            raise Refused(404, "events are sent with POST /trains/TRAIN/events")
+            raise Refused(404, f"there are POST /trains/TRAIN/events, and for consumers {', '.join(VERBS)}")
         if path == "/healthz":
             return 200, b'{"status":"alive"}'
         if path == "/readyz":
             return self._readiness()
         if path == "/openapi.json":
-            return 200, description(self._limits.events, self._limits.body)
+            return 200, description(self._limits.events, self._limits.body, works=bool(self._remote))
         raise Refused(404, "there are POST /trains/TRAIN/events, GET /healthz, /readyz and /openapi.json")
 
     def _readiness(self) -> tuple[int, bytes]:
@@ -128,7 +140,39 @@ class Gateway:
         trouble = {name: c.trouble for name, c in self._connections.items() if c.trouble}
         if trouble and len(trouble) == len(self._connections):
             raise Refused(503, "; ".join(f"{name}: {why}" for name, why in trouble.items()), retry_after=1)
-        return 200, msgspec.json.encode({"status": "ready", "trouble": trouble})
+        document: dict[str, object] = {"status": "ready", "trouble": trouble}
+        if self._remote:
+            document["works"] = {
+                name: {"wagons": [a.number for a in self._connections[name].attachments], **each.figures}
+                for name, each in self._remote.items()
+            }
+        return 200, msgspec.json.encode(document)
+
+    # --- consumers ------------------------------------------------------------------------
+
+    async def _work(self, name: str, verb: str, headers: Sequence[tuple[bytes, bytes]], body: _Body) -> bytes:
+        key = self._allowed(name, headers)
+        if key is not None and not key.work:
+            raise Refused(403, f"this key ({key.name}) may publish only: `work = true` in its table lets it {verb}")
+        remote = self._remote.get(name)
+        if remote is None:
+            raise Refused(404, f"this gateway has no train {name[:60]!a} to work for: start it with --work")
+        check_json(headers)
+        data = await body.read(headers, self._limits)
+        if verb != "receive":
+            found = await answer(remote, verb, items_of(verb, data, self._limits.events), now=time.time())
+            return msgspec.json.encode({"receipts": found})
+        asked, receiving = receive_of(data, self._limits.events), Receiving()
+        body.free()  # it may wait for long
+        watching = asyncio.create_task(body.until_gone(receiving.leave))
+        try:
+            deliveries = await receive(remote, asked, receiving, self._limits.body)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        if receiving.has_gone:
+            raise _Gone
+        return deliveries
 
     # --- publishing -----------------------------------------------------------------------
 
@@ -271,6 +315,12 @@ class _Body:
             raise Refused(413, f"the body has more than {limits.body:,} bytes, which is the most that is taken")
         self._gateway.hold(size)
         self._held += size
+
+    async def until_gone(self, leave: Callable[[], None]) -> None:
+        """Call `leave` once the client has gone. The body must have been read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        leave()
 
     async def drain(self) -> None:
         """Read and drop the rest for a while: a client that is still sending when its connection is closed never sees

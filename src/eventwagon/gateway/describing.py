@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from ..cloudevents import BATCH, STRUCTURED
+from .remote import LEASE_MOST
+from .working import WAIT_MOST
 
 _EVENT = {
     "type": "object",
@@ -27,8 +29,9 @@ _EVENT = {
 }
 
 
-def description(events: int, body: int) -> bytes:
-    """The document, as JSON. `events` of a batch and bytes of a body are taken."""
+def description(events: int, body: int, *, works: bool) -> bytes:
+    """The document, as JSON. `events` of a batch and bytes of a body are taken. `works`: with the routes of
+    consumers."""
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -40,6 +43,7 @@ def description(events: int, body: int) -> bytes:
             },
             "paths": {
                 "/trains/{train}/events": {"post": _publish()},
+                **(_of_consumers(events) if works else {}),
                 "/healthz": {"get": _probe("The process is alive.")},
                 "/readyz": {
                     "get": _probe("It can publish.")
@@ -82,6 +86,86 @@ def _publish() -> dict[str, Any]:
             },
             **dict.fromkeys(("400", "401", "403", "404", "408", "410", "413", "415"), _ERROR),
             **dict.fromkeys(("429", "503"), _LATER),
+        },
+    }
+
+
+def _of_consumers(most: int) -> dict[str, Any]:
+    """The routes of consumers."""
+    lease = {
+        "type": "number",
+        "minimum": 1,
+        "maximum": LEASE_MOST,
+        "description": "Seconds. Never longer than until the timeout of the channel's handler.",
+    }
+    reason = {"type": "string", "maxLength": 2000}
+    emit = {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["channel"],
+            "properties": {"channel": {"type": "string"}, "event": _EVENT, "data": {}},
+            "additionalProperties": False,
+            "description": "An event, or the data of one in JSON, for an inner channel.",
+        },
+    }
+    says: dict[str, tuple[str, dict[str, Any]]] = {
+        "settle": (
+            "The delivery was handled. Answered once what it emits is stored and it is settled.",
+            {"emit": emit},
+        ),
+        "release": ("Another consumer shall get it. No attempt is counted.", {}),
+        "extend": ("The lease begins anew.", {"lease": lease}),
+        "reject": ("It can never be handled: a dead letter at once.", {"reason": reason}),
+        "fail": ("This attempt failed: the train's backoff and attempts decide.", {"reason": reason}),
+    }
+    paths = {f"/trains/{{train}}/{verb}": {"post": _say(what, more, most)} for verb, (what, more) in says.items()}
+    asked = {
+        "limit": {"type": "integer", "minimum": 1, "maximum": most, "default": 10},
+        "wait": {"type": "number", "minimum": 0, "maximum": WAIT_MOST, "default": 20},
+        "channel": {"type": "string", "description": "Empty: the ingress. Without it: any channel."},
+        "lease": {**lease, "default": 30},
+    }
+    delivery = _object(
+        receipt={"type": "string"},
+        channel={"type": "string"},
+        wagon={"type": "integer"},
+        attempt={"type": "integer"},
+        lease={"type": "number"},
+        event=_EVENT,
+    )
+    answered = _object(deliveries={"type": "array", "items": delivery})
+    what = "Receive deliveries; waits up to `wait` seconds for the first"
+    return {"/trains/{train}/receive": {"post": _posted(what, _object(**asked), answered)}, **paths}
+
+
+def _say(what: str, more: dict[str, Any], most: int) -> dict[str, Any]:
+    item = _object(receipt={"type": "string"}, **more) | {"required": ["receipt"], "additionalProperties": False}
+    result = _object(
+        receipt={"type": "string"},
+        done={"type": "boolean"},
+        error={"type": "string"},
+        already={"type": "boolean", "description": "An earlier request has done it."},
+        lease={"type": "number", "description": "Only of extend: its seconds."},
+    )
+    asked = _object(receipts={"type": "array", "maxItems": most, "items": item}) | {"required": ["receipts"]}
+    return _posted(what, asked, _object(receipts={"type": "array", "items": result}))
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+def _posted(what: str, asked: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": what,
+        "security": [{"key": []}, {}],
+        "parameters": [{"name": "train", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+        "responses": {
+            "200": {"description": "Done, or why not.", "content": {"application/json": {"schema": answered}}},
+            **dict.fromkeys(("400", "401", "403", "404", "408", "413", "415"), _ERROR),
+            "503": _LATER,
         },
     }
 

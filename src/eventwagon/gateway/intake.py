@@ -38,7 +38,7 @@ def events_of(headers: Headers, body: bytes, *, now: float, most: int, most_even
     if media == BATCH:
         return _batch(body, now, most, most_events)
     if media == STRUCTURED:
-        return [_structured(body, "", now, most)]
+        return [structured(body, "", now, most)]
     if media.startswith("application/cloudevents"):
         raise Refused(415, f"{_shown(media)}: events are read as {STRUCTURED}, as {BATCH}, or from ce- headers")
     if not attributes:
@@ -87,7 +87,7 @@ def _binary(attributes: dict[str, str], content_type: str, body: bytes, now: flo
         try:
             _any.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise Refused(400, f"data: the body is {_why(e)}; its content-type says JSON") from None
+            raise Refused(400, f"data: the body is {why_no_json(e)}; its content-type says JSON") from None
     time = attributes.pop("time", None)
     del attributes["specversion"]
     attributes.pop("dataschema", None)  # `Event` has no field for it
@@ -103,11 +103,12 @@ def _binary(attributes: dict[str, str], content_type: str, body: bytes, now: flo
     )
 
 
-def _structured(body: bytes, where: str, now: float, most: int) -> Event:
+def structured(body: bytes, where: str, now: float, most: int) -> Event:
+    """The event in a JSON document; `where` begins the sentences of errors. Raises Refused, as `events_of` does."""
     try:
         document = _document.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Refused(400, f"{where or 'the body: '}it is {_why(e)}") from None
+        raise Refused(400, f"{where or 'the body: '}it is {why_no_json(e)}") from None
     texts = {name: _word(document[name], name, where) for name in (*_NEEDED, "time") if name in document}
     given = {name for name in document if name not in texts or texts[name] is not None}
     _check(given, texts.get("time"), texts.get("specversion"), where)
@@ -129,11 +130,11 @@ def _batch(body: bytes, now: float, most: int, most_events: int) -> list[Event]:
     try:
         documents = _documents.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Refused(400, f"the body is {_why(e)}; a batch is a JSON array of events") from None
+        raise Refused(400, f"the body is {why_no_json(e)}; a batch is a JSON array of events") from None
     if len(documents) > most_events:
         raise Refused(413, f"the batch has {len(documents):,} events; {most_events:,} are taken at once")
     return [
-        _structured(bytes(document), f"event {number} of {len(documents)}: ", now, most)
+        structured(bytes(document), f"event {number} of {len(documents)}: ", now, most)
         for number, document in enumerate(documents, 1)
     ]
 
@@ -163,7 +164,8 @@ def _checked(event: Event, where: str, most: int) -> Event:
         raise Refused(400, f"{where}{e}") from None
 
 
-def _why(error: Exception) -> str:
+def why_no_json(error: Exception) -> str:
+    """Why something can't be read, after "it is"."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     return f"no JSON of the kind that is due: {error}"

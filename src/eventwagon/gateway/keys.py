@@ -23,14 +23,16 @@ ANY = "*"
 
 
 class Key(msgspec.Struct, frozen=True):
-    """What is known of a key. `rate`: events a second that it may publish, on average; None: any number."""
+    """What is known of a key. `rate`: events a second that it may publish, on average; None: any number. `work`: it may
+    receive and settle events, too."""
 
     name: str
     trains: frozenset[str]
     rate: float | None = None
+    work: bool = False
 
     def may(self, train: str) -> bool:
-        """Whether it may publish to this train."""
+        """Whether it is for this train."""
         return ANY in self.trains or train in self.trains
 
 
@@ -71,8 +73,8 @@ def load_keys(path: Path) -> dict[str, Key]:
 def _key(where: str, name: str, table: Any) -> tuple[str, Key]:
     if not isinstance(table, Mapping):
         raise UsageError(f"{where}: it must be a table with sha256 and trains")
-    if unknown := sorted(table.keys() - {"sha256", "trains", "rate"}):
-        raise UsageError(f"{where}: unknown field {shown(unknown[0])}; there are sha256, trains and rate")
+    if unknown := sorted(table.keys() - {"sha256", "trains", "rate", "work"}):
+        raise UsageError(f"{where}: unknown field {shown(unknown[0])}; there are sha256, trains, rate and work")
     digest, trains, rate = table.get("sha256"), table.get("trains"), table.get("rate")
     if not isinstance(digest, str) or not _HASH.fullmatch(digest):
         raise UsageError(f"{where}: sha256 must be the 64 digits that --new-key prints, and never the key itself")
@@ -80,7 +82,10 @@ def _key(where: str, name: str, table: Any) -> tuple[str, Key]:
         raise UsageError(f'{where}: trains must be a list of names, or ["*"]')
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e9):
         raise UsageError(f"{where}: rate must be a number of events a second, above 0")
-    return digest, Key(name, frozenset(each if each == ANY else check_train_name(each) for each in trains), rate)
+    work = table.get("work", False)
+    if not isinstance(work, bool):
+        raise UsageError(f"{where}: work must be true or false")
+    return digest, Key(name, frozenset(each if each == ANY else check_train_name(each) for each in trains), rate, work)
 
 
 class Bucket:

@@ -62,9 +62,11 @@ async def agreed_budgets(runtime: Runtime, registry: Registry) -> AsyncIterator[
     budgets: dict[str, ChannelBudget] = {}
     for channel, handler in runtime.handlers.items():
         options, name = handler.options, channel or runtime.train
-        parts = [*_parts(own, name, options.concurrency, options.rate, "of ")]
+        parts: list[Part] = [*_parts(own, name, options.concurrency, options.rate, "of ")]
         for budget in options.budget:
             parts += _parts(shared, budget.name, budget.concurrency, budget.rate, "")
+        if handler.elsewhere is not None:
+            parts.append(handler.elsewhere.room(channel))
         if parts:
             budgets[channel] = ChannelBudget(parts)
     async with AsyncExitStack() as stack:

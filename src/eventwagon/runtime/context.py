@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -140,6 +141,7 @@ class Context:
         "channel",
         "emitted",
         "event",
+        "is_part",
         "state",
         "train",
         "undone",
@@ -172,6 +174,8 @@ class Context:
         """The inner channel's name; empty for the ingress."""
         self.state = state
         """What the train's lifespan yielded in this process; None if it has none."""
+        self.is_part = False
+        """The event is one of several in a message, which is settled as a whole."""
         self.undone: Undone | None = None
         """What an undo handler takes back; None in other handlers."""
         self.emitted: list[tuple[str, Event]] = []
@@ -357,6 +361,17 @@ class Context:
         for place, count in counts.items():
             self._counts[place] = self._counts.get(place, 0) + count
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is emitted while entered is emitted, or nothing of it if the block raises."""
+        before, counts = len(self.emitted), self.counts
+        try:
+            yield
+        except BaseException:
+            del self.emitted[before:]
+            self._counts = counts
+            raise
+
     def _later(self, after: float | timedelta) -> float:
         seconds = delay(after)
         if not self._keeps_times:
@@ -381,7 +396,7 @@ class Context:
             self._publisher,
             self._order,
         )
-        own.undone = self.undone
+        own.undone, own.is_part = self.undone, True
         return own
 
     def hand_on(self, extensions: Mapping[str, str]) -> None:

@@ -5,14 +5,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
+from ..event import Event
 from ..options import NONE, Options
 from ..payload import Shape, codec, name_of
+from .budgets import Part
 from .bulkhead import log_safely
 from .middleware import Middleware
 
 _logger = logging.getLogger("eventwagon.worker")
+
+
+class Elsewhere(Protocol):
+    """Where a handler's events are handled instead: by other programs, for which its middleware waits."""
+
+    def room(self, channel: str) -> Part:
+        """What bounds the handlings of this channel (empty: the ingress): an event begins while there is room."""
+        ...
+
+    def died(self, event: Event, because: str) -> None:
+        """The event is becoming a dead letter."""
+        ...
+
+    def settled(self, event: Event) -> None:
+        """The event is settled, and what it emitted was stored before."""
+        ...
+
+    def ended(self, event: Event) -> None:
+        """The event is no longer this process's: settled, given back, or its claim is left to expire."""
+        ...
 
 
 class Handler:
@@ -25,6 +47,7 @@ class Handler:
         "call",
         "channel",
         "decode",
+        "elsewhere",
         "encode",
         "is_async",
         "is_plain",
@@ -59,6 +82,8 @@ class Handler:
         self.is_plain = not (shape.wants_context or self.batch or around)
         """It is called with one payload and nothing else, and nothing surrounds it. Written by Train too."""
         self.is_async = shape.is_async
+        self.elsewhere: Elsewhere | None = None
+        """Its events are handled there; None: here. Set before the train is connected."""
         self._warned = False
 
     def warn_of(self, value: object) -> None:

@@ -148,6 +148,8 @@ class Settler:
         letters = [died(delivery.event, channel.name, channel.wagon, because, attempt, self._runtime.clock())]
         if self.source.counter is not None:
             self._dying.add(id(delivery))
+        if self.source.handler.elsewhere is not None:
+            self.source.handler.elsewhere.died(delivery.event, because)
         self.done(delivery, letters)
         self.tell_deaths(letters, uncounted=max(0, attempt - delivery.attempt), exc_info=exc_info)
 
@@ -216,6 +218,10 @@ class Settler:
         if self.source.once is not None:
             deliveries = list(deliveries)
             self.source.once.forget(deliveries)
+        if (elsewhere := self.source.handler.elsewhere) is not None:
+            deliveries = list(deliveries)
+            for delivery in deliveries:
+                elsewhere.ended(delivery.event)
         marked = self._later or self._awaited or self._dying or self._skipped
         unsettled = self.unsettled
         for delivery in deliveries:
@@ -302,6 +308,9 @@ class Settler:
         """Settle nothing more: the claims of the remaining events expire. Idempotent."""
         self._ended = True
         self._measure()
+        if (elsewhere := self.source.handler.elsewhere) is not None:
+            for delivery in self.unsettled.values():
+                elsewhere.ended(delivery.event)
         for _, timer in self._later.values():
             timer.cancel()
         for queue in self._queues():
@@ -534,6 +543,9 @@ class Settler:
 
     async def _settle_now(self, deliveries: list[Delivery]) -> None:
         await self.source.subscription.settle(deliveries)
+        if (elsewhere := self.source.handler.elsewhere) is not None:
+            for delivery in deliveries:
+                elsewhere.settled(delivery.event)
         if (counter := self.source.counter) is not None:
             dying = self._dying
             counter.settled(deliveries, sum(id(d) in dying for d in deliveries) if dying else 0)

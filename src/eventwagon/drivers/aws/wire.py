@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
-from ...cloudevents import is_json, looks_structured, read, rfc3339
+from ...cloudevents import document, holds_json, looks_structured, read
 from ...errors import EventTooLarge
 from ...event import Event
 
@@ -32,7 +31,6 @@ _KEY = 900  # bytes of an id that is used unchanged
 
 _REFUSED = re.compile("[\ufffe\uffff]")  # not allowed in XML 1.0: SQS refuses these characters
 _encoder = msgspec.json.Encoder()
-_text = msgspec.json.Decoder()
 
 
 class Letter(msgspec.Struct, frozen=True, gc=False):
@@ -72,35 +70,9 @@ def key_of(event: Event) -> str:
 
 
 def _body(event: Event) -> str:
-    document: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": event.id,
-        "type": event.type,
-        "source": event.source,
-        "time": rfc3339(event.time),
-        "datacontenttype": event.content_type,
-    }
-    if event.subject is not None:
-        document["subject"] = event.subject
-    document.update(event.extensions)
-    if _is_json(event):
-        document["data"] = msgspec.Raw(event.data)
-    else:
-        document["data_base64"] = event.data
-    text = _encoder.encode(document).decode()
+    inline = holds_json(event) and _REFUSED.search(event.data.decode()) is None
+    text = _encoder.encode(document(event, inline=inline)).decode()
     return _REFUSED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _is_json(event: Event) -> bool:
-    """Whether the data can be included in JSON and comes back byte for byte."""
-    data = event.data
-    if not is_json(event.content_type) or data != data.strip():
-        return False
-    try:
-        _text.decode(data)
-        return _REFUSED.search(data.decode()) is None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 def event_from(body: bytes, *, message: str, sent: float, kind: str | None = CONTENT_TYPE) -> Event:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -31,6 +32,14 @@ train = Train("shop")
 @train.on("shop")
 async def handle(order: object) -> None: ...
 """
+MORE = """
+empty, batches, other = Train("empty"), Train("batches"), Train("other")
+other.on("other")(handle)
+
+
+@batches.on("batches", batch=10)
+async def handle_many(orders: list[object]) -> None: ...
+"""
 
 
 def command(*arguments: str, code: int = 0) -> Result:
@@ -40,8 +49,8 @@ def command(*arguments: str, code: int = 0) -> Result:
 
 
 @contextmanager
-def running(directory: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    (directory / "app.py").write_text(PROGRAM)
+def running(directory: Path, *arguments: str, program: str = PROGRAM) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    (directory / "app.py").write_text(program)
     url = f"sqlite:///{directory}/trains"
     process = subprocess.Popen(
         [sys.executable, "-m", "eventwagon", "gateway", "app:train", "--url", url, "--port", "0", *arguments],
@@ -53,7 +62,9 @@ def running(directory: Path, *arguments: str) -> Iterator[tuple[str, subprocess.
     )
     try:
         assert process.stdout is not None
-        found = re.match(r"(https?://127\.0\.0\.1:\d+)/ publishes to shop", process.stdout.readline())
+        found = re.match(
+            r"(https?://127\.0\.0\.1:\d+)/ publishes to (?:and works for )?shop", process.stdout.readline()
+        )
         assert found is not None, process.communicate()
         yield found[1], process
     finally:
@@ -75,6 +86,35 @@ def test_it_serves_and_ends(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.slow
+def test_it_works_and_ends_once_what_is_out_is_settled(tmp_path: Path) -> None:
+    key, lines = new_key("far", ["shop"], work=True)
+    keys = tmp_path / "keys.toml"
+    keys.write_text(lines)
+    headers = {"authorization": f"Bearer {key}"}
+    with (
+        running(tmp_path, "--work", "--keys", str(keys)) as (at, process),
+        httpx.Client(base_url=at, headers=headers, timeout=40) as client,
+    ):
+
+        def post(verb: str, **document: object) -> Any:
+            answer = client.post(f"/trains/shop/{verb}", json=document)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        assert send(client) == 202
+        [got] = post("receive", wait=20)["deliveries"]
+        assert (got["event"]["id"], got["event"]["data"]) == ("a1", {"id": 1})
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while client.get("/readyz").status_code != 503:
+            assert time.monotonic() < deadline
+        assert post("settle", receipts=[{"receipt": got["receipt"]}])["receipts"][0]["done"]
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
 
 
 @pytest.mark.slow
@@ -121,6 +161,14 @@ def test_a_new_key_goes_apart_from_its_lines() -> None:
         (("shop", "--keys", "none.toml"), "can't be read"),
         (("shop", "--tls-cert", "x.pem"), "give --tls-cert and --tls-key together"),
         (("shop", "--tls-cert", "x.pem", "--tls-key", "y.pem"), "No such file"),
+        (("shop", "--work"), "--work needs the train's program"),
+        (("shop", "--wagon", "1"), "--wagon and --workers go with --work"),
+        (("none:train", "--work"), "none"),
+        (("app.py:empty", "--work"), "has no handler for its ingress"),
+        (("app.py:batches", "--work"), "leave batch= out"),
+        (("app.py:train", "app.py:train", "--work"), "is there twice"),
+        (("app.py:train", "app.py:other", "--work", "--wagon", "1"), "--wagon is for one train"),
+        (("app.py:train", "--work", "--workers", "1"), "give a wagon's number"),
         (("shop", "--new-key", "a b"), "its name is 1 to 60"),
         (("Shop", "--new-key", "a"), "train name"),
         (("nowhere",), "nowhere"),
@@ -128,6 +176,7 @@ def test_a_new_key_goes_apart_from_its_lines() -> None:
 )
 def test_mistakes(arguments: tuple[str, ...], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "app.py").write_text(PROGRAM + MORE)
     result = command(*arguments, "--url", "sqlite:///trains", "--port", "0", code=2)
     assert why in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr

@@ -14,7 +14,7 @@ from eventwagon.gateway.keys import Bucket, hashed, load_keys, new_key
 
 def test_a_new_key_is_found_by_its_hash_only(tmp_path: Path) -> None:
     key, lines = new_key("shop", ["orders"])
-    other, more = new_key("ops", ["*"])
+    other, more = new_key("ops", ["*"], work=True)
     path = tmp_path / "keys.toml"
     path.write_text(lines + more + "rate = 5\n")
     found = load_keys(path)
@@ -23,6 +23,7 @@ def test_a_new_key_is_found_by_its_hash_only(tmp_path: Path) -> None:
     assert not found[hashed(key)].may("signups")
     assert found[hashed(other)].may("signups")
     assert found[hashed(other)].rate == 5
+    assert (found[hashed(key)].work, found[hashed(other)].work) == (False, True)
     assert key != other
 
 
@@ -43,6 +44,7 @@ HASH = "0" * 64
         (f'[a]\nsha256 = "{HASH}"\ntrains = ["x"]\nrate = 0', "rate must be a number"),
         (f'[a]\nsha256 = "{HASH}"\ntrains = ["x"]\nrate = nan', "rate must be a number"),
         (f'[a]\nsha256 = "{HASH}"\ntrains = ["x"]\nrates = 1', "unknown field 'rates'"),
+        (f'[a]\nsha256 = "{HASH}"\ntrains = ["x"]\nwork = 1', "work must be true or false"),
         (f'[a]\nsha256 = "{HASH}"\ntrains = ["x"]\n[b]\nsha256 = "{HASH}"\ntrains = ["x"]', "are the same key"),
     ],
 )

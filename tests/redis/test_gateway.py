@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,19 @@ def processes() -> Iterator[list[Started]]:
             each.process.wait()
 
 
+def declared(**settings: Any) -> Train:
+    """The train of the program."""
+    train = Train("orders", **settings)
+
+    @train.on("orders")
+    def order(payload: Any) -> None: ...
+
+    @train.on("ship")
+    def ship(payload: dict[str, int]) -> None: ...
+
+    return train
+
+
 @pytest.mark.slow
 def test_consumers_in_node_and_go(redis_server: Server, tmp_path: Path) -> None:
     """500 orders and a poison; a consumer is killed with events in hand. Volume(200): they come through three wagons or
@@ -96,9 +110,7 @@ def test_consumers_in_node_and_go(redis_server: Server, tmp_path: Path) -> None:
     subprocess.run([tool("go"), "build", "-o", consumer, str(EXAMPLES / "consumer.go")], check=True, timeout=300)
     url = f"{redis_server.url}?prefix=far"
     (tmp_path / "app.py").write_text(PROGRAM)
-    train = Train("orders", limit=Volume(200), workers=Workers(each=24), attempts=3, backoff=0.05, spares=1)
-    train.on("orders")(_anything)
-    train.on("ship")(_numbers)
+    train = declared(limit=Volume(200), workers=Workers(each=24), attempts=3, backoff=0.05, spares=1)
 
     async def scenario(started: list[Started]) -> None:
         def start(name: str, command: list[str], **environment: str) -> Started:
@@ -140,7 +152,34 @@ def test_consumers_in_node_and_go(redis_server: Server, tmp_path: Path) -> None:
         asyncio.run(scenario(started))
 
 
-def _anything(payload: object) -> None: ...
+@pytest.mark.slow
+def test_a_gateway_and_a_consumer_for_each_wagon(tmp_path: Path) -> None:
+    """`examples/serve.sh`, started by the command orchestrator, on SQLite: the first wagon fills up, is drained and
+    removed, and the next one has a gateway and a consumer of its own."""
+    url, node = f"sqlite:///{tmp_path}/trains", tool("node")
+    program = PROGRAM.replace("Volume(200)", "Volume(20)").replace("each=24", "each=1").replace("spares=1", "spares=0")
+    (tmp_path / "app.py").write_text(program)
+    orchestrator = f"command:sh {EXAMPLES}/serve.sh app:train {node} {EXAMPLES}/consumer.mjs?ready=check-in&grace=40"
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 
+    async def scenario(started: list[Started]) -> None:
+        observer = Started(
+            ["eventwagon", "observe", "app:train", "--url", url, "--orchestrator", orchestrator],
+            tmp_path / "observer",
+            tmp_path,
+            {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": path},
+        )
+        started.append(observer)
+        train = declared(limit=Volume(20), workers=Workers(each=1), attempts=3, backoff=0.05, spares=0)
+        async with asyncio.timeout(120), train.connect(url, listeners=()) as c:
+            await c.publish_many({"id": n} for n in range(40))
+            shipped = re.compile(r"shipped (\d+)$", re.MULTILINE)
+            await until(lambda: len(set(shipped.findall(observer.text))) == 40, seconds=100, step=0.1)
+            await c.wait_drained(1)
+            await c.publish_many({"id": n} for n in range(40, 50))
+            await until(lambda: len(set(shipped.findall(observer.text))) == 50, seconds=100, step=0.1)
+            assert [letter async for letter in c.dead_letters()] == []
+            assert observer.end() == 0, observer.text
 
-def _numbers(payload: dict[str, int]) -> None: ...
+    with processes() as started:
+        asyncio.run(scenario(started))

@@ -1,4 +1,4 @@
-"""`gateway`: publishes what comes over HTTP, and hands events out to consumers."""
+"""`gateway`: publishes what comes over HTTP, and gives events to consumers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def gateway(
     new_key: Annotated[
         str,
         typer.Option(
-            "--new-key", metavar="NAME", help="Make a key for these trains, print it and its lines for --keys, and end."
+            "--new-key",
+            metavar="NAME",
+            help="Make a key for these trains (with --work, one that may work), print it and its lines for --keys, and "
+            "end.",
         ),
     ] = "",
     tls_cert: Annotated[
@@ -81,7 +84,7 @@ def gateway(
         bool,
         typer.Option(
             "--work",
-            help="Work for the trains, which must be programs: hand their events out to consumers over HTTP, in place "
+            help="Work for the trains, which must be programs: give their events to consumers over HTTP, in place "
             "of their handlers. Keys need `work = true`.",
         ),
     ] = False,
@@ -120,7 +123,7 @@ def gateway(
     """
     with ending():
         if new_key:
-            _print_key(new_key, target)
+            _print_key(new_key, target, work=work)
             return
         asyncio.run(
             _serve(
@@ -154,11 +157,11 @@ def _work(wagon: int | None, workers: int | None, *, work: bool) -> _Work | None
     return None
 
 
-def _print_key(name: str, targets: list[str]) -> None:
+def _print_key(name: str, targets: list[str], *, work: bool) -> None:
     from ..gateway.keys import new_key
 
     trains = [load_train(each).name if ":" in each else each for each in targets]
-    key, lines = new_key(name, trains)
+    key, lines = new_key(name, trains, work=work)
     say(f"the key, shown this once: {key}")  # apart from its lines, which go into a file
     for each in lines.splitlines():
         line(each)

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: it publishes the CloudEvents that it gets over HTTP, and hands out deliveries."""
+"""The gateway as an ASGI application: it publishes the CloudEvents that it gets over HTTP, and gives out deliveries."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Gateway:
         self._is_ending = False
 
     def end(self) -> None:
-        """From now on it is not ready, so that a load balancer sends nothing more, and it hands out nothing more.
+        """From now on it is not ready, so that a load balancer sends nothing more, and it gives out nothing more.
         Idempotent."""
         self._is_ending = True
         for each in self._remote.values():

@@ -36,13 +36,14 @@ class Key(msgspec.Struct, frozen=True):
         return ANY in self.trains or train in self.trains
 
 
-def new_key(name: str, trains: Sequence[str]) -> tuple[str, str]:
-    """A new key of 256 random bits, and its lines for the file of keys. Raises UsageError."""
+def new_key(name: str, trains: Sequence[str], *, work: bool = False) -> tuple[str, str]:
+    """A new key of 256 random bits, and its lines for the file of keys. `work`: it may work. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"key {shown(name)}: its name is 1 to 60 letters, digits, _ and -")
     key = f"ew_{secrets.token_urlsafe(32)}"
     names = ", ".join(f'"{each if each == ANY else check_train_name(each)}"' for each in trains)
-    return key, f'[{name}]\nsha256 = "{hashed(key)}"\ntrains = [{names}]\n'
+    rights = "work = true\n" if work else ""
+    return key, f'[{name}]\nsha256 = "{hashed(key)}"\ntrains = [{names}]\n{rights}'
 
 
 def hashed(key: str) -> str:

@@ -164,7 +164,7 @@ class _Room(Part):
 
 
 class RemoteHandlers:
-    """Hands the events of a train's workers to remote consumers instead of its handlers.
+    """Gives the events of a train's workers to remote consumers instead of its handlers.
 
     Make it before the train is connected. Attempts, dead letters and the number of workers stay those of the train; a
     worker waits for as long as a consumer has its event. An event begins only when a consumer asks for it. Undo
@@ -201,11 +201,11 @@ class RemoteHandlers:
 
     @property
     def is_ending(self) -> bool:
-        """It hands out nothing more."""
+        """It gives out nothing more."""
         return self._is_ending
 
     def end(self) -> None:
-        """Hand out nothing more. What is out may still be settled. Idempotent."""
+        """Give out nothing more. What is out may still be settled. Idempotent."""
         self._is_ending = True
         for receiver in self._receivers:
             receiver.stirred.set()

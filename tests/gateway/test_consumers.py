@@ -311,6 +311,35 @@ def test_without_consumers_no_attempt_is_counted() -> None:
     in_a_shop(test, handler_timeout=0.5, attempts=1)
 
 
+def test_a_gateway_without_consumers_holds_nothing_back() -> None:
+    """It has fetched an event before there was another gateway to which that could go."""
+
+    def declared() -> tuple[Train, RemoteHandlers]:
+        train = Train("shop", workers=Workers(total=4), grace=0.2)
+
+        @train.on("shop")
+        async def order(payload: object) -> None: ...
+
+        return train, RemoteHandlers(train)
+
+    async def main() -> None:
+        (idle, _), (train, remote) = declared(), declared()
+        async with asyncio.timeout(30), idle.connect("memory://far-idle", listeners=()) as c, c.running():
+            await c.publish_many(range(5))
+            await asyncio.sleep(0.5)
+            async with train.connect("memory://far-idle", listeners=()) as d, d.running(observe=False):
+                app: Any = Gateway([d], remote=[remote])
+                async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+                    shop, seen = Shop(d, client, app, []), list[int]()
+                    while len(seen) < 5:
+                        for got in await shop.receive():
+                            seen.append(got["event"]["data"])
+                            assert (await shop.say("settle", got))["done"]
+                assert sorted(seen) == list(range(5))
+
+    asyncio.run(main())
+
+
 def test_no_more_are_out_than_there_are_workers() -> None:
     async def test(shop: Shop) -> None:
         await shop.c.publish_many({"id": n} for n in range(20))

@@ -87,6 +87,8 @@ class Prefetcher:
         self._runtime = runtime
         self._pool = pool
         self._has_peers = has_peers
+        self._is_elsewhere = self.source.handler.elsewhere is not None
+        """Its events wait for consumers, maybe for so long that other processes come meanwhile."""
         self._on_gone = on_gone
         self._newest: list[Delivery] = []
         """The newest event in the buffer and the newest aside, when `_kept_waiting` last looked."""
@@ -317,7 +319,7 @@ class Prefetcher:
             self.give_all_back()  # the receive was under way
         elif circuit.held and circuit.probe is None:
             self.give_all_back()  # the receive was under way when the circuit opened
-        elif self.buffer and self._timer is None and self._has_peers():
+        elif self.buffer and self._timer is None and (self._has_peers() or self._is_elsewhere):
             self._look_soon()
 
     def _ready(self, deliveries: Sequence[Delivery]) -> None:
@@ -410,6 +412,8 @@ class Prefetcher:
 
     def budget_changed(self) -> None:
         """This process may use more of the channel's budgets, or less."""
+        if self._is_elsewhere:
+            self.resume()
         self.source.room.set()
         if self.is_waiting:
             self._pool.wake_all()

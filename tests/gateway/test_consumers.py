@@ -361,16 +361,16 @@ def test_many_consumers_get_each_event_once() -> None:
         seen: list[int] = []
 
         async def consume(limit: int) -> None:
-            while len(seen) < 300:
+            while len(seen) < 100:
                 for got in await shop.receive(limit=limit, wait=0.5):
                     seen.append(got["event"]["data"]["id"])
                     assert (await shop.say("settle", got))["done"]
 
-        await shop.c.publish_many({"id": n} for n in range(300))
+        await shop.c.publish_many({"id": n} for n in range(100))
         async with asyncio.TaskGroup() as consumers:
             for limit in (1, 2, 3, 50):
                 consumers.create_task(consume(limit))
-        assert sorted(seen) == list(range(300))
+        assert sorted(seen) == list(range(100))
 
     in_a_shop(test, workers=Workers(total=40))
 
@@ -435,7 +435,6 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("verb", ["receive", "settle", "release", "extend", "reject", "fail"])
 @pytest.mark.parametrize(
     ("key", "status", "why"),
     [
@@ -446,17 +445,18 @@ KEYS = {
         ("Bearer worker", 200, ""),
     ],
 )
-def test_keys(verb: str, key: str, status: int, why: str) -> None:
+def test_keys(key: str, status: int, why: str) -> None:
     async def main() -> None:
         train = Train("shop")
         async with train.connect("memory://far-keys", listeners=()) as c:
             app: Any = Gateway([c], remote=[RemoteHandlers(train)], keys=lambda: KEYS)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
-                document: dict[str, Any] = {"wait": 0} if verb == "receive" else {"receipts": []}
-                headers = {"authorization": key} if key else {}
-                answer = await client.post(f"/trains/shop/{verb}", json=document, headers=headers)
-                assert answer.status_code == status, answer.text
-                assert why in answer.text
+                for verb in ("receive", "settle", "release", "extend", "reject", "fail"):
+                    document: dict[str, Any] = {"wait": 0} if verb == "receive" else {"receipts": []}
+                    headers = {"authorization": key} if key else {}
+                    answer = await client.post(f"/trains/shop/{verb}", json=document, headers=headers)
+                    assert answer.status_code == status, answer.text
+                    assert why in answer.text
 
     asyncio.run(main())
 

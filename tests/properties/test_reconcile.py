@@ -44,7 +44,7 @@ def test_it_reconciles_if_nothing_is_missing(first: int, inner: int, lost: int, 
     assert record.difference == off
     assert [(c.published, c.left) for c in record.channels] == [(first + left, left), (inner + off + lost, 0)]
     assert record.dead == 2
-    assert f"in {first + left}, emitted {inner + off + lost}" in summary(record)
+    assert f"in {first + left:,}, emitted {inner + off + lost:,}" in summary(record)
     waiting = {
         c: msgspec.structs.replace(d, waiting=left if c == INGRESS else 0, in_flight=0) for c, d in depths.items()
     }

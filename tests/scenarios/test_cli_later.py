@@ -89,7 +89,8 @@ def test_schedules_are_shown_with_their_last_and_next_tick(tmp_path: Path) -> No
             often, yearly = view["schedules"]
             if often["last"] and yearly["last"]:
                 break
-    assert (often["name"], often["when"], often["next"] - often["last"]) == ("often", "every 1 s", 1)
+    assert (often["name"], often["when"]) == ("often", "every 1 s")
+    assert often["next"] - often["last"] in (1, 2)  # the tick that is due right now may not be recorded yet
     assert (yearly["name"], yearly["when"]) == ("yearly", "0 6 1 1 * (Europe/Madrid)")
     assert yearly["last"] < view["at"] < yearly["next"]
     time.sleep(6)

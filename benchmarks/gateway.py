@@ -50,7 +50,7 @@ def serve_echo() -> None:
     async def main() -> None:
         listening = listen("127.0.0.1", 0)
         print(f"http://127.0.0.1:{listening.getsockname()[1]}/", flush=True)
-        await server(echo, connections=10_000, http="auto").serve(sockets=[listening])
+        await server(echo, connections=10_000).serve(sockets=[listening])
 
     asyncio.run(main())
 

@@ -11,12 +11,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # exported without saying so
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import NewPartitions, NewTopic  # type: ignore[attr-defined]  # exported without saying so
 
 from eventwagon import Connection, Volume
 from eventwagon.bridge import open_source
@@ -389,3 +390,30 @@ def test_a_position_whose_records_are_deleted_is_told(
 
     asyncio.run(main())
     assert any("what was between is deleted" in said.message for said in caplog.records)
+
+
+def test_a_topic_that_is_made_anew_while_it_is_read_ends_the_bridge(kafka_server: Server, tmp_path: Path) -> None:
+    """To the client it is the same topic: it would go on at the old position."""
+
+    async def main() -> None:
+        async with (
+            kafka_flow(kafka_server, partitions=1) as flow,
+            shop().connect(f"sqlite:///{tmp_path}") as c,
+        ):
+            await flow.write(numbered(200))
+            running = asyncio.create_task(crashing(flow.open(), c))
+            async with asyncio.timeout(60):
+                while len(await stored(c)) < 200:
+                    await asyncio.sleep(0.1)
+                await asyncio.wrap_future(flow.admin.delete_topics([flow.topic])[flow.topic])
+                made = False
+                while not made:
+                    with suppress(KafkaException):
+                        new = NewTopic(flow.topic, 1, 1)
+                        await asyncio.wrap_future(flow.admin.create_topics([new])[flow.topic])
+                        made = True
+                    await asyncio.sleep(0.1)
+                with pytest.raises(UsageError, match="the topic was deleted and made anew"):
+                    await running
+
+    asyncio.run(main())

@@ -14,13 +14,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from eventwagon import outbox
 from eventwagon.bridge.sources.postgresql import open_postgresql
 from eventwagon.contracts.address import Address
-from eventwagon.errors import UsageError
+from eventwagon.errors import StorageBroken, UsageError
 from eventwagon.event import Event
 from eventwagon.testing.conformance import Check, SourceHarness, source_checks
 from tests.bridge.support import CrashesBeforeCommit, bridging, crashing, letters, numbered, shop, stored, until
@@ -176,6 +176,175 @@ def test_a_table_of_debezium(postgresql_server: PostgresServer, tmp_path: Path) 
     asyncio.run(main())
 
 
+async def remade(flow: OutboxFlow, columns: str) -> None:
+    await flow.execute(f"DROP TABLE {flow.table}")
+    await flow.execute(f"CREATE TABLE {flow.table} ({columns})")
+
+
+def test_only_the_rows_that_were_published_are_deleted(postgresql_server: PostgresServer, tmp_path: Path) -> None:
+    """Neither `seq` nor `id` need be unique in a table of others: others' rows with equal ones stay."""
+
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
+            await remade(flow, "seq bigint, id text, type text, payload text")
+            await flow.execute(
+                f"INSERT INTO {flow.table} SELECT 1, 'a' || n % 2, 't', '{{}}' FROM generate_series(1, 6) n"  # noqa: S608
+            )
+            async with await psycopg.AsyncConnection.connect(flow.database) as other:
+                await other.execute(f"SELECT FROM {flow.table} WHERE ctid > '(0,3)' FOR UPDATE")
+                async with bridging(flow.open(), c) as bridge:
+                    await until(lambda: bridge.passed == 3, "those that nobody holds")
+                    await asyncio.sleep(0.3)
+                    assert await flow.left() == 3
+                    await other.rollback()
+                    await until(lambda: bridge.passed == 6, "the others")
+            assert await flow.left() == 0
+
+    asyncio.run(main())
+
+
+def test_an_id_in_two_batches_locks_nobody_out(postgresql_server: PostgresServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow:
+            await remade(flow, "id text, type text, payload text")
+            await flow.execute(
+                f"INSERT INTO {flow.table} SELECT (n % 1499)::text, 't', '{{}}' FROM generate_series(1, 2000) n"  # noqa: S608
+            )
+            async with (
+                shop(publish_batch=300).connect(f"sqlite:///{tmp_path}") as c,
+                bridging(flow.open(), c) as bridge,
+            ):
+                await until(lambda: bridge.passed == 2000, "all")
+            assert await flow.left() == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["bigint", "text", "date"])
+def test_another_type_of_created_at_is_passed_over(kind: str, postgresql_server: PostgresServer) -> None:
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow:
+            await remade(flow, f"id text, type text, payload text, created_at {kind}")
+            value = {"bigint": "7", "text": "'soon'", "date": "'2026-01-01'"}[kind]
+            await flow.execute(f"INSERT INTO {flow.table} VALUES ('a', 't', '{{}}', {value})")  # noqa: S608
+            async with flow.open() as source:
+                (record,) = await source.read(10, 1.0)
+                assert abs(record.time - time.time()) < 60
+                await source.commit([record])
+            assert await flow.left() == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("NULL, 't', '{}', now()", "it has no id"),
+        ("'a', 't', '{}', 'infinity'", "is no time"),
+        ("'a', 't', NULL, now()", "NULL"),
+    ],
+)
+def test_a_bad_row_is_a_dead_letter_once(row: str, why: str, postgresql_server: PostgresServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
+            await remade(flow, "id text, type text, payload text, created_at timestamptz")
+            await flow.execute(f"INSERT INTO {flow.table} VALUES ({row}), ('good', 't', '{{}}', now())")  # noqa: S608
+            async with bridging(flow.open(), c) as bridge:
+                await until(lambda: bridge.passed == bridge.buried == 1, "both")
+                await asyncio.sleep(0.5)
+            (letter,) = await letters(c)
+            assert why in letter.extensions["deadbecause"]
+            assert await flow.left() == 0
+
+    asyncio.run(main())
+
+
+def test_rows_that_stay_are_told_and_not_published_again_and_again(
+    postgresql_server: PostgresServer, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
+            await flow.execute(
+                f"CREATE FUNCTION {flow.table}_keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+                f"CREATE TRIGGER keep BEFORE DELETE ON {flow.table} FOR EACH ROW EXECUTE FUNCTION {flow.table}_keep()"
+            )
+            await flow.write(numbered(1))
+            async with bridging(flow.open(), c) as bridge:
+                await until(lambda: "does a trigger or a policy keep them" in bridge.trouble, "that it is told")
+                await asyncio.sleep(3)
+                assert bridge.passed <= 6
+
+    asyncio.run(main())
+
+
+def test_a_missing_right_is_told_at_the_start(postgresql_server: PostgresServer) -> None:
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow:
+            role = f"role_{token_hex(4)}"
+            await flow.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT, UPDATE ON {flow.table} TO {role}")
+            flow.url = flow.url.replace("tests@", f"{role}@")
+            with pytest.raises(StorageBroken, match="the user needs SELECT"):
+                async with flow.open():
+                    pass
+            await flow.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    asyncio.run(main())
+
+
+def test_large_rows_are_read_few_at_a_time(postgresql_server: PostgresServer) -> None:
+    async def main() -> None:
+        async with outbox_flow(postgresql_server) as flow:
+            for _ in range(30):
+                await flow.write([b'"' + b"x" * 2_000_000 + b'"'])
+            sizes, left = list[int](), 30
+            async with flow.open() as source:
+                while left:
+                    records = await source.read(1000, 1.0)
+                    assert records is not None
+                    sizes.append(len(records))
+                    left -= len(records)
+                    await source.commit(records)
+            assert sizes[0] == 10
+            assert max(sizes[1:]) <= 8
+
+    asyncio.run(main())
+
+
+def test_a_table_that_is_altered_meanwhile(postgresql_server: PostgresServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            outbox_flow(postgresql_server) as flow,
+            shop().connect(f"sqlite:///{tmp_path}") as c,
+            bridging(flow.open(), c) as bridge,
+        ):
+            await flow.write(numbered(3))
+            await until(lambda: bridge.passed == 3, "the first three")
+            await flow.execute(f"ALTER TABLE {flow.table} DROP COLUMN contenttype")
+            await flow.execute(f"INSERT INTO {flow.table} (id, type, payload) VALUES ('x', 't', '7')")  # noqa: S608
+            await until(lambda: bridge.passed == 4, "the one after it")
+
+    asyncio.run(main())
+
+
+def test_a_locked_table_holds_up_no_end(
+    postgresql_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("eventwagon.bridge.sources.postgresql._LOCKED", "300ms")
+
+    async def main() -> None:
+        async with (
+            outbox_flow(postgresql_server) as flow,
+            shop().connect(f"sqlite:///{tmp_path}") as c,
+            await psycopg.AsyncConnection.connect(flow.database) as other,
+        ):
+            async with bridging(flow.open(), c) as bridge:
+                await other.execute(f"LOCK TABLE {flow.table}")
+                await until(lambda: bridge.trouble, "that it is told")
+            await other.rollback()
+
+    asyncio.run(main())
+
+
 def test_sqlalchemy(postgresql_server: PostgresServer) -> None:
     async def main() -> None:
         async with outbox_flow(postgresql_server) as flow:
@@ -221,7 +390,7 @@ def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
 def test_no_table_says_how_to_make_it(postgresql_server: PostgresServer) -> None:
     async def main() -> None:
         source = open_postgresql(Address.of(f"{postgresql_server.url}?table=nowhere"), None)
-        with pytest.raises(UsageError, match="there is no table nowhere; make it with\n\nCREATE TABLE"):
+        with pytest.raises(UsageError, match="there is no table nowhere; make it with the SQL"):
             async with source:
                 pass
 
@@ -244,7 +413,20 @@ def test_no_connection(connection: object, why: str) -> None:
 
 
 def test_sync_and_async_are_told_apart(postgresql_server: PostgresServer) -> None:
+    class Stranger:
+        async def execute(self, *_: object) -> None:
+            """Never runs."""
+
     async def main() -> None:
+        engine = create_async_engine(postgresql_server.url.replace("postgresql:", "postgresql+psycopg:"))
+        scoped = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+        for stranger in (Stranger(), scoped):
+            with pytest.raises(UsageError, match=r"await outbox\.add_async"):
+                outbox.add(stranger, {})
+        with pytest.raises(UsageError, match="is no connection"):
+            await outbox.add_async(engine, {})
+        await scoped.remove()
+        await engine.dispose()
         async with await psycopg.AsyncConnection.connect(postgresql_server.url) as connection:
             with pytest.raises(UsageError, match=r"await outbox\.add_async"):
                 outbox.add(connection, {})

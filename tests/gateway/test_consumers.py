@@ -84,7 +84,7 @@ async def served(app: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     with listen("127.0.0.1", 0) as listening:
         at = f"http://127.0.0.1:{listening.getsockname()[1]}"
         async with (
-            serving(server(app, connections=100, http="auto"), listening),
+            serving(server(app, connections=100), listening),
             httpx.AsyncClient(base_url=at, timeout=40) as client,
         ):
             yield client

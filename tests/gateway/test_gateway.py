@@ -18,6 +18,8 @@ from eventwagon import Train, Volume, Workers
 from eventwagon.cli.http import listen, server, serving
 from eventwagon.cloudevents import BATCH, STRUCTURED
 from eventwagon.connection import Connection
+from eventwagon.errors import PublishTimeout
+from eventwagon.event import Channel
 from eventwagon.gateway import Gateway, Limits
 from eventwagon.gateway import application as module
 from eventwagon.gateway.keys import Key, hashed
@@ -42,7 +44,7 @@ async def gateway(c: Connection, **how: Any) -> AsyncIterator[httpx.AsyncClient]
     listening = listen("127.0.0.1", 0)
     at = f"http://127.0.0.1:{listening.getsockname()[1]}"
     async with (
-        serving(server(Gateway([c], **how), connections=5000, http="auto"), listening),
+        serving(server(Gateway([c], **how), connections=5000), listening),
         httpx.AsyncClient(base_url=at, timeout=30) as client,
     ):
         yield client
@@ -240,6 +242,82 @@ def test_mounted_into_another_application() -> None:
             mounted = Starlette(routes=[Mount("/in", app=cast("Any", Gateway([c])))])
             async with httpx.AsyncClient(transport=httpx.ASGITransport(mounted), base_url="http://x/in") as client:
                 assert (await send(client, GOOD)).status_code == 202
+
+    asyncio.run(main())
+
+
+async def raw(client: httpx.AsyncClient, head: bytes, body: bytes) -> bytes:
+    """The answer to a request as it is."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    writer.write(head + b"Connection: close\r\n\r\n" + body)
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def test_a_request_that_offers_an_upgrade_keeps_its_body() -> None:
+    """As Java's HttpClient offers HTTP/2 by default."""
+
+    async def main() -> None:
+        train, _ = a_train()
+        async with train.connect("memory://gw-upgrade", listeners=()) as c, gateway(c) as client:
+            reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+            writer.write(
+                b"POST /trains/orders/events HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+                b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\n"
+                b"Content-Type: application/json\r\nce-id: j1\r\nce-source: /s\r\nce-type: t\r\n"
+                b"ce-specversion: 1.0\r\nContent-Length: 12\r\n\r\n" + b'{"money": 1}'
+            )
+            async with asyncio.timeout(20):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 202")
+            writer.close()
+            (event,) = [event async for event in c.broker.read(Channel("orders", 1))]
+            assert event.data == b'{"money": 1}'
+
+    asyncio.run(main())
+
+
+def test_headers_are_bounded() -> None:
+    async def main() -> None:
+        train, _ = a_train()
+        async with train.connect("memory://gw-headers", listeners=()) as c, gateway(c) as client:
+            try:
+                head = b"POST /trains/orders/events HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 300_000 + b"\r\n"
+                answer = await raw(client, head, b"")
+            except ConnectionError:  # closed while it was still sending
+                answer = b"HTTP/1.1 400"
+            assert answer.startswith(b"HTTP/1.1 4")
+            assert (await send(client, GOOD)).status_code == 202
+
+    asyncio.run(main())
+
+
+def test_it_is_not_ready_while_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HANGING", 0.2)
+    monkeypatch.setattr(module, "_FAILED", 0.5)
+
+    async def main() -> None:
+        train, _ = a_train()
+        async with train.connect("memory://gw-hanging", listeners=()) as c, gateway(c) as client:
+            assert (await send(client, GOOD)).status_code == 202
+            gone = asyncio.Event()
+
+            async def hang(_: object) -> str:
+                await gone.wait()
+                raise PublishTimeout("nobody answers")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(c, "publish", hang)
+                sending = asyncio.create_task(send(client, GOOD))
+                await asyncio.sleep(0.4)
+                answer = await client.get("/readyz")
+                assert (answer.status_code, answer.json()["error"][:28]) == (503, "orders: no event was stored ")
+                gone.set()
+                assert (await sending).status_code == 503
+                assert (await client.get("/readyz")).status_code == 503
+            await asyncio.sleep(0.6)
+            assert (await client.get("/readyz")).status_code == 200
 
     asyncio.run(main())
 

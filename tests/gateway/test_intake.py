@@ -98,6 +98,8 @@ def test_what_is_missing_is_named(name: str) -> None:
         (GOOD | {"id": "x" * 3000}, "id has 3,000 bytes"),
         (GOOD | {"specversion": "0.3"}, "specversion: it is 0.3; give 1.0"),
         (GOOD | {"specversion": 1.0}, "specversion: it must be text"),
+        (GOOD | {"subject": 5}, "subject: it must be text"),
+        (GOOD | {"datacontenttype": 5}, "datacontenttype: it must be text"),
         (GOOD | {"time": "yesterday"}, "time: yesterday is no time"),
         (GOOD | {"time": 1800000000}, "time: it must be text"),
         (GOOD | {"data": 1, "data_base64": "AA=="}, "both data and data_base64"),

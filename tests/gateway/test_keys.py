@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_bad_files(text: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=why) as refused:
         load_keys(path)
     assert "ew_secret" not in str(refused.value)
+
+
+def test_a_pipe_is_refused_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(UsageError, match="is no regular file"):
+        load_keys(tmp_path / "keys")
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ _WAIT = 0.5
 """Seconds for which a read waits for records, and so the longest time until it notices that it should end."""
 _PAUSES = 0.1, 5.0
 """The first and the longest pause, in seconds, while the source or the train is in trouble."""
+_SLOW = 5.0
+"""Seconds without an answer after which publishing counts as held up."""
+_IS_SLOW = f"publishing: the train has not stored a batch for {_SLOW:g} s; it is tried on"
 _LOOK = 2.0
 """Seconds between two looks at the lag."""
 _NOTED = 2.0
@@ -186,6 +189,7 @@ class Bridge:
         return None
 
     async def _publish(self, batch: _Batch) -> None:
+        slow = asyncio.get_running_loop().call_later(_SLOW, self._tell_slow)
         try:
             await self._c.publish_many(batch.events)
         except BaseException as e:
@@ -196,7 +200,17 @@ class Bridge:
                 batch.refuse(f"it was refused: {_text(e)}", self.rules)
                 return
             raise
+        finally:
+            slow.cancel()
+            if self._troubles.get("publishing") == _IS_SLOW:
+                del self._troubles["publishing"]
         self.passed += batch.stored(len(batch.events))
+
+    def _tell_slow(self) -> None:
+        """A broker that is away says nothing until the publishing's patience is over."""
+        self._troubles.setdefault("publishing", _IS_SLOW)
+        if self._seldom.due("slow") is not None:
+            _logger.warning("bridge from %s: %s", self._name, _IS_SLOW)
 
     async def _bury(self, refused: Unmapped) -> None:
         train, settings = self._c.train.name, self._c.train.settings
@@ -229,6 +243,7 @@ class Bridge:
         if not isinstance(error, EventwagonError):
             self._bulkhead.report(step, error)
         elif (held_back := self._seldom.due((step, type(error)))) is not None:
+            attempts.is_told = True
             what = "reads no more until the train takes events" if step == "publishing" else "tries again"
             more = f" ({held_back:,} more times since the last line)" if held_back else ""
             _logger.warning("bridge from %s: %s: %s; it %s%s", self._name, step, text, what, more)
@@ -246,7 +261,8 @@ class Bridge:
             return
         self._troubles.pop(attempts.step, None)
         seconds = attempts.seconds
-        _logger.info("bridge from %s: %s goes on after %s", self._name, attempts.step, span(seconds))
+        if attempts.is_told:  # else the last line of the log would speak of the hold-up before
+            _logger.info("bridge from %s: %s goes on after %s", self._name, attempts.step, span(seconds))
         if attempts.is_noted:
             await self._note(BridgeWentOn(train=self._c.train.name, source=self._name, seconds=seconds))
 
@@ -302,8 +318,8 @@ class _Attempts:
     def __init__(self, step: str) -> None:
         self.step = step
         self.backoff = Backoff(*_PAUSES)
-        self.is_noted = False
-        """The journal says that they fail."""
+        self.is_noted = self.is_told = False
+        """The journal, the log says that they fail."""
         self._began = time.monotonic()
 
     @property

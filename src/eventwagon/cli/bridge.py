@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Annotated
 
 import typer
@@ -37,6 +39,8 @@ _EVERY = 0.5
 """Seconds between two updates of the line in a terminal."""
 _LOG_EVERY = 60.0
 """Seconds between two lines of the log about the progress."""
+_AHEAD = 60.0
+"""Seconds that --from may lie ahead: clocks differ."""
 _logger = logging.getLogger("eventwagon.bridge")
 
 
@@ -161,7 +165,11 @@ def _begin(text: str | None) -> Begin:
         at = time_given("--from", text)
     except UsageError as e:
         raise UsageError(f"{e}, earliest or latest") from None
-    return None if at is None else at.timestamp()
+    if at is None:
+        return None
+    if not 0 <= at.timestamp() <= time.time() + _AHEAD:
+        raise UsageError(f"--from {value_shown(text)}: give a time between 1970 and now")
+    return at.timestamp()
 
 
 def _rules(c: Connection, source: Source, key: str, event_type: str, channel: str) -> Rules:
@@ -206,7 +214,12 @@ async def _line(bridge: Bridge) -> AsyncIterator[None]:
     if not console.is_terminal:
         yield
         return
-    with Progress(TextColumn("{task.description}"), console=console) as progress:
+    handlers = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(TextColumn("{task.description}"), console=console))
+        for handler in handlers:  # lines of the log go above the one line, not into it
+            if (before := handler.setStream(sys.stderr)) is not None:
+                stack.callback(handler.setStream, before)
         task = progress.add_task("")
 
         async def update() -> None:

@@ -208,7 +208,7 @@ async def _serve(
                 limits=Limits(body=most[0], events=most[1]),
                 remote=remote,
             )
-            http = server(served, connections=_CONNECTIONS, grace=_GRACE, http="auto", **config)
+            http = server(served, connections=_CONNECTIONS, grace=_GRACE, **config)
             task = await stack.enter_async_context(serving(http, listening))
             waiting = asyncio.create_task(asked.wait())
             looking = asyncio.create_task(known.follow()) if known else waiting

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -49,10 +51,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def server(served: Any, *, connections: int, grace: int = _GRACE, http: str = "h11", **config: Any) -> Any:
+def server(served: Any, *, connections: int, grace: int = _GRACE, **config: Any) -> Any:
     """A uvicorn server for the application. At most so many `connections`: further ones are closed at once, or get 503;
-    fewer where this process may not open so many files. Open requests have `grace` seconds at the end. `http` and
-    `config` go to uvicorn."""
+    fewer where this process may not open so many files. Open requests have `grace` seconds at the end. `config` goes
+    to uvicorn."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -97,13 +99,13 @@ def server(served: Any, *, connections: int, grace: int = _GRACE, http: str = "h
         access_log=False,
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # anybody may send what is no HTTP: not a line for each
         proxy_headers=False,
         server_header=False,
         limit_concurrency=connections,
         timeout_graceful_shutdown=grace,
         backlog=_BACKLOG,
-        http=http,
+        http="h11",  # httptools drops the body of a request that asks for an upgrade, as Java's client does
         **config,
     )
     settings.load()
@@ -120,14 +122,33 @@ def _bounded(protocol: Any, most: int) -> Any:
         if len(self.connections) > most:
             transport.abort()
 
-    return type("Bounded", (protocol,), {"connection_made": connection_made})
+    def init(self: Any, config: Any, *args: Any, **more: Any) -> None:
+        if config.is_ssl and _open_files() > _files() - _SPARE:
+            # raised where a connection was accepted, which is then closed: those in a handshake are no connections yet
+            raise ConnectionRefusedError("too many open files")
+        protocol.__init__(self, config, *args, **more)
+
+    return type("Bounded", (protocol,), {"connection_made": connection_made, "__init__": init})
 
 
-def _most_connections(wanted: int) -> int:
+def _open_files() -> int:
+    """How many files this process has open; 0 where that can't be told."""
+    try:
+        return len(os.listdir("/dev/fd"))  # noqa: PTH208 - it is asked for each connection
+    except OSError:
+        return 0
+
+
+def _files() -> float:
+    """How many files it may open."""
     try:
         import resource
     except ImportError:  # Windows
-        return wanted
+        return math.inf
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if files == resource.RLIM_INFINITY else files
+
+
+def _most_connections(wanted: int) -> int:
     # what was accepted in two rounds is not known to the protocol yet
-    return wanted if files == resource.RLIM_INFINITY else max(8, min(wanted, files - _SPARE - 2 * _BACKLOG))
+    return int(max(8, min(wanted, _files() - _SPARE - 2 * _BACKLOG)))

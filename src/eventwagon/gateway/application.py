@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from ..errors import (
     TrainRemoved,
     UsageError,
 )
-from ..runtime.bulkhead import Bulkhead
+from ..runtime.bulkhead import Bulkhead, Seldom
 from .describing import description
 from .intake import answer_to, events_of
 from .keys import Bucket, Key, hashed
@@ -34,6 +35,11 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Mapping[str, Any]], Any]
 
+_logger = logging.getLogger("eventwagon.gateway")
+_HANGING = 5.0
+"""Seconds without a stored event, while some are to be stored, after which a train counts as in trouble."""
+_FAILED = 10.0
+"""Seconds for which a failure counts: a load balancer that sends nothing must try again."""
 _LOOK = 0.25
 """Seconds between two looks for bodies that are late."""
 _LINGER = 2.0
@@ -73,10 +79,12 @@ class Gateway:
         remote: Iterable[RemoteHandlers] = (),
     ) -> None:
         self._connections = {each.train.name: each for each in connections}
+        self._stores = {name: _Storing() for name in self._connections}
         self._remote = {each.train.name: each for each in remote}
         self._keys = keys
         self._limits = limits or Limits()
         self._bulkhead = Bulkhead("gateway")
+        self._seldom = Seldom()
         self._buckets: dict[str, tuple[float, Bucket]] = {}
         self._held = 0
         """Bytes of the bodies that are being read or published."""
@@ -108,6 +116,12 @@ class Gateway:
             await _say(send, e.status, _error(e.why), retry_after=e.retry_after, unread=None if body.is_read else body)
         except _Gone:
             return
+        except asyncio.CancelledError:
+            if not self._is_ending:
+                raise
+            # by the server, whose patience with open requests is over
+            why = "the gateway ends, and it is not known whether all was stored: send it again, with the same ids"
+            await _say(send, 503, _error(why), retry_after=1, unread=None if body.is_read else body)
         except Exception as e:  # noqa: BLE001 - one request must not end the gateway
             self._bulkhead.report("a request", e)
             await _say(send, 500, _error("this failed in an unforeseen way: the gateway's log says more"), unread=body)
@@ -137,7 +151,9 @@ class Gateway:
     def _readiness(self) -> tuple[int, bytes]:
         if self._is_ending:
             raise Refused(503, "the gateway is ending")
-        trouble = {name: c.trouble for name, c in self._connections.items() if c.trouble}
+        now = asyncio.get_running_loop().time()
+        found = {name: c.trouble or self._stores[name].trouble(now) for name, c in self._connections.items()}
+        trouble = {name: why for name, why in found.items() if why}
         if trouble and len(trouble) == len(self._connections):
             raise Refused(503, "; ".join(f"{name}: {why}" for name, why in trouble.items()), retry_after=1)
         document: dict[str, object] = {"status": "ready", "trouble": trouble}
@@ -191,13 +207,18 @@ class Gateway:
         )
         self._within_rate(key, len(events))
         if events:
-            try:
-                if len(events) == 1:
-                    await connection.publish(events[0])
-                else:
-                    await connection.publish_many(events)
-            except EventwagonError as e:
-                raise _refusal(e, len(events)) from None
+            with self._stores[name].storing():
+                try:
+                    if len(events) == 1:
+                        await connection.publish(events[0])
+                    else:
+                        await connection.publish_many(events)
+                except EventwagonError as e:
+                    refusal = _refusal(e, len(events))
+                    if refusal.status == 503 and (held_back := self._seldom.due((name, type(e)))) is not None:
+                        more = f" ({held_back:,} more since the last line)" if held_back else ""
+                        _logger.warning("gateway: %s: %s%s", name, e, more)
+                    raise refusal from None
         return answer_to(events)
 
     def _allowed(self, train: str, headers: Sequence[tuple[bytes, bytes]]) -> Key | None:
@@ -254,6 +275,42 @@ class Gateway:
     def release(self, size: int) -> None:
         """The bytes are no longer there."""
         self._held -= size
+
+
+class _Storing:
+    """Whether a train's events are being stored, for `/readyz`: a broker that hangs says nothing for long."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._since = 0.0
+        """The last success; or the begin of what is under way, if nothing was before."""
+        self._failed: tuple[float, str] | None = None
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """While a request's events are being stored."""
+        loop = asyncio.get_running_loop()
+        if not self._under_way:
+            self._since = loop.time()
+        self._under_way += 1
+        try:
+            yield
+        except Refused as e:
+            if e.status == 503:
+                self._failed = loop.time(), e.why
+            raise
+        else:
+            self._since, self._failed = loop.time(), None
+        finally:
+            self._under_way -= 1
+
+    def trouble(self, now: float) -> str:
+        """Why nothing is stored; empty if something was, or nothing was sent lately."""
+        if self._failed is not None and now - self._failed[0] < _FAILED:
+            return self._failed[1]
+        if self._under_way and now - self._since > _HANGING:
+            return f"no event was stored for {now - self._since:.0f} s, and {self._under_way} requests wait"
+        return ""
 
 
 class _Gone(Exception):

@@ -17,6 +17,7 @@ from ..event import JSON, OURS, Event, checked
 from .refusal import Refused
 
 _NEEDED = ("id", "source", "type", "specversion")
+_TEXTS = (*_NEEDED, "time", "subject", "datacontenttype", "dataschema")
 _OURS = OURS | {CHANNEL, UNDECODABLE}
 _document = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _documents = msgspec.json.Decoder(list[msgspec.Raw])
@@ -109,7 +110,7 @@ def structured(body: bytes, where: str, now: float, most: int) -> Event:
         document = _document.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise Refused(400, f"{where or 'the body: '}it is {why_no_json(e)}") from None
-    texts = {name: _word(document[name], name, where) for name in (*_NEEDED, "time") if name in document}
+    texts = {name: _word(document[name], name, where) for name in _TEXTS if name in document}
     given = {name for name in document if name not in texts or texts[name] is not None}
     _check(given, texts.get("time"), texts.get("specversion"), where)
     for name in ("id", "source", "type"):  # else `read` would fill it in

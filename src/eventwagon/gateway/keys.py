@@ -55,6 +55,8 @@ def load_keys(path: Path) -> dict[str, Key]:
     """The keys in a TOML file, by their hash: a table for each, with `sha256`, `trains`, and maybe `rate`. Raises
     UsageError."""
     try:
+        if not path.is_file() and path.exists():  # reading from a pipe would wait for ever
+            raise UsageError(f"--keys {path} is no regular file")
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise UsageError(f"--keys {path} can't be read: {e.strerror or e}") from None

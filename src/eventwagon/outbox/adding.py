@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
+from inspect import isawaitable
 from typing import Any
 
 from ..cloudevents import rfc3339
@@ -36,8 +38,14 @@ def add(
     what the database raises.
     """
     row = _row(payload, subject, event_type, id, aggregate)
-    _refuse_async(connection)
-    connection.execute(_statement(table) if _is_sqlalchemy(connection) else _sql(table), row)
+    _check(connection)
+    if _is_async(connection):
+        raise _asynchronous(connection)
+    outcome = connection.execute(_statement(table) if _is_sqlalchemy(connection) else _sql(table), row)
+    if isawaitable(outcome):  # nothing was done
+        if isinstance(outcome, Coroutine):
+            outcome.close()
+        raise _asynchronous(connection)
     return str(row["id"])
 
 
@@ -53,6 +61,7 @@ async def add_async(
 ) -> str:
     """`add` for a psycopg 3 AsyncConnection or AsyncCursor, or a SQLAlchemy AsyncSession or AsyncConnection."""
     row = _row(payload, subject, event_type, id, aggregate)
+    _check(connection)
     if not _is_async(connection):
         raise UsageError(f"outbox.add_async: {class_name(connection)} is not asynchronous: use outbox.add")
     await connection.execute(_statement(table) if _is_sqlalchemy(connection) else _sql(table), row)
@@ -80,6 +89,8 @@ def _row(
             None if subject is None else check_word("subject", subject),
             content_type,
         )
+    if aggregate:
+        check_word("aggregate", aggregate)
     values = (event.id, aggregate, event.subject, event.type, event.data, event.content_type, rfc3339(event.time))
     return dict(zip(_COLUMNS, values, strict=True))
 
@@ -102,14 +113,16 @@ def _is_sqlalchemy(connection: object) -> bool:
 
 
 def _is_async(connection: object) -> bool:
-    return any(each.__name__.startswith("Async") for each in type(connection).__mro__)
+    return any(each.__name__.lower().startswith("async") for each in type(connection).__mro__)
 
 
-def _refuse_async(connection: object) -> None:
-    if _is_async(connection):
-        raise UsageError(f"outbox.add: {class_name(connection)} is asynchronous: await outbox.add_async")
-    if not hasattr(connection, "execute"):
+def _asynchronous(connection: object) -> UsageError:
+    return UsageError(f"outbox.add: {class_name(connection)} is asynchronous: await outbox.add_async")
+
+
+def _check(connection: object) -> None:
+    if not callable(getattr(connection, "execute", None)):
         raise UsageError(
-            f"outbox.add: {class_name(connection)} is no connection: give a psycopg 3 Connection or Cursor, or a "
-            "SQLAlchemy Session or Connection"
+            f"outbox: {class_name(connection)} is no connection: give a psycopg 3 Connection or Cursor, or a "
+            "SQLAlchemy Session or Connection; for add_async their asynchronous forms"
         )

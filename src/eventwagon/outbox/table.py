@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from ..errors import UsageError
-from ..values import shown
+from ..values import is_a, shown
 
 TABLE = "outbox"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}(?:\.[a-z_][a-z0-9_]{0,50})?")
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,50}(?:\.[a-z_][a-z0-9_]{0,50})?")
 
 def quoted(table: str) -> str:
     """The table's name in SQL: `outbox`, or with its schema `shop.outbox`. Raises UsageError."""
-    if not _NAME.fullmatch(table):
+    if not is_a(table, str) or not _NAME.fullmatch(table):
         raise UsageError(f"table {shown(table)}: give a name, or schema.name, of a-z, 0-9 and _")
     return ".".join(f'"{part}"' for part in table.split("."))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -15,7 +16,7 @@ from ...display.text import said
 from ...drivers.kafka.admin import Admin
 from ...drivers.kafka.errors import cause
 from ...drivers.kafka.options import Options
-from ...errors import Unavailable, UsageError
+from ...errors import BrokerError, Unavailable, UsageError
 from ...event import check_word
 from ..source import Begin, Lag, Record
 from .kafka_group import Member, begin_at, watermarks
@@ -31,6 +32,8 @@ _MEMBERSHIP = (
 """Options of librdkafka for a member of a group. A train's driver joins none, and does not take them."""
 _EAGER = "range,roundrobin"
 _CALL = 10.0
+_LOOK = 2.0
+"""Seconds between two looks whether the topic is still the same."""
 
 
 def open_kafka(address: Address, begin: Begin) -> KafkaSource:
@@ -49,7 +52,9 @@ def open_kafka(address: Address, begin: Begin) -> KafkaSource:
     try:
         Consumer({**config, "log_level": 0}).close()
     except KafkaException as e:
-        raise address.wrong(f"librdkafka does not take {', '.join(membership) or 'the group'}: {said(e)}") from None
+        raise address.wrong(
+            f"librdkafka does not take {', '.join(membership) or 'the group'}: {cause(e).str()}"
+        ) from None
     name = check_word("source", f"kafka://{options.servers}/{topic}")
     return KafkaSource(options, topic, config, name=name, begin=begin, clock=address.clock)
 
@@ -71,6 +76,8 @@ class KafkaSource:
         self._options, self._topic, self._membership = options, topic, membership
         self._begin, self._clock, self._group = begin, clock, membership["group.id"]
         self._admin: Admin | None = None
+        self._topic_id = ""
+        self._look_at = 0.0
         self._member: Member | None = None
 
     async def __aenter__(self) -> Self:
@@ -78,6 +85,7 @@ class KafkaSource:
         try:
             if await self._admin.describe(self._topic) is None:
                 raise UsageError(f"{self.name}: there is no topic {self._topic!r}")
+            self._topic_id = await self._admin.identity(self._topic)
             if await self._blocking(self._has_position):
                 self._begin = "earliest"  # of partitions that were added since
             elif self._begin is None:
@@ -98,12 +106,35 @@ class KafkaSource:
 
     async def read(self, limit: int, wait: float) -> Sequence[Record] | None:
         """See Source."""
+        await self._check_topic()
         if self._member is None:
             self._member = Member(self._config(), self._topic, self._begin, self.name)
         taken = await self._member.take(limit, wait)
         if not taken and (trouble := self._member.trouble) is not None:
             raise self._error(trouble)
         return [self._record(one.message, one.turn) for one in taken]
+
+    async def _check_topic(self) -> None:
+        """Now and then, see whether the topic is still the one that was opened: to the client a topic of the same name
+        that was made anew is the same, and what it has up to the old position would be passed over."""
+        loop = asyncio.get_running_loop()
+        if self._admin is None or loop.time() < self._look_at:
+            return
+        self._look_at = loop.time() + _LOOK
+        try:
+            found = await self._admin.identity(self._topic)
+        except BrokerError:
+            return  # `take` tells of it
+        if not self._topic_id:
+            return  # the server is too old to tell topics apart
+        if not found:
+            raise Unavailable(f"{self.name}: the topic was deleted")
+        if found != self._topic_id:
+            raise UsageError(
+                f"{self.name}: the topic was deleted and made anew. Records of the new one may have been passed over: "
+                f"set the group's offsets to its begin (kafka-consumer-groups --group {self._group} --topic "
+                f"{self._topic} --reset-offsets --to-earliest --execute), and start the bridge again"
+            )
 
     async def commit(self, records: Sequence[Record]) -> None:
         """See Source."""

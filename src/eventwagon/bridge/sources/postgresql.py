@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 from urllib.parse import urlencode
 
 import psycopg
@@ -21,15 +20,29 @@ from ...backoff import Backoff
 from ...contracts.address import Address
 from ...display.text import said
 from ...errors import StorageBroken, Unavailable, UsageError
-from ...event import check_word
-from ...outbox.table import TABLE, create_table, notified, quoted
+from ...event import EARLIEST, LATEST, check_word
+from ...outbox.table import TABLE, notified, quoted
 from ..source import Begin, Lag, Record
 
 _NEEDED = ("id", "type", "payload")
-_READ = (*_NEEDED, "aggregateid", "contenttype", "created_at")
+_TEXT = ("id", "type", "aggregateid", "contenttype")
 _COUNTED = 1_000_000
 _POLL = 1.0
 """Seconds after which the table is looked at without a notification: not every table has the trigger."""
+_LOCKED = "5s"
+"""For so long a statement waits for a lock, say of a migration."""
+_BYTES = 16_000_000
+"""Of the payloads of one batch, by the mean of those before."""
+_FIRST = 10
+"""Rows of the first batch, of which nothing is known."""
+
+
+class _Row(NamedTuple):
+    """Which row version it is: a place in a table may be used again."""
+
+    table: int
+    place: str
+    version: str
 
 
 def open_postgresql(address: Address, begin: Begin) -> PostgresOutbox:
@@ -52,18 +65,24 @@ class PostgresOutbox:
     def __init__(self, url: str, table: str, *, name: str, clock: Callable[[], float]) -> None:
         self.name = name
         self._url, self._table, self._clock = url, table, clock
-        self._batches: dict[Any, list[Any]] = {}
-        """The connections whose transactions hold rows, and the keys of these rows that are not committed."""
+        self._batches: dict[Any, list[_Row]] = {}
+        """The connections whose transactions hold rows, and which of these rows are not committed."""
         self._idle: list[Any] = []
         self._columns: dict[str, str] = {}
-        """The table's columns and their types."""
+        """The table's columns and their types; none: they are to be looked up."""
+        self._room = _FIRST
+        """Rows that a batch may have, by their size."""
         self._listening: asyncio.Task[None] | None = None
         self._bell = asyncio.Event()
+        self._backoff = Backoff(0.2, 30.0)
+        self._again_at = 0.0
+        """Until then nothing is read, in the loop's time: rows that could not be deleted would be published again and
+        again."""
 
     async def __aenter__(self) -> Self:
         self._idle.append(await self._connect())
         try:
-            self._columns = await self._described(self._idle[0])
+            await self._describe(self._idle[0])
         except BaseException:
             await self.__aexit__()
             raise
@@ -79,16 +98,16 @@ class PostgresOutbox:
         self._batches.clear()
         self._idle.clear()
 
-    @property
-    def _key(self) -> str:
-        """The column by which rows are deleted."""
-        return "seq" if "seq" in self._columns else "id"
-
     async def read(self, limit: int, wait: float) -> Sequence[Record] | None:
         """See Source."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         while True:
+            if (pause := self._again_at - loop.time()) > 0:
+                await asyncio.sleep(min(pause, max(0.0, until - loop.time())))
+                if loop.time() >= until:
+                    return []
+                continue
             self._bell.clear()
             found = await self._lock(limit)
             if found or (left := until - loop.time()) <= 0:
@@ -102,37 +121,52 @@ class PostgresOutbox:
         connections."""
         connection = self._idle.pop() if self._idle else await self._connect()
         async with self._explained("reading", connection):
-            rows = await self._rows(connection, limit, "FOR UPDATE SKIP LOCKED")
+            if not self._columns:
+                await self._describe(connection)
+            rows = await self._rows(connection, min(limit, self._room), "FOR UPDATE SKIP LOCKED")
+            records = [self._record(row, connection) for row in rows]
             if rows:
-                self._batches[connection] = [row["key"] for row in rows]
+                self._batches[connection] = [record.token[1] for record in records]
+                mean = sum(len(record.value) for record in records) / len(records)
+                self._room = max(1, min(limit, int(_BYTES / max(1.0, mean)), 10 * len(records)))
             else:
                 await connection.rollback()
                 self._idle.append(connection)
-        return [self._record(row, connection) for row in rows]
+        return records
 
     async def commit(self, records: Sequence[Record]) -> None:
-        """See Source. A batch of which only a part is committed is free for a moment: what another bridge takes then is
-        published twice, with the same ids."""
-        done: dict[Any, list[Any]] = {}
+        """See Source. The rest of a batch of which only a part is committed is free for a moment: what another bridge
+        takes then is published twice, with the same ids."""
+        done: dict[Any, list[_Row]] = {}
         for record in records:
             done.setdefault(record.token[0], []).append(record.token[1])
-        for connection, keys in done.items():
-            if connection not in self._batches:
-                continue  # the connection broke: the rows were free at once
+        for connection, committed in done.items():
+            held = set(self._batches.get(connection, ()))
+            rows = [row for row in committed if row in held]
+            if not rows:
+                continue  # committed before; or the connection broke: the rows were free at once
+            self._again_at = asyncio.get_running_loop().time() + self._backoff.next()  # unless it succeeds
             async with self._explained("deleting", connection):
-                await connection.execute(
-                    sql.SQL("DELETE FROM {} WHERE {} = ANY(%s)").format(self._quoted, sql.Identifier(self._key)), [keys]
-                )
+                delete = sql.SQL("DELETE FROM {} WHERE {}").format(self._quoted, _THESE)
+                deleted = await connection.execute(delete, _these(rows))
+                if deleted.rowcount != len(rows):
+                    raise StorageBroken(
+                        f"{self.name}: deleting: {len(rows) - deleted.rowcount} of {len(rows)} rows stay, and are "
+                        "published again: does a trigger or a policy keep them?"
+                    )
                 await connection.commit()
-                finished = set(keys)
-                rest = [key for key in self._batches[connection] if key not in finished]
+                self._backoff.reset()
+                self._again_at = 0.0
+                finished = set(rows)
+                rest = [row for row in self._batches[connection] if row not in finished]
                 if rest:
-                    again = sql.SQL("SELECT {0} FROM {1} WHERE {0} = ANY(%s) FOR UPDATE SKIP LOCKED")
-                    cursor = await connection.execute(again.format(sql.Identifier(self._key), self._quoted), [rest])
-                    rest = [key for (key,) in await cursor.fetchall()]
+                    again = sql.SQL("SELECT tableoid, ctid::text, xmin::text FROM {} WHERE {} FOR UPDATE SKIP LOCKED")
+                    cursor = await connection.execute(again.format(self._quoted, _THESE), _these(rest))
+                    rest = [_Row(*row) for row in await cursor.fetchall()]
                 if rest:
                     self._batches[connection] = rest
                 else:
+                    await connection.rollback()
                     del self._batches[connection]
                     self._idle.append(connection)
 
@@ -149,16 +183,16 @@ class PostgresOutbox:
         """See Source: that of the whole table. Above a million rows their number is not known: counting takes too
         long."""
         connection = self._idle.pop() if self._idle else await self._connect()
-        timed = "created_at" in self._columns
-        oldest = sql.SQL("(SELECT created_at FROM {} {} LIMIT 1)").format(self._quoted, self._order)
+        oldest = sql.SQL("(SELECT {} FROM {} {} LIMIT 1)").format(self._age, self._quoted, self._order)
         query = sql.SQL("SELECT (SELECT count(*) FROM (SELECT 1 FROM {} LIMIT %s) AS counted), {}").format(
-            self._quoted, oldest if timed else sql.SQL("NULL")
+            self._quoted, oldest if self._is_timed else sql.SQL("NULL")
         )
         async with self._explained("counting", connection):
             number, at = await (await connection.execute(query, [_COUNTED])).fetchone()
             await connection.rollback()
             self._idle.append(connection)
-        seconds = 0.0 if not number else None if at is None else max(0.0, self._clock() - _seconds(at))
+        known = at is not None and EARLIEST <= at <= LATEST
+        seconds = 0.0 if not number else max(0.0, self._clock() - at) if known else None
         return Lag(records=number if number < _COUNTED else None, seconds=seconds)
 
     # --- the database -------------------------------------------------------------------------
@@ -168,17 +202,25 @@ class PostgresOutbox:
         return sql.SQL(cast("Any", quoted(self._table)))
 
     @property
+    def _is_timed(self) -> bool:
+        return self._columns.get("created_at", "").startswith("timestamp")
+
+    @property
+    def _age(self) -> sql.Composable:
+        return sql.SQL("extract(epoch FROM created_at)::float8")  # what no date of Python can hold becomes a number too
+
+    @property
     def _order(self) -> sql.Composable:
         column = next((each for each in ("seq", "created_at") if each in self._columns), None)
         return sql.SQL("ORDER BY {}").format(sql.Identifier(column)) if column else sql.SQL("")
 
     async def _rows(self, connection: Any, limit: int, lock: str) -> list[dict[str, Any]]:
-        wanted = [sql.SQL("{} AS key").format(sql.Identifier(self._key))]
-        for column in _READ:
-            if column in self._columns:
-                text = column != "created_at" and self._columns[column] != "bytea"  # whatever else it is
-                form = "{0}::text AS {0}" if text else "{0}"
-                wanted.append(sql.SQL(cast("Any", form)).format(sql.Identifier(column)))
+        wanted: list[sql.Composable] = [sql.SQL("tableoid"), sql.SQL("ctid::text AS place, xmin::text AS version")]
+        text = sql.SQL("{0}::text AS {0}")
+        wanted += [text.format(sql.Identifier(column)) for column in _TEXT if column in self._columns]
+        if self._is_timed:
+            wanted.append(sql.SQL("{} AS at").format(self._age))
+        wanted.append(sql.SQL("payload" if self._columns["payload"] == "bytea" else "payload::text AS payload"))
         query = sql.SQL("SELECT {} FROM {} {} LIMIT %s {}").format(
             sql.SQL(", ").join(wanted), self._quoted, self._order, sql.SQL(cast("Any", lock))
         )
@@ -187,45 +229,61 @@ class PostgresOutbox:
         return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
 
     def _record(self, row: dict[str, Any], connection: Any) -> Record:
-        payload, name = row.get("payload"), row.get("id")
-        value = payload.encode() if isinstance(payload, str) else bytes(payload or b"")
-        headers = [("ce_specversion", "1.0"), ("ce_source", self.name), ("ce_id", name), ("ce_type", row.get("type"))]
+        payload, name, at = row["payload"], row["id"], row.get("at")
+        which = _Row(row["tableoid"], row["place"], row["version"])
+        trouble = "its payload is NULL" if payload is None else "" if name else "it has no id"
+        if at is not None and not EARLIEST <= at <= LATEST:
+            trouble = trouble or f"its created_at ({at:g} s since 1970) is no time that an event can have"
+        headers = [("ce_specversion", "1.0"), ("ce_source", self.name), ("ce_id", name), ("ce_type", row["type"])]
         headers.append(("content-type", row.get("contenttype") or "application/json"))
-        at = row.get("created_at")
+        place = name if name and len(name) < 1000 and name.isprintable() else f"{which.place}@{which.version}"
         return Record(
-            position=f"postgresql/{self._table}/{row['key']}",
-            value=value,
+            position=f"postgresql/{self._table}/{place}",
+            value=payload.encode() if isinstance(payload, str) else bytes(payload or b""),
             headers=headers,
             key=(row.get("aggregateid") or "").encode() or None,
-            time=self._clock() if at is None else _seconds(at),
-            token=(connection, row["key"]),
-            trouble="" if payload is not None and name else "its payload is NULL" if name else "it has no id",
+            time=self._clock() if at is None else at,
+            token=(connection, which),
+            trouble=trouble,
         )
 
     async def _connect(self) -> Any:
         async with self._explained("connecting", None):
-            return await psycopg.AsyncConnection.connect(self._url, connect_timeout=10, application_name="eventwagon")
+            connection = await psycopg.AsyncConnection.connect(
+                self._url, connect_timeout=10, application_name="eventwagon"
+            )
+            await connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_LOCKED)))
+            await connection.commit()
+            return connection
 
-    async def _described(self, connection: Any) -> dict[str, str]:
-        """Raises UsageError if there is no such table, or none of an outbox."""
+    async def _describe(self, connection: Any) -> None:
+        """Look up the columns. Raises UsageError if there is no such table, or none of an outbox."""
         query = (
-            "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+            "SELECT attname, format_type(atttypid, NULL), relkind IN ('r', 'p'), "
+            "has_table_privilege(attrelid, 'SELECT') AND has_table_privilege(attrelid, 'UPDATE') "
+            "AND has_table_privilege(attrelid, 'DELETE') "
+            "FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid "
             "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
         )
         async with self._explained("looking", connection):
-            cursor = await connection.execute(query, [quoted(self._table)])
-            found = dict(await cursor.fetchall())
+            found = await (await connection.execute(query, [quoted(self._table)])).fetchall()
             await connection.rollback()
+        columns = {name: kind for name, kind, _, _ in found}
         if not found:
             raise UsageError(
-                f"{self.name}: there is no table {self._table}; make it with\n\n{create_table(self._table)}"
+                f"{self.name}: there is no table {self._table}; make it with the SQL that "
+                "eventwagon.outbox.create_table() returns"
             )
-        if missing := [each for each in _NEEDED if each not in found]:
+        if not all(may for _, _, _, may in found):
+            raise StorageBroken(f"{self.name}: the user needs SELECT, UPDATE (to lock) and DELETE on {self._table}")
+        if not all(is_table for _, _, is_table, _ in found):
+            raise UsageError(f"{self.name}: {self._table} is no table: rows of a view can't be locked and deleted")
+        if missing := [each for each in _NEEDED if each not in columns]:
             raise UsageError(
                 f"{self.name}: table {self._table} has no column {', '.join(missing)}; an outbox has id, type and "
                 "payload"
             )
-        return found
+        self._columns = columns
 
     async def _listen(self) -> None:
         """Wake `read` whenever a transaction with an insert is committed. Without this it looks once a second."""
@@ -254,6 +312,8 @@ class PostgresOutbox:
                 await connection.close()
             if not isinstance(e, psycopg.Error):
                 raise
+            if isinstance(e, psycopg.ProgrammingError):
+                self._columns = {}  # the table may have been altered
             where = f"{self.name}: {what}: "
             if isinstance(e, errors.InsufficientPrivilege):
                 raise StorageBroken(f"{where}{said(e)}; it needs SELECT, UPDATE (to lock) and DELETE") from None
@@ -262,5 +322,16 @@ class PostgresOutbox:
             raise StorageBroken(f"{where}{said(e)}") from None
 
 
-def _seconds(at: datetime) -> float:
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+_THESE = sql.SQL(
+    "ctid = ANY(%(places)s::tid[]) AND (tableoid, ctid, xmin::text) IN "
+    "(SELECT * FROM unnest(%(tables)s::oid[], %(places)s::tid[], %(versions)s::text[]))"
+)
+"""The condition for rows. The first part finds them by their places, the second makes sure that they are these."""
+
+
+def _these(rows: Sequence[_Row]) -> dict[str, list[Any]]:
+    return {
+        "tables": [row.table for row in rows],
+        "places": [row.place for row in rows],
+        "versions": [row.version for row in rows],
+    }

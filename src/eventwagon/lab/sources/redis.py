@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, MovedError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import MovedError, RedisError, ResponseError
 
 from ...contracts.address import Address
 from ...drivers.redis.server import Server
@@ -65,9 +65,12 @@ class RedisStream:
     @asynccontextmanager
     async def _connected(self, server: Server) -> AsyncIterator[AbstractConnection]:
         connection = server.connection()
+        connection.client_name = None  # to give a name needs a right of its own
         try:
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
+            except (AuthenticationError, ResponseError) as e:
+                raise StorageBroken(f"{server.where}: {e}") from None
             except (RedisError, OSError, TimeoutError) as e:
                 raise Unavailable(f"{server.where}: can't be reached: {e}") from None
             yield connection

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
 
 import typer
+from rich.logging import RichHandler
 from rich.progress import Progress, TextColumn
 from rich.text import Text
 
@@ -210,16 +210,12 @@ async def _stopped(c: Connection, asked: asyncio.Event) -> None:
 @asynccontextmanager
 async def _line(bridge: Bridge) -> AsyncIterator[None]:
     """In a terminal: one line with the progress, while entered."""
-    console = err()
+    # the log's own console: it prints lines above the progress, and not into it
+    console = next((each.console for each in logging.getLogger().handlers if isinstance(each, RichHandler)), err())
     if not console.is_terminal:
         yield
         return
-    handlers = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
-    with ExitStack() as stack:
-        progress = stack.enter_context(Progress(TextColumn("{task.description}"), console=console))
-        for handler in handlers:  # lines of the log go above the one line, not into it
-            if (before := handler.setStream(sys.stderr)) is not None:
-                stack.callback(handler.setStream, before)
+    with Progress(TextColumn("{task.description}"), console=console) as progress:
         task = progress.add_task("")
 
         async def update() -> None:

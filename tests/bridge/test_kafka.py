@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,23 @@ async def ship(order: dict[str, int]) -> None:
 """
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Processes end with the test that started them, also with one that fails."""
+    yield
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
 def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "eventwagon", "bridge", *arguments, "--url", f"sqlite:///{place}/trains"],
         cwd=place,
         stdout=subprocess.PIPE,
@@ -162,6 +177,8 @@ def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "COLUMNS": "100"},
     )
+    _started.append(process)
+    return process
 
 
 def test_a_killed_process_loses_nothing_and_sigterm_repeats_nothing(kafka_server: Server, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_each_action_is_pressed_and_has_its_effect(page: Page, complaints: Compl
     pause = train.manifest.paused
     assert pause is not None
     assert (pause.why, pause.by) == ("the mail server moves", "anna at the dashboard")
-    expect(page.get_by_text("Pause: done")).to_be_visible()  # among the latest actions
+    expect(page.locator("#screen").get_by_text("Pause: done")).to_be_visible()  # among the latest actions
     expect(page.locator(".verdict")).to_contain_text("Paused")
 
     press(page, "Resume")

@@ -423,6 +423,44 @@ def test_two_processes_of_one_name_have_one_budget(names: str) -> None:
     run(main())
 
 
+def test_a_process_that_looks_again_and_again_does_not_take_what_another_one_waits_for() -> None:
+    async def main() -> None:
+        world, parts = World(), list[Slots]()
+        train = Train("t", member_ttl=2.0)
+
+        async def begin_for(seconds: float) -> None:
+            until = now() + seconds
+            while now() < until:
+                await asyncio.sleep(0.01)
+                for part in parts:
+                    if part.has_room:
+                        part.begin(1)
+
+        async with AsyncExitStack() as stack:
+            for name in "ab":
+                part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
+                pool.target = 8
+                part.watchers.append(Watcher(pool, lambda: True, *[lambda *_: None] * 3))
+                runtime = runtime_of(train, world.broker, clock=world.clock, name=name)
+                await stack.enter_async_context(BudgetShares(runtime, world.registry, "t", {"t/concurrency": part}))
+                parts.append(part)
+                await begin_for(1.5)
+            first, second = parts
+            assert (first.busy, second.busy) == (4, 0)
+            while first.busy:
+                first.end()
+            for _ in range(5):
+                first.on_need()
+                await begin_for(0.01)
+            await begin_for(1.0)
+            assert (first.busy, second.busy) == (2, 2)
+            for part in parts:
+                while part.busy:
+                    part.end()
+
+    run(main())
+
+
 def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
     async def main() -> None:
         import threading

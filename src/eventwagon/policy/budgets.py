@@ -46,8 +46,9 @@ def due(total: int, me: str, claims: Mapping[str, Claim], *, turn: int = 0, pati
     """How much the process `me` should hold. Less than it does: it should give the rest up at once. More: it may ask
     for that much.
 
-    What nobody else is due it keeps, even if it does not use it. `patient`: something was left at the last look too.
-    Those that it is due to don't take it (their `turn` may differ, where clocks do), so that anybody may.
+    What nobody else is due it keeps, even if it does not use it. `patient`: something has been left for longer than
+    others take to look. Those that it is due to don't take it (their `turn` may differ, where clocks do), so that
+    anybody may.
     """
     mine = claims[me]
     given = shares(total, {name: claim.wants for name, claim in claims.items()}, turn)

@@ -36,6 +36,9 @@ _HUNGRY = 0.1
 """The same for one that wants more than it holds."""
 _STEADY = 0.2
 """The same for the others: how soon they give up what others are due."""
+_UNTAKEN = 0.15
+"""The part of `member_ttl` for which units that others are due must be left before this process takes them: longer than
+those that want them pause between two looks."""
 _STEP = "sharing budgets"
 _OF_BUDGETS = "/budgets/"
 _MANY = 1e9
@@ -106,8 +109,8 @@ class BudgetShares:
         self._doubtful_until = -math.inf
         """Until then an earlier check-in, of which nothing is known, may still take effect: nothing is asked for."""
         self._wants: dict[str, float] = {}
-        self._left: dict[str, int] = {}
-        """Units that nobody held at the last look."""
+        self._left_since: dict[str, float] = {}
+        """Since when, at each look, there were units that nobody held."""
         self._timer: asyncio.TimerHandle | None = None
         self._steps = Steps(runtime)
         self._again = False
@@ -221,8 +224,9 @@ class BudgetShares:
         claims[self._name] = mine
         total, turn = _down(of / unit), int(self._runtime.clock() / part.turn(of))
         left = total - sum(claim.held for claim in claims.values())
-        patient = left > 0 and self._left.get(key, 0) > 0
-        self._left[key] = left
+        now = self._time()
+        since = self._left_since[key] = min(now, self._left_since.get(key, now)) if left > 0 else math.inf
+        patient = now - since >= self._ttl * _UNTAKEN
         asked = due(total, self._name, claims, turn=turn, patient=patient)
         if asked < held:
             part.grant(asked * unit)

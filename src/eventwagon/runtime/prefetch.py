@@ -319,14 +319,14 @@ class Prefetcher:
             self.give_all_back()  # the receive was under way
         elif circuit.held and circuit.probe is None:
             self.give_all_back()  # the receive was under way when the circuit opened
-        elif self.buffer and self._timer is None and (self._has_peers() or self._is_elsewhere):
+        elif self.buffer and self._timer is None:
             self._look_soon()
 
     def _ready(self, deliveries: Sequence[Delivery]) -> None:
         """These are a batch, or wait for no others."""
         self.buffer.extend(deliveries)
         self._pool.wake(1)
-        if self._timer is None and self._has_peers():
+        if self._timer is None:
             self._look_soon()
 
     def _without_passed_on(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:

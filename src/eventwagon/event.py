@@ -188,7 +188,12 @@ def check_extensions(extensions: object) -> dict[str, str]:
         raise UsageError(f"an event's extensions must be a mapping, not a {class_name(extensions)}")
     if len(extensions) > MOST_EXTENSIONS and len(extensions.keys() - DEATH - _MARKS) > MOST_EXTENSIONS:
         raise UsageError(f"an event has {len(extensions):,} extension attributes, more than {MOST_EXTENSIONS}")
-    return {_extension(name): _text(f"extension {name}", value, LONGEST_VALUE) for name, value in extensions.items()}
+    return {
+        _extension_name(name) if type(name) is str else _extension(name): value
+        if type(value) is str and len(value) <= LONGEST_VALUE and value.isascii() and value.isprintable()
+        else _text(f"extension {name}", value, LONGEST_VALUE)
+        for name, value in extensions.items()
+    }
 
 
 def _extension(name: object) -> str:
@@ -198,6 +203,9 @@ def _extension(name: object) -> str:
     if name in _CORE:
         raise UsageError(f"{name} is an attribute of CloudEvents itself, and no extension")
     return str.__str__(name)
+
+
+_extension_name = lru_cache(1024)(_extension)  # the same names recur
 
 
 def legible(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -35,6 +36,8 @@ KEY = "partitionkey"
 RAW_KEY = "rawkey"
 """The same in base64, for a key that is no text."""
 _MOST_HEADERS = MOST_EXTENSIONS // 2
+_LONGEST_HEADER = 256
+"""Characters of the longest header's name that may become an extension attribute's."""
 _PAIR = ("content-type", STRUCTURED)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder()
@@ -159,8 +162,8 @@ def _add(pairs: Pairs, extensions: dict[str, str]) -> None:
     `xtenantid`). Those that can't be one, and those whose name is taken, are kept together in `rawheaders`, as JSON."""
     rest = list[list[object]]()
     for raw, value in pairs:
-        name, text = _text(raw), "" if value is None else _text(value)
-        short = "" if name is None else "".join(c for c in name.lower() if "a" <= c <= "z" or "0" <= c <= "9")
+        short = _short_name(raw) if len(raw) <= _LONGEST_HEADER else ""
+        text = "" if value is None else _text(value)
         is_free = text is not None and short and short not in extensions and short not in RESERVED
         if is_free and len(extensions) < _MOST_HEADERS:
             try:
@@ -175,6 +178,13 @@ def _add(pairs: Pairs, extensions: dict[str, str]) -> None:
             raise _Bad(f"its headers have {len(kept):,} characters, more than an event can hold")
         for number, start in enumerate(range(0, len(kept), LONGEST_VALUE), 1):
             extensions[HEADERS if number == 1 else f"{HEADERS}{number}"] = kept[start : start + LONGEST_VALUE]
+
+
+@lru_cache(1024)  # the same names recur
+def _short_name(header: str | bytes) -> str:
+    """The header's name as that of an extension attribute; empty if it can't be one."""
+    name = _text(header)
+    return "" if name is None else "".join(c for c in name.lower() if "a" <= c <= "z" or "0" <= c <= "9")
 
 
 def _key(record: Record, extensions: dict[str, str]) -> str | None:

@@ -36,7 +36,7 @@ def open_redis(address: Address, begin: Begin) -> RedisSource:
     if not stream or not group:
         raise address.wrong("name the stream and its consumer group: redis://host:6379/STREAM?group=NAME")
     server = Server.at_address(Address.of(f"{place}?{urlencode(options)}", clock=address.clock))
-    check_word("id", _position(stream, b"0-0"))
+    check_word("id", _place(stream) + "0-0")
     return RedisSource(
         server,
         stream,
@@ -67,6 +67,7 @@ class RedisSource:
     ) -> None:
         self.name = name
         self._server, self._stream, self._group = server, stream, group
+        self._place = _place(stream)
         self._field, self._idle, self._begin, self._clock = field, idle, begin, clock
         self._me = f"eventwagon-{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}"
         self._link: Link | None = None
@@ -270,7 +271,7 @@ class RedisSource:
                 pairs = [pair for pair in pairs if pair[0][:3].lower() in (b"ce_", b"ce-")]
             except UnicodeDecodeError:
                 trouble = "its fields are no text, and none of them is called data: name the payload's with field="
-        position = _position(self._stream, name)
+        position = self._place + name.decode()
         return Record(
             position=position, value=value or b"", headers=pairs, time=_time(name), token=name, trouble=trouble
         )
@@ -280,8 +281,9 @@ class _Vanished(Unavailable):
     """The stream or its group does not exist."""
 
 
-def _position(stream: str, name: bytes) -> str:
-    return f"redis/{quote(stream, safe=':/')}/{name.decode()}"
+def _place(stream: str) -> str:
+    """What the positions of its entries begin with."""
+    return f"redis/{quote(stream, safe=':/')}/"
 
 
 def _time(name: bytes) -> float:

@@ -80,7 +80,7 @@ class Bridge:
         """Carry records until `asked` is set or the source has ended. When asked it finishes the batches that it has
         read, unless the train takes no events. Raises UsageError, TrainRemoved."""
         self._asked = asked
-        batches: asyncio.Queue[Sequence[Record] | None] = asyncio.Queue()
+        batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
         try:
             async with asyncio.TaskGroup() as tasks:
                 looking = tasks.create_task(self._look())
@@ -112,14 +112,14 @@ class Bridge:
 
     # --- reading ------------------------------------------------------------------------------
 
-    async def _read(self, batches: asyncio.Queue[Sequence[Record] | None]) -> None:
-        """One batch ahead of the one that is being published."""
+    async def _read(self, batches: asyncio.Queue[_Batch | None]) -> None:
+        """Read and map one batch ahead of the one that is being published."""
         while not self._asked.is_set():
             found = await self._insist("reading", lambda: self.source.read(self._batch, _WAIT))
             if found is None or found[0] is None:
                 break
             if found[0]:
-                await batches.put(found[0])
+                await batches.put(_Batch(found[0], self.rules))
                 await self._room.acquire()
         await batches.put(None)
 
@@ -143,17 +143,17 @@ class Bridge:
 
     # --- passing on ---------------------------------------------------------------------------
 
-    async def _carry(self, batches: asyncio.Queue[Sequence[Record] | None]) -> None:
+    async def _carry(self, batches: asyncio.Queue[_Batch | None]) -> None:
         stopped = False
-        while (records := await batches.get()) is not None:
+        while (batch := await batches.get()) is not None:
             self._room.release()
             if stopped:  # an earlier record was given up: those after it come again too
                 continue
-            stopped = not await self._pass_on(records)
+            stopped = not await self._pass_on(batch)
 
-    async def _pass_on(self, records: Sequence[Record]) -> bool:
+    async def _pass_on(self, batch: _Batch) -> bool:
         """Store all of a batch, and commit it. Returns False if asked to end before that was possible."""
-        batch, committed, attempts = _Batch(records, self.rules), 0, _Attempts("publishing")
+        records, committed, attempts = batch.records, 0, _Attempts("publishing")
         while True:
             error = await self._store(batch)
             if (done := batch.done) > committed:
@@ -332,7 +332,7 @@ class _Batch:
     """What has become of the records of one batch so far."""
 
     def __init__(self, records: Sequence[Record], rules: Rules) -> None:
-        self._records = records
+        self.records = records
         self._places: list[int] = []
         """Those of `events`."""
         self.events: list[Event] = []
@@ -354,7 +354,7 @@ class _Batch:
         """How many of the leading records are stored."""
         if self.letters:
             return 0
-        return self._places[0] if self._places else len(self._records)
+        return self._places[0] if self._places else len(self.records)
 
     def stored(self, number: int) -> int:
         """The first events are stored. Returns their number."""
@@ -365,6 +365,6 @@ class _Batch:
 
     def refuse(self, because: str, rules: Rules) -> None:
         """The first event can never be stored."""
-        self.letters.append(unmapped(self._records[self._places[0]], rules, because))
+        self.letters.append(unmapped(self.records[self._places[0]], rules, because))
         self.defects = 0
         del self.events[0], self._places[0]

@@ -99,7 +99,9 @@ class KafkaFlow:
         self.topic = f"flow-{token_hex(4)}"
         self.url = f"kafka://{bootstrap}/{self.topic}?group=workers-{self.topic}{options}"
         self.admin = admin
-        self.producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "log_level": 0})
+        self.producer = Producer(
+            {"bootstrap.servers": bootstrap, "linger.ms": 1, "enable.idempotence": True, "log_level": 0}
+        )
 
     def open(self) -> Source:
         return open_source(self.url, "earliest")

@@ -166,10 +166,14 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
                 async with asyncio.timeout(30):
                     while not any(isinstance(each.fact, BridgeHeldUp) for each in [e async for e in c.journal()]):
                         await asyncio.sleep(0.1)
+                (named,) = [member for member in await c.members() if "bridge" in member.roles]
+                assert flow.stream in named.trouble
+                assert "the cap of 2" in named.trouble
                 gate.set()
                 await until_read(flow)
                 await until(lambda: not bridge.trouble, "it goes on")
                 assert bridge.passed == 200 + group["pending"]
+            assert not [member for member in await c.members() if "bridge" in member.roles]
             told = [entry.fact async for entry in c.journal()]
             assert any(isinstance(fact, BridgeHeldUp) and "the cap of 2" in fact.because for fact in told)
             assert any(isinstance(fact, BridgeWentOn) and fact.seconds > 1 for fact in told)

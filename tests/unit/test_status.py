@@ -13,7 +13,7 @@ from eventwagon import Train
 from eventwagon.cli.status import table
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
-from eventwagon.contracts.registry import Member
+from eventwagon.contracts.registry import Member, bridge_member
 from eventwagon.views.schedules import ScheduleView, viewed
 from eventwagon.views.train import View, reason
 
@@ -84,6 +84,16 @@ def test_workers_of_an_orchestrator_work() -> None:
     members = [Member(name="o", roles=("observe",)), *(Member(name=f"pod-{n}", roles=("serve",)) for n in range(2))]
     head = printed(msgspec.structs.replace(view(1), members=members), 80)[1]
     assert head == "3 processes (1 observing, 2 working), 0 dead letters"
+
+
+def test_a_bridge_that_is_held_up_is_told_and_its_process_counted_once() -> None:
+    held_up = Member(
+        name=bridge_member("b"), roles=("bridge",), trouble="the bridge from redis://h/orders is held up: x"
+    )
+    members = [Member(name="b", roles=("observe",)), held_up]
+    lines = printed(msgspec.structs.replace(view(1), members=members), 140)
+    assert lines[1] == "1 process (1 observing, 0 working, 1 bridging), 0 dead letters"
+    assert any("the bridge from redis://h/orders is held up: x" in line for line in lines)
 
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])

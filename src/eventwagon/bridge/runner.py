@@ -12,6 +12,7 @@ from typing import TypeVar
 from ..backoff import Backoff
 from ..connection import Connection, accepted_by
 from ..contracts.facts import BridgeHeldUp, BridgeWentOn, Decision, Entry
+from ..contracts.registry import Member, bridge_member
 from ..display.text import count, plain, said, span
 from ..errors import EventRefused, EventwagonError, PublishError, TrainRemoved, Unavailable, UsageError
 from ..event import Event
@@ -83,16 +84,19 @@ class Bridge:
         batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
         try:
             async with asyncio.TaskGroup() as tasks:
-                looking = tasks.create_task(self._look())
+                beside = [tasks.create_task(self._look()), tasks.create_task(self._stay())]
                 reading = tasks.create_task(self._read(batches))
                 await self._carry(batches)
                 await reading
-                looking.cancel()
+                for task in beside:
+                    task.cancel()
         except* (UsageError, TrainRemoved) as e:
             error: BaseException = e
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
             raise error from None
+        finally:
+            await self._check_in(leaves=True)
 
     @property
     def trouble(self) -> str:
@@ -289,6 +293,27 @@ class Bridge:
                     self._bulkhead.report("reading the lag", e)
             self._compare(self.lag.seconds, self._c.train.settings.promise)
             await asyncio.sleep(_LOOK)
+
+    async def _stay(self) -> None:
+        """Be among the train's processes, for `status`."""
+        while True:
+            await self._check_in()
+            await asyncio.sleep(_LOOK)
+
+    async def _check_in(self, *, leaves: bool = False) -> None:
+        """Say in the registry that this bridge is there, and what it waits for. If that fails, nothing else does."""
+        c, trouble = self._c, self.trouble
+        because = plain(f"the bridge from {self._name} is held up: {trouble}", 500) if trouble else ""
+        member = Member(name=bridge_member(c.name), roles=("bridge",), trouble=because)
+        ttl = max(c.train.settings.member_ttl, 3 * _LOOK)
+        try:
+            async with asyncio.timeout(_NOTED):
+                await c.registry.check_in(c.train.name, member, ttl=0 if leaves else ttl)
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            if not isinstance(e, EventwagonError | TimeoutError):
+                self._bulkhead.report("checking in", e)
 
     def _compare(self, age: float | None, promise: float | None) -> None:
         if age is None or promise is None or (age > promise) is self._late:

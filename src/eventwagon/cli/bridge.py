@@ -188,9 +188,7 @@ async def _run(bridge: Bridge, c: Connection, url: str, observes: bool, asked: a
     text = "bridge from %s into train %s at %s; %s; Ctrl-C ends it"
     _logger.info(text, bridge.source.name, name, shown(url), does)
     async with asyncio.TaskGroup() as tasks:
-        helpers = [tasks.create_task(_log(bridge))]
-        if observes:
-            helpers.append(tasks.create_task(_stopped(c, asked)))
+        helpers = [tasks.create_task(_log(bridge)), tasks.create_task(_stopped(c, asked))]
         async with _line(bridge):
             await bridge.run(asked)
         for task in helpers:

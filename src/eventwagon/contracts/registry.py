@@ -68,7 +68,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     roles: tuple[str, ...] = ()
-    """Any of `observe`, `work`, `serve` (works for one given wagon) and `publish`."""
+    """Any of `observe`, `work`, `serve` (works for one given wagon) and `publish`; or `bridge`, which checks in under
+    a name of its own, see `bridge_member`."""
     version: int = msgspec.field(default=0, name="revision")
     """Of the manifest."""
     revision: str = msgspec.field(default="", name="code")
@@ -106,6 +107,19 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def is_process(self) -> bool:
         """It is a process, and not what one holds of budgets."""
         return not self.budgets
+
+
+_OF_BRIDGE = "/bridge"
+
+
+def bridge_member(name: str) -> str:
+    """The name under which the bridge of the process `name` checks in."""
+    return name + _OF_BRIDGE
+
+
+def process_of(member: Member) -> str:
+    """The name of the process that has checked in."""
+    return member.name.removesuffix(_OF_BRIDGE)
 
 
 class Peer(NamedTuple):

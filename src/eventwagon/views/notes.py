@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from ..contracts.registry import process_of
 from ..display.text import count, span
 from ..event import wagon_name
 from .train import View, WagonView
@@ -86,7 +87,9 @@ def conditions(view: View, wagons: Sequence[WagonView]) -> Iterator[Note]:
     for text in _missing(view):
         yield Note("warn", text, "run a program that has this handler")
     for m in view.members:
-        if m.trouble:
+        if m.trouble and "bridge" in m.roles:
+            yield Note("bad", m.trouble, "it tries again; its log and `why` say more")
+        elif m.trouble:
             yield Note("bad", f"{m.name}: {m.trouble}", "its log says more; restart it")
     if held := sum(m.held for m in view.members):
         text = "workers take no events: their handlers still run in threads after handler_timeout; `why` says which"
@@ -136,10 +139,9 @@ def _missing(view: View) -> list[str]:
 
 def who_is_there(view: View) -> str:
     """The live processes by what they do, and how many dead letters are kept."""
-    roles = ", ".join(
-        f"{sum(not roles.isdisjoint(m.roles) for m in view.members)} {verb}"
-        for roles, verb in (({"observe"}, "observing"), ({"work", "serve"}, "working"))
-    )
-    alive = len(view.members)
+    kinds = (({"observe"}, "observing"), ({"work", "serve"}, "working"), ({"bridge"}, "bridging"))
+    does = {verb: sum(not roles.isdisjoint(m.roles) for m in view.members) for roles, verb in kinds}
+    roles = ", ".join(f"{number} {verb}" for verb, number in does.items() if number or verb != "bridging")
+    alive = len({process_of(m) for m in view.members})
     who = f"{count(alive, 'process', 'processes')} ({roles})" if alive else "no process is alive"
     return f"{who}, {'? dead letters' if view.dead is None else count(view.dead, 'dead letter')}"

@@ -304,6 +304,11 @@ def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_a_wrong_option_is_refused_with_the_names_of_all_that_there_are() -> None:
+    with pytest.raises(UsageError, match=r"unknown option gruop; redis knows group, stream, field, idle, db, prefix"):
+        open_source("redis://h/s?group=g&gruop=x")
+
+
 @pytest.mark.parametrize(
     "url",
     [

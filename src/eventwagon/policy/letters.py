@@ -39,11 +39,11 @@ from .edits import Edit
 RETRIES = 3
 """A letter that died again after so many retries stays where it is, unless somebody asks for more."""
 _CHANGING = re.compile(
-    r"(utf-?\d+|base64|\bu\+[0-9a-f]{4,6}\b)|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
+    r"(utf-?\d+|base64|\b[a-z]+_[a-z_]+=\d[\d,._]*|\bu\+[0-9a-f]{4,6}\b)|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
     re.IGNORECASE,
 )
 """Ids, addresses and numbers: what differs between two errors of one kind. Group 1: what does not, although it has
-digits."""
+digits: an encoding, a character, a setting."""
 
 Mark = tuple[str, str]
 """By what a letter is known: its id, and the channel in which it died."""

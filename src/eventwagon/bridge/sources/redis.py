@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from ...contracts.address import Address
 from ...drivers.redis.errors import Lost, NotSent, code, explain
 from ...drivers.redis.link import Argument, Link, pack
-from ...drivers.redis.server import Server
+from ...drivers.redis.server import Server, options_of
 from ...errors import EventwagonError, StorageBroken, Unavailable, UsageError
 from ...event import check_word
 from ..source import Begin, Lag, Record
@@ -25,6 +25,7 @@ _LAST = 2**64 - 1
 
 def open_redis(address: Address, begin: Begin) -> RedisSource:
     """The source of `redis://host:port/STREAM?group=NAME`, and of the other forms of a Redis URL. Raises UsageError."""
+    address.only(*_OWN, *options_of(address.scheme))
     options = {name: value for name, value in address.options.items() if name not in _OWN}
     place, stream = f"{address.scheme}://{address.host}", address.path.strip("/")
     if "unix" in address.scheme:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections import deque
@@ -95,7 +96,10 @@ class StdinSource:
 
     async def peek(self, limit: int) -> Sequence[Record]:
         """See Source: they are gone from stdin."""
-        return await self.read(limit, float("inf")) or []
+        found = list[Record]()
+        while len(found) < limit and (some := await self.read(limit - len(found), math.inf)) is not None:
+            found += some
+        return found
 
     async def lag(self) -> Lag:
         """Not known."""

@@ -42,6 +42,12 @@ Place = tuple[str, int]
 """Host and port."""
 
 
+def options_of(scheme: str) -> tuple[str, ...]:
+    """The options that a URL with this scheme may have."""
+    kind, _, how = scheme.partition("+")
+    return _OWN + (_TLS if kind in ("rediss", "valkeys") else ()) + (_SENTINEL if how == "sentinel" else ())
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A Redis or Valkey server (or any node of a cluster), and how it is used.
 
@@ -149,10 +155,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         def refuse(why: str) -> NoReturn:
             raise address.wrong(why) from None
 
-        known = _OWN + (_TLS if is_tls else ()) + (_SENTINEL if is_sentinel else ())
         if parts.scheme not in SCHEMES:
             refuse("write redis://host:port/db, or rediss:// for TLS")
-        options = address.only(*known)
+        options = address.only(*options_of(parts.scheme))
         login, _, netloc = parts.netloc.rpartition("@")
         username, _, password = (unquote(part) for part in login.partition(":"))
         places = [] if is_unix else address.places(SENTINEL_PORT if is_sentinel else PORT)

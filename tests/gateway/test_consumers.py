@@ -625,6 +625,35 @@ def test_middleware_surrounds_the_consumer() -> None:
     asyncio.run(main())
 
 
+def test_a_consumer_gets_new_events_before_the_rest_of_a_backlog() -> None:
+    async def main() -> None:
+        train = Train("shop", limit=Volume(20), spares=1)
+
+        @train.on("shop")
+        async def order(payload: object) -> None: ...
+
+        remote = RemoteHandlers(train)
+        async with train.connect("memory://far-turns", listeners=()) as c, c.running():
+            app: Any = Gateway([c], remote=[remote])
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+                for number in (1, 2):
+                    await c.publish_many(range(20))
+                    async with asyncio.timeout(20):
+                        while c.manifest.active is None or c.manifest.active.number == number:
+                            await asyncio.sleep(0.02)
+                await c.publish_many(range(5))
+                wagons = list[int]()
+                for _ in range(12):
+                    [got] = (await client.post("/trains/shop/receive", json={"limit": 1, "wait": 5})).json()[
+                        "deliveries"
+                    ]
+                    wagons.append(got["wagon"])
+                    await client.post("/trains/shop/settle", json={"receipts": [{"receipt": got["receipt"]}]})
+        assert wagons.count(3) == 5
+
+    asyncio.run(main())
+
+
 def test_handlers_of_batches_are_refused() -> None:
     train = Train("shop")
 

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,8 +25,9 @@ from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
+from eventwagon.policy.budgets import Waiting
 from eventwagon.runtime.budget_shares import BudgetShares
-from eventwagon.runtime.budgets import Slots, Tokens, Watcher
+from eventwagon.runtime.budgets import ChannelBudget, Slots, Tokens, Watcher
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import run
 from eventwagon.views.train import look
@@ -382,19 +384,19 @@ def test_a_look_that_came_back_after_the_lease_had_ended_grants_nothing() -> Non
         train = Train("t", member_ttl=2.0)
         part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
         pool.target = 8
-        part.watchers.append(Watcher(pool, lambda: True, *[lambda *_: None] * 3))
+        part.watchers.append(Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None))
         runtime = runtime_of(train, world.broker, clock=world.clock, name="a")
         async with BudgetShares(runtime, registry, "t", {"t/concurrency": part}):
-            assert not part.has_room
+            assert not part.has_room()
             await asyncio.sleep(1.85)
             await registry.check_in(
                 "t", Member(name="b", budgets={"t/concurrency": BudgetPart(4.0, 4.0, 4.0)}), ttl=3.0
             )
             for _ in range(250):
                 await asyncio.sleep(0.01)
-                assert not part.has_room
+                assert not part.has_room()
             await asyncio.sleep(2)
-            assert part.has_room
+            assert part.has_room()
 
     run(main())
 
@@ -408,7 +410,7 @@ def test_two_processes_of_one_name_have_one_budget(names: str) -> None:
             for name in names:
                 part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
                 pool.target = 8
-                part.watchers.append(Watcher(pool, lambda: True, *[lambda *_: None] * 3))
+                part.watchers.append(Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None))
                 runtime = runtime_of(train, world.broker, clock=world.clock, name=name)
                 shares = BudgetShares(runtime, world.registry, "t", {"t/concurrency": part})
                 await stack.enter_async_context(shares)
@@ -433,14 +435,14 @@ def test_a_process_that_looks_again_and_again_does_not_take_what_another_one_wai
             while now() < until:
                 await asyncio.sleep(0.01)
                 for part in parts:
-                    if part.has_room:
+                    if part.has_room():
                         part.begin(1)
 
         async with AsyncExitStack() as stack:
             for name in "ab":
                 part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
                 pool.target = 8
-                part.watchers.append(Watcher(pool, lambda: True, *[lambda *_: None] * 3))
+                part.watchers.append(Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None))
                 runtime = runtime_of(train, world.broker, clock=world.clock, name=name)
                 await stack.enter_async_context(BudgetShares(runtime, world.registry, "t", {"t/concurrency": part}))
                 parts.append(part)
@@ -491,8 +493,8 @@ def test_a_function_that_goes_on_in_its_thread_still_counts() -> None:
 def test_a_suspect_keeps_to_a_budget_that_goes_while_its_claim_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Marking waits for the broker. Another process may have the budget by then."""
     marked, is_gone, wrong, handled = list[float](), False, 0, 0
-    has_room = Slots.has_room.fget  # type: ignore[attr-defined]
-    monkeypatch.setattr(Slots, "has_room", property(lambda part: not is_gone and has_room(part)))
+    has_room = Slots.has_room
+    monkeypatch.setattr(Slots, "has_room", lambda part, pool: not is_gone and has_room(part, pool))
     alone = MemorySubscription.alone
 
     async def marks(self: MemorySubscription, delivery: Delivery) -> bool:
@@ -524,6 +526,78 @@ def test_a_suspect_keeps_to_a_budget_that_goes_while_its_claim_is_marked(monkeyp
             await until(lambda: handled)
         assert (wrong, handled) == (0, 1)
         assert len(marked) == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 1}, {"concurrency": 5}, {"rate": 20}], ids=str)
+def test_new_events_get_every_second_turn_of_a_budget(options: dict[str, Any]) -> None:
+    async def main() -> None:
+        world, begun = World(), list[int]()
+        train = Train("t", limit=Volume(100), workers=Workers(each=8), spares=1)
+
+        @train.on("t", **options)
+        async def handle(_: int, ctx: Context) -> None:
+            begun.append(ctx.wagon)
+            await asyncio.sleep(0.1)
+
+        async with world.running(train) as connection:
+            for _ in range(2):  # a backlog in two wagons
+                await connection.publish_many(range(100))
+                await asyncio.sleep(0.5)
+            before = len(begun)
+            await connection.publish_many(range(25))
+            await until(lambda: len(begun) >= before + 40, seconds=10)
+            after = begun[before : before + 40]
+            assert after.count(3) in range(17, 22)
+            assert after.count(1) in range(17, 22)  # the oldest; the one between waits for it
+            await until(lambda: len(begun) == 225, seconds=20)
+
+    run(main())
+
+
+def _note(told: list[str], name: str, _: int) -> None:
+    told.append(name)
+
+
+def _same(wagon: Waiting) -> Waiting:
+    return wagon
+
+
+def test_room_that_is_kept_for_a_wagon_is_lost_to_no_other() -> None:
+    """The event for which it is kept may be gone, or its workers may have something else to do."""
+
+    async def main() -> None:
+        part, told = Slots("concurrency=2 of t", 2), list[str]()
+        part.until = math.inf
+        pools = {name: PoolState(is_shared=False) for name in ("old", "new")}
+        budgets = {name: ChannelBudget([part]) for name in pools}
+        async with AsyncExitStack() as stack:
+            for name, pool in pools.items():
+                wagon = Waiting(is_new=name == "new", is_replay=False, since=0.0)
+                watcher = Watcher(
+                    pool,
+                    lambda: 5,
+                    on_room=partial(_note, told, name),
+                    on_change=lambda: None,
+                    on_lost=lambda: None,
+                    wagon=partial(_same, wagon),
+                    idle=lambda: 5,
+                )
+                stack.enter_context(budgets[name].watched(watcher))
+            part.grant(2.0)
+            budgets["old"].begin()
+            budgets["old"].begin()
+            budgets["old"].end()
+            kept = [budgets[name].blocked for name in ("old", "new")]
+            assert kept == [True, False]
+            told.clear()
+            await asyncio.sleep(0.1)
+            kept = [budgets[name].blocked for name in ("old", "new")]
+            assert (kept, told) == ([False, False], ["old", "new"])
+            budgets["old"].end()
+            budgets["old"].end()
+            await asyncio.sleep(0.1)
 
     run(main())
 

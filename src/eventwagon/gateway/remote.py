@@ -15,7 +15,7 @@ import msgspec
 from ..cloudevents import document, holds_json
 from ..errors import EventwagonError, Reject, Retry, Snooze, UsageError
 from ..event import Event
-from ..runtime.budgets import Part
+from ..runtime.budgets import Part, Watcher
 from ..runtime.context import Context
 from ..runtime.middleware import Next
 from ..train import Train
@@ -144,7 +144,8 @@ class _Room(Part):
     def ahead(self) -> int:
         return max(1, self._free())
 
-    def begin(self, events: int) -> None:
+    def begin(self, events: int, watcher: Watcher | None = None) -> None:
+        super().begin(events, watcher)
         self.busy += 1
 
     def end(self) -> None:
@@ -153,14 +154,13 @@ class _Room(Part):
 
     def changed(self) -> None:
         """Consumers ask for more events, or fewer."""
-        for watcher in list(self.watchers):
-            watcher.on_change()
+        self._tell_change()
 
     def _free(self) -> int:
         return self._remote.asked(self._channel) - (self.busy - self.lent)
 
-    def _has_room(self, now: float) -> bool:
-        return self._free() > 0
+    def _room(self, now: float) -> float:
+        return self._free()
 
 
 class RemoteHandlers:

@@ -5,13 +5,36 @@ first looks, then says that it holds as much as is left, then looks again, and u
 others hold (`granted`). Of two that do this at once, the one that looks last has said its own before the other looked,
 or sees what the other said. So whatever each of them has seen, all together never use more than there is.
 
-How much each should hold is a second question, which never endangers the first: `due`.
+How much each should hold is a second question, which never endangers the first: `due`. Which of a process's wagons uses
+what it holds is a third: `first`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+
+class Waiting(NamedTuple):
+    """A wagon whose events wait for a budget."""
+
+    is_new: bool
+    """It takes the new events."""
+    is_replay: bool
+    since: float
+    """When it was cut off."""
+
+
+def first(wagons: Sequence[Waiting], *, after_new: bool) -> int:
+    """The index of the wagon whose event begins next, where a budget has room for one only. New events get every second
+    turn, so that they never wait behind a backlog, and the backlog goes on, the oldest first. Replays come last.
+    `after_new`: the turn before was that of new events."""
+
+    def order(index: int) -> tuple[bool, bool, float]:
+        wagon = wagons[index]
+        return wagon.is_replay, wagon.is_new is after_new, wagon.since
+
+    return min(range(len(wagons)), key=order)
 
 
 class Claim(NamedTuple):

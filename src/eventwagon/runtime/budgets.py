@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from ..policy.budgets import burst, parts, turn_seconds
+from ..policy.budgets import Waiting, burst, first, parts, turn_seconds
 
 LEASE_LOST = "the process could not renew its part of the budget in time"
 """Why handlings under a concurrency budget are cut short."""
@@ -26,7 +26,11 @@ _TICK = 0.001
 _WHOLE = 1.0 - 1e-6
 
 
-class _Pool(Protocol):
+_TURN = 0.02
+"""Seconds for which room is kept for the pools whose turn it is: their events may have to be fetched first."""
+
+
+class Pool(Protocol):
     """The part of a pool of workers that is used here."""
 
     @property
@@ -36,15 +40,19 @@ class _Pool(Protocol):
 class Watcher(NamedTuple):
     """A channel of a served wagon that has a budget, and the workers that handle its events."""
 
-    pool: _Pool
-    waits: Callable[[], bool]
-    """Whether an event of it waits, as far as this process knows."""
+    pool: Pool
+    waits: Callable[[], int]
+    """How many events of it wait at least, as far as this process knows."""
     on_room: Callable[[int], object]
     """Called when so many more events may begin."""
     on_change: Callable[[], object]
     """Called when this process may use more, or less."""
     on_lost: Callable[[], object]
     """Called when nothing may be used any more, so that handlings under way must end."""
+    wagon: Callable[[], Waiting] = lambda: Waiting(is_new=True, is_replay=False, since=0.0)
+    """Which wagon it is."""
+    idle: Callable[[], int] = lambda: 0
+    """How many of the pool's workers handle nothing, if the pool is this wagon's own."""
 
 
 class Part:
@@ -62,13 +70,17 @@ class Part:
         self.watchers: list[Watcher] = []
         self.refused_at = self.used_at = -math.inf
         """When an event last waited for it, and when it was last used."""
+        self._turns: dict[Pool, int] = {}
+        """For how many events of each pool room is kept."""
+        self._turns_end: asyncio.TimerHandle | None = None
+        self._after_new = False
+        """The event that began last was a new one."""
         self._time = asyncio.get_running_loop().time
 
-    @property
-    def has_room(self) -> bool:
-        """One more event may begin. If not, that one waits is noted."""
+    def has_room(self, pool: Pool | None = None) -> bool:
+        """One more event may begin, in this pool of workers. If not, that one waits is noted."""
         now = self._time()
-        if now < self.until and self._has_room(now):
+        if now < self.until and self._room(now) - self._kept_for_others(pool) >= 1.0:
             return True
         is_new = now - self.refused_at > _RECENT
         self.refused_at = now
@@ -82,7 +94,7 @@ class Part:
         now = self._time()
         if now - self.refused_at <= _RECENT:
             return True
-        has_room = now < self.until and self._has_room(now)
+        has_room = now < self.until and self._room(now) >= 1.0
         return not has_room and any(watcher.waits() for watcher in self.watchers)
 
     def lose(self) -> None:
@@ -93,17 +105,69 @@ class Part:
         """This process holds so much from now on."""
         if held != self.held:
             self.held = held
-            for watcher in list(self.watchers):
-                watcher.on_change()
+            self._tell_change()
+
+    def _tell_change(self) -> None:
+        self._give_turns()
+        for watcher in list(self.watchers):
+            watcher.on_change()
 
     def _tell_room(self, count: int) -> None:
+        self._give_turns()
         for watcher in list(self.watchers):
             watcher.on_room(count)
 
+    # --- whose turn it is ---------------------------------------------------------------------
+
+    def _kept_for_others(self, pool: Pool | None) -> int:
+        return sum(self._turns.values()) - (0 if pool is None else self._turns.get(pool, 0)) if self._turns else 0
+
+    def _give_turns(self) -> None:
+        """There is room, but not for all that wait: keep it for those whose turn it is, for a moment. A pool that all
+        wagons share has an order of its own."""
+        self._end_turns()
+        if len(self.watchers) < 2 or all(watcher.pool is self.watchers[0].pool for watcher in self.watchers):
+            return
+        left = dict[Pool, int]()
+        wagons = dict[Pool, Waiting]()
+        for watcher in self.watchers:
+            if number := min(watcher.idle(), left.get(watcher.pool, 0) + watcher.waits()):
+                left[watcher.pool], wagons[watcher.pool] = number, watcher.wagon()
+        room, after_new = self._room(self._time()), self._after_new
+        if not left or room >= sum(left.values()):
+            return
+        while room >= 1.0:
+            pools = [pool for pool, number in left.items() if number]
+            pool = pools[first([wagons[pool] for pool in pools], after_new=after_new)]
+            self._turns[pool] = self._turns.get(pool, 0) + 1
+            left[pool] -= 1
+            room, after_new = room - 1.0, wagons[pool].is_new
+        if self._turns:
+            self._turns_end = asyncio.get_running_loop().call_later(_TURN, self._turns_lapsed)
+
+    def _end_turns(self) -> None:
+        self._turns.clear()
+        if self._turns_end is not None:
+            self._turns_end.cancel()
+            self._turns_end = None
+
+    def _turns_lapsed(self) -> None:
+        """Workers had something else to do, or an event was not there any more: let the others have the room."""
+        number = sum(self._turns.values())
+        self._end_turns()
+        for watcher in list(self.watchers):
+            watcher.on_room(number)
+
     # --- what the two kinds do ----------------------------------------------------------------
 
-    def begin(self, events: int) -> None:
+    def begin(self, events: int, watcher: Watcher | None = None) -> None:
         """A handling of so many events begins."""
+        if watcher is not None and len(self.watchers) > 1:
+            self._after_new = watcher.wagon().is_new
+            if turns := self._turns.pop(watcher.pool, 0):
+                self._turns[watcher.pool] = turns - 1
+            if not any(self._turns.values()):
+                self._end_turns()
 
     def end(self) -> None:
         """A handling has ended, and everything that it started."""
@@ -140,8 +204,9 @@ class Part:
         """What could be used now. Called once for each look."""
         return 0.0
 
-    def _has_room(self, now: float) -> bool:
-        return False
+    def _room(self, now: float) -> float:
+        """How many events may begin; for others too."""
+        return 0.0
 
 
 class Slots(Part):
@@ -154,10 +219,11 @@ class Slots(Part):
         self._peak = 0
         """The most since the last look."""
 
-    def _has_room(self, now: float) -> bool:
-        return self.busy < self.held
+    def _room(self, now: float) -> float:
+        return self.held - self.busy
 
-    def begin(self, events: int) -> None:
+    def begin(self, events: int, watcher: Watcher | None = None) -> None:
+        super().begin(events, watcher)
         self.busy += 1
         self._peak = max(self._peak, self.busy)
 
@@ -218,12 +284,13 @@ class Tokens(Part):
             self._tokens = min(burst(self.held), self._tokens + (now - self._at) * self.held)
         self._at = now
 
-    def _has_room(self, now: float) -> bool:
+    def _room(self, now: float) -> float:
         self._refill(now)
         self._arm()
-        return self._tokens >= _WHOLE
+        return self._tokens / _WHOLE
 
-    def begin(self, events: int) -> None:
+    def begin(self, events: int, watcher: Watcher | None = None) -> None:
+        super().begin(events, watcher)
         now = self._time()
         self._refill(now)
         self._tokens -= events  # a batch may use up more than there is: the next event waits longer
@@ -274,17 +341,20 @@ class Tokens(Part):
 
 
 class ChannelBudget:
-    """The parts of all budgets of one channel: an event may begin if there is room in each."""
+    """The parts of all budgets of one channel: an event may begin if there is room in each. Each wagon has its own of
+    the same parts."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("_watcher", "parts")
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
+        self._watcher: Watcher | None = None
 
     @property
     def blocked(self) -> bool:
         """No event may begin now. Ask only while one waits: that is noted."""
-        return not all([part.has_room for part in self.parts])  # noqa: C419 - all of them note it
+        pool = None if self._watcher is None else self._watcher.pool
+        return not all([part.has_room(pool) for part in self.parts])  # noqa: C419 - all of them note it
 
     @property
     def ahead(self) -> int:
@@ -299,7 +369,7 @@ class ChannelBudget:
     def begin(self, events: int = 1) -> None:
         """A handling of so many events begins."""
         for part in self.parts:
-            part.begin(events)
+            part.begin(events, self._watcher)
 
     def end(self) -> None:
         """A handling has ended, and everything that it started."""
@@ -308,11 +378,13 @@ class ChannelBudget:
 
     @contextmanager
     def watched(self, watcher: Watcher) -> Iterator[None]:
-        """While entered, the watcher is told of changes."""
+        """While entered, the watcher is told of changes, and events begin in its name."""
+        self._watcher = watcher
         for part in self.parts:
             part.watchers.append(watcher)
         try:
             yield
         finally:
+            self._watcher = None
             for part in self.parts:
                 part.watchers.remove(watcher)

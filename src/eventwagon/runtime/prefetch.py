@@ -125,6 +125,11 @@ class Prefetcher:
         return bool(self.buffer) or bool(self.aside) or self.remembered is not None
 
     @property
+    def number_waiting(self) -> int:
+        """How many events wait at least."""
+        return max(1, len(self.buffer) + len(self.aside)) if self.is_waiting else 0
+
+    @property
     def fresh(self) -> bool:
         """It has, or would fetch, an event that was not put aside."""
         return bool(self.buffer) or self.remembered is not None

@@ -11,8 +11,9 @@ from ..breaker import Circuit
 from ..contracts.orchestrator import WagonSpec, Work
 from ..errors import ChannelGone, EventwagonError, UsageError
 from ..event import Channel, wagon_name
+from ..policy.budgets import Waiting
 from ..policy.scheduling import why_not_served
-from .budgets import LEASE_LOST, Watcher
+from .budgets import LEASE_LOST, ChannelBudget, Watcher
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .observed import Handlings
@@ -176,7 +177,8 @@ class WagonConsumer:
         handler = runtime.undo_handlers[spec.undo_channel] if spec.undoes else runtime.handlers[channel.name]
         retries = settings.retries_of(handler.options)
         circuit = self._circuits.of(_circuit(channel, spec), retries, guarded=spec.guarded)
-        budget = None if spec.undoes else runtime.budgets.get(channel.name)
+        shared = None if spec.undoes else runtime.budgets.get(channel.name)
+        budget = None if shared is None else ChannelBudget(shared.parts)
         once = (
             None
             if runtime.once is None
@@ -204,13 +206,19 @@ class WagonConsumer:
         if budget is not None:
             watcher = Watcher(
                 self._pool.state,
-                waits=lambda: prefetcher.is_waiting,
+                waits=lambda: prefetcher.number_waiting,
                 on_room=prefetcher.budget_room,
                 on_change=prefetcher.budget_changed,
                 on_lost=lambda: self._pool.cut_channel(source, LEASE_LOST),
+                wagon=self._waiting,
+                idle=lambda: max(0, self._pool.state.target - self.state.busy),
             )
             stack.enter_context(budget.watched(watcher))
         return prefetcher
+
+    def _waiting(self) -> Waiting:
+        spec = self.state.spec
+        return Waiting(spec.cut_off_at is None, bool(spec.replay), spec.cut_off_at or 0.0)
 
     def _keep_up(self, work: Callable[[], Awaitable[object]], what: str) -> asyncio.Task[None]:
         return self._tasks.create_task(kept_up(work, what, self._runtime.bulkhead))

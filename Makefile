@@ -12,7 +12,8 @@ JOBS   ?= 2
 PROCESSES ?= 2
 WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 # the folders of tests that need servers: each has a target of its own; the longest first
-ON_SERVERS := kubernetes aws kafka pulsar redis bridge dashboard prometheus servers
+ON_SERVERS := kubernetes aws kafka pulsar redis bridge examples dashboard prometheus servers
+EXAMPLE ?= signups logins mailing iot orders
 CHAOS_ON := redis kafka pulsar
 # how many of them, and the simulation, run at a time in `make test`: they wait more than they work
 AT_ONCE ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
@@ -20,7 +21,7 @@ AT_ONCE ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers scale docs clean
+.PHONY: help install demo examples test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers scale docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -52,6 +53,11 @@ ifdef BROKER
 else
 	@$(BIN)/eventwagon demo $(ARGS)
 endif
+
+examples: $(STAMP) ## The examples with all their processes, one after another, each on a Redis of its own (EXAMPLE=mailing: that one)
+	@$(BIN)/python scripts/servers.py install redis mosquitto
+	@set -e; for name in $(EXAMPLE); do echo; $(BIN)/python scripts/with_server.py redis -- \
+		$(BIN)/python examples/$$name/run.py --url URL $(ARGS); done
 
 test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=1: the targets that need servers one after the other)
 	@$(MAKE) --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target) \
@@ -109,6 +115,10 @@ test-kafka: $(STAMP) ## The tests on Kafka
 test-bridge: $(STAMP) ## The tests of the bridge, on Redis, Kafka, PostgreSQL and moto
 	$(call get,redis kafka postgresql)
 	$(call run,bridge)
+
+test-examples: $(STAMP) ## The tests of the examples, on Redis and mosquitto
+	$(call get,redis mosquitto)
+	$(call run,examples)
 
 test-pulsar: $(STAMP) ## The tests on Pulsar
 	$(call get,pulsar redis)

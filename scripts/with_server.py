@@ -30,6 +30,19 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
 }
 
 
+def run(command: list[str]) -> int:
+    """What it ended with. After Ctrl-C, which it gets from the terminal too, it may end what it has started."""
+    with subprocess.Popen(command) as process:  # noqa: S603
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            try:
+                return process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                return process.wait()
+
+
 def main(arguments: list[str]) -> int:
     """What the command ended with; 2 for a mistake, 1 where the server did not come up."""
     if len(arguments) < 3 or arguments[1] != "--" or arguments[0] not in SERVERS:
@@ -43,7 +56,7 @@ def main(arguments: list[str]) -> int:
                 url = server.url
                 if name == "pulsar":  # it keeps no manifests
                     url += f"&registry={quote(f'sqlite:///{folder}/registry', safe='')}"
-                return subprocess.run([url if word == "URL" else word for word in command], check=False).returncode  # noqa: S603
+                return run([url if word == "URL" else word for word in command])
         except (Missing, StartFailed) as e:
             print(f"{name}: {e}", file=sys.stderr)
             return 1

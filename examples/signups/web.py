@@ -1,0 +1,61 @@
+"""The web server: it stores a sign-up in the train, and answers.
+
+EVENTWAGON_URL=redis://localhost uvicorn examples.signups.web:app
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+from uuid import NAMESPACE_URL, uuid5
+
+from fastapi import FastAPI, Header, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from eventwagon import Connection, PublishError, TrainFull
+
+from .app import SignUp, signups
+
+
+class Form(BaseModel):
+    """What a browser sends."""
+
+    email: Annotated[str, Field(pattern=r"^[\x21-\x3f\x41-\x7e]+@[A-Za-z0-9.-]+$", max_length=254)]
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with signups.connect() as connection:  # to EVENTWAGON_URL
+        app.state.signups = connection
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/signups", status_code=202)
+async def sign_up(
+    form: Form, request: Request, idempotency_key: Annotated[str, Header(min_length=1, max_length=200)]
+) -> dict[str, str]:
+    """202 once the sign-up is stored. A client that got no answer sends it again with the same key."""
+    connection: Connection = request.app.state.signups
+    event_id = str(uuid5(NAMESPACE_URL, f"{form.email.lower()} {idempotency_key}"))  # keys of two clients may be equal
+    return {"signup": await connection.publish(SignUp(form.email, form.name), id=event_id, timeout=5)}
+
+
+@app.exception_handler(TrainFull)
+async def full(request: Request, error: TrainFull) -> JSONResponse:
+    return JSONResponse({"detail": "too many sign-ups"}, status_code=429, headers={"Retry-After": "5"})
+
+
+@app.exception_handler(PublishError)
+async def not_stored(request: Request, error: PublishError) -> JSONResponse:
+    """Not stored, or possibly not: the same key makes it safe to try again."""
+    return JSONResponse({"detail": "try again with the same key"}, status_code=503, headers={"Retry-After": "1"})
+
+
+@app.get("/ready")
+async def ready(request: Request) -> dict[str, str]:
+    connection: Connection = request.app.state.signups
+    return {"train": connection.manifest.train}

@@ -1,0 +1,47 @@
+"""`examples/signups`: who was told 202 has one account and one welcome. A worker is killed in each run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.examples.support import numbers, running
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+
+
+@pytest.mark.slow
+def test_each_accepted_sign_up_is_one_account(redis_server: Server, tmp_path: Path) -> None:
+    with running("signups", redis_server.url, tmp_path, "--events", "200") as example:
+        found = example.table()
+    assert found["accounts, welcomes"] == "250, 250 for 250 × 202"
+    median = numbers(found["wait for the account, 50 after it"])[1]
+    assert median < 2.0, found
+
+
+@pytest.mark.slow
+def test_redis_does_not_answer_for_a_while(own_redis: RedisServer, tmp_path: Path) -> None:
+    """The web server answers 503, and clients try again with the same key."""
+    with running("signups", own_redis.url, tmp_path, "--events", "200") as example:
+        time.sleep(0.3)  # so that some of them are under way; it holds for any other moment, too
+        own_redis.pause()
+        time.sleep(6.0)  # longer than the five seconds that the web server waits
+        own_redis.resume()
+        found = example.table()
+    assert found["accounts, welcomes"] == "250, 250 for 250 × 202"
+    assert "× 503" in found["answers"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process(redis_server: Server, tmp_path: Path) -> None:
+    with running("signups", redis_server.url, tmp_path, "--events", "2000") as example:
+        os.kill(example.process.pid, signal.SIGINT)  # to it alone: a terminal would tell all
+        assert example.process.wait(30) == 130, example.errors.read_text()
+        left = subprocess.run(["pgrep", "-g", str(example.process.pid)], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+    assert "Traceback" not in example.errors.read_text()

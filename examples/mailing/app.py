@@ -48,12 +48,12 @@ async def publish(train: Connection, name: str, to: Iterable[str], subject: str,
     )
 
 
-@newsletter.on("newsletter", rate="15/s", budget=provider, timeout=30)
+@newsletter.on("newsletter", rate="15/s", budget=provider, timeout=30, dead_on=ValueError)
 async def send_newsletter(mail: Mail, ctx: Context) -> None:
     await deliver(mail, ctx)
 
 
-@resets.on("resets", budget=provider, timeout=30)
+@resets.on("resets", budget=provider, timeout=30, dead_on=ValueError)
 async def send_reset(mail: Mail, ctx: Context) -> None:
     await deliver(mail, ctx)
 
@@ -61,7 +61,7 @@ async def send_reset(mail: Mail, ctx: Context) -> None:
 async def deliver(mail: Mail, ctx: Context) -> None:
     """Hand the mail to the provider. If the process dies after the provider took it and before that is recorded, the
     mail is sent twice, with the same Message-ID: by that, mailboxes and you recognize the copy."""
-    message = EmailMessage()
+    message = EmailMessage()  # ValueError: what can't stand in a header, such as a line break in an address
     message["From"], message["To"], message["Subject"] = "news@example.com", mail.to, mail.subject
     message["Message-ID"] = f"<{ctx.event.id}@example.com>"
     message.set_content(mail.text)

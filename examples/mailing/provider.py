@@ -10,6 +10,7 @@ import signal
 import time
 from collections import deque
 from email import message_from_bytes
+from email.policy import default
 from pathlib import Path
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -47,9 +48,9 @@ class Provider:
             return "450 4.7.1 too many mails within a second"
         self.latest.append(now)
         content = envelope.content or b""
-        message = message_from_bytes(content if isinstance(content, bytes) else content.encode())
+        message = message_from_bytes(content if isinstance(content, bytes) else content.encode(), policy=default)
         for address in envelope.rcpt_tos:
-            self.write({"at": now, "to": address, "subject": message["Subject"], "id": message["Message-ID"]})
+            self.write({"at": now, "to": address, "subject": str(message["Subject"]), "id": str(message["Message-ID"])})
         return "250 OK"
 
     def write(self, entry: dict[str, object]) -> None:

@@ -26,8 +26,8 @@ class SignUp:
 
 
 # New sign-ups shall wait for 2 s at most: that is 80 of them, for eight workers at 0.2 s each. `Volume` cuts at exactly
-# that, `Wait` cuts sooner if the service gets slower. The full wagon drains with its own eight workers, and the next one
-# has eight for those who come now. At 24 wagons the train is full: the web server answers 429.
+# that, `Wait` cuts sooner if the service gets slower. The full wagon drains with its own eight workers, and the next
+# one has eight for those who come now. At 24 wagons the train is full: the web server answers 429.
 signups = Train(
     "signups",
     limit=Wait(2.0) | Volume(80),
@@ -35,6 +35,7 @@ signups = Train(
     spares=1,
     wagons=24,
     at_cap="refuse",
+    visibility=10,  # seconds after which a lost worker's events come again, if nobody saw it end
 )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from uuid import NAMESPACE_URL, uuid5
 
 from fastapi import FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -41,7 +42,7 @@ async def sign_up(
     """202 once the sign-up is stored. A client that got no answer sends it again with the same key."""
     connection: Connection = request.app.state.signups
     event_id = str(uuid5(NAMESPACE_URL, f"{form.email.lower()} {idempotency_key}"))  # keys of two clients may be equal
-    return {"signup": await connection.publish(SignUp(form.email, form.name), id=event_id, timeout=5)}
+    return {"signup": await connection.publish(SignUp(form.email, form.name), id=event_id, timeout=3)}
 
 
 @app.exception_handler(TrainFull)
@@ -53,6 +54,12 @@ async def full(request: Request, error: TrainFull) -> JSONResponse:
 async def not_stored(request: Request, error: PublishError) -> JSONResponse:
     """Not stored, or possibly not: the same key makes it safe to try again."""
     return JSONResponse({"detail": "try again with the same key"}, status_code=503, headers={"Retry-After": "1"})
+
+
+@app.exception_handler(RequestValidationError)
+async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Without the input, which FastAPI's own answer repeats: it may be something that no answer can hold."""
+    return JSONResponse({"detail": [{"loc": e["loc"], "msg": e["msg"]} for e in error.errors()]}, status_code=422)
 
 
 @app.get("/ready")

@@ -50,8 +50,16 @@ def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
             assert {t for t in targets if "=" not in t} <= TARGETS  # the others are variables
         case ["export", setting]:
             assert setting.partition("=")[0] in VARIABLES
+        case ["echo", document, ">" | ">>", _]:
+            json.loads(document)
+        case ["python", "-m", module, *_]:
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         case ["python", script, *_]:
             assert (ROOT / script).is_file()
+        case ["uvicorn", target, *_]:
+            assert (ROOT / f"{target.partition(':')[0].replace('.', '/')}.py").is_file()
+        case ["curl" | "redis-cli", *_]:
+            pass
         case ["pip", "install", what]:
             extras = re.fullmatch(r"eventwagon(?:\[([a-z,]+)\])?", what)
             assert extras, what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from examples.signups import web
+from httpx import ASGITransport, AsyncClient
 
 from tests.examples.support import numbers, running
 from tests.servers.redis import RedisServer
@@ -30,7 +33,7 @@ def test_redis_does_not_answer_for_a_while(own_redis: RedisServer, tmp_path: Pat
     with running("signups", own_redis.url, tmp_path, "--events", "200") as example:
         time.sleep(0.3)  # so that some of them are under way; it holds for any other moment, too
         own_redis.pause()
-        time.sleep(6.0)  # longer than the five seconds that the web server waits
+        time.sleep(4.5)  # longer than the three seconds that the web server waits
         own_redis.resume()
         found = example.table()
     assert found["accounts, welcomes"] == "250, 250 for 250 × 202"
@@ -45,3 +48,26 @@ def test_ctrl_c_leaves_no_process(redis_server: Server, tmp_path: Path) -> None:
         left = subprocess.run(["pgrep", "-g", str(example.process.pid)], capture_output=True, text=True, check=False)
     assert left.stdout == ""
     assert "Traceback" not in example.errors.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (rb'{"email": "ada@example.com", "name": "\ud800"}', {"Idempotency-Key": "1"}),
+        (rb'{"email": "a\nda@example.com", "name": "Ada"}', {"Idempotency-Key": "1"}),
+        (rb'{"email": "ada@example.com", "name": ""}', {"Idempotency-Key": "1"}),
+        (b'{"email": "ada@example.com", "name": "Ada"}', {}),
+        (b"{", {"Idempotency-Key": "1"}),
+    ],
+)
+def test_what_is_no_sign_up_gets_422(body: bytes, headers: dict[str, str]) -> None:
+    async def status() -> int:
+        transport = ASGITransport(app=web.app)  # refused before it needs a connection
+        async with AsyncClient(transport=transport, base_url="http://test") as client:
+            answer = await client.post(
+                "/signups", content=body, headers={"Content-Type": "application/json", **headers}
+            )
+            return answer.status_code
+
+    assert asyncio.run(status()) == 422

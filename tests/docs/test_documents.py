@@ -139,6 +139,7 @@ def test_settings_named_in_the_docs_exist() -> None:
             "work",
             "extensions",  # of `emit`
             "after",  # of Retry and Snooze
+            "id",  # of `publish`, and of sources
             "timeout",  # of `publish`
         }
         assert said in known, said

@@ -23,6 +23,7 @@ COMMANDS = getattr(COMMAND, "commands")  # noqa: B009 - a group's, which its typ
 OPTIONS = {o for c in (COMMAND, *COMMANDS.values()) for p in c.params for o in p.opts} | {"--help"}
 VARIABLES = {p.envvar for c in (COMMAND, *COMMANDS.values()) for p in c.params if p.envvar} | {*ENVIRONMENT, POD}
 VARIABLES.add("EVENTWAGON_REPOSITORY")  # hatch_build.py's
+PACKAGES = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -40,6 +41,10 @@ def lines() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize(("where", "words"), list(lines()), ids=lambda value: value if isinstance(value, str) else "")
 def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
     match words:
+        case _ if "&&" in words:
+            at = words.index("&&")
+            test_what_is_typed_is_understood(where, words[:at])
+            test_what_is_typed_is_understood(where, words[at + 1 :])
         case ["eventwagon", command, *arguments]:
             assert command in COMMANDS, f"there is no command {command!r}"
             COMMANDS[command].make_context(command, arguments)  # raises for an option or argument that is not known
@@ -58,9 +63,12 @@ def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
             assert (ROOT / script).is_file()
         case ["uvicorn", target, *_]:
             assert (ROOT / f"{target.partition(':')[0].replace('.', '/')}.py").is_file()
-        case ["curl" | "redis-cli", *_]:
+        case ["curl" | "mosquitto" | "mosquitto_pub" | "mosquitto_sub" | "redis-cli", *_]:
             pass
-        case ["pip", "install", what]:
+        case ["pip", "install", folder] if folder.startswith("./"):
+            assert (ROOT / folder / "pyproject.toml").is_file()
+        case ["pip", "install", what, *others]:
+            assert set(others) <= PACKAGES
             extras = re.fullmatch(r"eventwagon(?:\[([a-z,]+)\])?", what)
             assert extras, what
             assert set((extras[1] or "cli").split(",")) <= set(EXTRAS)

@@ -55,7 +55,7 @@ else
 endif
 
 examples: $(STAMP) ## The examples with all their processes, one after another, each on a Redis of its own (EXAMPLE=mailing: that one)
-	@$(BIN)/python scripts/servers.py install redis mosquitto
+	@$(BIN)/python scripts/servers.py install redis $(if $(filter iot,$(EXAMPLE)),mosquitto)
 	@set -e; for name in $(EXAMPLE); do echo; $(BIN)/python scripts/with_server.py redis -- \
 		$(BIN)/python examples/$$name/run.py --url URL $(ARGS); done
 

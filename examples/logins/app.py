@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from eventwagon import Connection, Context, PublishError, Train, Wait, Workers
 
@@ -59,24 +60,24 @@ async def log_in(train: Connection, store: Redis, account: str, address: str, pa
     Raises LoginRefused; without a stored event there is no session, since nobody would check it."""
     login = Login(str(uuid4()), account, address, password_right, time.time())
     # Counted here and not by the handler: wagons are checked beside each other, so events come in another order.
-    async with store.pipeline(transaction=True) as pipe:
-        for key, member in (
-            (f"logins:tried:{address}", account),
-            *([(f"logins:sessions:{address}", login.session)] if password_right else []),
-            *([(f"logins:wrong:{account}", login.session)] if not password_right else []),
-        ):
-            pipe.zadd(key, {member: login.at})
-            pipe.zremrangebyscore(key, 0, login.at - KEPT)
-            pipe.expire(key, KEPT)
-        await pipe.execute()
+    counted = {
+        f"logins:tried:{address}": account,
+        f"logins:sessions:{address}" if password_right else f"logins:wrong:{account}": login.session,
+    }
     try:
+        async with store.pipeline(transaction=True) as pipe:
+            for key, member in counted.items():
+                pipe.zadd(key, {member: login.at})
+                pipe.zremrangebyscore(key, 0, login.at - KEPT)
+                pipe.expire(key, KEPT)
+            await pipe.execute()
         await train.publish(login, id=login.session, timeout=2)
-    except PublishError as e:
+        if password_right:
+            await store.set(f"logins:session:{login.session}", account, ex=KEPT)
+            return login.session
+    except (PublishError, RedisError) as e:
         raise LoginUnavailable("logins can't be checked at the moment: try again") from e
-    if not password_right:
-        raise LoginRefused("wrong account or password")
-    await store.set(f"logins:session:{login.session}", account, ex=KEPT)
-    return login.session
+    raise LoginRefused("wrong account or password")
 
 
 async def session_holds(store: Redis, session: str) -> bool:
@@ -96,14 +97,13 @@ async def check(login: Login, ctx: Context) -> None:
         pipe.zcount(f"logins:wrong:{login.account}", since, "+inf")
         pipe.zrangebyscore(f"logins:sessions:{login.address}", since, "+inf")
         accounts, failures, sessions = await pipe.execute()
-    revoked: list[str] = []
-    if accounts > ACCOUNTS_PER_ADDRESS:
-        revoked = sessions  # also those that were judged before the address was known to be risky
-    elif failures > FAILURES_PER_ACCOUNT:
-        revoked = [login.session]
+    from_risky_address, guessed = accounts > ACCOUNTS_PER_ADDRESS, failures > FAILURES_PER_ACCOUNT
+    revoked = {login.session} if from_risky_address or guessed else set[str]()
+    if from_risky_address:  # also those that were judged before the address was known to be risky
+        revoked |= set(sessions)
     verdict = f"{'risky' if revoked else 'fine'} {time.time() - login.at:.3f} {ctx.wagon}"
     async with store.pipeline(transaction=True) as pipe:
         for session in revoked:
-            pipe.set(f"logins:revoked:{session}", 1, ex=KEPT)
+            pipe.set(f"logins:revoked:{session}", 1, ex=2 * KEPT)  # longer than the session
         pipe.set(f"logins:verdict:{login.session}", verdict, nx=True, ex=KEPT)
         await pipe.execute()

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from examples.signups import web
+from examples.signups.app import SignUp
 from httpx import ASGITransport, AsyncClient
 
+from eventwagon import Train, Volume
 from tests.examples.support import numbers, running
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -71,3 +73,25 @@ def test_what_is_no_sign_up_gets_422(body: bytes, headers: dict[str, str]) -> No
             return answer.status_code
 
     assert asyncio.run(status()) == 422
+
+
+def test_a_full_train_gets_429() -> None:
+    full, over = Train("full", limit=Volume(1), wagons=2, at_cap="refuse"), asyncio.Event()
+
+    @full.on("full")
+    async def create(signup: SignUp) -> None:
+        await over.wait()
+
+    async def answers() -> list[tuple[int, str | None]]:
+        transport, form = ASGITransport(app=web.app), {"email": "ada@example.com", "name": "Ada"}
+        async with (
+            full.connect("memory:") as connection,
+            connection.running(),
+            AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            web.app.state.signups = connection
+            found = [await client.post("/signups", json=form, headers={"Idempotency-Key": str(n)}) for n in range(3)]
+            over.set()
+        return [(answer.status_code, answer.headers.get("Retry-After")) for answer in found]
+
+    assert asyncio.run(answers()) == [(202, None), (202, None), (429, "5")]

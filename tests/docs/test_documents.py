@@ -124,6 +124,7 @@ def test_settings_named_in_the_docs_exist() -> None:
             *inspect.signature(testing.running).parameters,
             *inspect.signature(eventwagon.Context.fake).parameters,
             *Options.__struct_fields__,
+            *inspect.signature(eventwagon.PauseOn).parameters,
             "each",
             "synchronous",
             "total",

@@ -139,7 +139,7 @@ test-kubernetes: $(STAMP) ## The tests on Kubernetes: its own, built once into y
 	$(call run,kubernetes)
 
 # these wait most
-test-aws test-prometheus: PROCESSES = 3
+test-aws test-examples test-prometheus: PROCESSES = 3
 test-prometheus: $(STAMP) ## The alert rules and the Grafana board, on a real Prometheus (Debian's package, unpacked into your cache)
 	$(call get,prometheus)
 	$(call run,prometheus)

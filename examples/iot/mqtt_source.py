@@ -175,8 +175,8 @@ class MQTTSource:
             forget.SessionExpiryInterval = 0
             client.disconnect(properties=forget)
             raise UsageError(
-                f"{self.name}: the server knows no session {self._session!r}; --from latest begins one, which gets what "
-                "is sent from then on"
+                f"{self.name}: the server knows no session {self._session!r}; --from latest begins one, which gets "
+                "what is sent from then on"
             )
         if not is_known and self._since:
             _logger.warning("%s: the server has lost session %s, and what waited in it", self.name, self._session)

@@ -1,0 +1,64 @@
+"""Telemetry of devices: all readings, the latest of each device, and one alarm for each reading that is too hot.
+
+eventwagon run examples.iot.app:telemetry --url redis://localhost
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from time import time
+from typing import cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from eventwagon import Context, Train, Volume, Wait, Workers
+
+STATE = os.environ.get("TELEMETRY_STATE", "redis://127.0.0.1:6379/0")
+TOO_HOT = 80.0  # degrees Celsius
+
+# A message of MQTT may come twice. Each script is one step that changes nothing the second time.
+KEEP = """
+if redis.call('HSETNX', KEYS[1], ARGV[1] .. '/' .. ARGV[2], ARGV[3]) == 0 then return end
+local latest = redis.call('HGET', KEYS[2], ARGV[1])
+if not latest or cjson.decode(latest).seq < tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
+"""
+RAISE = """
+if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('RPUSH', KEYS[2], ARGV[1]) end
+"""
+
+
+@dataclass
+class Reading:
+    device: str
+    seq: int  # counts the device's readings
+    celsius: float
+    at: float  # when it was measured, in seconds since the epoch
+
+
+# New readings wait 2 s at most. What devices have kept during an outage and send all at once fills wagon after wagon;
+# each drains with workers of its own, and new readings do not wait behind them.
+telemetry = Train("telemetry", limit=Wait(2.0) | Volume(1_000), workers=Workers(each=32, most=128), spares=2)
+
+
+@telemetry.lifespan
+async def state() -> AsyncIterator["Redis"]:
+    async with Redis.from_url(STATE) as redis:
+        yield redis
+
+
+@telemetry.on("telemetry", timeout=10)
+async def keep(reading: Reading, ctx: Context) -> None:
+    redis = cast("Redis", ctx.state)
+    await asyncio.sleep(0.1)  # stands for a time series database
+    kept = msgspec.json.encode({**asdict(reading), "kept": time()})
+    await redis.eval(KEEP, 2, "telemetry:readings", "telemetry:latest", reading.device, reading.seq, kept)
+    if reading.celsius > TOO_HOT:
+        await ctx.emit(raise_alarm, reading)
+
+
+@telemetry.on("alarms", timeout=10)
+async def raise_alarm(reading: Reading, ctx: Context) -> None:
+    redis = cast("Redis", ctx.state)
+    await redis.eval(RAISE, 2, "telemetry:alarms:known", "telemetry:alarms", f"{reading.device}/{reading.seq}")

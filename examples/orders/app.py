@@ -1,0 +1,122 @@
+"""An order pipeline without a conductor: order.placed → payment → stock → shipping. Each step hears of the one before
+by an event of the same wagon, so one wagon holds all of an order: it can be paused, and taken back, as a whole.
+
+EVENTWAGON_REVISION=v1 eventwagon run examples.orders.app:orders --url redis://localhost
+"""
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import httpx
+
+from eventwagon import Breaker, Context, Event, PauseOn, Reject, Snooze, Train, Volume
+from eventwagon.transactions import in_transaction
+
+DATABASE = os.environ.get("ORDERS_DATABASE", "orders.db")
+ARCHIVE = os.environ.get("ORDERS_ARCHIVE", Path("orders-archive").absolute().as_uri())
+PROVIDER = os.environ.get("PAYMENT_PROVIDER", "http://127.0.0.1:8090")
+RELEASE = os.environ.get("EVENTWAGON_REVISION", "v1")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS stock (item TEXT PRIMARY KEY, left INTEGER NOT NULL CHECK (left >= 0)) STRICT;
+CREATE TABLE IF NOT EXISTS shipments (
+    number TEXT PRIMARY KEY, item TEXT NOT NULL, quantity INTEGER NOT NULL, cents INTEGER NOT NULL, wagon INTEGER
+) STRICT;
+"""
+PRICES = {"book": 1_900, "lamp": 4_500, "desk": 24_900}  # in cents
+
+
+@dataclass
+class Order:
+    number: str
+    item: str
+    quantity: int
+
+
+@dataclass
+class Paid:
+    order: Order
+    cents: int
+
+
+# A wagon of which a fifth of the latest 20 handlings failed is paused until a person resumes it. The archive knows what
+# each wagon has handled, so that it can be undone.
+orders = Train(
+    "orders",
+    limit=Volume(500),
+    spares=1,
+    pause_on=PauseOn(failures=0.2, of=20),
+    breaker=Breaker(pause_most=2.0),
+    archive=ARCHIVE,
+    revision=RELEASE,
+)
+
+
+@orders.lifespan
+async def provider() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=PROVIDER, timeout=5) as client:
+        yield client
+
+
+def price(order: Order) -> int:
+    """In cents."""
+    cents = PRICES[order.item] * order.quantity
+    return cents * 100 if RELEASE == "v2" else cents  # the mistake of v2: it takes cents for euros
+
+
+def key(event: Event) -> str:
+    """The provider's idempotency key: an event that comes twice is charged once, and one that is replayed, after it was
+    refunded, once more."""
+    return f"{event.id}/{event.extensions.get('replay', '')}"
+
+
+@orders.on("orders", timeout=10, dead_on=KeyError)  # an item that has no price will have none at the next attempt
+async def pay(order: Order, ctx: Context) -> None:
+    cents = price(order)
+    answer = await cast("httpx.AsyncClient", ctx.state).put(f"/charges/{key(ctx.event)}", json={"cents": cents})
+    if answer.status_code == httpx.codes.PAYMENT_REQUIRED:
+        raise Reject(f"order {order.number}: the payment was declined")
+    answer.raise_for_status()  # the provider is in trouble: tried again, and counted by the rule
+    await ctx.emit(reserve, Paid(order, cents), event_type="order.paid")
+
+
+@orders.undo("orders", timeout=10)
+async def refund(order: Order, ctx: Context) -> None:
+    """Whatever was charged, by its key: not by computing the price again. A second time changes nothing."""
+    answer = await cast("httpx.AsyncClient", ctx.state).put(f"/refunds/{key(ctx.event)}")
+    answer.raise_for_status()
+
+
+@orders.on("stock")
+@in_transaction(DATABASE)
+def reserve(paid: Paid, db: sqlite3.Connection, ctx: Context) -> None:
+    order = paid.order
+    taken = db.execute(
+        "UPDATE stock SET left = left - ? WHERE item = ? AND left >= ?", (order.quantity, order.item, order.quantity)
+    )
+    if not taken.rowcount:
+        raise Snooze(60, f"order {order.number} waits for more of {order.item!r}")
+    ctx.emit(ship, paid, event_type="order.reserved")
+
+
+@orders.undo("stock")
+@in_transaction(DATABASE)
+def put_back(paid: Paid, db: sqlite3.Connection) -> None:
+    db.execute("UPDATE stock SET left = left + ? WHERE item = ?", (paid.order.quantity, paid.order.item))
+
+
+@orders.on("shipping")
+@in_transaction(DATABASE)
+def ship(paid: Paid, db: sqlite3.Connection, ctx: Context) -> None:
+    order = paid.order
+    row = (order.number, order.item, order.quantity, paid.cents, ctx.wagon)
+    db.execute("INSERT INTO shipments VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
+
+
+@orders.undo("shipping")
+@in_transaction(DATABASE)
+def call_back(paid: Paid, db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM shipments WHERE number = ?", (paid.order.number,))

@@ -1,0 +1,80 @@
+"""`examples/orders` on a real Redis, with its processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from examples.orders.provider import Provider
+
+from tests.servers.ports import free_port
+from tests.servers.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def example(redis: Server) -> subprocess.Popen[str]:
+    command = [sys.executable, "examples/orders/run.py", "--url", redis.url, "--events", "150"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_the_books_add_up(redis_server: Server) -> None:
+    """After an outage of the provider, a killed process and a release with wrong prices."""
+    with example(redis_server) as run:
+        output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    assert re.search(r"orders_v1 is paused by rule: \d+ of its latest \d+ handlings failed", output)
+    assert "30 shipped, while 30 wait in orders_v1" in output
+    assert "90 of 90 orders are paid and shipped" in output
+    assert "30 payments refunded, EUR 469,500.00; 90 orders shipped" in output  # what v2 had charged
+    books = dict(re.findall(r"^  ([a-z].*?)  +(.*)$", output.partition("The books")[2], re.MULTILINE))
+    assert books["orders placed, shipped"] == "150, 150"
+    assert books["payments"].endswith("in 180")  # those of v2 twice
+    assert books["payments - refunds"] == books["shipped orders, as charged"] == books["all orders, by their prices"]
+    assert books["stock"] == "900 items at the start - 225 shipped = 675 left"
+
+
+def test_ctrl_c_ends_all_its_processes(redis_server: Server) -> None:
+    with example(redis_server) as run:
+        parent, until = psutil.Process(run.pid), time.monotonic() + 30
+        while len(children := parent.children(recursive=True)) < 2:
+            assert time.monotonic() < until
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=30)
+    assert (run.returncode, output.splitlines()[-1]) == (130, "interrupted")
+    assert not [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_redis_is_away() -> None:
+    command = [sys.executable, "examples/orders/run.py", "--url", f"redis://127.0.0.1:{free_port()}/0"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("BROKEN: ")
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def provider() -> Provider:
+    """Not served: its rules alone."""
+    return Provider(free_port())
+
+
+def test_the_provider_charges_a_key_once(provider: Provider) -> None:
+    with provider:
+        assert provider.put("/charges/a", b'{"cents": 100}') == httpx.codes.OK
+        assert provider.put("/charges/a", b'{"cents": 999}') == httpx.codes.OK
+        assert provider.put("/refunds/b", b"") == httpx.codes.NOT_FOUND
+        assert provider.put("/down", b"") == httpx.codes.OK
+        assert provider.put("/refunds/a", b"") == httpx.codes.SERVICE_UNAVAILABLE
+        assert provider.put("/up", b"") == httpx.codes.OK
+        assert [provider.put("/refunds/a", b"") for _ in range(2)] == [httpx.codes.OK] * 2
+        assert provider.totals() == {"charged": 100, "charges": 1, "refunded": 100, "refunds": 1, "refused": 1}

@@ -1,7 +1,6 @@
 """An outage of the network, and all devices that come back at once:
 python examples/iot/run.py --url redis://127.0.0.1:6379/0"""
 
-import argparse
 import asyncio
 import os
 import shutil
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.iot.app import TOO_HOT, telemetry
 from examples.iot.devices import celsius, is_sent_twice
-from examples.processes import ROOT, Broken, Processes, percentile, run, table
+from examples.processes import ROOT, Broken, Processes, arguments, percentile, run, table
 
 from eventwagon import Switched
 
@@ -195,7 +194,9 @@ async def mqtt_source(folder: Path) -> None:
 
 async def mosquitto(processes: Processes) -> str:
     """The URL of an MQTT server of this run's own."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eventwagon"
+    from_make = Path(os.environ.get("EVENTWAGON_CACHE") or cache) / "servers" / "mosquitto"
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", str(from_make)])
     if (binary := shutil.which(os.environ.get("MOSQUITTO", "mosquitto"), path=path)) is None:
         raise Broken(
             "there is no program mosquitto: install it, or name a running server: --mqtt mqtt://127.0.0.1:1883"
@@ -224,10 +225,8 @@ async def mosquitto(processes: Processes) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", required=True, help="a Redis: redis://127.0.0.1:6379/0")
+    parser = arguments(__doc__, events=20_000, what="how many readings in all")
     parser.add_argument("--mqtt", help="an MQTT server: mqtt://127.0.0.1:1883 (default: starts a mosquitto)")
-    parser.add_argument("--events", type=int, default=20_000, help="how many readings in all (default: 20000)")
     parser.add_argument("--kill-bridge", action="store_true", help="kill the bridge in the middle of the storm")
     given = parser.parse_args()
     sys.exit(run(main(given.url, given.mqtt, given.events, kills=given.kill_bridge)))

@@ -7,6 +7,7 @@ EVENTWAGON_REVISION=v1 eventwagon run examples.orders.app:orders --url redis://l
 import os
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS stock (item TEXT PRIMARY KEY, left INTEGER NOT NULL C
 CREATE TABLE IF NOT EXISTS shipments (
     number TEXT PRIMARY KEY, item TEXT NOT NULL, quantity INTEGER NOT NULL, cents INTEGER NOT NULL, wagon INTEGER
 ) STRICT;
+INSERT INTO stock VALUES ('book', 100000), ('lamp', 100000), ('desk', 100000) ON CONFLICT DO NOTHING;
 """
 PRICES = {"book": 1_900, "lamp": 4_500, "desk": 24_900}  # in cents
 
@@ -57,6 +59,8 @@ orders = Train(
 
 @orders.lifespan
 async def provider() -> AsyncIterator[httpx.AsyncClient]:
+    with closing(sqlite3.connect(DATABASE)) as db:
+        db.executescript(SCHEMA)
     async with httpx.AsyncClient(base_url=PROVIDER, timeout=5) as client:
         yield client
 

@@ -14,7 +14,7 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.orders.app import PRICES, SCHEMA, Order
+from examples.orders.app import PRICES, Order
 from examples.processes import ROOT, Broken, Processes, arguments, run, table
 
 from eventwagon import Connection, DeliveryPaused, Switched, Train
@@ -33,14 +33,9 @@ class Shop:
     url: str
     database: Path
     provider: httpx.AsyncClient
-    stock: int
-    """Of each item, at the start."""
     placed: list[Order] = field(default_factory=list)
-
-    def open(self) -> None:
-        with closing(sqlite3.connect(self.database)) as db, db:
-            db.executescript(SCHEMA)
-            db.executemany("INSERT INTO stock VALUES (?, ?)", [(item, self.stock) for item in ITEMS])
+    stock: int = 0
+    """All items, when the shop opened."""
 
     def ask(self, query: str) -> list[tuple[int, ...]]:
         with closing(sqlite3.connect(self.database)) as db:
@@ -89,8 +84,7 @@ async def main(url: str, events: int) -> None:
     async with Processes() as processes:
         port = free_port()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as provider:
-            shop = Shop(url, processes.folder / "orders.db", provider, stock=10 * part)
-            shop.open()
+            shop = Shop(url, processes.folder / "orders.db", provider)
             await processes.start("provider", "-m", "examples.orders.provider", "--port", str(port))
             await processes.until("the provider answers", lambda: answers(provider))
             environment = {
@@ -124,6 +118,7 @@ async def main(url: str, events: int) -> None:
 
 async def outage(shop: Shop, train: Connection, processes: Processes, part: int, release: Release) -> None:
     """The provider fails: the wagon that meets it is paused by rule. New orders go on in the next one."""
+    ((shop.stock,),) = shop.ask("SELECT sum(left) FROM stock")
     say("the shop is open", f"{part} orders are placed")
     await shop.place(train, part, seconds=max(3.0, part / 20))
     await processes.until("they are shipped", lambda: shipped_all(shop))
@@ -203,7 +198,6 @@ async def reckon(shop: Shop, bad: set[int]) -> None:
     totals, orders_due = await shop.totals(), sum(map(due, shop.placed))
     ((sold, shipped),) = shop.ask("SELECT sum(cents), sum(quantity) FROM shipments")
     ((in_stock,),) = shop.ask("SELECT sum(left) FROM stock")
-    first = len(ITEMS) * shop.stock
     rows: list[tuple[str, object]] = [
         ("orders placed, shipped", f"{len(shop.placed)}, {shop.shipped()}"),
         ("payments", f"{euros(totals['charged'])} in {totals['charges']}"),
@@ -211,13 +205,13 @@ async def reckon(shop: Shop, bad: set[int]) -> None:
         ("payments - refunds", euros(totals["charged"] - totals["refunded"])),
         ("shipped orders, as charged", euros(sold)),
         ("all orders, by their prices", euros(orders_due)),
-        ("stock", f"{first} items at the start - {shipped} shipped = {in_stock} left"),
+        ("stock", f"{shop.stock:,} items at the start - {shipped} shipped = {in_stock:,} left"),
         ("undone and replayed", ", ".join(f"orders_v{number}" for number in sorted(bad))),
     ]
     print(table("The books", rows), flush=True)
     if not totals["charged"] - totals["refunded"] == sold == orders_due:
         raise Broken("the payments without the refunds are not what the shipped orders cost")
-    if first - shipped != in_stock or shop.shipped() != len(shop.placed):
+    if shop.stock - shipped != in_stock or shop.shipped() != len(shop.placed):
         raise Broken("stock is not what was there without what was shipped, or an order was not shipped")
 
 

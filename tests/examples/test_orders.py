@@ -38,7 +38,7 @@ def test_the_books_add_up(redis_server: Server) -> None:
     assert books["orders placed, shipped"] == "150, 150"
     assert books["payments"].endswith("in 180")  # those of v2 twice
     assert books["payments - refunds"] == books["shipped orders, as charged"] == books["all orders, by their prices"]
-    assert books["stock"] == "900 items at the start - 225 shipped = 675 left"
+    assert books["stock"] == "300,000 items at the start - 225 shipped = 299,775 left"
 
 
 def test_ctrl_c_ends_all_its_processes(redis_server: Server) -> None:

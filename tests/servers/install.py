@@ -11,6 +11,7 @@ import fcntl
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -396,22 +397,23 @@ _LIBRARIES = ("libdlt2", "libwrap0")
 """Debian's packages that it needs and that a small system lacks."""
 
 
-def mosquitto() -> Sequence[str]:
-    """How its command begins: `$MOSQUITTO`, else the one on PATH, else the package in the cache. Raises Missing."""
+def mosquitto() -> Path:
+    """The program: `$MOSQUITTO`, else the one on PATH, else that of the package in the cache. Raises Missing."""
     named = os.environ.get("MOSQUITTO")
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    if (found := shutil.which(named or "mosquitto", path=path)) is not None:
-        return [found]
-    unpacked = cache() / "mosquitto" / "usr"
-    if named or not (unpacked / "sbin" / "mosquitto").exists():
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", str(_unpacked())])
+    found = shutil.which(named or "mosquitto", path=path)
+    if found is None:
         raise Missing(
             f"mosquitto: MOSQUITTO={named} is not a program"
             if named
             else "mosquitto: neither on PATH nor in the cache: install the package mosquitto (on Debian `python "
             "scripts/servers.py install mosquitto` fetches it)"
         )
-    libraries = os.pathsep.join(map(str, sorted((unpacked / "lib").glob("*-linux-*"))))
-    return ["env", f"LD_LIBRARY_PATH={libraries}", str(unpacked / "sbin" / "mosquitto")]
+    return Path(found)
+
+
+def _unpacked() -> Path:
+    return cache() / "mosquitto"
 
 
 def _install_mosquitto() -> None:
@@ -420,7 +422,16 @@ def _install_mosquitto() -> None:
         return
     if os.environ.get("MOSQUITTO") or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         mosquitto()  # says what is missing
-    unpack("mosquitto", cache() / "mosquitto", _run, Missing, libraries=_LIBRARIES)
+    if not (_unpacked() / "usr").exists():
+        unpack("mosquitto", _unpacked(), _run, Missing, libraries=_LIBRARIES)
+    libraries = os.pathsep.join(map(str, sorted((_unpacked() / "usr" / "lib").glob("*-linux-*"))))
+    part = _unpacked() / "mosquitto.part"
+    part.write_text(
+        f"#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(libraries)} exec "
+        f'{shlex.quote(str(_unpacked() / "usr" / "sbin" / "mosquitto"))} "$@"\n'
+    )
+    part.chmod(0o755)
+    part.rename(_unpacked() / "mosquitto")
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -449,7 +460,7 @@ def install(name: str, archive: Callable[[Installed], None]) -> str:
             return f"prometheus: {prometheus()}"
         if name == "mosquitto":
             _install_mosquitto()
-            return f"mosquitto: {mosquitto()[-1]}"
+            return f"mosquitto: {mosquitto()}"
         if name == "postgresql":
             _install_postgresql()
             return f"postgresql: {postgresql()}"

@@ -21,7 +21,7 @@ class MosquittoServer(Server):
     patience = 20.0
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._command = mosquitto()
+        self._binary = mosquitto()
         super().__init__(directory)
         self.port = free_port()
 
@@ -43,7 +43,7 @@ class MosquittoServer(Server):
         ]
         file = self.directory / "mosquitto.conf"
         file.write_text("\n".join([*lines, ""]))
-        return [*self._command, "-c", str(file)]
+        return [str(self._binary), "-c", str(file)]
 
     def ready(self) -> bool:
         """It accepts a client."""

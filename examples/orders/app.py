@@ -77,8 +77,10 @@ def key(event: Event) -> str:
     return f"{event.id}/{event.extensions.get('replay', '')}"
 
 
-@orders.on("orders", timeout=10, dead_on=KeyError)  # an item that has no price will have none at the next attempt
+@orders.on("orders", timeout=10)
 async def pay(order: Order, ctx: Context) -> None:
+    if order.item not in PRICES:
+        raise Reject(f"order {order.number}: there is no {order.item!r} to be sold")
     cents = price(order)
     answer = await cast("httpx.AsyncClient", ctx.state).put(f"/charges/{key(ctx.event)}", json={"cents": cents})
     if answer.status_code == httpx.codes.PAYMENT_REQUIRED:

@@ -49,7 +49,8 @@ def main() -> None:
         for gateway in gateways:
             gateway.max_inflight_messages_set(1_000)
             gateway.on_publish = lambda *_: answered.release()
-            gateway.connect(server.hostname or "127.0.0.1", server.port or 1883)
+            gateway.reconnect_delay_set(1, 2)
+            gateway.connect_async(server.hostname or "127.0.0.1", server.port or 1883)
             gateway.loop_start()
             stack.callback(gateway.loop_stop)
             stack.callback(gateway.disconnect)

@@ -31,7 +31,9 @@ from eventwagon.contracts.address import Address
 from eventwagon.errors import Unavailable, UsageError
 
 PATIENCE = 10.0
-"""Seconds for the server to answer, and to deliver again what it has not seen acknowledged."""
+"""Seconds for the server to answer."""
+REDELIVERY = 2.0
+"""Seconds in which it delivers again what it has not seen acknowledged; after that it had seen it."""
 _logger = logging.getLogger("eventwagon.bridge.mqtt")
 
 
@@ -62,6 +64,8 @@ class MQTTSource:
         self._connect_with.SessionExpiryInterval = address.whole("expiry", 604_800, most=2**32 - 1)
         self._connect_with.ReceiveMaximum = address.whole("held", 4_000, most=60_000)
         self._client: Client | None = None
+        self._lost = ""
+        """Why a connection has ended, until that is told."""
         self._since = 0.0
         """When it was connected, by the event loop's clock."""
         self._connecting = asyncio.Lock()
@@ -86,12 +90,21 @@ class MQTTSource:
     async def read(self, limit: int, wait: float) -> Sequence[Record] | None:
         """See Source."""
         if not self._arrived:
+            self._tell_lost()
             await self._connected()
             self._news.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._news.wait()
+            if not self._arrived:
+                self._tell_lost()
         return [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+
+    def _tell_lost(self) -> None:
+        """Raises Unavailable, once for each connection that has ended; the next call makes another one."""
+        lost, self._lost = self._lost, ""
+        if lost:
+            raise Unavailable(lost)
 
     async def commit(self, records: Sequence[Record]) -> None:
         """See Source. The server does not answer an acknowledgement. It takes packets in their order, so its answer to
@@ -99,16 +112,16 @@ class MQTTSource:
         client = await self._connected()
         held = [record.position for record in records if record.position in self._held]
         loop = asyncio.get_running_loop()
-        if not all(self._held[position] for position in held) and loop.time() < self._since + PATIENCE:
+        if not all(self._held[position] for position in held) and loop.time() < self._since + REDELIVERY:
             raise Unavailable(f"{self.name}: what is to be acknowledged has not been delivered again yet")
-        for position in held:
-            for packet in self._held[position]:
-                client.ack(packet, 1)
+        packet_ids = [each for position in held for each in self._held[position]]
+        for each in packet_ids:
+            client.ack(each, 1)
         if held:
-            _, packet_id = client.unsubscribe("eventwagon/nothing")
-            await self._answer(packet_id, "acknowledging")
-        for position in held:
-            self._held.pop(position, None)
+            _, request = client.unsubscribe("eventwagon/nothing")
+            await self._answer(request, "acknowledging")
+        for each in {each for position in held for each in self._held.pop(position, ())}.difference(packet_ids):
+            client.ack(each, 1)  # it came once more meanwhile
 
     async def peek(self, limit: int) -> Sequence[Record]:
         """See Source. Raises UsageError."""
@@ -185,7 +198,7 @@ class MQTTSource:
         await self._answer(packet_id, "subscribing")
         if self._client is not client:
             raise Unavailable(f"{self.name}: the connection has ended at once")
-        self._since = asyncio.get_running_loop().time()
+        self._since, self._lost = asyncio.get_running_loop().time(), ""
 
     async def _answer(self, key: object, doing: str) -> Any:
         """What the server answers. Raises Unavailable."""
@@ -208,11 +221,15 @@ class MQTTSource:
             answer.set_result(result)
 
     def _on_lost(self, client: Client, code: object) -> None:
-        if self._client is client:
-            self._client = None
+        if self._client is not client:
+            return
+        self._client = None
+        self._lost = (
+            f"{self.name}: the connection has ended: {code}; another reader with client_id={self._session} ends it, too"
+        )
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(Unavailable(f"{self.name}: the connection has ended: {code}"))
+                answer.set_exception(Unavailable(self._lost))
         self._news.set()
 
     def _on_message(self, message: MQTTMessage) -> None:

@@ -130,6 +130,29 @@ def test_a_lost_connection_gives_nothing_twice(own_mosquitto: MosquittoServer) -
     asyncio.run(scenario())
 
 
+def test_two_readers_of_one_session_are_told(mosquitto_server: MosquittoServer) -> None:
+    """The second one takes it over; the first one says so, and takes it back."""
+
+    async def scenario() -> None:
+        topic = f"shared-{token_hex(4)}"
+        address = Address.of(f"{mosquitto_server.url}/{topic}?client_id={topic}")
+        async with open_mqtt(address, "latest") as first:
+            await asyncio.to_thread(send, mosquitto_server, topic, numbered(5))
+            mine = await take(first, 5)
+            async with open_mqtt(address, None) as second:
+                with pytest.raises(Unavailable, match="another reader with client_id=shared-"):
+                    await first.read(10, 10)
+                await second.commit(await take(second, 5))
+            await asyncio.to_thread(send, mosquitto_server, topic, numbered(5, 5))
+            more = await take(first, 5)
+            assert [record.value for record in more] == numbered(5, 5)
+            await first.commit(more)
+            with pytest.raises(Unavailable, match="not been delivered again"):  # later they are passed over
+                await first.commit(mine)
+
+    asyncio.run(scenario())
+
+
 def test_a_killed_bridge_repeats_one_batch_with_the_same_ids(mosquitto_server: MosquittoServer, tmp_path: Path) -> None:
     async def scenario() -> None:
         topic, train = f"killed-{token_hex(4)}", shop(publish_batch=100)

@@ -504,6 +504,65 @@ CUT_OFF_WITH_A_BUDGET = Scenario(
 )
 """Processes that can reach nobody end what they have begun before others take their parts of the budget."""
 
+ROOM_KEPT_FOR_A_REPLAY = Scenario(
+    seed=926,
+    limit="Volume(1)",
+    workers="each=Elastic(2, 40, promise=1.0)",
+    settings={
+        "spares": 0,
+        "wagons": 4,
+        "at_cap": "fill",
+        "hold": 2.0,
+        "cooldown": 0.2,
+        "attempts": 5,
+        "backoff": 0.2,
+        "observe_every": 0.5,
+        "provision_timeout": 8.0,
+        "provision_attempts": 3,
+        "grace": 3.0,
+        "member_ttl": 2.0,
+        "visibility": 2.0,
+        "handler_timeout": 1.0,
+        "publish_timeout": 15.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 1000,
+        "keep": 20,
+    },
+    programs=(
+        Program(
+            name="p0",
+            roles=(
+                "observe",
+                "publish",
+            ),
+        ),
+        Program(name="p2", roles=("work",)),
+        Program(name="p3", roles=("publish",)),
+    ),
+    arrivals=(
+        Arrival(at=1.255, process="p0", count=1),
+        Arrival(at=1.255, process="p0", count=2),
+        Arrival(at=1.255, process="p3", count=1),
+    ),
+    by_hand=(
+        ByHand(at=0.649, process="p3", what="switch"),
+        ByHand(at=1.375, process="p2", what="replay"),
+        ByHand(at=4.37, process="p2", what="replay", rate=20.0),
+        ByHand(at=6.327, process="p2", what="cancel"),
+    ),
+    faults=(
+        Fault(process="p2", op="handle", call=14, kind="pause", amount=8.788),
+        Fault(process="p0", op="publish", call=6, kind="in-flight", amount=7.215),
+    ),
+    depth=2,
+    torn=1.0,
+    calm_after=14.0,
+    concurrency=1,
+    replays=True,
+)
+"""Room of a budget that is kept for a wagon is given to others when nothing of that wagon is there any more."""
+
 LEFT_WHILE_ITS_TRAIN_WAS_FULL = Scenario(
     seed=1161160730459,
     limit="Volume(7)",

@@ -63,6 +63,7 @@ from eventwagon.policy.undo import slice_over
 from eventwagon.runtime import archiving as archiving_module
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
+from eventwagon.runtime import budgets as parts_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import context as context_module
 from eventwagon.runtime import feeding as feeding_module
@@ -1456,6 +1457,12 @@ def _divided_by_view() -> Iterator[None]:
 @_mutant("what was asked for of a budget is used without a second look", "concurrency", BOUNDED)
 def _no_second_look() -> Iterator[None]:
     with mock.patch.object(budget_module, "granted", lambda total, asked, held, others: asked):
+        yield
+
+
+@_mutant("room of a budget is kept for one wagon for ever", "I7", RARE)
+def _kept_for_ever() -> Iterator[None]:
+    with mock.patch.object(parts_module, "_TURN", 1e9):
         yield
 
 

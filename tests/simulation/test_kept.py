@@ -35,6 +35,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("DRAINED_AGAIN_WHEN_ITS_CHANNELS_WENT", "a removal forgotten with the registry", (5,)),
         ("READY_BY_A_CHECK_IN_OF_LATER", "check-ins say nothing of channels", (24,)),
         ("CLOCKS_THAT_DISAGREE_ABOUT_AN_AGE", "ages by the wall clock", (0,)),
+        ("ROOM_KEPT_FOR_A_REPLAY", "room of a budget is kept for one wagon for ever", ()),
         ("LEFT_WHILE_ITS_TRAIN_WAS_FULL", "leaving waits for what can't be stored", ()),
         ("GONE_WHEN_THE_REGISTRY_STEPPED_BACK", "an active wagon that is gone or sealed is kept", ()),
         ("HUNG_WHILE_LETTERS_MOVED", "moving dead letters on waits for ever", ()),

@@ -80,6 +80,8 @@ def test_i3_ready_only_with_channels_and_attached_workers() -> None:
     )
     assert states(with_channels)[2] is State.READY
     assert one(with_channels.facts, WagonReady).seconds == 100.0
+    again = wagon(2, State.PROVISIONING, created_at=999.0, losses=1)
+    assert one(decide(manifest(wagon(1, State.ACTIVE), again), [reading(1, 60)]).facts, WagonReady).seconds < 100.0
 
 
 def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> None:

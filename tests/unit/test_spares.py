@@ -37,6 +37,12 @@ def test_those_that_drain_show_the_pace_after_a_switch() -> None:
     assert expected_switches(manifest(drained, new), 0.0, NOW, 31) == 5
 
 
+def test_a_spare_that_lost_its_workers_does_not_show_how_long_one_takes() -> None:
+    active = wagon(2, State.ACTIVE, opened_at=NOW - 12, ready_at=NOW - 11, active_at=NOW - 2)
+    again = wagon(3, State.READY, opened_at=NOW - 600, ready_at=NOW - 1, losses=1)
+    assert expected_switches(manifest(active, again), 0.5, NOW, 31) == 1
+
+
 def test_nothing_is_known_of_a_new_train() -> None:
     assert expected_switches(manifest(wagon(1, State.ACTIVE)), 0.9, NOW, 31) == 1
     assert expected_switches(manifest(), 0.0, NOW, 31) == 1

@@ -55,7 +55,7 @@ class WagonReady(_Fact, frozen=True):
 
     number: int
     seconds: float
-    """Seconds since it was opened."""
+    """Seconds since it was opened, or since it lost the workers that it had."""
 
 
 NOBODY_ATTACHED = "no workers are attached to it any more"

@@ -236,7 +236,8 @@ def expected_switches(manifest: Manifest, pressure: float, now: float, most: int
     or as long as those that drain now did, if that is shorter. The time to get ready is measured on the wagons that
     exist.
     """
-    cold = [w for w in manifest.wagons if w.ready_at is not None and w.reuses is None and w.number > 1]
+    # one that has lost its workers was ready before, for as long as it may have been
+    cold = [w for w in manifest.wagons if w.ready_at is not None and w.reuses is None and w.number > 1 and not w.losses]
     takes = max((w.ready_at - w.opened_at for w in cold if w.ready_at is not None), default=0.0)
     lives = [
         w.closed_at - w.active_at

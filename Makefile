@@ -12,7 +12,7 @@ JOBS   ?= 2
 PROCESSES ?= 2
 WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 # the folders of tests that need servers: each has a target of its own; the longest first
-ON_SERVERS := kubernetes aws kafka pulsar redis bridge examples dashboard prometheus servers
+ON_SERVERS := kubernetes aws kafka pulsar redis bridge examples dashboard prometheus site servers
 EXAMPLE ?= signups logins mailing iot orders
 CHAOS_ON := redis kafka pulsar
 # how many of them, and the simulation, run at a time in `make test`: they wait more than they work
@@ -21,7 +21,7 @@ AT_ONCE ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo examples test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers scale docs clean
+.PHONY: help install demo examples site site-serve links test check lint types layers templates unit test-wheel servers $(ON_SERVERS:%=test-%) test-alone $(CHAOS_ON:%=chaos-%) simulate fuzz long chaos soak audit manifests bench bench-peers scale docs clean
 
 # what a test needs and can't be had is a skip that says so, and a failure in CI
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
@@ -58,6 +58,15 @@ examples: $(STAMP) ## The examples with all their processes, one after another, 
 	@$(BIN)/python scripts/servers.py install redis $(if $(filter iot,$(EXAMPLE)),mosquitto)
 	@set -e; for name in $(EXAMPLE); do echo; $(BIN)/python scripts/with_server.py redis -- \
 		$(BIN)/python examples/$$name/run.py --url URL $(ARGS); done
+
+site: $(STAMP) ## Build the documents into site/, strictly: a broken link or anchor fails
+	@$(BIN)/python scripts/make_site.py
+
+site-serve: $(STAMP) ## Build them, and serve them to this machine on port 8000 (PORT=9000)
+	@$(BIN)/python scripts/make_site.py --serve=$(or $(PORT),8000)
+
+links: $(STAMP) ## Ask the other hosts that the documents link to (not part of `make test`)
+	@$(BIN)/python scripts/make_site.py --links
 
 test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=1: the targets that need servers one after the other)
 	@$(MAKE) --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target) \
@@ -148,6 +157,12 @@ test-dashboard: $(STAMP) ## The tests of the dashboard's page in Chromium (as ro
 	$(call get,chromium)
 	$(call run,dashboard)
 
+# all of its tests look at one build
+test-site: WORKERS =
+test-site: $(STAMP) ## Build the site, and look at it in Chromium at a desk and on a phone
+	$(call get,chromium)
+	$(call run,site)
+
 # in virtual time, so it takes what others leave of the processors
 simulate: $(STAMP) ## The real code in virtual time, faults injected, the history checked (SEEDS=1200, FIRST=0 for other seeds than the commit's own, ARGS="--seed 7" for one)
 	@nice $(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST) --jobs $(JOBS) $(ARGS)
@@ -187,4 +202,4 @@ bench-peers: $(STAMP) ## The same burst on the same Redis with Celery, Dramatiq,
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean: ## Remove what was set up
-	rm -rf $(VENV) .audit .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .audit .cache/site site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

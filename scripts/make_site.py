@@ -166,7 +166,7 @@ class Stage:
         self._known: set[Path] = set()
 
     def add(self, path: Path) -> str:
-        """The name of its page below the site's root. Raises SystemExit if there is no such file."""
+        """The name of its page below the site's root."""
         page = self._page(path)
         if path not in self._known:
             self._known.add(path)
@@ -208,6 +208,8 @@ class Stage:
             file = (path.parent / target).resolve()
             if not file.exists() and file.parent == ROOT / "reference":
                 return found[0]  # to its neighbour
+            if not file.exists() or not file.is_relative_to(ROOT):
+                raise SystemExit(f"{path.relative_to(ROOT)} links to {target}, which is not in the repository")
             to = self.add(file)
             return f"{found[1]}{os.path.relpath(to, Path(here).parent)}{'#' if anchor else ''}{anchor}{found[3]}"
 
@@ -215,8 +217,6 @@ class Stage:
         return "".join(part if part.startswith("`") else _LINK.sub(moved, part) for part in parts)
 
     def _page(self, path: Path) -> str:
-        if not path.exists() or not path.is_relative_to(ROOT):
-            raise SystemExit(f"{path}: linked to, and not there")
         name = path.relative_to(ROOT)
         if name == Path("docs/home.md"):
             return "index.md"
@@ -323,7 +323,11 @@ def _toml(nav: Nav, stage: Stage, level: int = 1) -> str:
 
 
 def _staged_name(entry: str, stage: Stage) -> str:
-    return f"{entry}.md" if entry.startswith("reference/") else stage.add(ROOT / entry)
+    if entry.startswith("reference/"):
+        return f"{entry}.md"
+    if not (ROOT / entry).is_file():
+        raise SystemExit(f"NAV of scripts/make_site.py names {entry}, which is not there")
+    return stage.add(ROOT / entry)
 
 
 def _files(nav: Nav) -> Iterator[str]:
@@ -348,7 +352,8 @@ def prepare() -> int:
     for name, text in reference.pages():
         (source / "reference" / f"{name}.md").write_text(stage.staged(ROOT / "reference" / f"{name}.md", text))
     stage.write()
-    shutil.copyfile(ROOT / "docs" / "site" / "site.css", source / "site.css")
+    for name in ("site.css", "site.js"):
+        shutil.copyfile(ROOT / "docs" / "site" / name, source / name)
     head = f'[project]\ndocs_dir = "pages"\nsite_dir = "site"\nnav = {listed}\n'
     (STAGE / "zensical.toml").write_text(
         config.replace("[project]\n", head, 1)

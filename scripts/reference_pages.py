@@ -159,6 +159,15 @@ API = {
         },
     ),
 }
+_MADE_BY_US = (
+    "BatchContext",
+    "BlockingConnection",
+    "Connection",
+    "Context",
+    "DeadLetters",
+    "testing.RunningTrain",
+)
+"""No program calls their constructors."""
 PANELS = {
     "Run": "Run a train",
     "Use": "Publish and look",
@@ -207,6 +216,8 @@ def _api(name: str, page: Page) -> str:
             text += f"\n::: {PACKAGE}.{each}\n"
             if name == "errors":
                 text += "    options:\n      show_bases: true\n"
+            if each in _MADE_BY_US:
+                text += "    options:\n      merge_init_into_class: false\n"
     return text
 
 

@@ -74,6 +74,7 @@ _MODEL = """## The cost model
 
 A cost in a second is a sum: what each term costs, times how often it arises.
 
+<!-- not run: a sketch -->
 ```text
 cost = fixed + process · processes + consumer · consumers + event · events
      + looks · (look + wagon · live wagons)

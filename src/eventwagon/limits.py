@@ -216,7 +216,7 @@ class Wait(msgspec.Struct, _Combinable, frozen=True):
 
     `slo` is the wait that you promise for new events, in seconds. The wagon is cut off at `cut` × `slo`, so that a
     whole wagon can still be on time. This mark grows up to fourfold as the number of live wagons approaches the cap
-    (× 4 ** (live ÷ cap)): in a long overload wagons get longer instead of running out. While no settle rate is known (a
+    (× 4^(live ÷ cap)): in a long overload wagons get longer instead of running out. While no settle rate is known (a
     cold start, or no backlog so far), the age of the next event replaces the prediction. `slo` also tells shared
     workers which events can still be on time.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,12 +15,14 @@ DOCUMENTS = [
 ]
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:^ *<!-- (?P<mark>[^\n]*?) -->\n)?^(?P<indent> *)```(?P<kind>[a-z]*)\n(?P<text>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
 )
 
 
 class Block(NamedTuple):
-    """A fenced block. `mark` is the HTML comment right above it: `fragment`, `file: NAME`, or nothing."""
+    """A fenced block. `mark` is the HTML comment right above it: `fragment`, `file: NAME`, `not run: WHY`, those of
+    `tests/docs/walk.py`, or nothing."""
 
     kind: str
     text: str
@@ -32,14 +35,18 @@ def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-def blocks(document: Path, kind: str) -> list[Block]:
-    """The fenced blocks of this kind, in order."""
+def all_blocks(document: Path) -> list[Block]:
+    """The fenced blocks, in order; those in lists without their indentation."""
     text = document.read_text()
     return [
-        Block(m["kind"], m["text"], m["mark"] or "", text.count("\n", 0, m.start("text")) + 1)
+        Block(m["kind"], dedent(m["text"]), m["mark"] or "", text.count("\n", 0, m.start("text")) + 1)
         for m in _BLOCK.finditer(text)
-        if m["kind"] == kind
     ]
+
+
+def blocks(document: Path, kind: str) -> list[Block]:
+    """The fenced blocks of this kind, in order."""
+    return [block for block in all_blocks(document) if block.kind == kind]
 
 
 def prose(document: Path) -> str:

@@ -51,12 +51,17 @@ def test_what_is_typed_is_understood(where: str, words: list[str]) -> None:
         case ["echo", document, "|", *piped]:
             json.loads(document)
             test_what_is_typed_is_understood(where, piped)
+        case ["seq", count, "|", "sed", _, "|", *piped]:
+            assert count.isdecimal()
+            test_what_is_typed_is_understood(where, piped)
         case ["make", *targets]:
             assert {t for t in targets if "=" not in t} <= TARGETS  # the others are variables
         case ["export", setting]:
             assert setting.partition("=")[0] in VARIABLES
         case ["echo", document, ">" | ">>", _]:
             json.loads(document)
+        case ["python", "-m", "venv", ".venv"] | [".", ".venv/bin/activate"]:
+            pass
         case ["python", "-m", module, *_]:
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         case ["python", script, *_]:

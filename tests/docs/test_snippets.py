@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import runpy
 import subprocess
@@ -47,7 +48,7 @@ def test_python_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         for number, block in enumerate(blocks(document, "python")):
             where = f"{name(document)}:{block.line}"
             if block.mark == "fragment":
-                compile(block.text, where, "exec")
+                compile(block.text, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
                 continue
             path = tmp_path / f"block_{number}.py"
             path.write_text("\n" * block.line + block.text)

@@ -466,7 +466,7 @@ def _in_columns(text: str) -> str:
 
 
 def _block(block: str) -> str:
-    if not block.strip() or block.startswith(("|", "```", "#", "![")):
+    if not block.strip() or block.startswith(("|", "```", "<!--", "#", "![")):
         return block
     words = " ".join(block.split())
     indent = "  " if block.startswith("- ") else ""

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from typing import Any
 
 import griffe
 import msgspec
 
+_DOCUMENT = re.compile(r"`?docs/([a-z/-]+)\.md`?")
+
 
 class Signatures(griffe.Extension):
-    """Gives each msgspec Struct the constructor that it has, with annotations as they are written."""
+    """Gives each msgspec Struct the constructor that it has, with annotations as they are written, and makes links of
+    the documents that docstrings name."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """`docs/once.md` in a docstring leads to that page, seen from `reference/NAME.md`."""
+        if obj.docstring is not None:
+            obj.docstring.value = _DOCUMENT.sub(r"[\1](../\1.md)", obj.docstring.value)
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
         """Add `__init__` from the class itself."""

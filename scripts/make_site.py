@@ -11,6 +11,7 @@ them, and the reference pages are added.
 
 from __future__ import annotations
 
+import html
 import http.client
 import http.server
 import json
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -146,7 +148,7 @@ NAV: Nav = [
 ]
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})")
-_LINK = re.compile(r"(\]\(|<img[^>]*? src=\"|<a[^>]*? href=\")([^)\"\s]+)(\)|\")")
+_LINK = re.compile(r"(\]\(|\bsrc=\"|\bhref=\")([^)\"\s]+)(\)|\")")
 _COMMENT = re.compile(r"<!-- .* -->")
 _BRACKETED = re.compile(r"^(#+) \[([\w.]+)\]")
 """A release in CHANGELOG.md, which is no link yet."""
@@ -374,10 +376,34 @@ def build() -> None:
     if done.returncode:
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("Traceback (most recent call last)")[0]
         raise SystemExit(f"{said}\nthe site is not built: the pages above are copies in {STAGE / 'pages'}")
+    if broken := list(broken_links(STAGE / "site")):
+        raise SystemExit("the site is not built:\n" + "\n".join(broken))
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGE / "site").rename(SITE)
     size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
     print(f"{SITE}: {count} pages, {size / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s")
+
+
+def broken_links(site: Path) -> Iterator[str]:
+    """Of what was built, each link within it that leads nowhere: the generator does not look into docstrings."""
+    texts = {path: path.read_text() for path in site.rglob("*.html") if path.name != "404.html"}
+    anchors = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in texts.items()}
+    for path, text in texts.items():
+        for link in sorted(set(re.findall(r'\b(?:href|src)="([^"]*)"', text))):
+            target, _, anchor = html.unescape(link).partition("#")
+            if ":" in target or target.startswith("//"):
+                continue
+            to = (path.parent / urllib.parse.unquote(target)).resolve() if target else path
+            to = to / "index.html" if to.is_dir() else to
+            if not to.is_file():
+                yield f"{path.relative_to(site)}: {link} leads nowhere"
+            elif (
+                anchor
+                and not anchor.startswith("__")
+                and to in anchors
+                and urllib.parse.unquote(anchor) not in anchors[to]
+            ):
+                yield f"{path.relative_to(site)}: {link} has no such anchor"
 
 
 def serve(port: int) -> None:

@@ -255,7 +255,7 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
     """Lists as Python-Markdown reads them: an empty line above, four columns for each level. `linked` is applied to
     each line outside fenced blocks."""
     columns: list[int] = []  # where the text of each open list item begins
-    fence, shift, before = "", 0, ""
+    fence, shift, before, name = "", 0, "", ""
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if fence:
@@ -263,7 +263,7 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
             fence = "" if line.strip() == fence else fence
             continue
         if _COMMENT.fullmatch(line):  # a comment right above a table would hide it
-            before = ""
+            before, name = "", line.removeprefix("<!-- file: ").removesuffix(" -->") if "file: " in line else ""
             yield ""
             continue
         item, found = _ITEM.match(line), _FENCE.match(line)
@@ -277,7 +277,8 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
             fence, shift = found[2], 4 * len(columns) - indent if columns else 0
             if before:
                 yield ""
-            yield " " * max(0, shift + indent) + line.lstrip()
+            title, name = f' title="{name}"' if name else "", ""
+            yield " " * max(0, shift + indent) + line.lstrip() + title
         elif line:
             body = _in_table(line) if line.lstrip().startswith("|") else line
             body = _BRACKETED.sub(r"\1 \2", body)

@@ -11,7 +11,7 @@ import yaml
 
 from eventwagon import outbox
 from tests.docs.documents import DOCUMENTS, ROOT, all_blocks, blocks, name
-from tests.docs.walk import WALKED
+from tests.docs.walk import WALKED, missing
 
 FORMS = {"console", "mermaid", "python", "sh", "sql", "text", "toml", "yaml"}
 REASONS = {"URLs", "a configuration", "a sketch", "an example of output", "other programs"}
@@ -56,3 +56,11 @@ def test_what_is_walked_through_is_there() -> None:
     for document, test in WALKED.items():
         assert (ROOT / document).is_file()
         assert document in (ROOT / test).read_text()
+
+
+def test_a_walk_compares_words_and_order_not_numbers() -> None:
+    printed = "orders_v1  draining  31/100  4.2 s\nvm-12-ab12 works for train orders\n1 process ended\n"
+    assert missing("orders_v1 draining 100/100 0.1 s\nhost-7-00ff works\n1 process ended", printed) == []
+    assert missing("orders_v2 draining 100/100", printed) == ["orders_v2 draining 100/100"]
+    assert missing("2 processes ended", printed) == ["2 processes ended"]
+    assert missing("1 process ended\norders_v1 draining", printed) == ["orders_v1 draining"]

@@ -264,6 +264,8 @@ def test_a_group_that_is_not_there_is_refused(redis_server: Server) -> None:
 
     async def all_of_them() -> None:
         async with redis_flow(redis_server) as flow:
+            assert f"there is no stream '{flow.stream}' in database 0" in await main(flow.url)
+            await flow.client.xadd(flow.stream, {"data": "1"})
             assert "it has none" in await main(flow.url)
             await flow.client.xgroup_create(flow.stream, "workrs", "0", mkstream=True)
             assert "there are: workrs" in await main(flow.url)

@@ -84,12 +84,13 @@ class RedisSource:
         self._link = Link(self._server)
         try:
             groups = await self._groups()
-            if self._group not in groups and self._begin is None:
-                there = f"there are: {', '.join(sorted(groups))}" if groups else "it has none"
-                raise UsageError(
-                    f"{self.name}: there is no consumer group {self._group!r}; {there}. Give --from earliest, latest "
-                    "or a time to begin a new one"
-                )
+            if self._group not in (groups or ()) and self._begin is None:
+                if groups is None:
+                    wrong = f"there is no stream {self._stream!r} in database {self._server.db}"
+                else:
+                    there = f"there are: {', '.join(sorted(groups))}" if groups else "it has none"
+                    wrong = f"there is no consumer group {self._group!r}; {there}"
+                raise UsageError(f"{self.name}: {wrong}. Give --from earliest, latest or a time to begin a new one")
         except BaseException:
             await self._link.close()
             raise
@@ -141,7 +142,7 @@ class RedisSource:
         self._claiming = asyncio.create_task(self._keep_claims())
 
     async def _create(self, begin: str) -> None:
-        if self._group not in await self._groups():
+        if self._group not in (await self._groups() or ()):
             await self._call("joining", "XGROUP", "CREATE", self._stream, self._group, begin, "MKSTREAM")
 
     async def _missed(self, limit: int) -> Sequence[Record]:
@@ -170,7 +171,7 @@ class RedisSource:
 
     async def peek(self, limit: int) -> Sequence[Record]:
         """See Source. What others have claimed is not shown."""
-        group = (await self._groups()).get(self._group)
+        group = (await self._groups() or {}).get(self._group)
         if group is not None:
             start: Argument = b"(" + group[b"last-delivered-id"]
         elif self._begin == "latest":
@@ -181,7 +182,7 @@ class RedisSource:
 
     async def lag(self) -> Lag:
         """See Source: that of the whole group."""
-        group = (await self._groups()).get(self._group)
+        group = (await self._groups() or {}).get(self._group)
         if group is None:
             return Lag()
         behind, pending = group.get(b"lag"), group[b"pending"]
@@ -213,12 +214,12 @@ class RedisSource:
         found: list[Any] = await self._call("looking", "XRANGE", self._stream, start, "+", "COUNT", limit)
         return found
 
-    async def _groups(self) -> dict[str, dict[bytes, Any]]:
-        """The stream's groups, by name; none if there is no stream."""
+    async def _groups(self) -> dict[str, dict[bytes, Any]] | None:
+        """The stream's groups, by name; None if there is no stream."""
         try:
             found = await self._call("looking", "XINFO", "GROUPS", self._stream)
         except _Vanished:
-            return {}
+            return None
         groups = [dict(zip(each[::2], each[1::2], strict=True)) for each in found]
         return {each[b"name"].decode("utf-8", "replace"): each for each in groups}
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import json
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -15,10 +18,13 @@ from eventwagon.bridge.sources.sqs import open_sqs
 from eventwagon.contracts.address import Address
 from eventwagon.drivers.aws.clients import Clients
 from eventwagon.drivers.aws.place import Place
-from eventwagon.errors import UsageError
+from eventwagon.errors import StorageBroken, Unavailable, UsageError
 from eventwagon.testing.conformance import Check, SourceHarness, Undeclared, source_checks
+from tests.aws import iam
 from tests.bridge.support import CrashesBeforeCommit, bridging, crashing, letters, numbered, shop, stored, until
 from tests.servers.moto import ENVIRONMENT, MotoServer
+
+Request = Callable[[], Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +39,10 @@ class QueueFlow:
     claim = 2.0
     ordered = False
 
-    def __init__(self, server: MotoServer, clients: Clients) -> None:
-        self.queue = f"flow-{token_hex(4)}"
+    def __init__(self, server: MotoServer, clients: Clients, options: str, suffix: str) -> None:
+        self.queue = f"flow-{token_hex(4)}{suffix}"
         self.clients = clients
-        self.url = f"sqs://eu-west-1/{self.queue}?visibility=2&endpoint={server.endpoint}"
+        self.url = f"sqs://eu-west-1/{self.queue}?endpoint={server.endpoint}&{options}"
         self.at = ""
 
     def open(self) -> Any:
@@ -46,14 +52,76 @@ class QueueFlow:
         for value in values:
             await self.clients.call("sqs", "send_message", QueueUrl=self.at, MessageBody=value.decode())
 
+    async def write_at_once(self, values: Sequence[bytes], **more: str) -> None:
+        """Ten in a request."""
+        for start in range(0, len(values), 10):
+            entries = [
+                {"Id": str(n), "MessageBody": value.decode(), **more}
+                for n, value in enumerate(values[start : start + 10])
+            ]
+            await self.clients.call("sqs", "send_message_batch", QueueUrl=self.at, Entries=entries)
+
+    async def attribute(self, name: str, at: str = "") -> str:
+        asked = await self.clients.call("sqs", "get_queue_attributes", QueueUrl=at or self.at, AttributeNames=[name])
+        return str(asked["Attributes"][name])
+
 
 @asynccontextmanager
-async def queue_flow(server: MotoServer) -> AsyncIterator[QueueFlow]:
+async def queue_flow(
+    server: MotoServer, *, options: str = "visibility=2", suffix: str = "", **attributes: str
+) -> AsyncIterator[QueueFlow]:
     async with Clients(Place(region="eu-west-1", endpoint=server.endpoint)) as clients:
-        flow = QueueFlow(server, clients)
-        flow.at = (await clients.call("sqs", "create_queue", QueueName=flow.queue))["QueueUrl"]
+        flow = QueueFlow(server, clients, options, suffix)
+        made = await clients.call("sqs", "create_queue", QueueName=flow.queue, Attributes=attributes)
+        flow.at = made["QueueUrl"]
         yield flow
         await clients.call("sqs", "delete_queue", QueueUrl=flow.at)
+
+
+@asynccontextmanager
+async def given_up_after(server: MotoServer, receives: int) -> AsyncIterator[tuple[QueueFlow, str]]:
+    """A queue with a dead-letter queue, and that one's URL."""
+    async with queue_flow(server) as dead:
+        policy = {"deadLetterTargetArn": await dead.attribute("QueueArn"), "maxReceiveCount": str(receives)}
+        async with queue_flow(server, RedrivePolicy=json.dumps(policy)) as flow:
+            yield flow, dead.at
+
+
+@contextmanager
+def between(meddle: Callable[[str, dict[str, Any], Request], Awaitable[dict[str, Any]]]) -> Iterator[None]:
+    """While entered `meddle` answers requests, as moto can't give such answers."""
+    real = Clients.call
+
+    async def call(clients: Clients, service: str, operation: str, /, **given: Any) -> dict[str, Any]:
+        return await meddle(operation, given, lambda: real(clients, service, operation, **given))
+
+    Clients.call = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Clients.call = real  # type: ignore[method-assign]
+
+
+def not_hidden(given: dict[str, Any], *, fault: bool = False) -> dict[str, Any]:
+    """SQS's answer when it hides none of them."""
+    failed = [
+        {"Id": each["Id"], "SenderFault": fault, "Code": "InternalError", "Message": "try again"}
+        for each in given["Entries"]
+    ]
+    return {"Successful": [], "Failed": failed}
+
+
+async def all_of(source: Any, number: int) -> list[Any]:
+    """As many records."""
+    held: list[Any] = []
+    async with asyncio.timeout(20):
+        while len(held) < number:
+            held += await source.read(100, 1.0) or ()
+    return held
+
+
+def warnings(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    return [each.getMessage() for each in caplog.records if text in each.getMessage()]
 
 
 @pytest.mark.parametrize("check", source_checks(), ids=str)
@@ -118,6 +186,277 @@ def test_what_is_held_long_is_not_seen_by_others(moto_server: MotoServer) -> Non
     asyncio.run(main())
 
 
+@pytest.mark.slow
+def test_what_could_not_be_hidden_is_tried_again_in_time_and_told(
+    moto_server: MotoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "eventwagon.bridge")
+    left = [4]  # requests: two rounds of two
+
+    async def meddle(operation: str, given: dict[str, Any], request: Request) -> dict[str, Any]:
+        if operation == "change_message_visibility_batch" and left[0]:
+            left[0] -= 1
+            return not_hidden(given)
+        return await request()
+
+    async def main() -> None:
+        async with queue_flow(moto_server) as flow, flow.open() as source, flow.open() as other:
+            await flow.write_at_once(numbered(15))
+            held = await all_of(source, 15)
+            with between(meddle):
+                await asyncio.sleep(3.5)  # longer than the queue hides them
+                assert await other.read(100, 1.0) == []
+                assert left == [0]
+                await source.commit(held)
+
+    asyncio.run(main())
+    (told,) = warnings(caplog, "could not be hidden again")
+    assert "15 messages" in told
+    assert "InternalError try again" in told
+    assert warnings(caplog, "it hides its messages again")
+
+
+def test_all_are_hidden_whatever_becomes_of_the_first(
+    moto_server: MotoServer,
+) -> None:
+    refused, asked = set[str](), Counter[str]()
+
+    async def meddle(operation: str, given: dict[str, Any], request: Request) -> dict[str, Any]:
+        if operation != "change_message_visibility_batch":
+            return await request()
+        receipts = {each["ReceiptHandle"] for each in given["Entries"]}
+        asked.update(receipts)
+        if len(refused) < 80 or receipts & refused:  # more than what is sent at a time
+            refused.update(receipts)
+            raise OSError("cut")
+        return await request()
+
+    async def main() -> None:
+        async with queue_flow(moto_server) as flow, flow.open() as source:
+            await flow.write_at_once(numbered(95))
+            await all_of(source, 95)
+            with between(meddle):
+                await until(lambda: len(asked) == 95, "all are tried", patience=1.9)
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_what_others_see_is_not_received_again(moto_server: MotoServer, caplog: pytest.LogCaptureFixture) -> None:
+    fault = [False]
+
+    async def meddle(operation: str, given: dict[str, Any], request: Request) -> dict[str, Any]:
+        if operation == "change_message_visibility_batch":
+            return not_hidden(given, fault=fault[0])
+        return await request()
+
+    async def main() -> None:
+        for fault[0] in (False, True):
+            async with given_up_after(moto_server, 1) as (flow, dead), flow.open() as source:
+                await flow.write_at_once(numbered(15))
+                held = await all_of(source, 15)
+                with between(meddle):
+                    await asyncio.sleep(2.5)  # longer than the queue hides them
+                    assert await source.read(100, 0.1) == []
+                await source.commit(held)
+                assert await source.read(100, 0.1) == []
+                assert await flow.attribute("ApproximateNumberOfMessages", dead) == "0"
+                assert await flow.attribute("ApproximateNumberOfMessages") == "0"
+
+    asyncio.run(main())
+    assert len(warnings(caplog, "SQS shows 15 messages to others")) == 2
+
+
+def test_a_few_more_than_a_request_holds_come_at_once(moto_server: MotoServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            queue_flow(moto_server) as flow,
+            shop().connect(f"sqlite:///{tmp_path}") as c,
+            bridging(flow.open(), c) as bridge,
+        ):
+            for number, total in ((15, 15), (25, 40)):
+                await flow.write_at_once(numbered(number))
+                await until(lambda total=total: bridge.passed == total, "all", patience=0.8)  # type: ignore[misc]
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_group_of_a_fifo_queue_waits_for_nothing(moto_server: MotoServer, tmp_path: Path) -> None:
+    requests = Counter[str]()
+
+    async def meddle(operation: str, given: dict[str, Any], request: Request) -> dict[str, Any]:
+        requests[operation] += 1
+        return await request()
+
+    async def main() -> None:
+        fifo = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
+        async with queue_flow(moto_server, options="visibility=60", suffix=".fifo", **fifo) as flow:
+            await flow.write_at_once(numbered(100), MessageGroupId="customer 7")
+            async with shop().connect(f"sqlite:///{tmp_path}") as c:
+                with between(meddle):
+                    async with bridging(flow.open(), c) as bridge:
+                        await until(lambda: bridge.passed == 100, "all", patience=5)
+                found = await stored(c)
+                assert [event.data for event in found] == numbered(100)
+                assert {event.subject for event in found} == {"customer 7"}
+            assert requests["receive_message"] < 30  # each costs
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_a_request_without_an_answer_holds_nothing_back(
+    moto_server: MotoServer,
+) -> None:
+    hangs = [1]
+
+    async def meddle(operation: str, given: dict[str, Any], request: Request) -> dict[str, Any]:
+        if operation == "receive_message" and not given["WaitTimeSeconds"] and hangs[0]:
+            hangs[0] -= 1
+            await asyncio.Event().wait()
+        return await request()
+
+    async def main() -> None:
+        async with queue_flow(moto_server) as flow, flow.open() as source:
+            await flow.write_at_once(numbered(30))
+            with between(meddle):
+                async with asyncio.timeout(2):
+                    held = await all_of(source, 30)
+            assert hangs == [0]
+            await source.commit(held)
+            assert await source.read(10, 1.0) == []
+
+    asyncio.run(main())
+
+
+def test_what_is_not_deleted_is_told_and_the_others_are(
+    moto_server: MotoServer,
+) -> None:
+    left = [8]
+
+    async def meddle(operation: str, given: dict[str, Any], request: Request) -> dict[str, Any]:
+        if operation == "delete_message_batch" and left[0]:
+            left[0] -= 1
+            return not_hidden(given)
+        return await request()
+
+    async def main() -> None:
+        async with queue_flow(moto_server, options="visibility=60") as flow, flow.open() as source:
+            await flow.write_at_once(numbered(95))
+            held = await all_of(source, 95)
+            with between(meddle), pytest.raises(Unavailable, match="deleting 10 messages: InternalError"):
+                await source.commit(held)
+            assert await flow.attribute("ApproximateNumberOfMessagesNotVisible") == "80"
+            await source.commit(held)
+            assert await flow.attribute("ApproximateNumberOfMessagesNotVisible") == "0"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("receives", "warned"), [(1, True), (2, True), (3, False)])
+def test_a_queue_that_gives_up_early_is_told(
+    receives: int, warned: bool, moto_server: MotoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with given_up_after(moto_server, receives) as (flow, _), flow.open():
+            pass
+
+    asyncio.run(main())
+    assert bool(warnings(caplog, f"maxReceiveCount {receives}:")) is warned
+
+
+@pytest.mark.slow
+def test_the_shipped_policy_suffices(moto_server: MotoServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "eventwagon.bridge")
+
+    async def main() -> None:
+        async with queue_flow(moto_server) as flow:
+            account = iam.Iam()
+            account.policies["bridge"] = iam.statements("bridge", QUEUE=flow.queue)
+            (statement,) = account.policies["bridge"]
+            listed = [each for each in statement["Action"] if each != "sqs:GetQueueAttributes"]
+            account.policies["blind"] = [{**statement, "Action": listed}]
+            account.policies["reader"] = [{**statement, "Action": ["sqs:GetQueueUrl", "sqs:ReceiveMessage"]}]
+            await flow.write_at_once(numbered(5))
+            with account.enforced():
+                with iam.acting("reader"):
+                    async with flow.open() as source:
+                        held = await all_of(source, 5)
+                        with pytest.raises(StorageBroken, match=r"DeleteMessage.*bridge-policy\.json"):
+                            await source.commit(held)
+                await asyncio.sleep(2)  # it may not give them back
+                account.denied.clear()
+                with iam.acting("bridge"):
+                    async with flow.open() as source:
+                        held = await all_of(source, 5)
+                        await source.lag()
+                        await asyncio.sleep(1)  # they are hidden again
+                        await source.commit(held)
+                assert account.denied == []
+                assert {action for role, _, action in account.used if role == "bridge"} == set(statement["Action"])
+                with iam.acting("blind"):
+                    async with flow.open() as source:
+                        assert await source.read(10, 0.1) == []
+
+    asyncio.run(main())
+    assert warnings(caplog, "its lag is unknown")
+
+
+@pytest.mark.parametrize("raw", ["false", "true"])
+def test_notifications_of_sns(
+    raw: str, moto_server: MotoServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        sns = "false" if raw == "true" else "true"
+        async with queue_flow(moto_server, options=f"sns={sns}") as flow:
+            topic = (await flow.clients.call("sns", "create_topic", Name=flow.queue))["TopicArn"]
+            await flow.clients.call(
+                "sns",
+                "subscribe",
+                TopicArn=topic,
+                Protocol="sqs",
+                Endpoint=await flow.attribute("QueueArn"),
+                Attributes={"RawMessageDelivery": raw},
+            )
+            sent = await flow.clients.call(
+                "sns",
+                "publish",
+                TopicArn=topic,
+                Message='{"n": 1}',
+                Subject="an order",
+                MessageAttributes={"Tenant-Id": {"DataType": "String", "StringValue": "blue"}},
+            )
+            async with shop().connect(f"sqlite:///{tmp_path}") as c, bridging(flow.open(), c) as bridge:
+                await until(lambda: bridge.passed, "it")
+                (event,) = await stored(c)
+                assert event.data == b'{"n": 1}'
+                assert event.extensions["tenantid"] == "blue"
+                if raw == "false":
+                    assert event.id == f"sns/{flow.queue}/{sent['MessageId']}"
+                    assert event.extensions["snssubject"] == "an order"
+                    for body in (
+                        b'{"n": 1}',
+                        b'{"Type":"Notification","MessageId":"' + b"x" * 200 + b'","Message":""}',
+                    ):
+                        await flow.write([body])
+                    await until(lambda: bridge.buried == 2, "what is none")
+                    for letter in await letters(c):
+                        assert letter.extensions["deadbecause"].startswith("it is no notification of SNS")
+
+    asyncio.run(main())
+
+
+def test_an_envelope_of_sns_is_told(moto_server: MotoServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with queue_flow(moto_server) as flow, flow.open() as source:
+            await flow.write([b'{\n  "Type" : "Notification",\n  "MessageId" : "1",\n  "Message" : "x"\n}'] * 3)
+            await source.commit(await all_of(source, 3))
+
+    asyncio.run(main())
+    assert len(warnings(caplog, "add sns=true")) == 1
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [
@@ -126,6 +465,7 @@ def test_what_is_held_long_is_not_seen_by_others(moto_server: MotoServer) -> Non
         ("sqs://k:s@eu-west-1/a", "no keys in the URL"),
         ("sqs://eu-west-1/a?group=g", "unknown option group"),
         ("sqs://eu-west-1/a?visibility=0", "visibility="),
+        ("sqs://eu-west-1/a?sns=perhaps", "sns="),
     ],
 )
 def test_bad_urls(url: str, why: str) -> None:
@@ -136,7 +476,7 @@ def test_bad_urls(url: str, why: str) -> None:
 def test_no_such_queue_and_no_position(moto_server: MotoServer) -> None:
     async def main() -> None:
         url = f"sqs://eu-west-1/nowhere?endpoint={moto_server.endpoint}"
-        with pytest.raises(UsageError, match="there is no queue nowhere"):
+        with pytest.raises(UsageError, match="there is no queue nowhere in eu-west-1 in account 123456789012"):
             async with open_sqs(Address.of(url), None):
                 pass
         with pytest.raises(UsageError, match="a queue has no positions"):

@@ -66,6 +66,10 @@ class Clients:
         for service in services:
             await self._connect(service)
 
+    def region(self, service: str) -> str:
+        """The region to which requests go, of a service that was called before."""
+        return str(self._open[service].meta.region_name)
+
     async def _connect(self, service: str) -> Any:
         async with self._lock:
             if service not in self._open:

@@ -447,6 +447,22 @@ def test_notifications_of_sns(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("settings", "fits"), [({}, False), ({"max_event_bytes": 1_100_000}, True)])
+def test_a_large_message(settings: dict[str, int], fits: bool, moto_server: MotoServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            queue_flow(moto_server, MaximumMessageSize="1048576") as flow,
+            shop(**settings).connect(f"sqlite:///{tmp_path}") as c,
+        ):
+            await flow.write([b"x" * 1_000_000])
+            async with bridging(flow.open(), c) as bridge:
+                await until(lambda: bridge.passed + bridge.buried, "it")
+            assert bool(bridge.passed) is fits
+            assert ["undecodable" in letter.extensions for letter in await letters(c)] == ([] if fits else [True])
+
+    asyncio.run(main())
+
+
 def test_an_envelope_of_sns_is_told(moto_server: MotoServer, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with queue_flow(moto_server) as flow, flow.open() as source:

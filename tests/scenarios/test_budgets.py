@@ -28,10 +28,11 @@ from eventwagon.orchestrators.aws.handler import PROBE
 from eventwagon.policy.budgets import Waiting
 from eventwagon.runtime.budget_shares import BudgetShares
 from eventwagon.runtime.budgets import ChannelBudget, Slots, Tokens, Watcher
+from eventwagon.runtime.prefetch import WagonPrefetch
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import run
 from eventwagon.views.train import look
-from tests.support import World, runtime_of, until
+from tests.support import World, pools_of, runtime_of, until
 
 
 class Meter:
@@ -598,6 +599,29 @@ def test_room_that_is_kept_for_a_wagon_is_lost_to_no_other() -> None:
             budgets["old"].end()
             budgets["old"].end()
             await asyncio.sleep(0.1)
+
+    run(main())
+
+
+def test_a_process_that_leaves_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its wagons has fetched events, and workers that wake before these are given back."""
+    give_back = WagonPrefetch.give_back
+
+    def woken(self: WagonPrefetch) -> None:
+        for pool in pools_of("t"):
+            pool.wake_all()
+        asyncio.get_running_loop().call_later(0.01, give_back, self)
+
+    monkeypatch.setattr(WagonPrefetch, "give_back", woken)
+
+    async def main() -> None:
+        world, meter = World(), Meter()
+        settings = {"limit": Volume(50), "workers": Workers(each=8), "spares": 1}
+        async with world.running(train_of(meter, "a", 0.1, concurrency=8, settings=settings)) as connection:
+            for _ in range(8):
+                await connection.publish_many(range(50))
+                await asyncio.sleep(0.3)
+        assert meter.most == 8
 
     run(main())
 

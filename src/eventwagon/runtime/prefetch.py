@@ -108,7 +108,7 @@ class Prefetcher:
     def began(self) -> float | None:
         """When the chain of its next event began; None if nothing waits here, or nothing may be handed out."""
         source = self.source
-        if source.circuit.held or source.wagon.paused:
+        if source.circuit.held or source.wagon.paused or source.wagon.leaving:
             return None
         if source.budget is not None and self.is_waiting and source.budget.blocked:
             return None

@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+_LEAD_MOST = 4
+"""How far either new events or the others can get ahead of the other side, as far as it is remembered."""
+
 
 class Waiting(NamedTuple):
     """A wagon whose events wait for a budget."""
@@ -25,16 +28,21 @@ class Waiting(NamedTuple):
     """When it was cut off."""
 
 
-def first(wagons: Sequence[Waiting], *, after_new: bool) -> int:
+def first(wagons: Sequence[Waiting], *, lead: int) -> int:
     """The index of the wagon whose event begins next, where a budget has room for one only. New events get every second
     turn, so that they never wait behind a backlog, and the backlog goes on, the oldest first. Replays come last.
-    `after_new`: the turn before was that of new events."""
+    `lead`: how many more new events than others have begun lately."""
 
     def order(index: int) -> tuple[bool, bool, float]:
         wagon = wagons[index]
-        return wagon.is_replay, wagon.is_new is after_new, wagon.since
+        return wagon.is_replay, wagon.is_new is (lead > 0), wagon.since
 
     return min(range(len(wagons)), key=order)
+
+
+def lead_after(lead: int, *, is_new: bool) -> int:
+    """The lead of new events after one more has begun. It is bounded: what one side did not use is soon forgotten."""
+    return min(_LEAD_MOST, lead + 1) if is_new else max(-_LEAD_MOST, lead - 1)
 
 
 class Claim(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from ..policy.budgets import Waiting, burst, first, parts, turn_seconds
+from ..policy.budgets import Waiting, burst, first, lead_after, parts, turn_seconds
 
 LEASE_LOST = "the process could not renew its part of the budget in time"
 """Why handlings under a concurrency budget are cut short."""
@@ -41,8 +41,8 @@ class Watcher(NamedTuple):
     """A channel of a served wagon that has a budget, and the workers that handle its events."""
 
     pool: Pool
-    waits: Callable[[], int]
-    """How many events of it wait at least, as far as this process knows."""
+    waits: Callable[[], bool]
+    """Whether an event of it waits, as far as this process knows."""
     on_room: Callable[[int], object]
     """Called when so many more events may begin."""
     on_change: Callable[[], object]
@@ -51,8 +51,9 @@ class Watcher(NamedTuple):
     """Called when nothing may be used any more, so that handlings under way must end."""
     wagon: Callable[[], Waiting] = lambda: Waiting(is_new=True, is_replay=False, since=0.0)
     """Which wagon it is."""
-    idle: Callable[[], int] = lambda: 0
-    """How many of the pool's workers handle nothing, if the pool is this wagon's own."""
+    ready: Callable[[], int] = lambda: 0
+    """How many of its events could begin now, as far as is known here, if its pool is its wagon's own. One that may
+    have to be fetched first counts, too."""
 
 
 class Part:
@@ -73,8 +74,8 @@ class Part:
         self._turns: dict[Pool, int] = {}
         """For how many events of each pool room is kept."""
         self._turns_end: asyncio.TimerHandle | None = None
-        self._after_new = False
-        """The event that began last was a new one."""
+        self._lead = 0
+        """See `policy.budgets.first`."""
         self._time = asyncio.get_running_loop().time
 
     def has_room(self, pool: Pool | None = None) -> bool:
@@ -131,17 +132,18 @@ class Part:
         left = dict[Pool, int]()
         wagons = dict[Pool, Waiting]()
         for watcher in self.watchers:
-            if number := min(watcher.idle(), left.get(watcher.pool, 0) + watcher.waits()):
-                left[watcher.pool], wagons[watcher.pool] = number, watcher.wagon()
-        room, after_new = self._room(self._time()), self._after_new
+            if number := watcher.ready():
+                left[watcher.pool] = left.get(watcher.pool, 0) + number
+                wagons[watcher.pool] = watcher.wagon()
+        room, lead = self._room(self._time()), self._lead
         if not left or room >= sum(left.values()):
             return
         while room >= 1.0:
             pools = [pool for pool, number in left.items() if number]
-            pool = pools[first([wagons[pool] for pool in pools], after_new=after_new)]
+            pool = pools[first([wagons[pool] for pool in pools], lead=lead)]
             self._turns[pool] = self._turns.get(pool, 0) + 1
             left[pool] -= 1
-            room, after_new = room - 1.0, wagons[pool].is_new
+            room, lead = room - 1.0, lead_after(lead, is_new=wagons[pool].is_new)
         if self._turns:
             self._turns_end = asyncio.get_running_loop().call_later(_TURN, self._turns_lapsed)
 
@@ -163,7 +165,7 @@ class Part:
     def begin(self, events: int, watcher: Watcher | None = None) -> None:
         """A handling of so many events begins."""
         if watcher is not None and len(self.watchers) > 1:
-            self._after_new = watcher.wagon().is_new
+            self._lead = lead_after(self._lead, is_new=watcher.wagon().is_new)
             if turns := self._turns.pop(watcher.pool, 0):
                 self._turns[watcher.pool] = turns - 1
             if not any(self._turns.values()):

@@ -124,10 +124,14 @@ class Prefetcher:
             return False
         return bool(self.buffer) or bool(self.aside) or self.remembered is not None
 
-    @property
-    def number_waiting(self) -> int:
-        """How many events wait at least."""
-        return max(1, len(self.buffer) + len(self.aside)) if self.is_waiting else 0
+    def ready(self, idle: int) -> int:
+        """How many of its events so many idle workers could begin: those at hand, and one that may have to be fetched
+        first."""
+        source = self.source
+        if source.circuit.held or source.wagon.paused or source.wagon.leaving:
+            return 0
+        more = self.remembered is not None or not (self._dry or self.receiving)
+        return max(0, min(idle, len(self.buffer) + len(self.aside) + more))
 
     @property
     def fresh(self) -> bool:

@@ -206,12 +206,12 @@ class WagonConsumer:
         if budget is not None:
             watcher = Watcher(
                 self._pool.state,
-                waits=lambda: prefetcher.number_waiting,
+                waits=lambda: prefetcher.is_waiting,
                 on_room=prefetcher.budget_room,
                 on_change=prefetcher.budget_changed,
                 on_lost=lambda: self._pool.cut_channel(source, LEASE_LOST),
                 wagon=self._waiting,
-                idle=lambda: max(0, self._pool.state.target - self.state.busy),
+                ready=lambda: prefetcher.ready(self._pool.state.target - self.state.busy),
             )
             stack.enter_context(budget.watched(watcher))
         return prefetcher

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from eventwagon import Context, Event, Train, UsageError, Volume, Workers
 from eventwagon.cli.http import listen, server, serving
 from eventwagon.connection import Connection
 from eventwagon.errors import EventRefused
-from eventwagon.event import child_id
+from eventwagon.event import Channel, child_id
 from eventwagon.gateway import Gateway, Limits, RemoteHandlers
 from eventwagon.gateway import remote as module
 from eventwagon.gateway.keys import Key, hashed
@@ -174,7 +175,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"channel": "ship", "data": [1]}, "emit to 'ship'"),
     ({"channel": "ship", "data": {"n": "x"}}, "emit to 'ship'"),
     ({"channel": "ship", "event": {}}, "emit 2: id, source, type, specversion: missing"),
-    ({"channel": "ship", "event": 7}, "emit 2: it is no JSON of the kind"),
+    ({"channel": "ship", "event": 7}, "emit 2: it is JSON of another form than is due"),
     (
         {"channel": "ship", "event": {"specversion": "1.0", "id": "a", "source": "b", "type": "c", "undo": "x"}},
         "own",
@@ -253,7 +254,9 @@ def test_the_last_lease_that_runs_out_is_a_death() -> None:
         async with asyncio.timeout(10):
             while not await shop.dead():
                 await asyncio.sleep(0.05)
-        assert await shop.dead() == ["the consumer has not answered within its lease of 1 s"]
+        assert await shop.dead() == [
+            "the consumer has not answered within its lease of 1 s: it may have died, or takes longer"
+        ]
 
     in_a_shop(test, attempts=1)
 
@@ -268,10 +271,16 @@ def test_extend_and_the_handlers_timeout() -> None:
         assert 0 < (await shop.say("extend", got, lease=60))["lease"] < 1.6
         assert await shop.left() == 1
         [again] = await shop.receive(wait=10)
-        assert again["attempt"] == 2
-        assert not (await shop.say("settle", got))["done"]
+        assert (again["attempt"], again["lease"]) == (2, pytest.approx(3, abs=0.2))
+        ended = "its handler's timeout of 3 s (handler_timeout) has ended it, and no lease is longer"
+        assert (await shop.say("settle", got))["error"] == ended
+        async with asyncio.timeout(10):
+            while not await shop.dead():
+                await asyncio.sleep(0.05)
+        assert "handler_timeout" in (await shop.dead())[0]
+        assert (await shop.say("extend", again))["error"] == ended
 
-    in_a_shop(test, handler_timeout=3.0)
+    in_a_shop(test, handler_timeout=3.0, attempts=2)
 
 
 def test_one_that_goes_away_while_it_waits_loses_nothing() -> None:
@@ -393,6 +402,38 @@ def test_an_event_that_the_broker_refuses_is_told() -> None:
     in_a_shop(test)
 
 
+def test_an_event_that_the_broker_has_lost() -> None:
+    async def test(shop: Shop) -> None:
+        await shop.c.publish({})
+        [got] = await shop.receive()
+        await shop.c.broker.delete(Channel("shop", 1))
+        async with asyncio.timeout(10):
+            while (answer := await shop.say("extend", got))["done"]:
+                await asyncio.sleep(0.1)
+        assert "the broker has lost it or its claim, its wagon is gone" in answer["error"]
+
+    in_a_shop(test, visibility=1.0)
+
+
+def test_the_end_says_how_many_are_out_and_what_became_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "eventwagon.gateway")
+
+    async def main() -> None:
+        async with a_shop("telling-end") as shop:
+            await shop.c.publish_many([{}, {}])
+            out = [*await shop.receive(limit=1), *await shop.receive(limit=1)]
+            shop.app.end()
+            shop.app.end()
+            assert len(out) == 2
+            assert (await shop.say("settle", out[0]))["done"]
+
+    asyncio.run(main())
+    assert [each.getMessage() for each in caplog.records if each.name == "eventwagon.gateway"] == [
+        "shop: it ends: 2 deliveries are out, and have up to 0.2 s (grace) to be settled",
+        "shop: no delivery is out any more; 1 of them were not settled, and come again",
+    ]
+
+
 def test_at_the_end_what_is_out_may_be_settled() -> None:
     async def main() -> None:
         train = Train("shop", workers=Workers(total=4), grace=10.0)
@@ -476,16 +517,21 @@ BAD = [
     ("receive", '{"lease": 1e9}', 400, "`$.lease`"),
     ("receive", '{"channel": 7}', 400, "`$.channel`"),
     ("receive", '{"channel": "nope"}', 400, "no channel 'nope'; there are: '', 'ship'"),
-    ("receive", '{"channel": "\\ud800"}', 400, "no JSON"),
-    ("receive", '{"chanel": ""}', 400, "unknown field `chanel`"),
-    ("receive", '{"x": ' + "[" * 100_000, 400, "it is"),
+    ("receive", '{"channel": "\\ud800"}', 400, "no Unicode text: it has half of a surrogate pair"),
+    ("receive", '{"chanel": ""}', 400, "there is no field `chanel`"),
+    ("receive", '{"x": ' + "[" * 100_000, 400, "the body: "),
     ("settle", "{}", 400, "missing required field `receipts`"),
     ("settle", '{"receipts": {}}', 400, "Expected `array`"),
     ("settle", '{"receipts": ["x"]}', 400, "receipt 1 of 1: "),
     ("settle", '{"receipts": [{"receipt": ""}]}', 400, "receipt 1 of 1: "),
     ("settle", '{"receipts": [{"receipt": "x"}, {}]}', 400, "receipt 2 of 2: "),
     ("settle", '{"receipts": [{"receipt": "x"}, {"receipt": "x"}]}', 400, "receipt 2 of 2: it is there twice"),
-    ("settle", '{"receipts": [{"receipt": "x", "reason": ""}]}', 400, "unknown field `reason`"),
+    (
+        "settle",
+        '{"receipts": [{"receipt": "x", "reason": ""}]}',
+        400,
+        "there is no field `reason`; there are receipt, emit",
+    ),
     ("settle", '{"receipts": [{"receipt": "x", "emit": [{}]}]}', 400, "missing required field `channel`"),
     ("settle", '{"receipts": [{"receipt": "x", "emit": [{"channel": "ship"}]}]}', 400, "emit 1: give either"),
     (
@@ -498,6 +544,9 @@ BAD = [
     ("extend", '{"receipts": [{"receipt": "x", "lease": -1}]}', 400, "`$.lease`"),
     ("fail", json.dumps({"receipts": [{"receipt": "x", "reason": "r" * 2001}]}), 400, "`$.reason`"),
     ("reject", '{"receipts": [{"receipt": "x", "reason": 7}]}', 400, "`$.reason`"),
+    ("settle", '{"receipts": [{"receipt": "x", "emit": [{"chanel": ""}]}]}', 400, "no field `chanel` - at `$.emit[0]`"),
+    ("receive", '{"max": 1}', 400, "the body: there is no field `max`; there are limit, wait, channel, lease"),
+    ("fail", '{"receipts": [{"receipt": "x", "reason": "\\ud83d"}]}', 400, "no Unicode text"),
     ("steal", "{}", 404, "there are POST"),
 ]
 

@@ -413,3 +413,7 @@ def test_an_answer_in_two_writes_does_not_wait_for_the_client() -> None:
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_connection_is_kept_for_as_long_as_the_docs_say() -> None:
+    assert server(None, connections=10).config.timeout_keep_alive == 30

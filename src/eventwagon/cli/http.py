@@ -103,6 +103,7 @@ def server(served: Any, *, connections: int, grace: int = _GRACE, **config: Any)
         proxy_headers=False,
         server_header=False,
         limit_concurrency=connections,
+        timeout_keep_alive=int(_SILENT),
         timeout_graceful_shutdown=grace,
         backlog=_BACKLOG,
         http="h11",  # httptools drops the body of a request that asks for an upgrade, as Java's client does

@@ -5,6 +5,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protoc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from urllib.parse import unquote
 
@@ -19,6 +20,8 @@ from .refusal import Refused
 _NEEDED = ("id", "source", "type", "specversion")
 _TEXTS = (*_NEEDED, "time", "subject", "datacontenttype", "dataschema")
 _OURS = OURS | {CHANNEL, UNDECODABLE}
+_HALF = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+"""The escape of the first half of a surrogate pair, without the second."""
 _document = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _documents = msgspec.json.Decoder(list[msgspec.Raw])
 _any = msgspec.json.Decoder(msgspec.Raw)
@@ -88,7 +91,7 @@ def _binary(attributes: dict[str, str], content_type: str, body: bytes, now: flo
         try:
             _any.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            raise Refused(400, f"data: the body is {why_no_json(e)}; its content-type says JSON") from None
+            raise Refused(400, f"data: the body is {why_no_json(e, body)}; its content-type says JSON") from None
     time = attributes.pop("time", None)
     del attributes["specversion"]
     attributes.pop("dataschema", None)  # `Event` has no field for it
@@ -109,7 +112,7 @@ def structured(body: bytes, where: str, now: float, most: int) -> Event:
     try:
         document = _document.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Refused(400, f"{where or 'the body: '}it is {why_no_json(e)}") from None
+        raise Refused(400, f"{where or 'the body: '}it is {why_no_json(e, body)}") from None
     texts = {name: _word(document[name], name, where) for name in _TEXTS if name in document}
     given = {name for name in document if name not in texts or texts[name] is not None}
     _check(given, texts.get("time"), texts.get("specversion"), where)
@@ -121,7 +124,10 @@ def structured(body: bytes, where: str, now: float, most: int) -> Event:
 
 def _word(value: msgspec.Raw, name: str, where: str) -> str | None:
     """The text of an attribute; None for null."""
-    found = msgspec.json.decode(value)
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise Refused(400, f"{where}{name}: it is {why_no_json(e, bytes(value))}") from None
     if found is not None and not isinstance(found, str):
         raise Refused(400, f"{where}{name}: it must be text")
     return found
@@ -131,7 +137,7 @@ def _batch(body: bytes, now: float, most: int, most_events: int) -> list[Event]:
     try:
         documents = _documents.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Refused(400, f"the body is {why_no_json(e)}; a batch is a JSON array of events") from None
+        raise Refused(400, f"the body is {why_no_json(e, body)}; a batch is a JSON array of events") from None
     if len(documents) > most_events:
         raise Refused(413, f"the batch has {len(documents):,} events; {most_events:,} are taken at once")
     return [
@@ -165,11 +171,17 @@ def _checked(event: Event, where: str, most: int) -> Event:
         raise Refused(400, f"{where}{e}") from None
 
 
-def why_no_json(error: Exception) -> str:
-    """Why something can't be read, after "it is"."""
+def why_no_json(error: Exception, text: bytes) -> str:
+    """Why a text can't be read, after "it is"."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return f"no JSON of the kind that is due: {error}"
+    if isinstance(error, msgspec.ValidationError):
+        return f"JSON of another form than is due: {error}"
+    if isinstance(error, UnicodeDecodeError):
+        return "no UTF-8"
+    if "surrogate" in str(error) or _HALF.search(text):  # the decoder takes one for the end of the text
+        return "no Unicode text: it has half of a surrogate pair, as where a text was cut inside a character"
+    return f"no JSON: {str(error).removeprefix('JSON is malformed: ')}"
 
 
 def _shown(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 from collections import deque
@@ -20,6 +21,8 @@ from ..runtime.context import Context
 from ..runtime.middleware import Next
 from ..train import Train
 
+_logger = logging.getLogger("eventwagon.gateway")
+
 LEASE_MOST = 43_200.0
 """The longest lease, in seconds. The handler's timeout ends it in any case."""
 _UNCLAIMED = 1.0
@@ -33,6 +36,8 @@ _TO_SETTLE = 30.0
 """Seconds after which a consumer is told that its event is not settled yet."""
 _REMEMBERED = 10_000
 """How many receipts that are over are remembered, with what became of them."""
+_CLOSE = 0.05
+"""Seconds before the end of the handler's timeout that count as its end: the worker's own began a bit earlier."""
 _ROOM_MOST = 1000
 """More room than any prefetcher asks for."""
 
@@ -64,17 +69,25 @@ SETTLE = Verb("settled", lambda _: None)
 RELEASE = Verb("released", lambda _: Snooze(0.0, "released by its consumer"))
 REJECT = Verb("rejected", lambda reason: Reject(reason or "by its consumer"))
 _DONE = ("settled", "released", "rejected", "failed")
-_CUT_SHORT = "it was cut short: by its handler's timeout, or because the gateway ends"
+_ENDING = "the gateway ends, and has given it back: it comes again"
+_CUT_SHORT = (
+    "its handling was ended here before the consumer had answered, neither by its lease nor by the handler's timeout: "
+    "the broker has lost it or its claim, its wagon is gone, or the workers have stopped. Unless it is lost, it comes "
+    "again"
+)
 FAIL = Verb("failed", lambda reason: Retry(None, reason or "its consumer could not handle it"))
 
 
 class _Lent:
     """One event on its way to a consumer, or with one."""
 
-    def __init__(self, context: Context, until: float) -> None:
+    def __init__(self, context: Context, timeout: float, option: str) -> None:
+        loop = asyncio.get_running_loop()
         self.context = context
-        self.until = until
+        self.until = loop.time() + timeout
         """When the handler's timeout ends, in the loop's time."""
+        self.too_long = f"its handler's timeout of {timeout:g} s ({option}) has ended it, and no lease is longer"
+        """Why it is over after that."""
         self.receipt = ""
         """Empty until it is in an answer."""
         self.asked = self.lease = 0.0
@@ -83,7 +96,6 @@ class _Lent:
         """Ends the lease; or, while no consumer asks, the wait for one."""
         self.verb: Verb | None = None
         """What the consumer has said."""
-        loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Exception | None] = loop.create_future()
         """What the middleware raises; None: it returns."""
         self.over: asyncio.Future[str] = loop.create_future()
@@ -190,6 +202,8 @@ class RemoteHandlers:
         """By receipt, for those that are over: what became of them."""
         self._rooms: dict[str, _Room] = {}
         self._is_ending = False
+        self._given_back = 0
+        """Deliveries that were out when it began to end, and were not settled."""
         train.middleware(self._lend)
         for handler in train.handlers.values():
             handler.elsewhere = self
@@ -206,11 +220,20 @@ class RemoteHandlers:
 
     def end(self) -> None:
         """Give out nothing more. What is out may still be settled. Idempotent."""
+        if self._is_ending:
+            return
         self._is_ending = True
         for receiver in self._receivers:
             receiver.stirred.set()
         while self._waiting:
             _resolve(self._waiting.popleft(), Snooze(0.0, "the gateway is ending"))
+        if self._out:
+            _logger.info(
+                "%s: it ends: %d deliveries are out, and have up to %g s (grace) to be settled",
+                self.train.name,
+                len(self._out),
+                self.train.settings.grace,
+            )
 
     # --- the runtime's side ----------------------------------------------------------------------
 
@@ -254,9 +277,11 @@ class RemoteHandlers:
         if context.undone is not None:
             await call_next()
             return
-        room, loop = self._rooms.get(context.channel), asyncio.get_running_loop()
-        own = self.train.handlers[context.channel].options.timeout
-        lent = _Lent(context, loop.time() + (self.train.settings.handler_timeout if own is None else own))
+        room, own = self._rooms.get(context.channel), self.train.handlers[context.channel].options.timeout
+        if own is None:
+            lent = _Lent(context, self.train.settings.handler_timeout, "handler_timeout")
+        else:
+            lent = _Lent(context, own, "timeout of its @train.on")
         if room is not None:
             room.lent += 1
         try:
@@ -295,19 +320,40 @@ class RemoteHandlers:
         if not lent.outcome.done():
             lent.outcome.cancel()
         if lent.verb is None:
-            self._close(lent, lent.because or _CUT_SHORT)
+            self._close(lent, lent.because or self._why_cut_short(lent))
         elif lent.context.is_part:  # its message is settled after the last of its events
-            self._close(lent, "" if lent.has_passed else _CUT_SHORT)
+            self._close(lent, "" if lent.has_passed else self._why_cut_short(lent))
+
+    def _why_cut_short(self, lent: _Lent) -> str:
+        """Why its handling was ended, as far as this process knows."""
+        if asyncio.get_running_loop().time() >= lent.until - _CLOSE:
+            return lent.too_long
+        return _ENDING if self._is_ending else _CUT_SHORT
 
     def _close(self, lent: _Lent, error: str) -> None:
         """It is over: what the consumer said was done, or why not."""
         if lent.over.done():
             return
         lent.over.set_result(error)
-        if self._out.pop(lent.receipt, None) is not None:
-            self._past[lent.receipt] = error or (lent.verb.done if lent.verb is not None else "")
-            if len(self._past) > _REMEMBERED:
-                del self._past[next(iter(self._past))]
+        if self._out.pop(lent.receipt, None) is None:
+            return
+        self._past[lent.receipt] = error or (lent.verb.done if lent.verb is not None else "")
+        if len(self._past) > _REMEMBERED:
+            del self._past[next(iter(self._past))]
+        if self._is_ending:
+            self._given_back += bool(error) and not (lent.verb is not None and lent.because)  # a dead letter is over
+            if not self._out:
+                self._tell_last()
+
+    def _tell_last(self) -> None:
+        if self._given_back:
+            _logger.warning(
+                "%s: no delivery is out any more; %d of them were not settled, and come again",
+                self.train.name,
+                self._given_back,
+            )
+        else:
+            _logger.info("%s: no delivery is out any more; the consumers have answered for all", self.train.name)
 
     # --- the consumers' side ---------------------------------------------------------------------
 
@@ -383,9 +429,15 @@ class RemoteHandlers:
         lent.timer = loop.call_later(lent.lease, self._expire, lent)
 
     def _expire(self, lent: _Lent) -> None:
-        if lent.verb is None and not lent.outcome.done():
-            lent.because = f"its lease of {lent.lease:g} s has run out"
-            _resolve(lent, Retry(None, f"the consumer has not answered within its lease of {lent.lease:g} s"))
+        if lent.verb is not None or lent.outcome.done():
+            return
+        if asyncio.get_running_loop().time() >= lent.until - _CLOSE:
+            lent.because = lent.too_long
+            _resolve(lent, Retry(None, f"the consumer has not settled it: {lent.too_long}"))
+            return
+        lent.because = f"its lease of {lent.lease:g} s has run out"
+        why = f"the consumer has not answered within its lease of {lent.lease:g} s: it may have died, or takes longer"
+        _resolve(lent, Retry(None, why))
 
     def extend(self, receipt: str, lease: float | None) -> Result:
         """Let the lease begin anew, with so many seconds; None: as many as before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -14,7 +15,7 @@ from .intake import structured, why_no_json
 from .refusal import Refused
 from .remote import FAIL, LEASE_MOST, REJECT, RELEASE, SETTLE, Emit, Receiving, RemoteHandlers, Result, emitting
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=msgspec.Struct)
 
 WAIT_MOST = 30.0
 """The longest that a request waits for a delivery, in seconds."""
@@ -22,6 +23,7 @@ _Lease = Annotated[float, msgspec.Meta(ge=1, le=LEASE_MOST)]
 _Receipt = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Reason = Annotated[str, msgspec.Meta(max_length=2000)]
 _NONE = msgspec.Raw(b"")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`( - at `.*`)?", re.DOTALL)
 
 
 class Receive(msgspec.Struct, forbid_unknown_fields=True):
@@ -181,4 +183,9 @@ def _read(body: bytes, kind: type[_T], where: str = "") -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Refused(400, f"{where or 'the body: '}it is {why_no_json(e)}") from None
+        where = where or "the body: "
+        if (unknown := _UNKNOWN.fullmatch(str(e))) is not None:
+            name, at = ascii(unknown[1][:60])[1:-1], unknown[2] or ""
+            there = "" if at else f"; there are {', '.join(kind.__struct_fields__)}"
+            raise Refused(400, f"{where}there is no field `{name}`{at}{there}") from None
+        raise Refused(400, f"{where}it is {why_no_json(e, body)}") from None

@@ -931,9 +931,17 @@ class Connection:
 
     @property
     def trouble(self) -> str:
-        """Why this process is unhealthy: a defect of eventwagon that it found, or its lifespan is not open. Empty if
-        there is nothing."""
-        return self._membership.trouble if self._membership is not None else self._bulkhead.trouble
+        """Why this process is unhealthy: a defect of eventwagon that it found, its lifespan is not open, or the broker
+        or registry is `unreachable`. Empty if there is nothing."""
+        found = self._membership.trouble if self._membership is not None else self._bulkhead.trouble
+        return found or self.unreachable
+
+    @property
+    def unreachable(self) -> str:
+        """Since when the train's broker or registry has not answered, and why, if that is longer than three seconds;
+        empty otherwise. Noticed by what a process asks all the time: the manifest, and its check-ins while it is
+        `running`."""
+        return self._runtime.reach.trouble
 
     @property
     def not_observing(self) -> str:

@@ -101,7 +101,7 @@ class Bridge:
     @property
     def trouble(self) -> str:
         """What the bridge waits for; empty while it runs well."""
-        return next(iter(list(self._troubles.values())), "")
+        return next(iter(list(self._troubles.values())), "") or self._c.unreachable
 
     def points(self) -> Iterator[Point]:
         """Its figures, for `Metrics.add`. From any thread."""
@@ -214,7 +214,7 @@ class Bridge:
         """A broker that is away says nothing until the publishing's patience is over."""
         self._troubles.setdefault("publishing", _IS_SLOW)
         if self._seldom.due("slow") is not None:
-            _logger.warning("bridge from %s: %s", self._name, _IS_SLOW)
+            _logger.warning("bridge from %s: %s", self._name, self._c.unreachable or _IS_SLOW)
 
     async def _bury(self, refused: Unmapped) -> None:
         train, settings = self._c.train.name, self._c.train.settings

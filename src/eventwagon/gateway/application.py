@@ -29,7 +29,7 @@ from .intake import answer_to, events_of
 from .keys import Bucket, Key, hashed
 from .refusal import Refused
 from .remote import Receiving, RemoteHandlers
-from .working import VERBS, answer, check_json, items_of, receive, receive_of
+from .working import VERBS, answer, check_json, encoded, items_of, receive, receive_of
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Any]
@@ -180,6 +180,8 @@ class Gateway:
             return msgspec.json.encode({"receipts": found})
         asked, receiving = receive_of(data, self._limits.events), Receiving()
         body.free()  # it may wait for long
+        connection = self._connections[name]
+        _check_reach(connection)
         watching = asyncio.create_task(body.until_gone(receiving.leave))
         try:
             deliveries = await receive(remote, asked, receiving, self._limits.body)
@@ -188,7 +190,9 @@ class Gateway:
             await asyncio.gather(watching, return_exceptions=True)
         if receiving.has_gone:
             raise _Gone
-        return deliveries
+        if not deliveries:
+            _check_reach(connection)
+        return encoded(deliveries)
 
     # --- publishing -----------------------------------------------------------------------
 
@@ -275,6 +279,12 @@ class Gateway:
     def release(self, size: int) -> None:
         """The bytes are no longer there."""
         self._held -= size
+
+
+def _check_reach(connection: Connection) -> None:
+    """Raise Refused while no event can be received."""
+    if why := connection.unreachable:
+        raise Refused(503, why, retry_after=1)
 
 
 class _Storing:

@@ -13,7 +13,19 @@ from ..errors import UsageError
 from ..event import JSON, Event
 from .intake import structured, why_no_json
 from .refusal import Refused
-from .remote import FAIL, LEASE_MOST, REJECT, RELEASE, SETTLE, Emit, Receiving, RemoteHandlers, Result, emitting
+from .remote import (
+    FAIL,
+    LEASE_MOST,
+    REJECT,
+    RELEASE,
+    SETTLE,
+    Delivered,
+    Emit,
+    Receiving,
+    RemoteHandlers,
+    Result,
+    emitting,
+)
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -161,12 +173,12 @@ def _emit_of(item: Settle, most: int, now: float) -> Emit:
     return emitting(found)
 
 
-async def receive(remote: RemoteHandlers, asked: Receive, receiving: Receiving, most: int) -> bytes:
-    """The answer to a request for deliveries, of some `most` bytes. Raises Refused."""
+async def receive(remote: RemoteHandlers, asked: Receive, receiving: Receiving, most: int) -> Sequence[Delivered]:
+    """What a request for deliveries gets, of some `most` bytes. Raises Refused."""
     if remote.is_ending:
         raise Refused(503, "the gateway is ending", retry_after=1)
     try:
-        found = await remote.receive(
+        return await remote.receive(
             channel=asked.channel,
             limit=asked.limit,
             wait=asked.wait,
@@ -176,7 +188,11 @@ async def receive(remote: RemoteHandlers, asked: Receive, receiving: Receiving, 
         )
     except UsageError as e:
         raise Refused(400, str(e)) from None
-    return msgspec.json.encode({"deliveries": found})
+
+
+def encoded(deliveries: Sequence[Delivered]) -> bytes:
+    """The answer with these deliveries."""
+    return msgspec.json.encode({"deliveries": deliveries})
 
 
 def _read(body: bytes, kind: type[_T], where: str = "") -> _T:

@@ -19,7 +19,7 @@ from ..contracts.manifest import Wagon
 from ..contracts.metering import ProcessFigures
 from ..contracts.orchestrator import Deployment
 from ..contracts.process import this_pod, this_process
-from ..contracts.registry import Member, peers_of
+from ..contracts.registry import Member, Peer, peers_of
 from ..display.text import as_line, said
 from ..errors import Unavailable
 from ..event import wagon_name
@@ -320,7 +320,10 @@ class Membership:
     async def _peers(self) -> dict[str, str]:
         """The processes that divide the workers between them, this one included: their names and the revision of their
         code."""
-        peers = await peers_of(self._registry, self._train) if self._post is None else ()
+        peers: Sequence[Peer] = ()
+        if self._post is None:
+            with self._runtime.reach.asking():
+                peers = await peers_of(self._registry, self._train)
         return {p.name: p.revision for p in peers if "work" in p.roles} | {self._name: self._revision}
 
     async def _leave(self, local: InProcess, unit: int) -> None:
@@ -390,8 +393,9 @@ class Membership:
         )
         ttl = self._settings.member_ttl
         try:
-            async with asyncio.timeout(ttl):
-                await self._registry.check_in(self._train, me, ttl=ttl)
+            with self._runtime.reach.asking():
+                async with asyncio.timeout(ttl):
+                    await self._registry.check_in(self._train, me, ttl=ttl)
         except TimeoutError:
             raise Unavailable(f"the registry has not answered a check-in within member_ttl={ttl:g} s") from None
         news, self._said = saying != self._said, saying

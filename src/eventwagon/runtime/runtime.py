@@ -27,6 +27,7 @@ from .lifespan import Opening
 from .observed import Metering
 from .once import Once
 from .pulse import Pulse
+from .reach import Reach
 
 SwitchTraces = Callable[[Switched, Wagon], tuple[Switched, Callable[[], None]]]
 """Begins the trace of a switch to this wagon, as it is after the switch. Returns the fact with the trace's id, and what
@@ -92,6 +93,8 @@ class Runtime:
     """None: switches are not traced."""
     pulse: Pulse = field(default_factory=Pulse)
     """The signs of life of the train here."""
+    reach: Reach = field(default_factory=Reach)
+    """Whether the registry answers. Written by TrainState and Membership."""
     rng: random.Random = field(default_factory=lambda: random.Random())
 
 

@@ -15,7 +15,16 @@ from ..cloudevents import rfc3339
 from ..contracts.facts import Decision, Entry, Switched, SwitchSeen, sound_entry
 from ..contracts.manifest import Manifest, TrainRemoval, sound
 from ..contracts.registry import Registry, Snapshot
-from ..errors import Conflict, Defect, EventwagonError, PublishError, TrainPaused, TrainRemoved
+from ..errors import (
+    Conflict,
+    Defect,
+    EventwagonError,
+    PublishError,
+    StorageBroken,
+    TrainPaused,
+    TrainRemoved,
+    Unavailable,
+)
 from ..policy.edits import Edit, as_of, kept, stepped_back, went_back
 from .removed_trains import removal_since
 from .runtime import Runtime
@@ -237,11 +246,14 @@ class TrainState:
             try:
                 async with self.registry.watch(self._train) as snapshots:
                     async for snapshot in snapshots:
+                        self._runtime.reach.answered()
                         self.see(snapshot)
                         if self._lost is not None or snapshot.version < self._snapshot.version:
                             await self.refresh()
+            except (Unavailable, StorageBroken) as e:  # what is known stays valid until the broker refuses
+                self._runtime.reach.failed(str(e))
             except EventwagonError:
-                pass  # unavailable for now; what is known stays valid until the broker refuses
+                pass
             await asyncio.sleep(_PAUSE)
 
     async def store(self, edit: Edit, *, base: Snapshot) -> Snapshot:

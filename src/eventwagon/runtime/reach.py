@@ -1,0 +1,66 @@
+"""Whether the train's registry and broker answer this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import StorageBroken, Unavailable
+
+_LONG = 3.0
+"""Seconds without an answer after which they count as out of reach: a connection that breaks is made again sooner."""
+
+
+class Reach:
+    """What the calls that each process makes all the time say of the registry, which most often is the broker, too: its
+    check-ins, and the watch of the manifest. For one event loop at a time."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked: dict[object, float] = {}
+        """The calls under way: since when (the loop's time)."""
+        self._answered = float("-inf")
+        self._failing: tuple[float, str] | None = None
+        """Since when calls fail, and why the last one did."""
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """While a call waits for its answer. Whatever it raises is passed on."""
+        call, since = object(), self._now()
+        self._asked[call] = since
+        try:
+            yield
+        except (Unavailable, StorageBroken, TimeoutError) as e:
+            self.failed(str(e) or "no answer in time", since)
+            raise
+        else:
+            self.answered()
+        finally:
+            del self._asked[call]
+
+    def answered(self) -> None:
+        """There was an answer."""
+        self._answered, self._failing = self._now(), None
+
+    def failed(self, why: str, since: float | None = None) -> None:
+        """A call failed that began at `since` (the loop's time; None: now)."""
+        begun = self._now() if since is None else max(since, self._answered)
+        self._failing = begun if self._failing is None else self._failing[0], why
+
+    @property
+    def trouble(self) -> str:
+        """Why they are out of reach; empty while they answer, or nothing was asked. From any thread."""
+        if self._loop is None:
+            return ""
+        now, failing = self._loop.time(), self._failing
+        if failing is not None and now - failing[0] >= _LONG:
+            return f"the broker or the registry has not answered for {now - failing[0]:.0f} s: {failing[1]}"
+        since = max(min(list(self._asked.values()), default=now), self._answered)
+        if now - since >= _LONG:
+            return f"the broker or the registry has not answered for {now - since:.0f} s"
+        return ""
+
+    def _now(self) -> float:
+        self._loop = asyncio.get_running_loop()
+        return self._loop.time()

@@ -34,6 +34,8 @@ var (
 	lease, _ = strconv.ParseFloat(env("LEASE", "30"), 64)
 	client   = http.Client{Timeout: time.Minute}
 	leaving  atomic.Bool
+	trouble  atomic.Bool
+	isWrong  atomic.Bool // a receive was refused
 )
 
 type delivery struct {
@@ -74,25 +76,40 @@ func handle(d delivery) ([]emit, error) {
 	return []emit{{"ship", d.Event.Data}}, nil
 }
 
-// post sends until there is an answer. All of these requests may be repeated.
-func post(verb string, body any) (answer said) {
+// refused: what was sent is wrong, and sending it again would not help.
+type refused struct{ error }
+
+// post sends until there is an answer, or it is refused. All of these requests may be repeated.
+func post(verb string, body any) (answer said, err error) {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		err := try(verb, body, &answer)
-		if err == nil {
-			return answer
+		err = try(verb, body, &answer)
+		if _, ok := err.(refused); err == nil || ok {
+			tell(nil)
+			return answer, err
 		}
-		log.Printf("%s: %v; trying again", verb, err)
+		tell(err)
 		if leaving.Load() {
-			return said{} // its lease runs out, and another consumer gets it
+			return said{}, nil // its lease runs out, and another consumer gets it
 		}
 		time.Sleep(pause)
+	}
+}
+
+// tell logs when trouble begins, which all requests meet, and when it is over.
+func tell(err error) {
+	if begins := err != nil; trouble.Swap(begins) != begins {
+		if begins {
+			log.Printf("%v; trying again until there is an answer", err)
+		} else {
+			log.Printf("%s answers", url)
+		}
 	}
 }
 
 func try(verb string, body any, answer *said) error {
 	document, err := json.Marshal(body)
 	if err != nil {
-		return err
+		return refused{err}
 	}
 	request, err := http.NewRequest("POST", url+verb, bytes.NewReader(document))
 	if err != nil {
@@ -113,8 +130,8 @@ func try(verb string, body any, answer *said) error {
 		return err
 	case response.StatusCode == 200:
 		return json.Unmarshal(text, answer)
-	case response.StatusCode < 500 && response.StatusCode != 408:
-		log.Fatalf("%s: %s %s", verb, response.Status, text) // a mistake of ours: sending it again would not help
+	case response.StatusCode < 500 && response.StatusCode != 408 && response.StatusCode != 429:
+		return refused{fmt.Errorf("%s: %s %s", verb, response.Status, text)}
 	}
 	return fmt.Errorf("%s %s", response.Status, text)
 }
@@ -125,7 +142,10 @@ func say(verb string, d delivery, more fields) error {
 	for name, value := range more {
 		item[name] = value
 	}
-	answer := post(verb, fields{"receipts": []fields{item}})
+	answer, err := post(verb, fields{"receipts": []fields{item}})
+	if err != nil {
+		return err
+	}
 	if len(answer.Receipts) == 1 && answer.Receipts[0].Error != "" {
 		return errors.New(answer.Receipts[0].Error)
 	}
@@ -140,7 +160,7 @@ func work(d delivery) {
 			case <-handled:
 				return
 			case <-time.After(time.Duration(lease / 3 * float64(time.Second))):
-				_ = say("extend", d, nil)
+				_ = say("extend", d, nil) // refused: its lease runs out
 			}
 		}
 	}()
@@ -149,16 +169,24 @@ func work(d delivery) {
 		err = say("settle", d, fields{"emit": append([]emit{}, emits...)}) // only now it is handled
 	}
 	close(handled)
-	if err != nil {
+	if err != nil { // of the handler, or settling was refused: too many emits, or too large
 		log.Printf("%s: %v", d.Event.ID, err)
-		reason := []rune(err.Error())
-		_ = say("fail", d, fields{"reason": string(reason[:min(len(reason), 2000)])})
+		reason := []rune(err.Error()) // by characters: half of one would be refused
+		if err := say("fail", d, fields{"reason": string(reason[:min(len(reason), 500)])}); err != nil {
+			log.Printf("%s: %v", d.Event.ID, err) // its lease runs out
+		}
 	}
 }
 
 func consume() {
 	for !leaving.Load() {
-		for _, d := range post("receive", fields{"limit": 1, "wait": wait, "lease": lease}).Deliveries {
+		answer, err := post("receive", fields{"limit": 1, "wait": wait, "lease": lease})
+		if err != nil { // a wrong key or train: nothing more can be received, what is in hand is finished
+			log.Print(err)
+			isWrong.Store(true)
+			leaving.Store(true)
+		}
+		for _, d := range answer.Deliveries {
 			work(d)
 		}
 	}
@@ -188,4 +216,7 @@ func main() {
 		}()
 	}
 	all.Wait()
+	if isWrong.Load() {
+		os.Exit(1)
+	}
 }

@@ -26,7 +26,9 @@ process.on('SIGTERM', () => (leaving = true));
 process.on('SIGINT', () => (leaving = true));
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-// Sends until there is an answer. All of these requests may be repeated.
+class Refused extends Error {} // what was sent is wrong: sending it again would not help
+
+// Sends until there is an answer. All of these requests may be repeated. Throws Refused.
 async function post(verb, body) {
   for (let pause = 100; ; pause = Math.min(2 * pause, 5000)) {
     let why;
@@ -37,44 +39,63 @@ async function post(verb, body) {
         body: JSON.stringify(body),
         signal: AbortSignal.timeout(60_000),
       });
-      if (answer.ok) return await answer.json();
-      why = `${answer.status} ${await answer.text()}`;
-      if (answer.status < 500 && answer.status !== 408) {
-        console.error(`${verb}: ${why}`); // a mistake of ours: sending it again would not help
-        process.exit(1);
+      const text = await answer.text();
+      if (answer.status < 500 && answer.status !== 408 && answer.status !== 429) {
+        tell('');
+        if (answer.ok) return JSON.parse(text);
+        throw new Refused(`${verb}: ${answer.status} ${text}`);
       }
+      why = `${verb}: ${answer.status} ${text}`;
     } catch (error) {
+      if (error instanceof Refused) throw error;
       why = String(error.cause ?? error);
     }
-    console.error(`${verb}: ${why}; trying again`);
+    tell(why);
     if (leaving) return {}; // its lease runs out, and another consumer gets it
     await sleep(pause);
   }
 }
 
+// All requests meet the same trouble: it is a line when it begins, and one when it is over.
+let trouble = '';
+function tell(why) {
+  if (why && !trouble) console.error(`${gateway}: ${why}; trying again until there is an answer`);
+  if (!why && trouble) console.error(`${gateway}: it answers`);
+  trouble = why;
+}
+
+// By characters: half of one would be refused.
+const short = (text) => Array.from(text).slice(0, 500).join('').toWellFormed();
+
 const say = async (verb, receipt, more = {}) => (await post(verb, { receipts: [{ receipt, ...more }] })).receipts?.[0];
 
 async function work(delivery) {
   const { receipt } = delivery;
-  const extending = setInterval(() => say('extend', receipt), (lease * 1000) / 3);
+  const extending = setInterval(() => say('extend', receipt).catch(console.error), (lease * 1000) / 3);
   let said;
   try {
     said = await say('settle', receipt, { emit: await handle(delivery) }); // only now it is handled
   } catch (error) {
-    said = { error: String(error) };
+    said = { error: String(error) }; // of the handler, or settling was refused: too many emits, too large, no Unicode
   } finally {
     clearInterval(extending);
   }
   if (said?.error) {
     console.error(`${delivery.event.id}: ${said.error}`);
-    await say('fail', receipt, { reason: said.error.slice(0, 2000) });
+    await say('fail', receipt, { reason: short(said.error) }).catch(console.error); // else its lease runs out
   }
 }
 
 async function consume() {
   while (!leaving) {
-    const { deliveries = [] } = await post('receive', { limit: 1, wait: WAIT, lease });
-    await Promise.all(deliveries.map(work));
+    try {
+      const { deliveries = [] } = await post('receive', { limit: 1, wait: WAIT, lease });
+      await Promise.all(deliveries.map(work));
+    } catch (error) {
+      console.error(String(error)); // a wrong key or train: nothing more can be received, what is in hand is finished
+      leaving = true;
+      process.exitCode = 1;
+    }
   }
 }
 

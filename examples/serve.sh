@@ -2,6 +2,8 @@
 # A copy of the command orchestrator (docs/orchestrators/command.md): a gateway that works for one wagon, and a consumer
 # in any language beside it. If one of the two ends, so does the other, and the orchestrator starts both again.
 #
+# The train's number of workers is the number of copies. WORKERS is how many events each of them handles at a time (8).
+#
 #   sh serve.sh app:train node consumer.mjs
 target=$1
 shift

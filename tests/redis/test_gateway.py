@@ -20,6 +20,7 @@ import pytest
 from eventwagon import Train, Volume, Workers
 from tests.servers.fixtures import missing
 from tests.servers.install import Missing
+from tests.servers.ports import free_port
 from tests.servers.server import Server
 from tests.support import until
 
@@ -147,6 +148,49 @@ def test_consumers_in_node_and_go(redis_server: Server, tmp_path: Path) -> None:
             assert [(d.data, d.extensions["deadattempts"]) for d in dead] == [(b'"poison"', "3")]
             assert "no order" in dead[0].extensions["deadbecause"]
             assert [each.end() for each in (go, other, gateway)] == [0, 0, 0], gateway.text
+
+    with processes() as started:
+        asyncio.run(scenario(started))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["node", "go"])
+def test_no_data_end_a_consumer(tmp_path: Path, language: str) -> None:
+    """Reasons with emoji that are too long, at any place where they may be cut, and an emit that the gateway refuses:
+    each of these events becomes a dead letter, and the consumer goes on. What it logs while the gateway is not there
+    yet is one line."""
+    if language == "node":
+        command = [tool("node"), str(EXAMPLES / "consumer.mjs")]
+    else:
+        command = [str(tmp_path / "consumer")]
+        subprocess.run([tool("go"), "build", "-o", *command, str(EXAMPLES / "consumer.go")], check=True, timeout=300)
+    (tmp_path / "app.py").write_text(PROGRAM)
+    url, port = f"sqlite:///{tmp_path}/trains", free_port()
+    train = declared(limit=Volume(200), workers=Workers(each=24), attempts=3, backoff=0.05, spares=1)
+
+    async def scenario(started: list[Started]) -> None:
+        far = {"GATEWAY": f"http://127.0.0.1:{port}", "EVENTWAGON_TRAIN": "orders"}
+        consumer = Started(command, tmp_path / "consumer.log", tmp_path, far)
+        started.append(consumer)
+        await until(lambda: "trying again" in consumer.text, seconds=30)
+        words = ["gateway", "app:train", "--work", "--url", url, "--port", str(port), "--max-body", "8000"]
+        path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        gateway = Started([sys.executable, "-m", "eventwagon", *words], tmp_path / "gateway", tmp_path, path)
+        started.append(gateway)
+        async with asyncio.timeout(100), train.connect(url, listeners=()) as c, c.running(work=False):
+            bad = [{"id": "a" * n + "\N{GRINNING FACE}" * 3000} for n in (0, 1)] + [{"id": 1, "x" * 9000: 1}]
+            await c.publish_many(bad)
+            dead: list[str] = []
+            while len(dead) < 3:
+                dead = [letter.extensions["deadbecause"] async for letter in c.dead_letters()]
+                await asyncio.sleep(0.1)
+            assert sorted("no order" in each for each in dead) == [False, True, True]
+            [refused] = [each for each in dead if "no order" not in each]
+            assert "settle: 413" in refused
+            await c.publish({"id": 7})
+            await until(lambda: consumer.shipped == [7], seconds=30)
+        assert consumer.text.count("trying again") == 1
+        assert [each.end() for each in (consumer, gateway)] == [0, 0], consumer.text
 
     with processes() as started:
         asyncio.run(scenario(started))

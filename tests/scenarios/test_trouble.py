@@ -153,6 +153,22 @@ def test_at_the_cap_publishers_are_refused_or_the_wagon_filled_on(at_cap: AtCap,
     run(main())
 
 
+@pytest.mark.parametrize("observe", [False, True])
+def test_a_wagon_that_goes_on_past_its_limit_says_that_no_observer_is_alive(observe: bool) -> None:
+    async def main() -> None:
+        world = World()
+        train = signups([], limit=Volume(10), provision_timeout=30.0, hold=1.0)
+        async with world.connect(train) as connection, connection.running(observe=observe, work=not observe):
+            for i in range(30):
+                await connection.publish(SignUp(str(i)))
+        because = world.of(BoundLifted)[0].because
+        assert because.startswith("publishers were held for 1.")
+        assert ("no observer is alive" in because) is not observe
+        assert ("eventwagon observe MODULE:TRAIN" in because) is not observe
+
+    run(main())
+
+
 def test_provisioning_that_never_gets_ready_leaves_ingestion_unharmed() -> None:
     async def main() -> None:
         world = World()

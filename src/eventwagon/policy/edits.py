@@ -350,8 +350,11 @@ class Full(msgspec.Struct, frozen=True):
     because: str
 
 
-def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -> Edit | Full | None:
+def when_full(
+    settings: Settings, manifest: Manifest, held: float, now: float, *, observed: bool = True
+) -> Edit | Full | None:
     """What a publisher does once the broker has reported the active wagon full; `held` is how long it has been waiting.
+    `observed`: False if no observer is alive.
 
     An edit (switch, or go on past the limit), Full (refuse the event), or None (wait for the next wagon).
     """
@@ -371,6 +374,8 @@ def when_full(settings: Settings, manifest: Manifest, held: float, now: float) -
         return Edit(manifest, tasks=(Lift(active.number, f"the cap of {settings.wagons} live wagons is reached"),))
     if held >= settings.hold:
         why = f"publishers were held for {held:.1f} s and the next wagon is not ready"
+        if not observed:
+            why += ": no observer is alive, which makes it; start one: eventwagon observe MODULE:TRAIN"
         return Edit(manifest, tasks=(Lift(active.number, why),))
     return None
 

@@ -16,6 +16,7 @@ from ..backoff import Backoff
 from ..contracts.broker import Troubled
 from ..contracts.lifecycle import State
 from ..contracts.manifest import Manifest, Request, Wagon
+from ..contracts.registry import peers_of
 from ..display.text import said
 from ..errors import (
     ChannelFull,
@@ -46,6 +47,8 @@ _PAUSE_MOST = 0.5
 _REFUSED_LONG = 1.0
 """The broker must refuse the active wagon for this many seconds before the next one is requested: a switch takes
 less."""
+_SOON = 1.0
+"""Seconds that the registry has to say who is alive, before a wagon goes on past its limit."""
 _SENDERS_MOST = 8
 """The most calls to the broker that may hang while a further one is tried."""
 
@@ -423,9 +426,10 @@ class Switcher:
             now = asyncio.get_running_loop().time()
             if self._held_since is None or self._held_since[0] != wagon.number:
                 self._held_since = (wagon.number, now)
-            what = when_full(
-                self._settings, self._state.snapshot.manifest, now - self._held_since[1], self._runtime.clock()
-            )
+            held = now - self._held_since[1]
+            observed = held < self._settings.hold or await self._is_observed()
+            manifest = self._state.snapshot.manifest
+            what = when_full(self._settings, manifest, held, self._runtime.clock(), observed=observed)
             match what:
                 case Full(because=because):
                     batch.fail(TrainFull(f"train {self._train}: {because}"))
@@ -450,6 +454,20 @@ class Switcher:
                 raise
             self._bulkhead.report("going on after a full wagon", e)
             return False
+
+    async def _is_observed(self) -> bool:
+        """Whether an observer is alive; True if the registry does not say so soon."""
+        try:
+            async with asyncio.timeout(_SOON):
+                peers = await peers_of(self._state.registry, self._train)
+        except (EventwagonError, TimeoutError):
+            return True
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            self._bulkhead.report("looking for observers", e)
+            return True
+        return any("observe" in each.roles for each in peers)
 
     async def _pause_for_all(self, batch: Batch, me: _Sender, seconds: float) -> None:
         """Wait for something that every batch has to wait for: no other sender takes over meanwhile."""

@@ -115,6 +115,14 @@ def test_it_works_and_ends_once_what_is_out_is_settled(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "Traceback" not in errors
+        assert "deliveries that are out, with up to 30 s (grace) to be settled: 1" in errors
+
+
+@pytest.mark.slow
+def test_without_keys_only_its_own_names_reach_it(tmp_path: Path) -> None:
+    with running(tmp_path, "--allow-host", "shop.example.org") as (at, _), httpx.Client(base_url=at) as client:
+        named = ("evil.example.org", "shop.example.org", "localhost")
+        assert [send(client, host=each) for each in named] == [421, 202, 202]
 
 
 @pytest.mark.slow
@@ -159,6 +167,7 @@ def test_a_new_key_goes_apart_from_its_lines() -> None:
     [
         (("shop", "--host", "192.0.2.1"), "give --keys"),
         (("shop", "--keys", "none.toml"), "can't be read"),
+        (("app.py:train", "--allow-host", "http://x"), "gateway: hosts must be names"),
         (("shop", "--tls-cert", "x.pem"), "give --tls-cert and --tls-key together"),
         (("shop", "--tls-cert", "x.pem", "--tls-key", "y.pem"), "No such file"),
         (("shop", "--work"), "--work needs the train's program"),

@@ -429,8 +429,8 @@ def test_the_end_says_how_many_are_out_and_what_became_of_them(caplog: pytest.Lo
 
     asyncio.run(main())
     assert [each.getMessage() for each in caplog.records if each.name == "eventwagon.gateway"] == [
-        "shop: it ends: 2 deliveries are out, and have up to 0.2 s (grace) to be settled",
-        "shop: no delivery is out any more; 1 of them were not settled, and come again",
+        "shop: it ends; deliveries that are out, with up to 0.2 s (grace) to be settled: 2",
+        "shop: no delivery is out any more; not settled, so that they come again: 1",
     ]
 
 

@@ -26,6 +26,7 @@ from eventwagon.gateway.keys import Key, hashed
 
 GOOD: dict[str, Any] = {"specversion": "1.0", "id": "a1", "source": "/shop", "type": "ordered", "data": {}}
 EVENTS = "/trains/orders/events"
+BINARY = b"Content-Type: application/json\r\nce-id: 1\r\nce-source: /s\r\nce-type: t\r\nce-specversion: 1.0\r\n"
 
 
 def a_train(**settings: Any) -> tuple[Train, list[str]]:
@@ -274,6 +275,52 @@ def test_a_request_that_offers_an_upgrade_keeps_its_body() -> None:
             writer.close()
             (event,) = [event async for event in c.broker.read(Channel("orders", 1))]
             assert event.data == b'{"money": 1}'
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "named", "status"),
+    [
+        (None, b"evil.example.org", 202),
+        ([], b"evil.example.org", 421),
+        ([], b"evil.example.org:8080", 421),
+        ([], b"127.0.0.1.evil.example.org", 421),
+        ([], b"127.0.0.1:1\r\nHost: evil.example.org", 400),
+        ([], b"localhost:8080", 202),
+        ([], b"127.0.0.1", 202),
+        ([], b"[::1]:8080", 202),
+        (["shop.example.org"], b"SHOP.example.org:443", 202),
+        (["shop.example.org"], b"evil.example.org", 421),
+        (["*"], b"evil.example.org", 202),
+    ],
+)
+def test_names_that_a_web_page_may_have_made_point_here(hosts: list[str] | None, named: bytes, status: int) -> None:
+    async def main() -> None:
+        train, _ = a_train()
+        async with train.connect("memory://gw-hosts", listeners=()) as c, gateway(c, hosts=hosts) as client:
+            head = b"POST /trains/orders/events HTTP/1.1\r\nHost: " + named + b"\r\nContent-Length: 2\r\n" + BINARY
+            answer = await raw(client, head, b"{}")
+            assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+
+    asyncio.run(main())
+
+
+def test_a_request_with_two_lengths_is_refused_and_its_connection_closed() -> None:
+    async def main() -> None:
+        train, _ = a_train()
+        async with train.connect("memory://gw-lengths", listeners=()) as c, gateway(c) as client:
+            reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+            head = b"POST /trains/orders/events HTTP/1.1\r\nHost: x\r\n" + BINARY
+            smuggled = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+            writer.write(head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled)
+            async with asyncio.timeout(20):
+                answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 400 "), answer
+            assert answer.count(b"HTTP/1.1") == 1
+            assert b"not both" in answer
+            assert await c.depths() == {} or (await c.depths())[1][""].waiting == 0
 
     asyncio.run(main())
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from eventwagon import UsageError
 from eventwagon.cli.app import app as command
 from eventwagon.dashboard import app
-from eventwagon.dashboard.guard import host_of
 from eventwagon.dashboard.sessions import Sessions
+from eventwagon.hosts import host_of
 from tests.dashboards import OURS, TOKEN, a_train, browser, logged_in
 
 URL = "memory://dashboard-security"

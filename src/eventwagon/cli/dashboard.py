@@ -11,6 +11,7 @@ import typer
 
 from ..display.redaction import shown
 from ..errors import UsageError
+from ..hosts import named_by
 from ..values import is_loopback
 from .console import DEFAULT_URL, Url, job, line
 from .http import listen, server, serving
@@ -72,8 +73,8 @@ async def dashboard(
     from ..dashboard import app
 
     set_up_logging(level_of(log_level))
-    names = [*(allow_host or ()), *([] if host in ("", "0.0.0.0", "::") else [f"[{host}]" if ":" in host else host])]  # noqa: S104
-    served = app(url, token=token, payloads=payloads, hosts=names, trains=train or ())
+    hosts = [*(allow_host or ()), *named_by(host)]
+    served = app(url, token=token, payloads=payloads, hosts=hosts, trains=train or ())
     listening = listen(host, port)
     at = f"[{host}]" if ":" in host else host or socket.gethostname()
     with asked_to_end() as asked, contextlib.closing(listening):

@@ -17,6 +17,7 @@ from ..connection import Connection, check_runnable
 from ..contracts.facts import Listener, log
 from ..contracts.metering import Meter
 from ..errors import UsageError
+from ..hosts import named_by
 from ..metrics.serving import LOOPBACK
 from ..tracing.exporting import exporting
 from ..train import Train
@@ -59,6 +60,15 @@ def gateway(
             "this machine can reach.",
         ),
     ] = LOOPBACK,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Without --keys: a name under which it may be asked, besides localhost and loopback addresses, as by "
+            "a proxy that passes names on. May be given several times; '*': any.",
+        ),
+    ] = None,
     keys: Annotated[
         Path | None,
         typer.Option(
@@ -131,6 +141,7 @@ def gateway(
                 url,
                 port,
                 host,
+                allow_host or [],
                 keys,
                 (tls_cert, tls_key),
                 (most_body, most_events),
@@ -172,6 +183,7 @@ async def _serve(
     url: str,
     port: int,
     host: str,
+    allow_host: Sequence[str],
     keys: Path | None,
     tls: tuple[Path | None, Path | None],
     most: tuple[int, int],
@@ -207,6 +219,7 @@ async def _serve(
                 keys=known.current if known else None,
                 limits=Limits(body=most[0], events=most[1]),
                 remote=remote,
+                hosts=[*allow_host, *named_by(host)] if keys is None or allow_host else None,
             )
             http = server(served, connections=_CONNECTIONS, grace=_GRACE, **config)
             task = await stack.enter_async_context(serving(http, listening))

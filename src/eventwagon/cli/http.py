@@ -95,7 +95,7 @@ def server(served: Any, *, connections: int, grace: int = _GRACE, **config: Any)
             yield
 
     settings = uvicorn.Config(
-        served,
+        _framed(served),
         access_log=False,
         lifespan="off",
         log_config=None,
@@ -112,6 +112,27 @@ def server(served: Any, *, connections: int, grace: int = _GRACE, **config: Any)
     settings.load()
     settings.http_protocol_class = _bounded(settings.http_protocol_class, _most_connections(connections))
     return Server(settings)
+
+
+def _framed(served: Any) -> Any:
+    """The application, which gets no request with two lengths: a proxy may take the end of one for the begin of another
+    (RFC 9112, 6.1). They get 400, and their connections are closed."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        names = {name for name, _ in scope["headers"]} if scope["type"] == "http" else frozenset[bytes]()
+        if not {b"content-length", b"transfer-encoding"} <= names:
+            await served(scope, receive, send)
+            return
+        body = b'{"error":"give either Content-Length or Transfer-Encoding, not both"}'
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return answer
 
 
 def _bounded(protocol: Any, most: int) -> Any:

@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from ..connection import Connection
 from ..errors import UsageError
+from ..hosts import checked_hosts
 from ..runtime.bulkhead import Bulkhead
-from .guard import Guard, checked_hosts, refused
+from .guard import Guard, refused
 from .hub import Hub
 from .places import place_of
 from .routes import Routes
@@ -44,7 +45,7 @@ class Dashboard:
         inner = Starlette(
             routes=routes.all(), exception_handlers={HTTPException: _refused, Exception: self._unexpected}
         )
-        self._app = Guard(inner, checked_hosts(hosts))
+        self._app = Guard(inner, checked_hosts("dashboard", hosts))
 
     async def __aenter__(self) -> Self:
         return self

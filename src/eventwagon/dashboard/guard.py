@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import MutableHeaders
@@ -12,12 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import UsageError
-from ..values import is_a, is_loopback, items
+from ..hosts import names_ours
+from ..values import is_a
 
 HEADER = "x-eventwagon"
 """Without this header no POST is accepted: no form and no page of another site can send it."""
-_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -64,7 +61,7 @@ class Guard:
 
     def _refuse(self, request: Request) -> Response | None:
         named = request.headers.getlist("host")
-        if len(named) != 1 or not self._is_ours(named[0]):
+        if not names_ours(named, self._hosts):
             return refused(421, "this name is not allowed here: give it to the dashboard as --allow-host (hosts=)")
         site = request.headers.get("sec-fetch-site", "")
         is_page = request.method in ("GET", "HEAD") and request.headers.get("sec-fetch-mode", "") == "navigate"
@@ -83,24 +80,6 @@ class Guard:
             return refused(400, "the body must be application/json")
         return None
 
-    def _is_ours(self, named: str) -> bool:
-        if "*" in self._hosts:
-            return True
-        host = host_of(named)
-        return host is not None and (host in self._hosts or is_loopback(host))
-
-
-def host_of(named: str) -> str | None:
-    """The host in a Host header, without the port, in lower case; None if it is none."""
-    try:
-        parts = urlsplit(f"//{named}")
-        _ = parts.port
-    except ValueError:
-        return None
-    if not parts.hostname or parts.path or parts.query or parts.fragment or "@" in named:
-        return None
-    return parts.hostname.lower().rstrip(".") if _HOST.fullmatch(parts.hostname) else None
-
 
 def _is_origin(origin: str, named: str) -> bool:
     """Whether the page's origin is the host that was asked. Its scheme is not compared: a proxy may end TLS."""
@@ -109,20 +88,6 @@ def _is_origin(origin: str, named: str) -> bool:
         return False
     default = ":443" if scheme == "https" else ":80"
     return host.lower().removesuffix(default) == named.lower().removesuffix(default)
-
-
-def checked_hosts(hosts: object) -> list[str]:
-    """The names under which browsers may ask, without ports; `*`: any. Raises UsageError."""
-    given: tuple[object, ...] = (hosts,)
-    if isinstance(hosts, list | tuple | set):
-        given = items("dashboard: hosts", hosts)
-    found: list[str] = []
-    for each in given:
-        host = host_of(each) if is_a(each, str) and each != "*" else each
-        if not is_a(host, str) or not host or not host.isascii():
-            raise UsageError("dashboard: hosts must be names without scheme and port, such as 'ops.example.org'")
-        found.append(host)
-    return found
 
 
 def address_of(scope: Mapping[str, object]) -> str:

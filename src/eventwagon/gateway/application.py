@@ -23,6 +23,7 @@ from ..errors import (
     TrainRemoved,
     UsageError,
 )
+from ..hosts import checked_hosts, names_ours
 from ..runtime.bulkhead import Bulkhead, Seldom
 from .describing import description
 from .intake import answer_to, events_of
@@ -68,6 +69,8 @@ class Gateway:
     `connections`: the open connections of its trains. `keys`: what is known of each key, by its hash; a function, since
     it may change; None: everybody may publish, and work. `remote`: the handlers of those of its trains that consumers
     may work for, with `POST /trains/TRAIN/receive`, `settle` and others; their connections must run (`running`).
+    `hosts`: the names under which it may be asked, besides localhost and loopback addresses (`*`: any); None: it does
+    not look at the name. Raises UsageError.
     """
 
     def __init__(
@@ -77,11 +80,13 @@ class Gateway:
         keys: Callable[[], Mapping[str, Key]] | None = None,
         limits: Limits | None = None,
         remote: Iterable[RemoteHandlers] = (),
+        hosts: Sequence[str] | None = None,
     ) -> None:
         self._connections = {each.train.name: each for each in connections}
         self._stores = {name: _Storing() for name in self._connections}
         self._remote = {each.train.name: each for each in remote}
         self._keys = keys
+        self._hosts = None if hosts is None else frozenset(checked_hosts("gateway", hosts))
         self._limits = limits or Limits()
         self._bulkhead = Bulkhead("gateway")
         self._seldom = Seldom()
@@ -129,6 +134,7 @@ class Gateway:
             body.free()
 
     async def _answer(self, scope: Scope, body: _Body) -> tuple[int, bytes]:
+        self._check_host(scope["headers"])
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         if path.startswith(_TRAINS):
             name, _, verb = path[len(_TRAINS) :].rpartition("/")
@@ -147,6 +153,12 @@ class Gateway:
         if path == "/openapi.json":
             return 200, description(self._limits.events, self._limits.body, works=bool(self._remote))
         raise Refused(404, "there are POST /trains/TRAIN/events, GET /healthz, /readyz and /openapi.json")
+
+    def _check_host(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        if self._hosts is None:
+            return
+        if not names_ours([value.decode("latin-1") for name, value in headers if name == b"host"], self._hosts):
+            raise Refused(421, "this name is not allowed here: give it to the gateway as --allow-host (hosts=)")
 
     def _readiness(self) -> tuple[int, bytes]:
         if self._is_ending:

@@ -84,7 +84,7 @@ def _publish() -> dict[str, Any]:
                     "application/json": {"schema": {"type": "object", "properties": {"accepted": {"type": "integer"}}}}
                 },
             },
-            **dict.fromkeys(("400", "401", "403", "404", "408", "410", "413", "415"), _ERROR),
+            **dict.fromkeys(("400", "401", "403", "404", "408", "410", "413", "415", "421"), _ERROR),
             **dict.fromkeys(("429", "503"), _LATER),
         },
     }
@@ -108,6 +108,8 @@ def _of_consumers(most: int) -> dict[str, Any]:
             "additionalProperties": False,
             "description": "An event, or the data of one in JSON, for an inner channel.",
         },
+        "maxItems": most,
+        "description": f"At most {most:,} over all receipts of a request.",
     }
     says: dict[str, tuple[str, dict[str, Any]]] = {
         "settle": (
@@ -164,7 +166,7 @@ def _posted(what: str, asked: dict[str, Any], answered: dict[str, Any]) -> dict[
         "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
         "responses": {
             "200": {"description": "Done, or why not.", "content": {"application/json": {"schema": answered}}},
-            **dict.fromkeys(("400", "401", "403", "404", "408", "413", "415"), _ERROR),
+            **dict.fromkeys(("400", "401", "403", "404", "408", "413", "415", "421"), _ERROR),
             "503": _LATER,
         },
     }

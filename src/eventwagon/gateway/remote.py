@@ -229,10 +229,10 @@ class RemoteHandlers:
             _resolve(self._waiting.popleft(), Snooze(0.0, "the gateway is ending"))
         if self._out:
             _logger.info(
-                "%s: it ends: %d deliveries are out, and have up to %g s (grace) to be settled",
+                "%s: it ends; deliveries that are out, with up to %g s (grace) to be settled: %d",
                 self.train.name,
-                len(self._out),
                 self.train.settings.grace,
+                len(self._out),
             )
 
     # --- the runtime's side ----------------------------------------------------------------------
@@ -348,7 +348,7 @@ class RemoteHandlers:
     def _tell_last(self) -> None:
         if self._given_back:
             _logger.warning(
-                "%s: no delivery is out any more; %d of them were not settled, and come again",
+                "%s: no delivery is out any more; not settled, so that they come again: %d",
                 self.train.name,
                 self._given_back,
             )

@@ -13,7 +13,9 @@ import pytest
 from eventwagon import Train, Workers
 from eventwagon.cli.http import listen, server, serving
 from eventwagon.gateway import Gateway, RemoteHandlers
+from tests.bridge.support import bridging, redis_flow, shop, until
 from tests.servers.redis import RedisServer
+from tests.servers.server import Server
 
 PATIENCE = 6.0
 
@@ -76,3 +78,22 @@ def test_a_gateway_at_which_nobody_publishes_says_that_the_server_is_away(
         asyncio.run(main())
     finally:
         own_redis.resume()
+
+
+def test_a_bridge_that_has_nothing_to_publish_says_so_too(redis_server: Server, own_redis: RedisServer) -> None:
+    async def main() -> None:
+        async with (
+            redis_flow(redis_server) as flow,
+            shop().connect(own_redis.url, listeners=()) as c,
+            bridging(flow.open(), c) as bridge,
+        ):
+            await flow.write([b"1"])
+            await until(lambda: bridge.passed == 1, "the first one")
+            await asyncio.to_thread(own_redis.kill)
+            await until(lambda: "the registry has not answered for" in bridge.trouble, "that it is told")
+            assert bridge.waits_for == ""
+            assert c.trouble == c.unreachable != ""
+            await asyncio.to_thread(own_redis.start)
+            await until(lambda: not bridge.trouble, "that it goes on")
+
+    asyncio.run(main())

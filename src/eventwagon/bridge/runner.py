@@ -100,8 +100,13 @@ class Bridge:
 
     @property
     def trouble(self) -> str:
-        """What the bridge waits for; empty while it runs well."""
-        return next(iter(list(self._troubles.values())), "") or self._c.unreachable
+        """What the bridge waits for, or would wait for if there was something to publish; empty while it runs well."""
+        return self.waits_for or self._c.unreachable
+
+    @property
+    def waits_for(self) -> str:
+        """What a step of the bridge waits for that it has begun; empty if none does."""
+        return next(iter(list(self._troubles.values())), "")
 
     def points(self) -> Iterator[Point]:
         """Its figures, for `Metrics.add`. From any thread."""

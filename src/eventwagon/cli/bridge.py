@@ -195,8 +195,8 @@ async def _run(bridge: Bridge, c: Connection, url: str, observes: bool, asked: a
             task.cancel()
     dead = f", {count(bridge.buried, 'dead letter')}" if bridge.buried else ""
     line(f"published {count(bridge.passed, 'event')} to {name}{dead}")
-    if bridge.trouble:
-        raise Ended(Code.FAILED, f"it ended while it was held up: {bridge.trouble}")
+    if bridge.waits_for:
+        raise Ended(Code.FAILED, f"it ended while it was held up: {bridge.waits_for}")
 
 
 async def _stopped(c: Connection, asked: asyncio.Event) -> None:

@@ -51,7 +51,9 @@ class EndedMembers:
     async def give_back(self) -> None:
         """Give back the claims of all members that have provably ended. Returns when that is done or has failed. Raises
         Unavailable or StorageBroken if the members can't be read."""
-        found = self._find(await self._state.registry.members(self._train))
+        with self._runtime.reach.asking():
+            members = await self._state.registry.members(self._train)
+        found = self._find(members)
         await asyncio.gather(*(self._give_back(name, why) for name, why in found.items()))
 
     def look(self, members: Sequence[Member], tasks: asyncio.TaskGroup) -> None:

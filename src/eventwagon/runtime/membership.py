@@ -254,7 +254,8 @@ class Membership:
     async def _write_news(self) -> None:
         if self._news:
             entries = list(self._news)
-            await self._registry.append(self._train, entries, keep=self._settings.keep)
+            with self._runtime.reach.asking():
+                await self._registry.append(self._train, entries, keep=self._settings.keep)
             for entry in entries:
                 if self._news and self._news[0] is entry:  # the oldest may have gone for newer ones meanwhile
                     self._news.popleft()

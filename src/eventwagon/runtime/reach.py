@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import StorageBroken, Unavailable
+from ..errors import EventwagonError, StorageBroken, Unavailable
 
 _LONG = 3.0
 """Seconds without an answer after which they count as out of reach: a connection that breaks is made again sooner."""
@@ -33,6 +33,13 @@ class Reach:
             yield
         except (Unavailable, StorageBroken, TimeoutError) as e:
             self.failed(str(e) or "no answer in time", since)
+            raise
+        except EventwagonError:  # a refusal is an answer, too
+            self.answered()
+            raise
+        except asyncio.CancelledError:
+            if self._now() - since >= _LONG:  # its caller has waited long enough
+                self.failed("no answer in time", since)
             raise
         else:
             self.answered()

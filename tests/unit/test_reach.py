@@ -1,0 +1,74 @@
+"""When the registry counts as out of reach. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from eventwagon.errors import Conflict, StorageBroken, Unavailable
+from eventwagon.runtime.reach import Reach
+from eventwagon.testing.virtual_time import run
+
+
+def test_nothing_was_asked() -> None:
+    assert Reach().trouble == ""
+
+
+@pytest.mark.parametrize("error", [Unavailable("refused"), StorageBroken("refused"), TimeoutError("refused")])
+def test_calls_that_fail_for_long(error: Exception) -> None:
+    async def main() -> None:
+        reach = Reach()
+        for seconds in range(6):
+            with suppress(type(error)), reach.asking():
+                raise error
+            expected = f"the broker or the registry has not answered for {seconds} s: refused" if seconds >= 3 else ""
+            assert reach.trouble == expected
+            await asyncio.sleep(1)
+        with reach.asking():
+            pass
+        assert reach.trouble == ""
+        await asyncio.sleep(10)
+        assert reach.trouble == ""
+
+    run(main())
+
+
+def test_a_call_that_hangs() -> None:
+    async def main() -> None:
+        reach = Reach()
+
+        async def hang() -> None:
+            with reach.asking():
+                await asyncio.Event().wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            hanging = tasks.create_task(hang())
+            await asyncio.sleep(2)
+            assert reach.trouble == ""
+            reach.answered()  # to another call
+            await asyncio.sleep(2)
+            assert reach.trouble == ""
+            await asyncio.sleep(2)
+            assert reach.trouble == "the broker or the registry has not answered for 4 s"
+            hanging.cancel()
+        assert reach.trouble == "the broker or the registry has not answered for 4 s: no answer in time"
+        reach.answered()
+        assert reach.trouble == ""
+
+    run(main())
+
+
+def test_a_refusal_is_an_answer() -> None:
+    async def main() -> None:
+        reach = Reach()
+        with suppress(Conflict), reach.asking():
+            raise Conflict("another was faster")
+        reach.failed("refused")
+        with suppress(Conflict), reach.asking():
+            raise Conflict("another was faster")
+        await asyncio.sleep(10)
+        assert reach.trouble == ""
+
+    run(main())

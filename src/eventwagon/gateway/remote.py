@@ -268,7 +268,7 @@ class RemoteHandlers:
         if lent.because:
             self._close(lent, f"it became a dead letter: {lent.because}")
         elif lent.verb is SETTLE and not lent.is_settled:
-            self._close(lent, "it could not be settled, and comes again")
+            self._close(lent, "it could not be settled: unless the broker has lost it, it comes again")
         else:
             self._close(lent, "")
 

@@ -4,6 +4,8 @@ by an event of the same wagon, so one wagon holds all of an order: it can be pau
 EVENTWAGON_REVISION=v1 eventwagon run examples.orders.app:orders --url redis://localhost
 """
 
+import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -29,6 +31,8 @@ CREATE TABLE IF NOT EXISTS shipments (
 INSERT INTO stock VALUES ('book', 100000), ('lamp', 100000), ('desk', 100000) ON CONFLICT DO NOTHING;
 """
 PRICES = {"book": 1_900, "lamp": 4_500, "desk": 24_900}  # in cents
+MOST = 1_000
+"""The largest quantity of an order."""
 
 
 @dataclass
@@ -36,6 +40,11 @@ class Order:
     number: str
     item: str
     quantity: int
+
+    def __post_init__(self) -> None:
+        """Also when an event is read: an order for less than one item would be paid out, or shipped for nothing."""
+        if not 1 <= self.quantity <= MOST:
+            raise ValueError(f"quantity {self.quantity}: give 1 to {MOST}")
 
 
 @dataclass
@@ -73,8 +82,10 @@ def price(order: Order) -> int:
 
 def key(event: Event) -> str:
     """The provider's idempotency key: an event that comes twice is charged once, and one that is replayed, after it was
-    refunded, once more."""
-    return f"{event.id}/{event.extensions.get('replay', '')}"
+    refunded, once more. A digest, since source and id are the publisher's: they may hold what means something in a URL
+    ("../down"), and two events may have the same id from different sources."""
+    names = [event.source, event.id, event.extensions.get("replay", "")]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 @orders.on("orders", timeout=10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import signal
 import subprocess
@@ -12,8 +14,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from examples.orders.app import Order, key, orders, pay, refund
 from examples.orders.provider import Provider
 
+from eventwagon import Context, DeadFilter, Event, Train
 from tests.servers.ports import free_port
 from tests.servers.server import Server
 
@@ -78,3 +82,56 @@ def test_the_provider_charges_a_key_once(provider: Provider) -> None:
         assert provider.put("/up", b"") == httpx.codes.OK
         assert [provider.put("/refunds/a", b"") for _ in range(2)] == [httpx.codes.OK] * 2
         assert provider.totals() == {"charged": 100, "charges": 1, "refunded": 100, "refunds": 1, "refused": 1}
+
+
+def event(identity: str, source: str = "/shop", **extensions: str) -> Event:
+    return Event(identity, type="order.placed", source=source, time=time.time(), data=b"{}", extensions=extensions)
+
+
+@pytest.mark.parametrize("identity", ["../down", "..", "x#1", "x?1", "x/y", "%2e%2e/down", "ö"])
+def test_an_id_is_a_key_and_nothing_else(identity: str) -> None:
+    """Whatever the publisher chose, the provider charges it, and refunds the same."""
+    asked = list[str]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode())
+        return httpx.Response(200)
+
+    async def handled() -> None:
+        async with httpx.AsyncClient(base_url="http://provider", transport=httpx.MockTransport(answer)) as client:
+            ctx = Context.fake(event(identity), train=orders, state=client)
+            await pay(Order("A1", "book", 1), ctx)
+            await refund(Order("A1", "book", 1), ctx)
+
+    asyncio.run(handled())
+    assert asked == [f"/charges/{key(event(identity))}", f"/refunds/{key(event(identity))}"]
+    assert re.fullmatch(r"/charges/[0-9a-f]{64}", asked[0])
+
+
+def test_each_event_has_a_key_of_its_own() -> None:
+    events = [event("x#1"), event("x#2"), event("x", "/a"), event("x", "/b"), event("x"), event("x", replay="1")]
+    assert len({key(each) for each in events}) == len(events)
+    assert key(event("x")) == key(event("x"))
+
+
+@pytest.mark.parametrize("quantity", [-30, 0, 1_001, 2**70])
+def test_an_order_for_less_than_one_item_is_a_dead_letter(quantity: int) -> None:
+    train, handled = Train("orders"), list[Order]()
+
+    @train.on("orders")
+    async def take(order: Order) -> None:
+        handled.append(order)
+
+    async def dead() -> bool:
+        body = json.dumps({"number": "A1", "item": "book", "quantity": quantity}).encode()
+        async with train.connect("memory:") as connection, connection.running():
+            await connection.publish(Event("1", type="order", source="/", time=time.time(), data=body))
+            async with asyncio.timeout(10):
+                while not (await connection.dead.preview(DeadFilter(error="quantity"))).count:
+                    await asyncio.sleep(0.01)
+        return True
+
+    assert asyncio.run(dead())
+    assert not handled
+    with pytest.raises(ValueError, match="quantity"):
+        Order("A1", "book", quantity)

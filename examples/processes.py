@@ -17,11 +17,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from eventwagon import EventwagonError
+from eventwagon import Connection, EventwagonError
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60.0
 """Seconds that a start, or the rest of a burst, may take on a loaded machine."""
+LAUNCH = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+"""On Linux: run `python …` so that it is killed when the process of this id, which started it, is gone. Not SIGTERM: it
+comes once for each thread of that process, and a second one is a hard exit anyway."""
 
 
 class Broken(Exception):
@@ -29,8 +37,11 @@ class Broken(Exception):
 
 
 class Processes:
-    """OS processes that end when this block is left, however it is left. Their output goes to files in a temporary
-    folder, which is removed; where one fails to start, the error has the end of it."""
+    """OS processes that end when this block is left. They are in sessions of their own: Ctrl-C in a terminal reaches
+    the example alone, which then ends them, each with one SIGTERM. If the example itself is killed (SIGKILL), Linux
+    kills them, too; elsewhere they stay, and so does one that changes its user, as mosquitto does for root. Their
+    output goes to files in a temporary folder, which is removed; where one fails to start, the error has the end of
+    it."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -57,15 +68,18 @@ class Processes:
     async def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
         """Start `python …` in the project's folder, under a name of your choice."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        launch = ["-I", "-S", "-c", LAUNCH, str(os.getpid())] if sys.platform == "linux" else []
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = await asyncio.create_subprocess_exec(
                 sys.executable,
+                *launch,
                 *command,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": path, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
 
     async def kill(self, name: str) -> None:
@@ -74,12 +88,20 @@ class Processes:
         _signal(process, signal.SIGKILL)
         await process.wait()
 
+    async def at_work(self, *trains: Connection) -> int:
+        """How many of these processes work for the trains, for each train; not those that somebody else has started.
+        Where the system does not say which process is which, all count."""
+        pids = {process.pid for process in self._running.values()}
+        members = [member for train in trains for member in await train.members() if member.attachments]
+        return sum(member.process is None or member.process.pid in pids for member in members)
+
     def check(self) -> None:
         """Raise Broken if a process has ended by itself, with the last line that it wrote."""
         for name, process in self._running.items():
-            if process.returncode is not None:
-                lines = self.log(name).strip().splitlines() or ["no output"]
-                raise Broken(f"the process {name!r} ended with exit code {process.returncode}: {lines[-1]}")
+            if (code := process.returncode) is not None:
+                lines = self.log(name).strip().splitlines() or ["nothing"]
+                how = f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+                raise Broken(f"the process {name!r} {how}; the last that it wrote: {lines[-1]}")
 
     def log(self, name: str) -> str:
         """What it has written so far."""
@@ -99,6 +121,18 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.send_signal(number)
+
+
+async def nobody_else(*trains: Connection, seconds: float = 10.0) -> None:
+    """Raises Broken if processes that somebody else has started run one of the trains. One that was killed counts as
+    running until its lease is over, so this waits for some seconds."""
+    deadline = time.monotonic() + seconds
+    for train in trains:
+        while running := [member for member in await train.members() if member.attachments]:
+            if time.monotonic() > deadline:
+                name = train.manifest.train
+                raise Broken(f"{len(running)} processes run the train {name!r} at this URL: stop them first")
+            await asyncio.sleep(0.1)
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -134,12 +168,14 @@ def _positive(text: str) -> int:
 
 
 def run(example: Coroutine[object, object, None]) -> int:
-    """Run an example's main function; return the exit code. SIGTERM ends it as Ctrl-C does."""
+    """Run an example's main function; return the exit code. SIGTERM and SIGHUP end it as Ctrl-C does."""
 
     async def main() -> None:
         if task := asyncio.current_task():
-            with suppress(NotImplementedError):  # Windows
-                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            with suppress(NotImplementedError, AttributeError):  # Windows
+                for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+                    if signal.getsignal(number) == signal.SIG_DFL:  # nohup: it is ignored
+                        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:
             await example
         except* (Broken, EventwagonError) as group:  # of a TaskGroup: its first is enough

@@ -93,7 +93,7 @@ async def main(url: str, events: int) -> None:
             )
 
         async def working() -> bool:
-            return sum(bool(member.attachments) for member in await train.members()) == len(WORKERS)
+            return await processes.at_work(train) >= len(WORKERS)
 
         await processes.until("the workers are ready", working)
         first, before = train.manifest.wagons[0].number, await verdicts(store)

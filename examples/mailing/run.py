@@ -14,7 +14,7 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.mailing.app import Mail, newsletter, publish, resets
-from examples.processes import Broken, Processes, arguments, percentile, run, table
+from examples.processes import Broken, Processes, arguments, nobody_else, percentile, run, table
 
 from eventwagon import DeadFilter
 
@@ -29,6 +29,7 @@ async def main(url: str, events: int, outage: float) -> None:
     async with AsyncExitStack() as stack:
         news = await stack.enter_async_context(newsletter.connect(url, listeners=()))
         urgent = await stack.enter_async_context(resets.connect(url, listeners=()))
+        await nobody_else(news, urgent)  # they would hand mails to another provider
         processes = await stack.enter_async_context(Processes())
         mailbox, port = processes.folder / "mails.jsonl", free_port()
         provider = ["-m", "examples.mailing.provider", "--port", str(port), "--mailbox", str(mailbox)]
@@ -38,8 +39,8 @@ async def main(url: str, events: int, outage: float) -> None:
             await processes.start(name, "-m", "eventwagon", "run", "examples.mailing.app", environment=environment)
 
         async def ready() -> bool:
-            members = [*await news.members(), *await urgent.members()]
-            return sum(bool(m.attachments) for m in members) == 2 * len(WORKERS) and "SMTP" in processes.log("provider")
+            at_work = await processes.at_work(news, urgent)
+            return at_work >= 2 * len(WORKERS) and "SMTP" in processes.log("provider")
 
         await processes.until("the workers and the provider are ready", ready)
         no_such = DeadFilter(channel="", error="no such mailbox")

@@ -15,7 +15,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.orders.app import PRICES, Order
-from examples.processes import ROOT, Broken, Processes, arguments, run, table
+from examples.processes import ROOT, Broken, Processes, arguments, nobody_else, run, table
 
 from eventwagon import Connection, DeliveryPaused, Switched, Train
 
@@ -235,8 +235,7 @@ def euros(cents: int) -> str:
 async def fresh(url: str) -> AsyncIterator[Connection]:
     """The train, without what an earlier run has left of it. Raises Broken while processes run it."""
     async with orders.connect(url, listeners=()) as train:
-        if running := [member for member in await train.members() if member.attachments]:
-            raise Broken(f"{len(running)} processes run the train 'orders' at this URL: stop them first")
+        await nobody_else(train)
         await train.remove("a new run of the example", force=True)
     async with orders.connect(url, listeners=()) as train:
         yield train

@@ -93,8 +93,7 @@ async def main(url: str, events: int) -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, limits=limits) as web:
 
             async def ready() -> bool:
-                working = [member for member in await train.members() if member.attachments]
-                return len(working) == len(WORKERS) and await answers(web, "/ready")
+                return await processes.at_work(train) >= len(WORKERS) and await answers(web, "/ready")
 
             await processes.until("the workers and the web server are ready", ready)
             first = train.manifest.wagons[0].number

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from examples.signups import web
 from examples.signups.app import SignUp
@@ -38,11 +38,18 @@ def test_each_accepted_sign_up_is_one_account(own_redis: RedisServer, tmp_path: 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_process(redis_server: Server, tmp_path: Path) -> None:
     with running("signups", redis_server.url, tmp_path, "--events", "2000") as example:
-        os.kill(example.process.pid, signal.SIGINT)  # to it alone: a terminal would tell all
+        parts = psutil.Process(example.process.pid).children(recursive=True)
+        os.killpg(example.process.pid, signal.SIGINT)  # as a terminal does
         assert example.process.wait(30) == 130, example.errors.read_text()
-        left = subprocess.run(["pgrep", "-g", str(example.process.pid)], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+    assert len(parts) == 4
+    assert not [each for each in parts if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert asyncio.run(at_work(redis_server.url)) == 0  # all have ended in order, and have checked out
     assert "Traceback" not in example.errors.read_text()
+
+
+async def at_work(url: str) -> int:
+    async with Train("signups").connect(url, listeners=()) as train:
+        return sum(bool(member.attachments) for member in await train.members())
 
 
 @pytest.mark.slow

@@ -48,7 +48,11 @@ async def store() -> AsyncIterator[Redis]:
 
 
 class LoginRefused(Exception):
-    """Nobody is logged in: account or password is wrong."""
+    """Nobody is logged in: account or password is wrong. `login`: the event's id, for the log."""
+
+    def __init__(self, why: str, login: str) -> None:
+        super().__init__(why)
+        self.login = login
 
 
 class LoginUnavailable(LoginRefused):
@@ -76,8 +80,8 @@ async def log_in(train: Connection, store: Redis, account: str, address: str, pa
             await store.set(f"logins:session:{login.session}", account, ex=KEPT)
             return login.session
     except (PublishError, RedisError) as e:
-        raise LoginUnavailable("logins can't be checked at the moment: try again") from e
-    raise LoginRefused("wrong account or password")
+        raise LoginUnavailable("logins can't be checked at the moment: try again", login.session) from e
+    raise LoginRefused("wrong account or password", login.session)
 
 
 async def session_holds(store: Redis, session: str) -> bool:

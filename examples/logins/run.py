@@ -44,6 +44,8 @@ class Crowd:
         self.tried = 0
         self.unavailable = 0
         self.stolen: list[str] = []
+        self.unjudged: set[str] = set()
+        """Logins that are stored, and had no verdict at the last look."""
 
     async def bot(self, number: int, attempts: int) -> None:
         for n in range(attempts):
@@ -59,12 +61,23 @@ class Crowd:
         """The session, or nothing."""
         self.tried += 1
         try:
-            return [await log_in(self.train, self.store, account, address, password_right)]
+            sessions = [await log_in(self.train, self.store, account, address, password_right)]
+            self.unjudged.update(sessions)
+            return sessions
         except LoginUnavailable:
             self.unavailable += 1
-        except LoginRefused:
-            pass
+        except LoginRefused as e:
+            self.unjudged.add(e.login)
         return []
+
+    async def waiting(self) -> int:
+        """How many of these logins have no verdict yet."""
+        if logins := list(self.unjudged):
+            verdicts = await self.store.mget([f"logins:verdict:{login}" for login in logins])
+            self.unjudged.difference_update(
+                login for login, verdict in zip(logins, verdicts, strict=True) if verdict is not None
+            )
+        return len(self.unjudged)
 
     async def people(self, until: asyncio.Event) -> list[str]:
         """Log in one after the other until the event is set."""
@@ -96,7 +109,7 @@ async def main(url: str, events: int) -> None:
             return await processes.at_work(train) >= len(WORKERS)
 
         await processes.until("the workers are ready", working)
-        first, before = train.manifest.wagons[0].number, await verdicts(store)
+        first = train.manifest.wagons[0].number
         print(f"{len(WORKERS)} workers are up: {BOTS} bots try {events} passwords, and people log in ...", flush=True)
         crowd, over, began = Crowd(train, store), asyncio.Event(), time.monotonic()
 
@@ -115,14 +128,14 @@ async def main(url: str, events: int) -> None:
             await processes.until("half of the attack", half)
             await processes.kill(WORKERS[0])
         took = time.monotonic() - began
-        waiting = crowd.tried - (await verdicts(store) - before)
+        waiting = await crowd.waiting()
         after = list[str]()
         for _ in range(AFTER):
             after += await crowd.person()
             await asyncio.sleep(1 / PACE)
 
         async def judged() -> bool:
-            return await verdicts(store) - before >= crowd.tried - crowd.unavailable
+            return await crowd.waiting() == 0
 
         try:
             await processes.until("each login has a verdict", judged)
@@ -147,10 +160,6 @@ async def main(url: str, events: int) -> None:
             print(table("Logins during an attack", rows), flush=True)
         if left or revoked:
             raise Broken(f"{len(left)} stolen sessions are still valid, {len(revoked)} sessions of people were revoked")
-
-
-async def verdicts(store: Redis) -> int:
-    return sum([1 async for _ in store.scan_iter("logins:verdict:*", count=1000)])
 
 
 async def on_time(store: Redis, sessions: list[str]) -> str:

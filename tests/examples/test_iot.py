@@ -198,8 +198,17 @@ def row(output: str, name: str) -> str:
 
 
 def test_all_devices_come_back_at_once(redis_server: Server, mosquitto_server: MosquittoServer) -> None:
-    """And one of two bridges is killed in the middle."""
-    with example(redis_server, mosquitto_server, "--kill-bridge") as run:
+    """And one of two bridges is killed in the middle. Readings of others come in at the same time."""
+    with (
+        Redis.from_url(redis_server.url) as store,
+        example(redis_server, mosquitto_server, "--kill-bridge") as run,
+    ):
+        before, until = store.hlen("telemetry:readings"), time.monotonic() + 60
+        while store.hlen("telemetry:readings") == before:
+            assert time.monotonic() < until
+            assert run.poll() is None
+            time.sleep(0.02)
+        store.hset("telemetry:readings", mapping={f"{token_hex(4)}/{n}": "{}" for n in range(1500)})
         output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
     assert row(output, "readings sent") == "1,500, 73 of them twice"

@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 from redis.asyncio import Redis
 
-from eventwagon import Context, Train, Volume, Wait, Workers
+from eventwagon import Context, Reject, Train, Volume, Wait, Workers
 
 STATE = os.environ.get("TELEMETRY_STATE", "redis://127.0.0.1:6379/0")
 TOO_HOT = 80.0  # degrees Celsius
@@ -32,7 +32,7 @@ if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('RPUSH', KEYS[2], A
 @dataclass
 class Reading:
     device: str
-    seq: int  # counts the device's readings
+    seq: int  # counts the device's readings; never begins again
     celsius: float
     at: float  # when it was measured, in seconds since the epoch
 
@@ -50,6 +50,10 @@ async def state() -> AsyncIterator["Redis"]:
 
 @telemetry.on("telemetry", timeout=10)
 async def keep(reading: Reading, ctx: Context) -> None:
+    if (
+        ctx.event.subject != f"devices/{reading.device}/readings"
+    ):  # the topic, which the MQTT server keeps to its device
+        raise Reject(f"a reading of device {reading.device!r} came by {ctx.event.subject!r}")
     redis = cast("Redis", ctx.state)
     await asyncio.sleep(0.1)  # stands for a time series database
     kept = msgspec.json.encode({**asdict(reading), "kept": time()})

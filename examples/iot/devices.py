@@ -50,7 +50,9 @@ def main() -> None:
             gateway.max_inflight_messages_set(1_000)
             gateway.on_publish = lambda *_: answered.release()
             gateway.reconnect_delay_set(1, 2)
-            gateway.connect_async(server.hostname or "127.0.0.1", server.port or 1883)
+            if server.scheme == "mqtts":
+                gateway.tls_set()
+            gateway.connect_async(server.hostname or "127.0.0.1", server.port or (1883, 8883)[server.scheme == "mqtts"])
             gateway.loop_start()
             stack.callback(gateway.loop_stop)
             stack.callback(gateway.disconnect)
@@ -70,4 +72,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

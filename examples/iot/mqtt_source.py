@@ -4,7 +4,11 @@
 
 A message is acknowledged (QoS 1) after its event is stored. What comes while no bridge runs waits in the session. With
 `group=NAME` several bridges, each with a `client_id` of its own, share the messages. `id=` names the fields of the JSON
-body that make a message's id, after its topic; without it a digest of the body does.
+body that make a message's id, after its topic; without it a digest of the body does. `mqtts://host:8883/…` is MQTT over
+TLS; `ca=FILE` names the certificates to trust, else the system's are.
+
+A message that was sent with QoS 0 is not acknowledged by anybody: the server does not wait for the bridge. Those beyond
+`held` that wait to be read are dropped, and the log says how many.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,12 +44,20 @@ _logger = logging.getLogger("eventwagon.bridge.mqtt")
 
 def open_mqtt(address: Address, begin: Begin) -> MQTTSource:
     """The entry point in `eventwagon.sources`. Raises UsageError."""
-    options = address.only("client_id", "group", "id", "held", "expiry")
+    options = address.only("client_id", "group", "id", "held", "expiry", *(["ca"] if address.scheme == "mqtts" else []))
     if not address.path.strip("/") or not options.get("client_id"):
         raise address.wrong("name topic and session: mqtt://host:1883/devices/+/readings?client_id=NAME (%23 for #)")
     if begin not in (None, "latest"):
         raise address.wrong("MQTT has nothing from before a session: a new one begins with --from latest")
     return MQTTSource(address, begin)
+
+
+def _tls(address: Address) -> ssl.SSLContext:
+    """Raises UsageError."""
+    try:
+        return ssl.create_default_context(cafile=address.options.get("ca"))
+    except OSError as e:
+        raise address.wrong(f"ca={address.options.get('ca')}: no certificates can be read there: {e}") from e
 
 
 class MQTTSource:
@@ -54,15 +67,18 @@ class MQTTSource:
 
     def __init__(self, address: Address, begin: Begin) -> None:
         options, topic, user = address.options, address.path.strip("/"), urlsplit(address.url)
-        ((self._host, self._port),) = address.places(1883)
+        self._tls = _tls(address) if address.scheme == "mqtts" else None
+        ((self._host, self._port),) = address.places(8883 if self._tls else 1883)
         self._user, self._password = unquote(user.username or ""), unquote(user.password or "")
-        self.name = f"mqtt://{address.host.rpartition('@')[2]}/{topic}"
+        self.name = f"{address.scheme}://{address.host.rpartition('@')[2]}/{topic}"
         self._begin, self._session = begin, options["client_id"]
         self._filter = f"$share/{options['group']}/{topic}" if options.get("group") else topic
         self._fields = [field for field in options.get("id", "").split(",") if field]
         self._connect_with = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         self._connect_with.SessionExpiryInterval = address.whole("expiry", 604_800, most=2**32 - 1)
-        self._connect_with.ReceiveMaximum = address.whole("held", 4_000, most=60_000)
+        self._most = self._connect_with.ReceiveMaximum = address.whole("held", 4_000, most=60_000)
+        self._dropped = 0
+        """Messages of QoS 0 that found `held` others waiting, until that is told."""
         self._client: Client | None = None
         self._lost = ""
         """Why a connection has ended, until that is told."""
@@ -89,6 +105,14 @@ class MQTTSource:
 
     async def read(self, limit: int, wait: float) -> Sequence[Record] | None:
         """See Source."""
+        if dropped := self._dropped:
+            self._dropped = 0
+            _logger.warning(
+                "%s: dropped %s messages that were sent with QoS 0: %s others waited (held=). Send with QoS 1",
+                self.name,
+                f"{dropped:,}",
+                f"{self._most:,}",
+            )
         if not self._arrived:
             self._tell_lost()
             await self._connected()
@@ -157,6 +181,8 @@ class MQTTSource:
             reconnect_on_failure=False,  # the next call does it, and says so
             manual_ack=True,
         )
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         client.username_pw_set(self._user or None, self._password or None)
 
         def here(call: Callable[..., None], *arguments: object) -> None:
@@ -238,6 +264,9 @@ class MQTTSource:
         if message.qos > 0:
             self._held.setdefault(position, []).append(message.mid)
         if held is not None:  # it is at hand: delivered again after the connection was lost, or sent twice
+            return
+        if message.qos == 0 and len(self._arrived) >= self._most:
+            self._dropped += 1
             return
         record = Record(
             position=position,

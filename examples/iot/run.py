@@ -91,7 +91,7 @@ async def main(url: str, mqtt: str | None, events: int, *, kills: bool) -> None:
 
         async def start_bridge(name: str) -> None:
             source = f"{devices.mqtt}/devices/+/readings?client_id=run-{devices.site}&id=seq&expiry=600"
-            options = ["--key", "body:device", "--type", "reading", "--from", "latest"]
+            options = ["--key", "key", "--type", "reading", "--from", "latest"]
             await processes.start(name, "-m", "eventwagon", "bridge", source, TARGET, *options, environment=environment)
 
             async def has_subscribed() -> bool:

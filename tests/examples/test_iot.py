@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import signal
 import subprocess
@@ -15,28 +16,32 @@ from secrets import token_hex
 
 import psutil
 import pytest
+from examples.iot.app import Reading, keep, telemetry
 from examples.iot.mqtt_source import open_mqtt
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from redis import Redis
 
+from eventwagon import Context, Event, Reject
 from eventwagon.bridge import Begin, Record, Source
 from eventwagon.contracts.address import Address
 from eventwagon.errors import Unavailable, UsageError
 from eventwagon.testing.conformance import Check, SourceHarness, Undeclared, source_checks
 from tests.bridge.support import CrashesBeforeCommit, bridging, crashing, numbered, shop, stored, until
+from tests.servers.certificates import self_signed
 from tests.servers.mosquitto import MosquittoServer
+from tests.servers.ports import free_port
 from tests.servers.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def send(server: MosquittoServer, topic: str, values: Sequence[bytes]) -> None:
+def send(server: MosquittoServer, topic: str, values: Sequence[bytes], qos: int = 1) -> None:
     """As a device does; returns when the server has them."""
     client = Client(CallbackAPIVersion.VERSION2)
     client.connect(server.host, server.port)
     client.loop_start()
-    for info in [client.publish(topic, value, qos=1) for value in values]:
+    for info in [client.publish(topic, value, qos=qos) for value in values]:
         info.wait_for_publish(10)
     client.disconnect()
     client.loop_stop()
@@ -173,6 +178,67 @@ def test_a_killed_bridge_repeats_one_batch_with_the_same_ids(mosquitto_server: M
             assert 0 < len(events) - 1000 <= 2 * 100
 
     asyncio.run(scenario())
+
+
+def test_messages_of_qos_0_are_bounded(mosquitto_server: MosquittoServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The server does not wait for them to be acknowledged."""
+
+    async def scenario() -> int:
+        topic = f"qos0-{token_hex(4)}"
+        async with open_mqtt(
+            Address.of(f"{mosquitto_server.url}/{topic}?client_id={topic}&held=10"), "latest"
+        ) as source:
+            await asyncio.to_thread(send, mosquitto_server, topic, numbered(100), 0)
+            await asyncio.to_thread(send, mosquitto_server, topic, [b"the last"])
+            found = list[Record]()
+            async with asyncio.timeout(10):
+                while not found or found[-1].value != b"the last":
+                    await asyncio.sleep(0.2)  # so that they wait
+                    found += await source.read(100, 0.2) or []
+            assert [record.value for record in found[:10]] == numbered(10)
+            await source.read(1, 0.0)
+            return 101 - len(found)
+
+    assert (dropped := asyncio.run(scenario())) > 0
+    assert f"dropped {dropped} messages that were sent with QoS 0: 10 others waited" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # paho, where the handshake fails
+def test_tls(tmp_path: Path) -> None:
+    made = self_signed(tmp_path)
+
+    class OverTLS(MosquittoServer):
+        def command(self) -> Sequence[str]:
+            found = super().command()
+            with (self.directory / "mosquitto.conf").open("a") as file:
+                file.write(f"listener {tls} {self.host}\ncertfile {made.certificate}\nkeyfile {made.key}\n")
+            return found
+
+    async def scenario(server: MosquittoServer) -> None:
+        url = f"mqtts://{server.host}:{tls}/flow?client_id=a"
+        async with open_mqtt(Address.of(f"{url}&ca={made.certificate}"), "latest") as source:
+            await asyncio.to_thread(send, server, "flow", numbered(5))
+            assert [record.value for record in await take(source, 5)] == numbered(5)
+        with pytest.raises(Unavailable, match="certificate verify failed"):
+            async with open_mqtt(Address.of(url), "latest"):
+                pass
+        gc.collect()  # that socket
+        with pytest.raises(UsageError, match="no certificates can be read"):
+            open_mqtt(Address.of(f"{url}&ca=/nowhere"), "latest")
+
+    tls, server = free_port(), OverTLS(tmp_path)
+    server.start()
+    try:
+        asyncio.run(scenario(server))
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("subject", ["devices/b/readings", "a", "devices/a/readings/x", None])
+def test_a_device_writes_only_its_own_readings(subject: str | None) -> None:
+    event = Event("1", type="reading", source="/", time=time.time(), data=b"{}", subject=subject)
+    with pytest.raises(Reject, match="a reading of device 'a' came by"):
+        asyncio.run(keep(Reading("a", 1, 20.0, time.time()), Context.fake(event, train=telemetry)))
 
 
 async def take(source: Source, count: int) -> list[Record]:

@@ -110,7 +110,7 @@ async def main(url: str, events: int) -> None:
 
         await processes.until("the workers are ready", working)
         first = train.manifest.wagons[0].number
-        print(f"{len(WORKERS)} workers are up: {BOTS} bots try {events} passwords, and people log in ...", flush=True)
+        print(f"{len(WORKERS)} workers are up: {BOTS} bots try {events:,} passwords, and people log in ...", flush=True)
         crowd, over, began = Crowd(train, store), asyncio.Event(), time.monotonic()
 
         async def attack() -> None:
@@ -146,7 +146,10 @@ async def main(url: str, events: int) -> None:
             left = [session for session in crowd.stolen if await session_holds(store, session)]
             one_queue = max(0.0, crowd.tried * REPUTATION_SERVICE / 16 - took)
             rows: list[tuple[str, object]] = [
-                ("logins tried", f"{crowd.tried}: {events} by {BOTS} bots in {took:.1f} s, {len(people)} by people"),
+                (
+                    "logins tried",
+                    f"{crowd.tried:,}: {events:,} by {BOTS} bots in {took:.1f} s, {len(people)} by people",
+                ),
                 ("refused since not stored, or possibly not", crowd.unavailable),
                 ("without a verdict when the attack ended", waiting),
                 ("people's logins judged during it", await on_time(store, during.result())),

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import signal
+import sys
 import time
 from collections import deque
 from email import message_from_bytes
@@ -72,4 +73,7 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=2525)
     parser.add_argument("--mailbox", type=Path, default=Path("mails.jsonl"))
     given = parser.parse_args()
-    asyncio.run(main(given.port, given.mailbox))
+    try:
+        asyncio.run(main(given.port, given.mailbox))
+    except (OSError, OverflowError) as e:
+        sys.exit(f"port {given.port}: {e}")

@@ -8,6 +8,7 @@ curl http://127.0.0.1:8090/totals
 import argparse
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -87,5 +88,11 @@ class Answer(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8090)
-    with Provider(parser.parse_args().port) as server:
-        server.serve_forever()
+    port = parser.parse_args().port
+    try:
+        with Provider(port) as server:
+            server.serve_forever()
+    except (OSError, OverflowError) as e:
+        sys.exit(f"port {port}: {e}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -97,7 +97,7 @@ async def main(url: str, events: int) -> None:
 
             await processes.until("the workers and the web server are ready", ready)
             first = train.manifest.wagons[0].number
-            print(f"{len(WORKERS)} workers and a web server are up: {events} sign up ...", flush=True)
+            print(f"{len(WORKERS)} workers and a web server are up: {events:,} sign up ...", flush=True)
             surge, began = Surge(web), time.monotonic()
             async with asyncio.TaskGroup() as group:
                 group.create_task(surge.all_at_once(crowd))
@@ -123,15 +123,15 @@ async def main(url: str, events: int) -> None:
             }
             one_queue = max(0.0, events * IDENTITY_SERVICE / 8 - took)
             rows: list[tuple[str, object]] = [
-                ("sign-ups in the surge", f"{events} in {took:.1f} s over {CLIENTS} connections"),
-                ("answers", ", ".join(f"{n} × {code or 'none'}" for code, n in sorted(surge.answers.items()))),
+                ("sign-ups in the surge", f"{events:,} in {took:.1f} s over {CLIENTS} connections"),
+                ("answers", ", ".join(f"{n:,} × {code or 'none'}" for code, n in sorted(surge.answers.items()))),
                 ("without an account when it ended", waiting),
                 ("wait for the account, in the surge", figures(waits[email] for email in crowd if email in waits)),
                 (f"wait for the account, {LATER} after it", figures(waits[email] for email in later if email in waits)),
                 ("one queue, 8 workers (calculated)", f"{one_queue:.1f} s for the first after the surge"),
                 ("wagons", max(wagon.number for wagon in train.manifest.wagons) - first + 1),
                 ("workers killed", 1),
-                ("accounts, welcomes", f"{len(accounts)}, {len(welcomes)} for {len(surge.accepted)} × 202"),
+                ("accounts, welcomes", f"{len(accounts):,}; {len(welcomes):,} for {len(surge.accepted):,} × 202"),
             ]
             print(table("A surge of sign-ups", rows), flush=True)
         if not set(surge.accepted) == accounts.keys() == welcomes.keys():

@@ -3,6 +3,8 @@
 EVENTWAGON_URL=redis://localhost uvicorn examples.signups.web:app
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -13,15 +15,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from eventwagon import Connection, PublishError, TrainFull
+from eventwagon import Connection, EventwagonError, PublishError, TrainFull, TrainRemoved
 
 from .app import SignUp, signups
+
+EMAIL = r"^[A-Za-z0-9_!#$%&'*+/=?^`{|}~.-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$"
+_logger = logging.getLogger(__name__)
 
 
 class Form(BaseModel):
     """What a browser sends."""
 
-    email: Annotated[str, Field(pattern=r"^[\x21-\x3f\x41-\x7e]+@[A-Za-z0-9.-]+$", max_length=254)]
+    email: Annotated[str, Field(pattern=EMAIL, max_length=254)]
     name: Annotated[str, Field(min_length=1, max_length=100)]
 
 
@@ -53,7 +58,15 @@ async def full(request: Request, error: TrainFull) -> JSONResponse:
 @app.exception_handler(PublishError)
 async def not_stored(request: Request, error: PublishError) -> JSONResponse:
     """Not stored, or possibly not: the same key makes it safe to try again."""
+    _logger.warning("a sign-up was not stored: %s", error)
     return JSONResponse({"detail": "try again with the same key"}, status_code=503, headers={"Retry-After": "1"})
+
+
+@app.exception_handler(TrainRemoved)
+async def closed(request: Request, error: TrainRemoved) -> JSONResponse:
+    """To try again is of no use until this server is started again."""
+    _logger.error("no sign-up is taken any more: %s", error)
+    return JSONResponse({"detail": "sign-ups are closed"}, status_code=503)
 
 
 @app.exception_handler(RequestValidationError)
@@ -63,6 +76,13 @@ async def wrong(request: Request, error: RequestValidationError) -> JSONResponse
 
 
 @app.get("/ready")
-async def ready(request: Request) -> dict[str, str]:
+async def ready(request: Request) -> JSONResponse:
+    """503 while Redis does not answer, and once the train is removed."""
     connection: Connection = request.app.state.signups
-    return {"train": connection.manifest.train}
+    try:
+        async with asyncio.timeout(3):
+            manifest = (await connection.refresh()).manifest
+    except (EventwagonError, TimeoutError) as e:
+        _logger.warning("not ready: %s", str(e) or "no answer within 3 s")
+        return JSONResponse({"detail": "not ready"}, status_code=503)
+    return JSONResponse({"train": manifest.train})

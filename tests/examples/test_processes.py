@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -94,3 +95,16 @@ def test_a_part_that_was_killed_is_named_with_its_signal(tmp_path: Path) -> None
         _, errors = run.communicate(timeout=20)
     assert run.returncode == 1
     assert errors.startswith("BROKEN: the process 'part' was ended by SIGKILL; the last that it wrote: up ")
+
+
+@pytest.mark.parametrize("module", ["examples.orders.provider", "examples.mailing.provider"])
+def test_a_port_that_is_taken_is_told_in_one_line(module: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", module, "--port", str(taken.getsockname()[1])]
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+    assert run.returncode == 1
+    assert run.stderr.startswith("port ")
+    assert len(run.stderr.splitlines()) == 1

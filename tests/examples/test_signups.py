@@ -30,7 +30,7 @@ def test_each_accepted_sign_up_is_one_account(own_redis: RedisServer, tmp_path: 
         time.sleep(4.5)  # longer than the three seconds that the web server waits
         own_redis.resume()
         found = example.table()
-    assert found["accounts, welcomes"] == "250, 250 for 250 × 202"
+    assert found["accounts, welcomes"] == "250; 250 for 250 × 202"
     assert "× 503" in found["answers"]
     assert numbers(found["wait for the account, 50 after it"])[1] < 2.0, found  # the median
 
@@ -58,6 +58,8 @@ async def at_work(url: str) -> int:
     [
         (rb'{"email": "ada@example.com", "name": "\ud800"}', {"Idempotency-Key": "1"}),
         (rb'{"email": "a\nda@example.com", "name": "Ada"}', {"Idempotency-Key": "1"}),
+        (b'{"email": "b@..", "name": "Ada"}', {"Idempotency-Key": "1"}),
+        (b'{"email": "ada@example.com,bob@example.com", "name": "Ada"}', {"Idempotency-Key": "1"}),
         (rb'{"email": "ada@example.com", "name": ""}', {"Idempotency-Key": "1"}),
         (b'{"email": "ada@example.com", "name": "Ada"}', {}),
         (b"{", {"Idempotency-Key": "1"}),
@@ -95,3 +97,29 @@ def test_a_full_train_gets_429() -> None:
         return [(answer.status_code, answer.headers.get("Retry-After")) for answer in found]
 
     assert asyncio.run(answers()) == [(202, None), (202, None), (429, "5")]
+
+
+def test_a_server_that_can_store_nothing_is_not_ready(own_redis: RedisServer) -> None:
+    async def answers() -> list[int]:
+        train, found = Train("ready"), list[int]()
+        transport, form = ASGITransport(app=web.app), {"email": "ada@example.com", "name": "Ada"}
+        async with (
+            train.connect(own_redis.url) as connection,
+            AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            web.app.state.signups = connection
+            await connection.found()
+            found.append((await client.get("/ready")).status_code)
+            own_redis.pause()
+            try:
+                found.append((await client.get("/ready")).status_code)
+            finally:
+                own_redis.resume()
+            found.append((await client.get("/ready")).status_code)
+            await connection.remove("no longer needed", force=True)
+            found.append((await client.get("/ready")).status_code)
+            closed = await client.post("/signups", json=form, headers={"Idempotency-Key": "1"})
+            assert closed.json() == {"detail": "sign-ups are closed"}
+            return found
+
+    assert asyncio.run(answers()) == [200, 503, 200, 503]

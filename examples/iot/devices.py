@@ -55,7 +55,8 @@ def main() -> None:
             gateway.connect_async(server.hostname or "127.0.0.1", server.port or (1883, 8883)[server.scheme == "mqtts"])
             gateway.loop_start()
             stack.callback(gateway.loop_stop)
-            stack.callback(gateway.disconnect)
+        for gateway in gateways:
+            stack.callback(gateway.disconnect)  # first all of these: their threads may wait to connect again
         began, sent = time.monotonic(), 0
         for number, (device, seq) in enumerate(readings):
             if (pause := began + given.seconds * number / len(readings) - time.monotonic()) > 0.005:

@@ -18,11 +18,16 @@ from eventwagon import Context, Reject, Train, Volume, Wait, Workers
 STATE = os.environ.get("TELEMETRY_STATE", "redis://127.0.0.1:6379/0")
 TOO_HOT = 80.0  # degrees Celsius
 
-# A message of MQTT may come twice. Each script is one step that changes nothing the second time.
+# A message of MQTT may come twice. Each script is one step that changes nothing the second time. KEEP returns 0 if the
+# device has used the number before, for another reading.
 KEEP = """
-if redis.call('HSETNX', KEYS[1], ARGV[1] .. '/' .. ARGV[2], ARGV[3]) == 0 then return end
+local name = ARGV[1] .. '/' .. ARGV[2]
+if redis.call('HSETNX', KEYS[1], name, ARGV[3]) == 0 then
+    return cjson.decode(redis.call('HGET', KEYS[1], name)).at == cjson.decode(ARGV[3]).at and 1 or 0
+end
 local latest = redis.call('HGET', KEYS[2], ARGV[1])
 if not latest or cjson.decode(latest).seq < tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], ARGV[1], ARGV[3]) end
+return 1
 """
 RAISE = """
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('RPUSH', KEYS[2], ARGV[1]) end
@@ -57,7 +62,9 @@ async def keep(reading: Reading, ctx: Context) -> None:
     redis = cast("Redis", ctx.state)
     await asyncio.sleep(0.1)  # stands for a time series database
     kept = msgspec.json.encode({**asdict(reading), "kept": time()})
-    await redis.eval(KEEP, 2, "telemetry:readings", "telemetry:latest", reading.device, reading.seq, kept)
+    where = ("telemetry:readings", "telemetry:latest")
+    if not await redis.eval(KEEP, 2, *where, reading.device, reading.seq, kept):
+        raise Reject(f"device {reading.device!r} has used the number {reading.seq} before, for another reading")
     if reading.celsius > TOO_HOT:
         await ctx.emit(raise_alarm, reading)
 

@@ -21,6 +21,7 @@ from examples.iot.mqtt_source import open_mqtt
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from eventwagon import Context, Event, Reject
 from eventwagon.bridge import Begin, Record, Source
@@ -239,6 +240,21 @@ def test_a_device_writes_only_its_own_readings(subject: str | None) -> None:
     event = Event("1", type="reading", source="/", time=time.time(), data=b"{}", subject=subject)
     with pytest.raises(Reject, match="a reading of device 'a' came by"):
         asyncio.run(keep(Reading("a", 1, 20.0, time.time()), Context.fake(event, train=telemetry)))
+
+
+def test_a_number_that_was_used_before_is_told(redis_server: Server) -> None:
+    """A device that counts from 0 again: its readings are not taken for copies. Real copies are."""
+
+    async def kept(device: str, celsius: float, at: float) -> None:
+        event = Event("1", type="reading", source="/", time=at, data=b"{}", subject=f"devices/{device}/readings")
+        async with AsyncRedis.from_url(redis_server.url) as store:
+            await keep(Reading(device, 0, celsius, at), Context.fake(event, train=telemetry, state=store))
+
+    device = token_hex(4)
+    for _ in range(2):
+        asyncio.run(kept(device, 20.0, 1700000000.123456))
+    with pytest.raises(Reject, match="has used the number 0 before"):
+        asyncio.run(kept(device, 21.0, 1700000600.0))
 
 
 async def take(source: Source, count: int) -> list[Record]:

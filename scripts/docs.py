@@ -62,7 +62,7 @@ def all_settings() -> str:
     rows = []
     for name, default in zip(settings.Settings.__struct_fields__, settings.Settings.__struct_defaults__, strict=True):
         shared = "yes" if name in settings.Settings().declared() else ""
-        rows.append((f"`{name}`", f"`{default!r}`", _unit(name), shared, said[name]))
+        rows.append((f"`{name}`", f"`{default!r}`", _unit(name), shared, _linked(said[name])))
     return table(("setting", "default", "unit", "declared", "what and why"), rows)
 
 
@@ -209,7 +209,24 @@ def _entry(kind: type, name: str, member: object) -> str:
     doc = inspect.getdoc(member)
     if doc is None:
         raise SystemExit(f"{kind.__name__}.{name} has no docstring")
-    return f"### `{_call(kind, name, member)}`\n\n{doc}\n"
+    call = _call(kind, name, member)
+    plain = f"{_written(kind)}.{name}"
+    return f"### `{plain}`\n\n" + (f"`{call}`\n\n" if call != plain else "") + f"{_linked(doc)}\n"
+
+
+def _linked(doc: str) -> str:
+    """With links to the documents that a docstring names by their paths."""
+    return re.sub(r"\bdocs/([\w/-]+\.md)\b", lambda found: f"[{title(ROOT / found[0])}]({found[1]})", doc)
+
+
+def title(document: Path) -> str:
+    """The words of its first heading."""
+    return document.read_text().partition("\n")[0].removeprefix("# ")
+
+
+def _written(kind: type) -> str:
+    """What an object of this class is called in the documents."""
+    return {BlockingConnection: "blocking", Context: "ctx", BatchContext: "ctx"}.get(kind, kind.__name__.lower())
 
 
 class _Default(str):
@@ -231,7 +248,7 @@ class _Default(str):
 
 def _call(kind: type, name: str, member: object) -> str:
     """How a member is written where it is used."""
-    of = {BlockingConnection: "blocking", Context: "ctx", BatchContext: "ctx"}.get(kind, kind.__name__.lower())
+    of = _written(kind)
     if isinstance(member, property):
         return f"{of}.{name}"
     function: Any = inspect.unwrap(cast("Callable[..., Any]", member))

@@ -11,7 +11,6 @@ them, and the reference pages are added.
 
 from __future__ import annotations
 
-import html
 import http.client
 import http.server
 import json
@@ -21,13 +20,13 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import built_pages
 import reference_pages as reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -256,6 +255,7 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
     each line outside fenced blocks."""
     columns: list[int] = []  # where the text of each open list item begins
     fence, shift, before, name = "", 0, "", ""
+    loose = False  # has the item that is open more than one paragraph?
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if fence:
@@ -271,7 +271,7 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
             was = len(columns)
             while columns and indent < columns[-1]:
                 columns.pop()
-            if item and not was and before:
+            if item and before and (loose or not was):
                 yield ""
         if found:
             fence, shift = found[2], 4 * len(columns) - indent if columns else 0
@@ -287,6 +287,7 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
             yield line
         if item:
             columns.append(item.end())
+        loose = bool(columns) and not item and (loose or not line)
         before = line
 
 
@@ -377,34 +378,12 @@ def build() -> None:
     if done.returncode:
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("Traceback (most recent call last)")[0]
         raise SystemExit(f"{said}\nthe site is not built: the pages above are copies in {STAGE / 'pages'}")
-    if broken := list(broken_links(STAGE / "site")):
+    if broken := built_pages.faults(STAGE / "site"):
         raise SystemExit("the site is not built:\n" + "\n".join(broken))
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGE / "site").rename(SITE)
     size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
     print(f"{SITE}: {count} pages, {size / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s")
-
-
-def broken_links(site: Path) -> Iterator[str]:
-    """Of what was built, each link within it that leads nowhere: the generator does not look into docstrings."""
-    texts = {path: path.read_text() for path in site.rglob("*.html") if path.name != "404.html"}
-    anchors = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in texts.items()}
-    for path, text in texts.items():
-        for link in sorted(set(re.findall(r'\b(?:href|src)="([^"]*)"', text))):
-            target, _, anchor = html.unescape(link).partition("#")
-            if ":" in target or target.startswith("//"):
-                continue
-            to = (path.parent / urllib.parse.unquote(target)).resolve() if target else path
-            to = to / "index.html" if to.is_dir() else to
-            if not to.is_file():
-                yield f"{path.relative_to(site)}: {link} leads nowhere"
-            elif (
-                anchor
-                and not anchor.startswith("__")
-                and to in anchors
-                and urllib.parse.unquote(anchor) not in anchors[to]
-            ):
-                yield f"{path.relative_to(site)}: {link} has no such anchor"
 
 
 def serve(port: int) -> None:

@@ -261,7 +261,8 @@ def _example(command: Any) -> str:
 
 def _markdown(text: str) -> str:
     """A help text, whose capitals, angles and stars are no markup."""
-    return re.sub(r"([<>*_])", r"\\\1", re.sub(r"\[/?bold\]", "", text)).strip()
+    escaped = re.sub(r"([<>*_])", r"\\\1", re.sub(r"\[/?bold\]", "", text)).strip()
+    return re.sub(r"\bdocs/([\w/-]+)\.md\b", r"[\1](../docs/\1.md)", escaped)
 
 
 _AT = {

@@ -148,6 +148,24 @@ def test_a_dry_run_takes_nothing(place: Path, redis_server: Server, kafka_server
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("channel", [(), ("--channel", "ship")])
+def test_a_dry_run_tells_what_does_not_fit_the_handler(place: Path, channel: tuple[str, ...]) -> None:
+    """As it tells what can't be an event. With the train's name alone it knows no handlers."""
+    given = '3\n{"n": 1}\nno json\n{"n": "x"}'
+    done = cli(place, "bridge", "-", "app:orders", *channel, "--dry-run", "9", given=given)
+    handler = "ship" if channel else "place"
+    assert done.returncode == 0, done.stderr
+    three, one, no, x, last = done.stdout.splitlines()
+    assert f"DEAD LETTER: does not fit handler {handler}: Expected `object`, got `int`; application/json: 3" in three
+    assert "DEAD LETTER" not in one
+    assert "DEAD LETTER: " in no
+    assert f"DEAD LETTER: does not fit handler {handler}: Expected `int`, got `str`" in x
+    assert last == "4 records shown, none taken; 3 dead letters"
+    assert cli(place, "bridge", "-", "app:orders", given='{"n": 1}').returncode == 0
+    done = cli(place, "bridge", "-", "orders", "--dry-run", "9", given="3")
+    assert done.stdout.splitlines()[1] == "1 record shown, none taken"
+
+
 def test_a_terminal_shows_the_progress(place: Path) -> None:
     screen, end = pty.openpty()
     reader, writer = os.pipe()

@@ -25,10 +25,12 @@ from ..display.text import count, local_time, span
 from ..errors import UsageError
 from ..event import Event
 from ..metrics.serving import LOOPBACK
+from ..runtime.handler import Handler
 from ..tracing.exporting import exporting
 from ..values import shown as value_shown
 from .completion import NAMED
 from .console import DEFAULT_URL, Code, Ended, Url, beside, err, job, line, out
+from .fitting import Misfit, decoded
 from .health import Health
 from .scraped import MetricsHost, MetricsPort, Scraped
 from .serve import HealthHost, HealthPort, LogFormat, LogLevel, asked_to_end, is_json, level_of, set_up_logging
@@ -128,7 +130,8 @@ async def bridge(
             if dry_run is not None:
                 c = await stack.enter_async_context(reached(target, url) if train is None else train.connect(url))
                 rules = _rules(c, where, key, event_type, channel)
-                await _show(await stack.enter_async_context(where), rules, dry_run)
+                handler = train.handlers.get(channel) if train is not None else None
+                await _show(await stack.enter_async_context(where), rules, dry_run, handler)
                 return
             await stack.enter_async_context(scraped.answering())
             meter = scraped.meter
@@ -258,26 +261,44 @@ def _progress(bridge: Bridge, rate: float) -> str:
     return ", ".join(parts)
 
 
-async def _show(source: Source, rules: Rules, number: int) -> None:
-    """Print what becomes of the next records."""
+async def _show(source: Source, rules: Rules, number: int, handler: Handler | None) -> None:
+    """Print what becomes of the next records, and which ones `handler` would never handle; None: it is not known."""
     records = await source.peek(number)
-    console = out()
+    console, dead = out(), 0
     for record in records:
         outcome = event_of(record, rules)
-        text = _described(outcome)
+        because = _because(outcome, handler)
+        dead += bool(because)
+        text = f"DEAD LETTER: {because}" if because else ""
+        if isinstance(outcome, Event):
+            text = f"{text}; {_content(outcome)}" if text else _described(outcome)
         if console.is_terminal:
             console.print(beside(Text(record.position), text))
         else:
             line(f"{record.position}  {text}")
-    line(f"{count(len(records), 'record')} shown, none taken")
+    line(f"{count(len(records), 'record')} shown, none taken" + (f"; {count(dead, 'dead letter')}" if dead else ""))
 
 
-def _described(outcome: Event | Unmapped) -> str:
+def _because(outcome: Event | Unmapped, handler: Handler | None) -> str:
+    """Why it would be a dead letter; empty: it would not, as far as can be seen without handling it."""
     if isinstance(outcome, Unmapped):
-        return f"DEAD LETTER: {outcome.because}"
+        return outcome.because
+    try:
+        if handler is not None:
+            decoded(handler, outcome)
+    except Misfit as e:
+        return str(e)
+    return ""
+
+
+def _described(outcome: Event) -> str:
     words = [f"id={outcome.id}", f"type={outcome.type}", f"source={outcome.source}", f"time={local_time(outcome.time)}"]
     if outcome.subject is not None:
         words.append(f"subject={outcome.subject}")
     words += [f"{name}={value}" for name, value in outcome.extensions.items()]
-    data = outcome.data[:200].decode("utf-8", "replace") + ("…" if len(outcome.data) > 200 else "")
-    return f"{' '.join(words)} {outcome.content_type}: {data}"
+    return f"{' '.join(words)} {_content(outcome)}"
+
+
+def _content(event: Event) -> str:
+    data = event.data[:200].decode("utf-8", "replace") + ("…" if len(event.data) > 200 else "")
+    return f"{event.content_type}: {data}"

@@ -27,6 +27,7 @@ from ..tracing.exporting import exporting
 from ..train import Train
 from .completion import Anchor
 from .console import DEFAULT_URL, Code, Ended, Url, err, job, line, say
+from .fitting import Misfit, decoded
 from .later import After, At, asked
 from .scraped import MetricsHost, OwnMetricsPort, Scraped
 from .target import load_train, reached
@@ -122,10 +123,9 @@ class Parser:
         event = Event(event_id, self._type or type_name(payload), train.source, now, text, self._subject(payload))
         if self._handler is not None:
             try:
-                fits = self._handler.decode(event)
-            except Exception as e:  # noqa: BLE001 - any error of the payload type's own checks means that the line does not fit
-                why = "; ".join(str(e).split("\n"))
-                raise BadLine(f"does not fit handler {self._handler.name}: {why}") from None
+                fits = decoded(self._handler, event)
+            except Misfit as e:
+                raise BadLine(str(e)) from None
             if not self._type and not isinstance(fits, Event | bytes | bytearray | memoryview):
                 event = msgspec.structs.replace(event, type=type_name(fits))
         try:

@@ -12,6 +12,7 @@ import ast
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -211,7 +212,12 @@ def _entry(kind: type, name: str, member: object) -> str:
         raise SystemExit(f"{kind.__name__}.{name} has no docstring")
     call = _call(kind, name, member)
     plain = f"{_written(kind)}.{name}"
-    return f"### `{plain}`\n\n" + (f"`{call}`\n\n" if call != plain else "") + f"{_linked(doc)}\n"
+    paragraphs = [_filled(linked) if (linked := _linked(each)) != each else each for each in doc.split("\n\n")]
+    return "\n\n".join([f"### `{plain}`", *([_filled(f"`{call}`")] if call != plain else []), *paragraphs]) + "\n"
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _linked(doc: str) -> str:

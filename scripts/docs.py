@@ -103,7 +103,8 @@ def names() -> str:
 
 def error_tree() -> str:
     """Every error, with what it means and what to do."""
-    ordered = [*_tree(errors.EventwagonError), errors.Defect, errors.Reject, errors.Retry, errors.Snooze]
+    by_handlers = [errors.Reject, errors.Retry, errors.Snooze, errors.Failed]
+    ordered = [*_tree(errors.EventwagonError), errors.Defect, *by_handlers]
     return table(
         ("error", "is a", "when, and what to do"),
         [(f"`{kind.__name__}`", f"`{kind.__bases__[0].__name__}`", _whole(kind)) for kind in ordered],

@@ -95,13 +95,13 @@ NAV: Nav = [
             ("Plan: the lab", "docs/lab.md"),
             ("Bridge", "docs/bridge.md"),
             ("Add a broker", "docs/howto/add-a-broker.md"),
-            ("All by question", "docs/index.md"),
         ],
     ),
     (
         "Reference",
         [
             ("Overview", "reference/index"),
+            ("All by question, glossary", "docs/index.md"),
             ("Commands", "reference/commands"),
             ("API", [(title, f"reference/{name}") for name, title in reference.titles()]),
             ("Train and Connection, by call", "docs/connection.md"),
@@ -148,6 +148,8 @@ NAV: Nav = [
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})")
 _LINK = re.compile(r"(\]\(|\bsrc=\"|\bhref=\")([^)\"\s]+)(\)|\")")
+_ON_SITE = "<!-- site: "
+"""Begins a comment whose text only the site shows."""
 _COMMENT = re.compile(r"<!-- .* -->")
 _BRACKETED = re.compile(r"^(#+) \[([\w.]+)\]")
 """A release in CHANGELOG.md, which is no link yet."""
@@ -207,8 +209,8 @@ class Stage:
             if not target or ":" in target:
                 return found[0]
             file = (path.parent / target).resolve()
-            if not file.exists() and file.parent == ROOT / "reference":
-                return found[0]  # to its neighbour
+            if not file.exists() and file.parent in (ROOT / "reference", ROOT / "docs" / "reference"):
+                return found[0]  # to its neighbour, or from the home page: only the site has it
             if not file.exists() or not file.is_relative_to(ROOT):
                 raise SystemExit(f"{path.relative_to(ROOT)} links to {target}, which is not in the repository")
             to = self.add(file)
@@ -262,6 +264,9 @@ def indented(lines: Sequence[str], linked: Callable[[str], str]) -> Iterator[str
             yield " " * shift + line if line else line
             fence = "" if line.strip() == fence else fence
             continue
+        if line.startswith(_ON_SITE):
+            line = line.removeprefix(_ON_SITE).removesuffix(" -->")  # what only the site has
+            indent = 0
         if _COMMENT.fullmatch(line):  # a comment right above a table would hide it
             before, name = "", line.removeprefix("<!-- file: ").removesuffix(" -->") if "file: " in line else ""
             yield ""
@@ -378,12 +383,23 @@ def build() -> None:
     if done.returncode:
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).partition("Traceback (most recent call last)")[0]
         raise SystemExit(f"{said}\nthe site is not built: the pages above are copies in {STAGE / 'pages'}")
+    lost = STAGE / "site" / "404.html"
+    lost.write_text(_with_way_home(lost.read_text()))
     if broken := built_pages.faults(STAGE / "site"):
         raise SystemExit("the site is not built:\n" + "\n".join(broken))
     shutil.rmtree(SITE, ignore_errors=True)
     (STAGE / "site").rename(SITE)
     size = sum(path.stat().st_size for path in SITE.rglob("*") if path.is_file())
     print(f"{SITE}: {count} pages, {size / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s")
+
+
+def _with_way_home(text: str) -> str:
+    """The page of an address that does not exist, with links from there."""
+    end = "Not found</h1>"
+    if text.count(end) != 1:
+        raise SystemExit("the generator's 404.html has another heading; scripts/make_site.py adds links after it")
+    links = '<p>There is no page at this address. <a href="/">Home</a>, <a href="/questions/">all by question</a>.</p>'
+    return text.replace(end, f"{end}\n{links}")
 
 
 def serve(port: int) -> None:

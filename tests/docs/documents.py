@@ -50,8 +50,8 @@ def blocks(document: Path, kind: str) -> list[Block]:
 
 
 def prose(document: Path) -> str:
-    """The document without its fenced blocks."""
-    return _BLOCK.sub("", document.read_text())
+    """The document without its fenced blocks, and without what only the site shows."""
+    return re.sub(r"^<!-- site: .* -->$", "", _BLOCK.sub("", document.read_text()), flags=re.MULTILINE)
 
 
 def having(kind: str) -> list[Path]:

@@ -18,7 +18,7 @@ def test_the_figures_of_choosing_a_limit(tmp_path: Path) -> None:
     """Its `plan` takes more than a minute, and a Kafka with such a topic is not there."""
     with Walk(DOCUMENT, tmp_path, without=["--source", "eventwagon plan"]) as walk:
         walk.go()
-        (table,) = blocks(ROOT / DOCUMENT, "text")
+        table, _plan = blocks(ROOT / DOCUMENT, "text")
         said = [re.split(r" {2,}", line)[:4] for line in table.text.splitlines()[1:]]
         run = [re.split(r" {2,}", line)[:4] for line in walk.printed.splitlines()]
         assert [row for row in said if row not in run] == [], "the share on time, the wait or the mean is another"

@@ -95,7 +95,9 @@ def test_public_names() -> None:
     for public_name in eventwagon.__all__:
         assert f"| `{public_name}` |" in listed
     own = {kind.__name__ for kind in _tree(EventwagonError) if kind.__module__ == EventwagonError.__module__}
-    assert own | {"Defect", "Reject", "Retry", "Snooze"} <= public
+    assert own | {"Defect", "Reject", "Retry", "Snooze", "Failed"} <= public
+    exceptions = {n for n in public if inspect.isclass(kind := vars(eventwagon)[n]) and issubclass(kind, Exception)}
+    assert [n for n in sorted(exceptions) if f"| `{n}` |" not in listed.partition("\n## Errors\n")[2]] == []
     assert {fact.__name__ for fact in (*DECISIONS, *get_args(Fact))} | {"Entry", "Listener"} <= public
     for public_name in public - {"Fact", "Listener"}:
         assert vars(getattr(eventwagon, public_name))["__doc__"], f"{public_name} has no docstring"

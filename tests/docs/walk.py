@@ -61,13 +61,20 @@ def missing(expected: str, printed: str) -> list[str]:
 
 class Walk:
     """In a directory of its own. `places`: what stands in the document, and what it is here; also in what is printed.
-    `without`: parts of commands that are not typed."""
+    `without`: parts of commands that are not typed. `saved`: what stands in files, and what is saved instead."""
 
     def __init__(
-        self, document: str, directory: Path, *, places: Mapping[str, str] | None = None, without: Sequence[str] = ()
+        self,
+        document: str,
+        directory: Path,
+        *,
+        places: Mapping[str, str] | None = None,
+        without: Sequence[str] = (),
+        saved: Mapping[str, str] | None = None,
     ) -> None:
         self._document, self._directory = ROOT / document, directory
         self._places, self._without = dict(places or {}), (*_NOT_TYPED, *without)
+        self._saved = dict(saved or {})
         self._terminals: dict[str, tuple[subprocess.Popen[str], Path, IO[str]]] = {}
         here = {key: value for key, value in os.environ.items() if not key.startswith("EVENTWAGON_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{here['PATH']}"
@@ -90,7 +97,10 @@ class Walk:
             self._where = f"{name(self._document)}:{block.line}"
             kind, _, what = block.mark.partition(": ")
             if block.kind == "python" and kind == "file":
-                (self._directory / what).write_text(block.text)
+                text = block.text
+                for there, here in self._saved.items():
+                    text = text.replace(there, here)
+                (self._directory / what).write_text(text)
             elif block.kind == "python":
                 self._type([f"{shlex.quote(sys.executable)} -c {shlex.quote(block.text)}"], fails=False)
             elif block.kind == "sh":

@@ -92,6 +92,27 @@ def test_pages_fit_the_screen(page: Page, site: str) -> None:
         assert wide <= seen, f"{path} is {wide} pixels wide"
 
 
+def test_cells_of_tables_can_be_read(page: Page, site: str) -> None:
+    """None is narrow and tall; a table that is wider than the screen shows that it scrolls."""
+    for path in ("howto/choose-a-limit/", "limits/", "handlers/", "guarantees/"):
+        page.goto(site + path)
+        expect(page.locator("table").first).to_be_visible()
+        tall = page.evaluate(
+            "least => [...document.querySelectorAll('td')].map(c => [c.clientWidth, c.innerText.length, c.innerText])"
+            ".filter(([width, length]) => length > 60 && width < least)",
+            180 if on_phone(page) else 90,
+        )
+        assert tall == [], path
+        wraps = page.locator(".md-typeset__scrollwrap")
+        assert "gradient" in wraps.first.evaluate("wrap => getComputedStyle(wrap).backgroundImage")
+
+
+def test_a_page_that_is_not_there_leads_home(page: Page, site: str) -> None:
+    page.goto(site + "404.html")
+    page.get_by_role("paragraph").get_by_role("link", name="Home", exact=True).click()
+    expect(page.locator("h1")).to_contain_text("eventwagon")
+
+
 def test_pages_are_accessible(page: Page, site: str) -> None:
     for path in ("", "guarantees/", "reference/settings/", "tutorial/"):
         page.goto(site + path)

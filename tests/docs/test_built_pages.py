@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,3 +68,9 @@ def test_the_documents_have_headings_that_the_generator_bears() -> None:
         if line.startswith("#") and " id=" in line
     ]
     assert bad == []
+
+
+def test_a_numbered_list_after_a_list_with_dashes_is_numbered() -> None:
+    """Python-Markdown makes one list of both, unless it is told not to."""
+    settings = tomllib.loads((ROOT / "docs" / "site" / "zensical.toml").read_text())
+    assert "sane_lists" in settings["project"]["markdown_extensions"]

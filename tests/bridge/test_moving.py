@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # exported without saying so
 from redis import Redis
 
+from eventwagon.bridge.opening import open_source
 from eventwagon.drivers.aws.clients import Clients
 from eventwagon.drivers.aws.place import Place
+from tests.docs.documents import ROOT
 from tests.docs.walk import PATIENCE, Walk
 from tests.servers.moto import ENVIRONMENT, MotoServer
 from tests.servers.server import Server
@@ -53,6 +56,26 @@ def test_moving_a_redis_stream(place: Path, own_redis: Server) -> None:
             until_shipped(place, 2, 6)
         groups: Any = client.xinfo_groups("orders")
     assert (groups[0]["pending"], groups[0]["lag"]) == (0, 0)
+
+
+def test_an_entry_becomes_what_the_page_says(own_redis: Server) -> None:
+    """Each row of the table: what the producer writes, and the body."""
+    text = (ROOT / "docs/howto/move-a-redis-stream.md").read_text()
+    rows = re.findall(r"^\| `(XADD orders \* .*?)`.*? \| (.*?) \|", text, re.MULTILINE)
+    assert len(rows) == 4
+
+    async def seen() -> list[bytes]:
+        url = f"redis://{own_redis.host}:{own_redis.port}/orders?group=workers"
+        async with open_source(url, "earliest") as source:
+            return [record.value for record in await source.peek(9)]
+
+    with Redis(host=own_redis.host, port=own_redis.port) as client:
+        for command, _ in rows:
+            client.execute_command(*shlex.split(command))
+        bodies = [body.decode() for body in asyncio.run(seen())]
+    assert bodies == ['{"id": "3"}', "3", '{"id": "3", "item": "book"}', '{"id": "3"}']
+    for body, (_, said) in zip(bodies, rows, strict=True):
+        assert f"`{body}`" in said or said.startswith("the value of `data`")
 
 
 @pytest.mark.slow

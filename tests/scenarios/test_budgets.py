@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import io
 import math
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from eventwagon.orchestrators import aws
 from eventwagon.orchestrators.aws.handler import PROBE
 from eventwagon.policy.budgets import Waiting
 from eventwagon.runtime.budget_shares import BudgetShares
-from eventwagon.runtime.budgets import ChannelBudget, Slots, Tokens, Watcher
+from eventwagon.runtime.budgets import ChannelBudget, Part, Slots, Tokens, Watcher
 from eventwagon.runtime.prefetch import WagonPrefetch
 from eventwagon.runtime.worker_states import PoolState
 from eventwagon.testing.virtual_time import run
@@ -66,6 +67,12 @@ def train_of(
         await meter.handle(who, seconds)
 
     return train
+
+
+def watcher_of(pool: PoolState) -> Watcher:
+    """Of a channel for which an event always waits."""
+    wagon = Waiting(is_new=True, is_replay=False, since=0.0)
+    return Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None, lambda: wagon, lambda _: 0)
 
 
 def now() -> float:
@@ -186,9 +193,7 @@ def test_a_part_that_grows_is_used_at_once() -> None:
     async def main() -> None:
         told: list[float] = []
         part = Tokens("rate", 100.0)
-        part.watchers.append(
-            Watcher(PoolState(is_shared=False), lambda: True, lambda _: told.append(now()), lambda: None, lambda: None)
-        )
+        part.watchers.append(watcher_of(PoolState(is_shared=False))._replace(on_room=lambda _: told.append(now())))
         part.until = math.inf
         part.grant(1.0)
         part.begin(51)
@@ -385,7 +390,7 @@ def test_a_look_that_came_back_after_the_lease_had_ended_grants_nothing() -> Non
         train = Train("t", member_ttl=2.0)
         part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
         pool.target = 8
-        part.watchers.append(Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None))
+        part.watchers.append(watcher_of(pool))
         runtime = runtime_of(train, world.broker, clock=world.clock, name="a")
         async with BudgetShares(runtime, registry, "t", {"t/concurrency": part}):
             assert not part.has_room()
@@ -411,7 +416,7 @@ def test_two_processes_of_one_name_have_one_budget(names: str) -> None:
             for name in names:
                 part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
                 pool.target = 8
-                part.watchers.append(Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None))
+                part.watchers.append(watcher_of(pool))
                 runtime = runtime_of(train, world.broker, clock=world.clock, name=name)
                 shares = BudgetShares(runtime, world.registry, "t", {"t/concurrency": part})
                 await stack.enter_async_context(shares)
@@ -443,7 +448,7 @@ def test_a_process_that_looks_again_and_again_does_not_take_what_another_one_wai
             for name in "ab":
                 part, pool = Slots("concurrency=4 of t", 4), PoolState(is_shared=True)
                 pool.target = 8
-                part.watchers.append(Watcher(pool, lambda: True, lambda _: None, lambda: None, lambda: None))
+                part.watchers.append(watcher_of(pool))
                 runtime = runtime_of(train, world.broker, clock=world.clock, name=name)
                 await stack.enter_async_context(BudgetShares(runtime, world.registry, "t", {"t/concurrency": part}))
                 parts.append(part)
@@ -558,6 +563,77 @@ def test_new_events_get_every_second_turn_of_a_budget(options: dict[str, Any], e
     run(main())
 
 
+def test_room_of_a_budget_is_not_kept_for_a_wagon_that_waits_for_another_one() -> None:
+    """Events of `slow` wait for a rate of their own; those of `fast`, in the same budget, need not wait for them."""
+
+    async def main() -> None:
+        world, handled, budget = World(), Counter[str](), Budget("api", concurrency=4)
+        train = Train("t", limit=Volume(100_000), workers=Workers(each=8))
+
+        @train.on("t")
+        async def first(number: int, ctx: Context) -> None:
+            await ctx.emit("slow" if number < 0 else "fast", number)
+
+        @train.on("fast", budget=budget)
+        async def fast(_: int) -> None:
+            await asyncio.sleep(0.005)
+            handled["fast"] += 1
+
+        @train.on("slow", budget=budget, rate=1)
+        async def slow(_: int) -> None:
+            await asyncio.sleep(0.005)
+
+        async with world.running(train) as connection:
+            await connection.publish_many([-1] * 100)
+            await asyncio.sleep(0.5)
+            await connection.request_switch()
+            await asyncio.sleep(1.0)
+            await connection.publish_many(range(4000))
+            await asyncio.sleep(5)
+            assert handled["fast"] > 3900  # 4,000 at best
+
+    run(main())
+
+
+def test_a_backlog_goes_on_where_tokens_have_gathered_while_room_was_kept() -> None:
+    """The new event begins late, so that more than one token is there by then."""
+
+    async def main() -> None:
+        part, begun = Tokens("rate", 100.0), Counter[str]()
+        part.until = math.inf
+        part.grant(100.0)
+        left = {"new": 1, "old": 3}
+        budgets = {name: ChannelBudget([part]) for name in left}
+        loop = asyncio.get_running_loop()
+
+        def begin(name: str) -> None:
+            if left[name] and not budgets[name].blocked:
+                budgets[name].begin()
+                left[name] -= 1
+                begun[name] += 1
+
+        def on_room(name: str, count: int) -> None:
+            for _ in range(count):
+                loop.call_later(0.015 if name == "new" else 0.0, begin, name)
+
+        async with AsyncExitStack() as stack:
+            for name in left:
+                watcher = watcher_of(PoolState(is_shared=False))._replace(
+                    on_room=partial(on_room, name),
+                    wagon=partial(_same, Waiting(is_new=name == "new", is_replay=False, since=0.0)),
+                    ready=partial(_left, left, name),
+                )
+                stack.enter_context(budgets[name].watched(watcher))
+            await asyncio.sleep(2)
+            assert begun == {"new": 1, "old": 3}
+
+    run(main())
+
+
+def _left(left: Mapping[str, int], name: str, _: Part) -> int:
+    return left[name]
+
+
 def _note(told: list[str], name: str, _: int) -> None:
     told.append(name)
 
@@ -584,7 +660,7 @@ def test_room_that_is_kept_for_a_wagon_is_lost_to_no_other() -> None:
                     on_change=lambda: None,
                     on_lost=lambda: None,
                     wagon=partial(_same, wagon),
-                    ready=lambda: 5,
+                    ready=lambda _: 5,
                 )
                 stack.enter_context(budgets[name].watched(watcher))
             part.grant(2.0)

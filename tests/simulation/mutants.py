@@ -63,7 +63,6 @@ from eventwagon.policy.undo import slice_over
 from eventwagon.runtime import archiving as archiving_module
 from eventwagon.runtime import batching as batching_module
 from eventwagon.runtime import budget_shares as budget_module
-from eventwagon.runtime import budgets as parts_module
 from eventwagon.runtime import bulkhead as bulkhead_module
 from eventwagon.runtime import context as context_module
 from eventwagon.runtime import feeding as feeding_module
@@ -81,6 +80,7 @@ from eventwagon.runtime import removal as removal_module
 from eventwagon.runtime import runtime as runtime_module
 from eventwagon.runtime import settling as settling_module
 from eventwagon.runtime import switcher as switcher_module
+from eventwagon.runtime import turns as turns_module
 from eventwagon.runtime import undoing as undoing_module
 from eventwagon.runtime import undos as undos_module
 from eventwagon.runtime import wagon_consumer as consumer_module
@@ -1462,7 +1462,7 @@ def _no_second_look() -> Iterator[None]:
 
 @_mutant("room of a budget is kept for one wagon for ever", "I7", RARE)
 def _kept_for_ever() -> Iterator[None]:
-    with mock.patch.object(parts_module, "_TURN", 1e9):
+    with mock.patch.object(turns_module, "_KEPT", 1e9):
         yield
 
 

@@ -197,6 +197,7 @@ class BudgetShares:
 
     async def _let_go(self) -> None:
         """Hold nothing, and say so; from then on nothing is called until an event waits."""
+        self._left_since.clear()
         for part in self._parts.values():
             part.grant(0.0)
         if self._said:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from ..policy.budgets import Waiting, burst, first, lead_after, parts, turn_seconds
+from ..policy.budgets import Waiting, burst, parts, turn_seconds
+from .turns import Turns
 
 LEASE_LOST = "the process could not renew its part of the budget in time"
 """Why handlings under a concurrency budget are cut short."""
@@ -24,10 +25,6 @@ _AHEAD = 0.05
 _TICK = 0.001
 """The shortest timer, in seconds: of a fast rate several events may begin at each."""
 _WHOLE = 1.0 - 1e-6
-
-
-_TURN = 0.02
-"""Seconds for which room is kept for the pools whose turn it is: their events may have to be fetched first."""
 
 
 class Pool(Protocol):
@@ -49,11 +46,11 @@ class Watcher(NamedTuple):
     """Called when this process may use more, or less."""
     on_lost: Callable[[], object]
     """Called when nothing may be used any more, so that handlings under way must end."""
-    wagon: Callable[[], Waiting] = lambda: Waiting(is_new=True, is_replay=False, since=0.0)
+    wagon: Callable[[], Waiting]
     """Which wagon it is."""
-    ready: Callable[[], int] = lambda: 0
-    """How many of its events could begin now, as far as is known here, if its pool is its wagon's own. One that may
-    have to be fetched first counts, too."""
+    ready: Callable[[Part], int]
+    """How many of its events could begin now if this part had room, as far as this process knows; 0 if its pool works
+    for other wagons too. One that may have to be fetched first counts."""
 
 
 class Part:
@@ -71,17 +68,13 @@ class Part:
         self.watchers: list[Watcher] = []
         self.refused_at = self.used_at = -math.inf
         """When an event last waited for it, and when it was last used."""
-        self._turns: dict[Pool, int] = {}
-        """For how many events of each pool room is kept."""
-        self._turns_end: asyncio.TimerHandle | None = None
-        self._lead = 0
-        """See `policy.budgets.first`."""
+        self._turns = Turns(self._tell_left)
         self._time = asyncio.get_running_loop().time
 
     def has_room(self, pool: Pool | None = None) -> bool:
         """One more event may begin, in this pool of workers. If not, that one waits is noted."""
         now = self._time()
-        if now < self.until and self._room(now) - self._kept_for_others(pool) >= 1.0:
+        if now < self.until and self._room(now) - self._turns.kept_for_others(pool) >= 1.0:
             return True
         is_new = now - self.refused_at > _RECENT
         self.refused_at = now
@@ -90,13 +83,18 @@ class Part:
         return False
 
     @property
+    def is_open(self) -> bool:
+        """There is room for an event, kept or not."""
+        now = self._time()
+        return now < self.until and self._room(now) >= 1.0
+
+    @property
     def is_short(self) -> bool:
         """An event waits for it, or did lately."""
         now = self._time()
         if now - self.refused_at <= _RECENT:
             return True
-        has_room = now < self.until and self._room(now) >= 1.0
-        return not has_room and any(watcher.waits() for watcher in self.watchers)
+        return not self.is_open and any(watcher.waits() for watcher in self.watchers)
 
     def lose(self) -> None:
         """It could not be renewed in time: nothing of it may be used."""
@@ -118,58 +116,28 @@ class Part:
         for watcher in list(self.watchers):
             watcher.on_room(count)
 
-    # --- whose turn it is ---------------------------------------------------------------------
-
-    def _kept_for_others(self, pool: Pool | None) -> int:
-        return sum(self._turns.values()) - (0 if pool is None else self._turns.get(pool, 0)) if self._turns else 0
-
     def _give_turns(self) -> None:
-        """There is room, but not for all that wait: keep it for those whose turn it is, for a moment. A pool that all
-        wagons share has an order of its own."""
-        self._end_turns()
-        if len(self.watchers) < 2 or all(watcher.pool is self.watchers[0].pool for watcher in self.watchers):
-            return
-        left = dict[Pool, int]()
-        wagons = dict[Pool, Waiting]()
-        for watcher in self.watchers:
-            if number := watcher.ready():
-                left[watcher.pool] = left.get(watcher.pool, 0) + number
-                wagons[watcher.pool] = watcher.wagon()
-        room, lead = self._room(self._time()), self._lead
-        if not left or room >= sum(left.values()):
-            return
-        while room >= 1.0:
-            pools = [pool for pool, number in left.items() if number]
-            pool = pools[first([wagons[pool] for pool in pools], lead=lead)]
-            self._turns[pool] = self._turns.get(pool, 0) + 1
-            left[pool] -= 1
-            room, lead = room - 1.0, lead_after(lead, is_new=wagons[pool].is_new)
-        if self._turns:
-            self._turns_end = asyncio.get_running_loop().call_later(_TURN, self._turns_lapsed)
+        """Keep the room that there is for those whose turn it is. A pool that all wagons share has its own order."""
+        ready = dict[object, tuple[int, Waiting]]()
+        if any(watcher.pool is not self.watchers[0].pool for watcher in self.watchers):
+            for watcher in self.watchers:
+                if number := watcher.ready(self):
+                    number += ready[watcher.pool][0] if watcher.pool in ready else 0
+                    ready[watcher.pool] = number, watcher.wagon()
+        self._turns.give(self._room(self._time()), ready)
 
-    def _end_turns(self) -> None:
-        self._turns.clear()
-        if self._turns_end is not None:
-            self._turns_end.cancel()
-            self._turns_end = None
-
-    def _turns_lapsed(self) -> None:
-        """Workers had something else to do, or an event was not there any more: let the others have the room."""
-        number = sum(self._turns.values())
-        self._end_turns()
-        for watcher in list(self.watchers):
-            watcher.on_room(number)
+    def _tell_left(self) -> None:
+        """Room that was kept for some is anybody's."""
+        room = int(self._room(self._time())) - self._turns.kept_for_others(None)
+        for watcher in list(self.watchers) if room >= 1 else ():
+            watcher.on_room(room)
 
     # --- what the two kinds do ----------------------------------------------------------------
 
     def begin(self, events: int, watcher: Watcher | None = None) -> None:
         """A handling of so many events begins."""
-        if watcher is not None and len(self.watchers) > 1:
-            self._lead = lead_after(self._lead, is_new=watcher.wagon().is_new)
-            if turns := self._turns.pop(watcher.pool, 0):
-                self._turns[watcher.pool] = turns - 1
-            if not any(self._turns.values()):
-                self._end_turns()
+        if watcher is not None:
+            self._turns.began(watcher.pool, is_new=watcher.wagon().is_new)
 
     def end(self) -> None:
         """A handling has ended, and everything that it started."""
@@ -357,6 +325,10 @@ class ChannelBudget:
         """No event may begin now. Ask only while one waits: that is noted."""
         pool = None if self._watcher is None else self._watcher.pool
         return not all([part.has_room(pool) for part in self.parts])  # noqa: C419 - all of them note it
+
+    def blocked_beside(self, part: Part) -> bool:
+        """Another part than this one has no room."""
+        return any(not each.is_open for each in self.parts if each is not part)
 
     @property
     def ahead(self) -> int:

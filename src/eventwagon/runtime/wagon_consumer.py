@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 from ..breaker import Circuit
 from ..contracts.orchestrator import WagonSpec, Work
@@ -13,7 +14,7 @@ from ..errors import ChannelGone, EventwagonError, UsageError
 from ..event import Channel, wagon_name
 from ..policy.budgets import Waiting
 from ..policy.scheduling import why_not_served
-from .budgets import LEASE_LOST, ChannelBudget, Watcher
+from .budgets import LEASE_LOST, ChannelBudget, Part, Watcher
 from .bulkhead import is_ours
 from .circuits import Circuits
 from .observed import Handlings
@@ -211,10 +212,14 @@ class WagonConsumer:
                 on_change=prefetcher.budget_changed,
                 on_lost=lambda: self._pool.cut_channel(source, LEASE_LOST),
                 wagon=self._waiting,
-                ready=lambda: prefetcher.ready(self._pool.state.target - self.state.busy),
+                ready=partial(self._ready, prefetcher, budget),
             )
             stack.enter_context(budget.watched(watcher))
         return prefetcher
+
+    def _ready(self, prefetcher: Prefetcher, budget: ChannelBudget, part: Part) -> int:
+        idle = self._pool.state.target - self.state.busy
+        return 0 if self._pool.state.is_shared or budget.blocked_beside(part) else prefetcher.ready(idle)
 
     def _waiting(self) -> Waiting:
         spec = self.state.spec

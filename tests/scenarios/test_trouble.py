@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from eventwagon.contracts.facts import (
     WagonRemoved,
     WorkersLost,
 )
+from eventwagon.contracts.registry import Registry, peers_of
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import (
     PublishTimeout,
@@ -29,6 +31,7 @@ from eventwagon.errors import (
     Unavailable,
 )
 from eventwagon.event import Channel
+from eventwagon.runtime import switcher
 from eventwagon.settings import AtCap
 from eventwagon.testing.virtual_time import run
 from tests.support import SignUp, World, signups, until
@@ -165,6 +168,35 @@ def test_a_wagon_that_goes_on_past_its_limit_says_that_no_observer_is_alive(obse
         assert because.startswith("publishers were held for 1.")
         assert ("no observer is alive" in because) is not observe
         assert ("eventwagon observe MODULE:TRAIN" in because) is not observe
+
+    run(main())
+
+
+def test_no_bound_is_lifted_of_a_wagon_that_comes_while_publishers_ask_who_observes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        world, asked, came = World(), asyncio.Event(), asyncio.Event()
+
+        async def slow(registry: Registry, train: str) -> Any:
+            asked.set()
+            await came.wait()
+            return await peers_of(registry, train)
+
+        monkeypatch.setattr(switcher, "peers_of", slow)
+        train = signups([], limit=Volume(10), hold=1.0)
+        async with world.connect(train) as connection, connection.running(observe=True, work=False):
+            await connection.publish_many([SignUp(str(i)) for i in range(10)])
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(connection.publish(SignUp("held")))
+                await asked.wait()
+                async with world.running(signups([], limit=Volume(10), hold=1.0), observe=False):
+                    while connection.manifest.active is None or connection.manifest.active.number == 1:
+                        await asyncio.sleep(0.01)
+                    came.set()
+                    await asyncio.sleep(2)
+            assert [wagon.capacity for wagon in connection.manifest.wagons if wagon.number == 2] == [10]
+        assert not world.of(BoundLifted)
 
     run(main())
 

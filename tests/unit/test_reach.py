@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from eventwagon.errors import Conflict, StorageBroken, Unavailable
+from eventwagon.errors import Conflict, Unavailable
 from eventwagon.runtime.reach import Reach
 from eventwagon.testing.virtual_time import run
 
@@ -16,7 +16,7 @@ def test_nothing_was_asked() -> None:
     assert Reach().trouble == ""
 
 
-@pytest.mark.parametrize("error", [Unavailable("refused"), StorageBroken("refused"), TimeoutError("refused")])
+@pytest.mark.parametrize("error", [Unavailable("refused"), TimeoutError("refused")])
 def test_calls_that_fail_for_long(error: Exception) -> None:
     async def main() -> None:
         reach = Reach()
@@ -31,6 +31,23 @@ def test_calls_that_fail_for_long(error: Exception) -> None:
         assert reach.trouble == ""
         await asyncio.sleep(10)
         assert reach.trouble == ""
+
+    run(main())
+
+
+def test_one_failure_is_not_enough_and_none_counts_for_ever() -> None:
+    async def main() -> None:
+        reach = Reach()
+        for failures in (1, 4):
+            for _ in range(failures):
+                await asyncio.sleep(1)
+                reach.failed("refused")
+            for _ in range(100):
+                await asyncio.sleep(0.2)
+                assert bool(reach.trouble) is (failures > 1)
+            await asyncio.sleep(15)
+            assert reach.trouble == ""
+            reach.answered()
 
     run(main())
 

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import EventwagonError, StorageBroken, Unavailable
+from ..errors import EventwagonError, Unavailable
 
 _LONG = 3.0
 """Seconds without an answer after which they count as out of reach: a connection that breaks is made again sooner."""
+_OLD = 30.0
+"""Seconds after which a failure says nothing any more, if nothing was asked since."""
 
 
 class Reach:
@@ -21,8 +23,8 @@ class Reach:
         self._asked: dict[object, float] = {}
         """The calls under way: since when (the loop's time)."""
         self._answered = float("-inf")
-        self._failing: tuple[float, str] | None = None
-        """Since when calls fail, and why the last one did."""
+        self._failing: tuple[float, float, str] | None = None
+        """Since when calls fail; when the last one did, and why."""
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -31,7 +33,7 @@ class Reach:
         self._asked[call] = since
         try:
             yield
-        except (Unavailable, StorageBroken, TimeoutError) as e:
+        except (Unavailable, TimeoutError) as e:
             self.failed(str(e) or "no answer in time", since)
             raise
         except EventwagonError:  # a refusal is an answer, too
@@ -52,8 +54,9 @@ class Reach:
 
     def failed(self, why: str, since: float | None = None) -> None:
         """A call failed that began at `since` (the loop's time; None: now)."""
-        begun = self._now() if since is None else max(since, self._answered)
-        self._failing = begun if self._failing is None else self._failing[0], why
+        now = self._now()
+        begun = now if since is None else max(since, self._answered)
+        self._failing = begun if self._failing is None else self._failing[0], now, why
 
     @property
     def trouble(self) -> str:
@@ -61,8 +64,10 @@ class Reach:
         if self._loop is None:
             return ""
         now, failing = self._loop.time(), self._failing
-        if failing is not None and now - failing[0] >= _LONG:
-            return f"the broker or the registry has not answered for {now - failing[0]:.0f} s: {failing[1]}"
+        if failing is not None:
+            first, last, why = failing
+            if last - first >= _LONG and now - last < _OLD:  # one failure is not enough: the next call may succeed
+                return f"the broker or the registry has not answered for {now - first:.0f} s: {why}"
         since = max(min(list(self._asked.values()), default=now), self._answered)
         if now - since >= _LONG:
             return f"the broker or the registry has not answered for {now - since:.0f} s"

@@ -296,6 +296,7 @@ class Switcher:
                 self._refuse_unexpected(batch, len(events), e)
             else:
                 batch.accept(len(events))
+                self._runtime.reach.answered()
                 self._held_since, self._refused_since, self._trouble = None, None, ""
 
     def _refusal(self, manifest: Manifest) -> PublishError | None:
@@ -429,6 +430,8 @@ class Switcher:
             held = now - self._held_since[1]
             observed = held < self._settings.hold or await self._is_observed()
             manifest = self._state.snapshot.manifest
+            if manifest.active is None or manifest.active.number != wagon.number:
+                return True  # meanwhile the next one has come
             what = when_full(self._settings, manifest, held, self._runtime.clock(), observed=observed)
             match what:
                 case Full(because=because):

@@ -20,7 +20,6 @@ from ..errors import (
     Defect,
     EventwagonError,
     PublishError,
-    StorageBroken,
     TrainPaused,
     TrainRemoved,
     Unavailable,
@@ -250,7 +249,7 @@ class TrainState:
                         self.see(snapshot)
                         if self._lost is not None or snapshot.version < self._snapshot.version:
                             await self.refresh()
-            except (Unavailable, StorageBroken) as e:  # what is known stays valid until the broker refuses
+            except Unavailable as e:  # what is known stays valid until the broker refuses
                 self._runtime.reach.failed(str(e))
             except EventwagonError:
                 pass

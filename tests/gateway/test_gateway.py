@@ -306,6 +306,17 @@ def test_names_that_a_web_page_may_have_made_point_here(hosts: list[str] | None,
     asyncio.run(main())
 
 
+def test_probes_may_use_any_name() -> None:
+    async def main() -> None:
+        train, _ = a_train()
+        async with train.connect("memory://gw-probes", listeners=()) as c, gateway(c, hosts=["shop.example"]) as client:
+            for path in ("/healthz", "/readyz"):
+                assert (await client.get(path, headers={"Host": "10.0.0.7:8080"})).status_code == 200
+            assert (await client.get("/openapi.json", headers={"Host": "10.0.0.7:8080"})).status_code == 421
+
+    asyncio.run(main())
+
+
 def test_a_request_with_two_lengths_is_refused_and_its_connection_closed() -> None:
     async def main() -> None:
         train, _ = a_train()

@@ -16,6 +16,7 @@ from eventwagon.policy.letters import kind_of
         ("it has both data and data_base64", "it has both data and data_base64"),
         ("order-17 of 3.50 at 0xdeadbeef", "order-# of # at #"),
         ("17 bytes, more than max_event_bytes=262,144: x", "# bytes, more than max_event_bytes=262,144: x"),
+        ("ValueError: user_id=17 not found", "ValueError: user_id=# not found"),
         ("no user 8f14e45f-ceea-467f-a9b2-0d1e2c3b4a5f", "no user #"),
     ],
 )

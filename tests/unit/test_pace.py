@@ -10,7 +10,7 @@ import pytest
 from eventwagon import Age, Settings, Volume, Workers
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Pause, Request
-from eventwagon.contracts.registry import Member
+from eventwagon.contracts.registry import Member, bridge_member
 from eventwagon.policy.leading import LONGEST
 from eventwagon.policy.pace import pause
 from eventwagon.policy.seen import Ages, Seen
@@ -67,6 +67,11 @@ def test_two_and_three_go_on_looking() -> None:
     for count in (1, 2):
         members = [ME, *(Member(name=f"other{n}", roles=("observe", "work")) for n in range(count))]
         assert pause(seen(members=members), "me", 60.0) == EVERY
+
+
+def test_a_bridge_keeps_nobody_awake() -> None:
+    members = [ME, Member(name=bridge_member("other", "redis://h/orders"), roles=("bridge",))]
+    assert pause(seen(members=members), "me", 60.0) == LONGEST
 
 
 def test_many_without_a_worker_do_not_rest() -> None:

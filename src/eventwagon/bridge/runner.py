@@ -308,8 +308,10 @@ class Bridge:
     async def _check_in(self, *, leaves: bool = False) -> None:
         """Say in the registry that this bridge is there, and what it waits for. If that fails, nothing else does."""
         c, trouble = self._c, self.trouble
+        if not c.manifest.wagons:
+            return  # a train that is not there yet, or no more: a check-in would make something of it
         because = plain(f"the bridge from {self._name} is held up: {trouble}", 500) if trouble else ""
-        member = Member(name=bridge_member(c.name), roles=("bridge",), trouble=because)
+        member = Member(name=bridge_member(c.name, self._name), roles=("bridge",), trouble=because)
         ttl = max(c.train.settings.member_ttl, 3 * _LOOK)
         try:
             async with asyncio.timeout(_NOTED):

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ..connection import Connection
-from ..contracts.registry import Member
+from ..contracts.registry import Member, process_of
 from ..display.redaction import shown
 from ..display.text import count
 from ..errors import BrokerError, UsageError
@@ -231,10 +231,14 @@ async def stop(
                 await asyncio.sleep(0.1)
 
         async def left() -> str:
-            return f"{count(len(await c.members()), 'process', 'processes')} left"
+            return f"{_processes(await c.members())} left"
 
         await until(gone(), deadline, "ending", left, goes_on="the processes go on ending")
-        line(f"{count(len(before), 'process', 'processes')} ended" if before else "no process was alive")
+        line(f"{_processes(before)} ended" if before else "no process was alive")
+
+
+def _processes(members: Sequence[Member]) -> str:
+    return count(len({process_of(m) for m in members}), "process", "processes")
 
 
 @job

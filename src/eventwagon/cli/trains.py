@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..contracts.lifecycle import State
+from ..contracts.registry import process_of
 from ..drivers.opening import open_drivers
 from ..errors import EventwagonError, UnknownTrain
 from ..event import wagon_name
@@ -112,6 +113,6 @@ def _of(view: View) -> Listed:
         waiting=None if None in waiting else sum(n or 0 for n in waiting),
         dead=view.dead,
         schedules=len(view.schedules),
-        processes=len(view.members),
+        processes=len({process_of(m) for m in view.members}),
         state=f"being removed: {view.removal}" if view.removal else f"paused {view.paused}" if view.paused else "",
     )

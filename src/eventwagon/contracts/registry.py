@@ -109,17 +109,17 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return not self.budgets
 
 
-_OF_BRIDGE = "/bridge"
+_OF_BRIDGE = "/bridge/"
 
 
-def bridge_member(name: str) -> str:
-    """The name under which the bridge of the process `name` checks in."""
-    return name + _OF_BRIDGE
+def bridge_member(name: str, source: str) -> str:
+    """The name under which the process `name` checks in for its bridge from this source."""
+    return f"{name}{_OF_BRIDGE}{source}"
 
 
 def process_of(member: Member) -> str:
     """The name of the process that has checked in."""
-    return member.name.removesuffix(_OF_BRIDGE)
+    return member.name.partition(_OF_BRIDGE)[0]
 
 
 class Peer(NamedTuple):

@@ -47,6 +47,8 @@ _LINGER = 2.0
 """Seconds for which the rest of a refused body is read and dropped."""
 _DROPPED = 16_777_216
 """The most bytes of it."""
+_PROBES = ("/healthz", "/readyz")
+"""Asked by the process's address, and they say nothing of events."""
 _TRAINS, _EVENTS = "/trains/", "events"
 
 
@@ -134,8 +136,9 @@ class Gateway:
             body.free()
 
     async def _answer(self, scope: Scope, body: _Body) -> tuple[int, bytes]:
-        self._check_host(scope["headers"])
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
+        if path not in _PROBES:
+            self._check_host(scope["headers"])
         if path.startswith(_TRAINS):
             name, _, verb = path[len(_TRAINS) :].rpartition("/")
             if verb == _EVENTS or verb in VERBS:

@@ -32,6 +32,7 @@ from ..contracts.timetable import CHANNEL
 from ..display.text import plain
 from ..errors import UsageError
 from ..event import DEATH, UNDO, UNDO_CHANNEL, Event
+from ..settings import Settings
 from ..values import is_a, items, shown, whole
 from ..values import plain as as_str
 from .edits import Edit
@@ -39,7 +40,8 @@ from .edits import Edit
 RETRIES = 3
 """A letter that died again after so many retries stays where it is, unless somebody asks for more."""
 _CHANGING = re.compile(
-    r"(utf-?\d+|base64|\b[a-z]+_[a-z_]+=\d[\d,._]*|\bu\+[0-9a-f]{4,6}\b)|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
+    rf"(utf-?\d+|base64|\b(?:{'|'.join(Settings.__struct_fields__)})=\d[\d,._]*|\bu\+[0-9a-f]{{4,6}}\b)|"
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|\b0x[0-9a-f]+\b|\b[0-9a-f]{16,}\b|\d+(?:[.,:]\d+)*",
     re.IGNORECASE,
 )
 """Ids, addresses and numbers: what differs between two errors of one kind. Group 1: what does not, although it has

@@ -42,7 +42,7 @@ def _is_heard(seen: Seen, name: str) -> bool:
     many that all observe. Those do not hear of it, and find it within the pause. Two or three go on looking."""
     if seen.orchestrated or not seen.capabilities.fences:
         return False
-    processes = [member for member in seen.members if member.is_process]
+    processes = [member for member in seen.members if member.is_process and "bridge" not in member.roles]
     if not are_many(processes):
         return [member.name for member in processes] == [name] and {"observe", "work"} <= {*processes[0].roles}
     takers = [member for member in processes if _TAKES & {*member.roles}]

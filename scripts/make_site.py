@@ -35,7 +35,7 @@ SITE = ROOT / "site"
 PORT = 8000
 
 Nav = list[tuple[str, "str | Nav"]]
-"""Titles, and files of the repository, or `reference/NAME` for a page of `scripts/reference.py`."""
+"""Titles, and files of the repository, or `reference/NAME` for a page of `scripts/reference_pages.py`."""
 NAV: Nav = [
     ("Home", "docs/home.md"),
     ("Tutorial", "docs/tutorial.md"),

@@ -38,7 +38,8 @@ def test_nothing_stays_of_wagons_that_are_gone() -> None:
         tracemalloc.stop()
         return grown
 
-    assert run(main()) < 50_000  # bytes; one wagon holds some 30,000
+    # bytes; one wagon holds some 30,000. What other tests have left in this process may grow once
+    assert min(run(main()) for _ in range(2)) < 50_000
 
 
 def test_nothing_stays_of_events_that_are_settled() -> None:
@@ -65,7 +66,8 @@ def test_nothing_stays_of_events_that_are_settled() -> None:
         tracemalloc.stop()
         return grown
 
-    assert run(main()) < 50_000  # bytes; the 1,000 events that were given back would take some 500,000
+    # bytes; the 1,000 events that were given back would take some 500,000
+    assert min(run(main()) for _ in range(2)) < 50_000
 
 
 def test_several_enter_one_broker_and_leave_it_as_it_is() -> None:

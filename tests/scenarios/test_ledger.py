@@ -18,7 +18,7 @@ from eventwagon.contracts.facts import Entry, StepFailed, WagonRemoved, WagonUnr
 from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import DeclarationDiffers, RemovalRefused, Unavailable
-from eventwagon.event import DEAD, Channel
+from eventwagon.event import DEAD, Channel, Event
 from eventwagon.policy.digest import digest_of, written
 from eventwagon.policy.reconcile import JOURNAL
 from eventwagon.runtime.handing_in import scope_of
@@ -337,6 +337,26 @@ class Off(MemoryBroker):
         if [c.name for c in channels] == ["", "ship", DEAD] and asyncio.get_running_loop().time() < self.until:
             found[0] = Depth(published=(found[0].published or 0) + 3, settled=found[0].settled)
         return found
+
+
+def test_what_a_process_that_was_taken_for_dead_emits_during_the_removal_counts_as_left() -> None:
+    """Between two attempts of the removal, with the id of an event that was settled."""
+
+    async def main() -> None:
+        world, ledger = World(), MemoryLedger()
+        ledger.away = True
+        async with running(world, orders(), ledger) as c:
+            await first_wagon(c)
+            await until(lambda: any("the ledger can't take" in f.because for f in world.of(StepFailed)))
+            await world.broker.publish(Channel("orders", 1, "ship"), [Event("late", "T", "/s", 1.0, b"7")])
+            ledger.away = False
+            await until(lambda: c.manifest.wagon(1) is None, seconds=60)
+        record = next(r for r in ledger.all() if r.number == 1)
+        assert (record.unreconciled, record.difference) == ("", 0)
+        assert [(r.name, r.left) for r in record.channels] == [("", 0), ("ship", 1)]
+        assert world.of(WagonUnreconciled) == []
+
+    run(main())
 
 
 @pytest.mark.parametrize("lasting", [True, False])

@@ -58,7 +58,8 @@ def record_of(
 ) -> WagonRecord:
     """The wagon's record. `depths`: of its working channels and its dead letters; `entries`: the newest `JOURNAL`
     of the journal; None: it could not be read. `left`: how many events were published again from its ingress; None:
-    what waits or is in flight, in each channel."""
+    what waits or is in flight there, as in each inner channel, to which a worker that was taken for dead may emit late.
+    """
     channels = tuple(
         _channel(c.name, depth, [h.counts[c.name] for h in handed if c.name in h.counts], left, is_first=not c.name)
         for c, depth in depths.items()
@@ -123,7 +124,7 @@ def _archived(wagon: Wagon) -> Archived | None:
 def _channel(
     name: str, depth: Depth, counts: Sequence[ChannelCounts], left: int | None, *, is_first: bool
 ) -> ChannelRecord:
-    over = (depth.waiting or 0) + (depth.in_flight or 0) if left is None else left if is_first else 0
+    over = left if is_first and left is not None else (depth.waiting or 0) + (depth.in_flight or 0)
     return ChannelRecord(
         name=name,
         published=None if depth.published is None else depth.published + depth.lost,  # a Depth counts those apart

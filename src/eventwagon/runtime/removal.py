@@ -142,7 +142,7 @@ class WagonRemover:
             left = await self._rescue(manifest.ingress(wagon))
             for channel in lost:
                 await self._broker.seal(channel)
-                left += await self._rescue(channel)
+                await self._rescue(channel)
             told = await self._record(now, left, lost)
             for channel in (*named, *lost):
                 await self._delete(channel)

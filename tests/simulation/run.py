@@ -187,7 +187,8 @@ class Simulation:
             await asyncio.sleep(0.5 if self.world.scenario.renames is None else 2.0)
 
     async def _finish_renaming(self, rolling_out: asyncio.Task[None]) -> None:
-        """Old channels are worked off by a version that has handlers for them, which then goes."""
+        """Old channels are worked off by a version that has handlers for them, which then goes: when nothing is on its
+        way there either, since what arrived later would be kept and told until such a version came back."""
         renames = self.world.scenario.renames
         if renames is None:
             return
@@ -200,7 +201,7 @@ class Simulation:
             old = [c for c in self.world.broker.all_channels() if c.name in INNER and c.name not in renames]
             depths = [self.world.broker.depth_now(c) for c in old]
             running = all(slot.now is not None and slot.now.version == 1 and slot.now.is_up for slot in self._slots())
-            if running and all(d.published == d.settled for d in depths):
+            if running and not self.world.arriving and all(d.published == d.settled for d in depths):
                 break
         await self._replace_all(2)
 

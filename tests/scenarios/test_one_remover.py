@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from eventwagon import Connection, Event, Train, Volume, Workers
-from eventwagon.contracts.facts import WagonRemoved
+from eventwagon.contracts.broker import Depth
+from eventwagon.contracts.facts import StepFailed, WagonRemoved
 from eventwagon.contracts.lifecycle import State
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.event import DEAD, Channel
@@ -109,5 +110,35 @@ def test_another_observer_finishes_what_one_began_that_is_gone_or_stands_still(e
             found, gone = await letters(b), await removals(b)
             assert (len(found), set(found.values())) == (3, {1})
             assert gone == [(1, 3)]
+
+    run(main())
+
+
+class Unanswered(MemoryBroker):
+    """The first look at a wagon's dead letters has no answer."""
+
+    asked = 0
+
+    async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        if [c.name for c in channels] == [DEAD]:
+            self.asked += 1
+            if self.asked == 1:
+                await asyncio.Event().wait()
+        return await super().depth(channels)
+
+
+def test_a_look_that_is_never_answered_is_told_and_repeated() -> None:
+    """The only observer would wait for ever, and others for as long as an archive may take."""
+
+    async def main() -> None:
+        world = World()
+        world.broker = broker = Unanswered(clock=world.clock)
+        async with world.running(bad()) as c:
+            await c.publish_many(list(range(3)))
+            await c.request_switch()
+            await until(lambda: broker.asked)
+            await until(lambda: c.manifest.wagon(1) is None, seconds=60)
+            assert await removals(c) == [(1, 3)]
+        assert any("no answer within" in fact.because for fact in world.of(StepFailed))
 
     run(main())

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 from ..contracts.broker import Depth, outstanding
 from ..contracts.facts import Decision, EventsRescued, OrphanRemoved
@@ -29,12 +30,15 @@ from .archiving import Archiver
 from .bulkhead import shown
 from .dead_letters import died, smaller
 from .halving import by_halves
+from .in_time import in_time
 from .probe import PROBE
 from .publish_queue import fitting
 from .recording import Recorder
 from .runtime import Runtime
 from .switcher import Switcher
 from .train_state import TrainState
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("eventwagon")
 _MOVE_BATCH = 500
@@ -121,7 +125,7 @@ class WagonRemover:
             return
         await self._end_workers(wagon.unit)
         await self._archiver.archive(now)
-        (letters,) = await self._broker.depth([manifest.dead_letters(wagon)])
+        (letters,) = await self._depths([manifest.dead_letters(wagon)])
         dead = await self._move_dead_letters(manifest.dead_letters(wagon))
         await self._tell_lost_letters(now, letters, dead)
         # if that channel is gone, it was deleted here and they were counted before, unless this removal begins only now
@@ -169,14 +173,23 @@ class WagonRemover:
 
     async def _standing(self, wagon: Wagon) -> list[Channel]:
         """The wagon's channels that exist, whether or not the manifest names them."""
-        return [c for c in await self._broker.channels(self._train) if c.wagon == wagon.number]
+        found = await self._in_time(partial(self._broker.channels, self._train))
+        return [c for c in found if c.wagon == wagon.number]
+
+    async def _depths(self, channels: Sequence[Channel]) -> Sequence[Depth]:
+        return await self._in_time(partial(self._broker.depth, channels))
+
+    async def _in_time(self, call: Callable[[], Awaitable[T]]) -> T:
+        """For what only reads. If it never answers, another attempt is made: while the removal has this process's name,
+        the others leave it alone for minutes, or an hour until the wagon is archived."""
+        return await in_time(call, self._settings.publish_timeout, "looking at what is left of it")
 
     async def _late(self, channels: Sequence[Channel], standing: Sequence[Channel]) -> int:
         """The number of events that came after the wagon was proven empty: from a publisher that the broker could not
         refuse, or from a worker that was taken for dead. Raises Unavailable if a figure is unknown, since unknown is
         never empty (I5)."""
         left = [c for c in channels if c in standing]
-        count = outstanding(await self._broker.depth(left)) if left else 0
+        count = outstanding(await self._depths(left)) if left else 0
         if count is None:
             raise Unavailable(f"what stands in {', '.join(map(str, left))} is not known")
         return count

@@ -8,6 +8,7 @@ import asyncio
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,13 @@ async def nobody_else(*trains: Connection, seconds: float = 10.0) -> None:
                 name = train.manifest.train
                 raise Broken(f"{len(running)} processes run the train {name!r} at this URL: stop them first")
             await asyncio.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def percentile(values: Iterable[float], percent: float) -> float:

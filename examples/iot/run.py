@@ -4,7 +4,6 @@ python examples/iot/run.py --url redis://127.0.0.1:6379/0"""
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.iot.app import TOO_HOT, telemetry
 from examples.iot.devices import celsius, is_sent_twice
-from examples.processes import ROOT, Broken, Processes, arguments, percentile, run, table
+from examples.processes import ROOT, Broken, Processes, arguments, free_port, percentile, run, table
 
 from eventwagon import Switched
 
@@ -209,9 +208,7 @@ async def mosquitto(processes: Processes) -> str:
         raise Broken(
             "there is no program mosquitto: install it, or name a running server: --mqtt mqtt://127.0.0.1:1883"
         )
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = int(taken.getsockname()[1])
+    port = free_port()
     config = (ROOT / "examples" / "iot" / "mosquitto.conf").read_text()
     file = processes.folder / "mosquitto.conf"
     file.write_text(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import sys
 import time
 from collections import Counter, deque
@@ -14,7 +13,7 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.mailing.app import Mail, newsletter, publish, resets
-from examples.processes import Broken, Processes, arguments, nobody_else, percentile, run, table
+from examples.processes import Broken, Processes, arguments, free_port, nobody_else, percentile, run, table
 
 from eventwagon import DeadFilter
 
@@ -137,12 +136,6 @@ def busiest(times: list[float]) -> int:
             window.popleft()
         most = max(most, len(window))
     return most
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 python examples/orders/run.py --url redis://127.0.0.1:6379/0"""
 
 import asyncio
-import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +14,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.orders.app import PRICES, Order
-from examples.processes import ROOT, Broken, Processes, arguments, nobody_else, run, table
+from examples.processes import ROOT, Broken, Processes, arguments, free_port, nobody_else, run, table
 
 from eventwagon import Connection, DeliveryPaused, Switched, Train
 
@@ -246,12 +245,6 @@ async def answers(provider: httpx.AsyncClient) -> bool:
         return (await provider.get("/totals")).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":

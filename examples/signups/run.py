@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import sys
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from redis.asyncio import Redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.processes import PATIENCE, Broken, Processes, arguments, percentile, run, table
+from examples.processes import PATIENCE, Broken, Processes, arguments, free_port, percentile, run, table
 from examples.signups.app import IDENTITY_SERVICE, signups
 
 LATER, PACE = 50, 20.0
@@ -156,12 +155,6 @@ async def answers(web: httpx.AsyncClient, path: str) -> bool:
         return (await web.get(path)).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from typing import Annotated
@@ -14,7 +13,7 @@ from ..errors import UsageError
 from ..hosts import named_by
 from ..values import is_loopback
 from .console import DEFAULT_URL, Url, job, line
-from .http import listen, server, serving
+from .http import first_end, listen, server, serving
 from .serve import LogLevel, asked_to_end, level_of, set_up_logging
 
 _CONNECTIONS = 1_000
@@ -79,13 +78,8 @@ async def dashboard(
     at = f"[{host}]" if ":" in host else host or socket.gethostname()
     with asked_to_end() as asked, contextlib.closing(listening):
         async with served, serving(server(served, connections=_CONNECTIONS), listening) as task:
-            ending = asyncio.create_task(asked.wait())
-            try:
-                mode = "read-only" if token is None else "log in with the token"
-                where = f"http://{at}:{listening.getsockname()[1]}/"
-                line(f"{where} shows the trains at {shown(url)} ({mode}); Ctrl-C ends it")
-                await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
-                await served.close()  # streams would go on
-            finally:
-                ending.cancel()
-                await asyncio.gather(ending, return_exceptions=True)
+            mode = "read-only" if token is None else "log in with the token"
+            where = f"http://{at}:{listening.getsockname()[1]}/"
+            line(f"{where} shows the trains at {shown(url)} ({mode}); Ctrl-C ends it")
+            await first_end((task,), asked.wait())
+            await served.close()  # streams would go on

@@ -23,7 +23,7 @@ from ..tracing.exporting import exporting
 from ..train import Train
 from ..values import is_loopback
 from .console import DEFAULT_URL, Url, ending, line, say
-from .http import listen, server, serving
+from .http import first_end, listen, server, serving
 from .scraped import MetricsHost, OwnMetricsPort, Scraped
 from .serve import LogLevel, asked_to_end, level_of, set_up_logging
 from .target import load_train, reached
@@ -223,21 +223,14 @@ async def _serve(
             )
             http = server(served, connections=_CONNECTIONS, grace=_GRACE, **config)
             task = await stack.enter_async_context(serving(http, listening))
-            waiting = asyncio.create_task(asked.wait())
-            looking = asyncio.create_task(known.follow()) if known else waiting
-            try:
-                at = f"[{host}]" if ":" in host else host
-                names = ", ".join(each.train.name for each in connections)
-                scheme = "https" if config else "http"
-                does = "publishes to" if work is None else "publishes to and works for"
-                async with _working(connections, work) as unneeded:
-                    line(f"{scheme}://{at}:{listening.getsockname()[1]}/ {does} {names}; Ctrl-C ends it")
-                    await asyncio.wait((task, waiting, looking, *unneeded), return_when=asyncio.FIRST_COMPLETED)
-                    served.end()  # before the workers leave: what is out has their grace to be settled
-            finally:
-                waiting.cancel()
-                looking.cancel()
-                await asyncio.gather(waiting, looking, return_exceptions=True)
+            at = f"[{host}]" if ":" in host else host
+            names = ", ".join(each.train.name for each in connections)
+            scheme = "https" if config else "http"
+            does = "publishes to" if work is None else "publishes to and works for"
+            async with _working(connections, work) as unneeded:
+                line(f"{scheme}://{at}:{listening.getsockname()[1]}/ {does} {names}; Ctrl-C ends it")
+                await first_end((task, *unneeded), asked.wait(), *([known.follow()] if known else []))
+                served.end()  # before the workers leave: what is out has their grace to be settled
 
 
 def _check_work(targets: Sequence[str], trains: Sequence[Train | None], work: _Work) -> None:

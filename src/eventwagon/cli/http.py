@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
@@ -37,6 +37,17 @@ async def serving(server: Any, listening: socket.socket) -> AsyncIterator[asynci
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def first_end(tasks: Sequence[asyncio.Task[Any]], *calls: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them ends. The tasks go on, the other calls are cancelled."""
+    waits = [asyncio.create_task(call) for call in calls]
+    try:
+        await asyncio.wait((*tasks, *waits), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -76,6 +76,7 @@ def _date(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
 
 
+@lru_cache(64)  # as for `rfc3339`
 def seconds(text: str) -> float | None:
     """An RFC 3339 time in seconds since the epoch; without a zone it counts as UTC. None if the text is not a time, or
     is so close to the ends of the years 1 to 9999 that it can't be written again in every zone."""

@@ -130,7 +130,8 @@ def put_back(paid: Paid, db: sqlite3.Connection) -> None:
 def ship(paid: Paid, db: sqlite3.Connection, ctx: Context) -> None:
     order = paid.order
     row = (order.number, order.item, order.quantity, paid.cents, ctx.wagon)
-    db.execute("INSERT INTO shipments VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
+    if not db.execute("INSERT INTO shipments VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", row).rowcount:
+        raise Reject(f"order {order.number}: another event with this number was shipped; this one was paid, too")
 
 
 @orders.undo("shipping")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import runpy
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -17,7 +21,7 @@ import pytest
 from examples.orders.app import Order, key, orders, pay, refund
 from examples.orders.provider import Provider
 
-from eventwagon import Context, DeadFilter, Event, Train
+from eventwagon import Context, DeadFilter, Event, Reject, Train
 from tests.servers.ports import free_port
 from tests.servers.server import Server
 
@@ -135,3 +139,18 @@ def test_an_order_for_less_than_one_item_is_a_dead_letter(quantity: int) -> None
     assert not handled
     with pytest.raises(ValueError, match="quantity"):
         Order("A1", "book", quantity)
+
+
+def test_a_second_order_of_the_same_number_was_paid_and_is_a_dead_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "shop.db"
+    monkeypatch.setenv("ORDERS_DATABASE", str(database))
+    app = SimpleNamespace(**runpy.run_path(str(ROOT / "examples" / "orders" / "app.py")))
+    with closing(sqlite3.connect(database)) as db:
+        db.executescript(app.SCHEMA)
+    paid = app.Paid(app.Order("A1", "book", 1), 1_900)
+    app.ship(paid, Context.fake(event("1"), train=app.orders))
+    app.ship(paid, Context.fake(event("1"), train=app.orders))  # delivered again
+    with pytest.raises(Reject, match="order A1: another event with this number was shipped"):
+        app.ship(paid, Context.fake(event("2"), train=app.orders))

@@ -15,13 +15,12 @@ from eventwagon import Context, Train
 from eventwagon.contracts.facts import ReplayEnded, UndoStopped
 from eventwagon.contracts.lifecycle import Move, State
 from eventwagon.contracts.manifest import Manifest, Wagon, changed, decode, encode, moved
-from eventwagon.contracts.reading import Reading
 from eventwagon.contracts.replay import PastEvent, PastEvents, Replay
 from eventwagon.contracts.timetable import CHANNEL
 from eventwagon.contracts.undo import Kept, Slice, Undo
 from eventwagon.event import Channel, Event, new_ids
 from eventwagon.policy.edits import Edit, removed, sealed
-from eventwagon.policy.replays import cancelled, claimed, fed, let_go, requested, run_replays, to_feed
+from eventwagon.policy.replays import cancelled, claimed, fed, let_go, recounted, requested, run_replays, to_feed
 from eventwagon.policy.slices import marked, slices_of
 from eventwagon.policy.undo import resumed
 from eventwagon.runtime.context import LATER, NamedTrain
@@ -206,7 +205,7 @@ def test_only_what_was_undone_of_the_same_channel_is_done() -> None:
 
 
 class _Train:
-    """A manifest, and a broker that counts. Some events of the undo die."""
+    """A manifest, and what its wagons got. Some events of the undo die."""
 
     def __init__(self, slices: tuple[Slice, ...]) -> None:
         wagon = Wagon(number=1, state=State.ACTIVE, opened_at=0.0, created_at=0.0, turn=1)
@@ -231,11 +230,7 @@ class _Train:
 
     def observe(self) -> None:
         before = {w.number for w in self.manifest.wagons}
-        readings = {
-            w.number: Reading(number=w.number, at=0.0, age=0.0, published=self.got.get(w.number, 0))
-            for w in self.manifest.wagons
-        }
-        self.take(run_replays(self.manifest, readings, 1.0))
+        self.take(run_replays(self.manifest, 1.0))
         for wagon in self.manifest.wagons:
             if wagon.number not in before:
                 assert self.job is not None
@@ -251,6 +246,10 @@ class _Train:
             self.take(claimed(self.manifest, replay, me, {me}, exact=True))
         replay = to_feed(self.manifest)
         if replay is None or replay.feeder != me:
+            return
+        if replay.torn:
+            count = replay.start + self.got.get(replay.wagon, 0)
+            self.take(recounted(self.manifest, replay.number, me, replay.wagon, count))
             return
         if not replay.is_over:
             end = min(replay.count, replay.fed + count)
@@ -270,7 +269,7 @@ class _Train:
             elif wagon.state is State.DRAINING and wagon.sealed_at is None:
                 if not self.manifest.feeds(wagon):
                     self.take(sealed(self.manifest, number, 2.0))
-            elif wagon.state is State.DRAINING and not (self.job and self.job.torn and self.job.wagon == number):
+            elif wagon.state is State.DRAINING:
                 self.take(Edit(moved(self.manifest, number, Move.PROVEN_EMPTY)))
                 self.take(Edit(moved(self.manifest, number, Move.REMOVAL_BEGUN, remover="a")))
                 letters = None if fails else min(dead, self.got.get(number, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,19 +16,22 @@ import pytest
 from eventwagon import Context, Train, Volume, Workers
 from eventwagon import connection as connection_module
 from eventwagon.archives.parquet import ParquetArchive
+from eventwagon.archives.past import ArchivedEvents
 from eventwagon.connection import Connection
 from eventwagon.contracts.archive import ArchiveFile
-from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded
+from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded, ReplayTorn
 from eventwagon.contracts.lifecycle import Move
 from eventwagon.contracts.manifest import moved
-from eventwagon.contracts.replay import PastEvents, Replay
-from eventwagon.errors import Reject, RemovalRefused, UsageError
-from eventwagon.event import Channel
+from eventwagon.contracts.replay import NothingKeptError, PastEvents, Replay
+from eventwagon.drivers.memory.broker import MemoryBroker
+from eventwagon.errors import PublishUncertain, Reject, RemovalRefused, StorageBroken, Unavailable, UsageError
+from eventwagon.event import REPLAY, UNDO, Channel, Event
 from eventwagon.metrics import Metrics
 from eventwagon.metrics import instruments as i
 from eventwagon.policy.edits import Edit
 from eventwagon.policy.replays import requested
 from eventwagon.runtime import feeding
+from tests.support import World
 
 Seen = tuple[int, str, int, dict[str, str]]
 """A payload, its event's id, the wagon, the extension attributes."""
@@ -355,3 +359,72 @@ def test_no_feeder_adds_to_a_wagon_in_which_much_waits_already(tmp_path: Path, l
             assert len(published) == 1, published
 
     asyncio.run(main())
+
+
+class StoringTwice(MemoryBroker):
+    """As a client that sends again what it had no answer to: it stores the first batch of each replay's wagon twice.
+    Nobody knows what became of the second batch of the first one: nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Counter[Channel]()
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        if not channel.name and events and {REPLAY, UNDO} & events[0].extensions.keys():
+            self.calls[channel] += 1
+            if self.calls[channel] == 1:
+                await super().publish(channel, events)
+            elif self.calls[channel] == 2 and len(self.calls) == 1:
+                raise PublishUncertain("no answer")
+        await super().publish(channel, events)
+
+
+@pytest.mark.parametrize("trouble", [None, Unavailable, NothingKeptError, StorageBroken])
+@pytest.mark.parametrize("undo", [False, True])
+def test_what_is_stored_twice_counts_once(
+    undo: bool, trouble: type[Exception] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wagon of which the feeder is not sure has 10 events in the broker's count: the first 5 twice, and no others.
+    The archive says so; while it is away that is asked again, and what it does not know is published once more."""
+    monkeypatch.setattr(feeding, "_BATCH", 5)
+    parts, asked = ArchivedEvents.parts, list[int]()
+
+    async def troubled(self: ArchivedEvents, wagon: int, channel: str) -> tuple[str, ...]:
+        if wagon > 1 and trouble is not None:
+            asked.append(wagon)
+            if len(asked) == 1 or trouble is not Unavailable:
+                raise trouble("simulated")
+        return await parts(self, wagon, channel)
+
+    monkeypatch.setattr(ArchivedEvents, "parts", troubled)
+    again: list[int] = []
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=(tmp_path / "archive").as_uri())
+
+    @train.on("t")
+    async def handle(number: int, ctx: Context) -> None:
+        if REPLAY in ctx.event.extensions:
+            again.append(number)
+
+    @train.undo("t")
+    async def undone(number: int, _: Context) -> None:
+        again.append(number)
+
+    async def main() -> None:
+        world = World(clock=time.time)
+        world.broker = StoringTwice()
+        async with world.running(train) as connection, asyncio.timeout(30):
+            await connection.publish_many(range(20))
+            await connection.request_switch()
+            await connection.wait_drained(1)
+            if undo:
+                await connection.undo.wait((await connection.undo.request(1)).number)
+            else:
+                await connection.replays.wait((await connection.replays.request(PastEvents(wagon=1))).number)
+        assert len(world.of(ReplayTorn)) == 1
+        (ended,) = world.of(ReplayEnded)
+        assert (ended.fed, ended.count, ended.because) == (20, 20, "")
+
+    asyncio.run(main())
+    assert set(again) == set(range(20))
+    assert len(again) == 20 + 2 * 5, "the first batch of either wagon twice, and no other"
+    assert len(asked) == (0 if trouble is None else 2 if trouble is Unavailable else 1)

@@ -950,3 +950,42 @@ UNDONE_AFTER_A_REPLAY = Scenario(
     once=True,
 )
 """The wagon of a replay is undone, in which an event and what came from it were replayed: the latter first."""
+
+STORED_TWICE_BEFORE_ITS_FEEDER_WAS_KILLED = Scenario(
+    seed=1707979070038,
+    limit="Volume(1000)",
+    workers="total=4, floor=1",
+    settings={
+        "spares": 0,
+        "wagons": 8,
+        "at_cap": "fill",
+        "hold": 0.5,
+        "cooldown": 0.0,
+        "attempts": 2,
+        "backoff": 0.2,
+        "observe_every": 0.25,
+        "provision_timeout": 8.0,
+        "provision_attempts": 1,
+        "grace": 3.0,
+        "member_ttl": 2.0,
+        "visibility": 2.0,
+        "handler_timeout": 5.0,
+        "publish_timeout": 3.0,
+        "lease": 1.0,
+        "keep_drained": 40.0,
+        "publish_batch": 3,
+        "keep": 10000,
+        "idle_after": 0.5,
+    },
+    programs=(Program("p0", ("observe",)), Program("p3", ("publish",))),
+    arrivals=(Arrival(13.0, "p3", 8),),
+    by_hand=(ByHand(13.752, "p3", "switch"), ByHand(23.93, "p3", "replay", rate=2.0)),
+    faults=(Fault("p0", "past", 2, "crash-after", 0.042), Fault("p0", "publish", 1, "twice")),
+    work=0.1,
+    calm_after=14.0,
+    orchestrated=True,
+    per_process=2,
+    recorded=True,
+    replays=True,
+)
+"""An event of a replay is stored twice, and the feeder is killed before it has published the others."""

@@ -24,7 +24,7 @@ from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
 from eventwagon.contracts.broker import Delivery, Depth, proven_empty
-from eventwagon.contracts.facts import Decision, Fact
+from eventwagon.contracts.facts import Decision, Fact, WagonRemoved
 from eventwagon.contracts.ledger import WagonRecord
 from eventwagon.contracts.lifecycle import LIVE, Move, State
 from eventwagon.contracts.manifest import RULE, Manifest, Wagon, changed, moved
@@ -55,7 +55,7 @@ from eventwagon.policy.elastic import ElasticWagon, Sizing, size
 from eventwagon.policy.latest_outcomes import LatestOutcomes, Outcomes
 from eventwagon.policy.plan import Draft, Plan, plan
 from eventwagon.policy.reconcile import Handed
-from eventwagon.policy.replays import claimed, fed, run_replays
+from eventwagon.policy.replays import claimed, fed, recounted, run_replays
 from eventwagon.policy.scale_to_zero import scale_to_zero
 from eventwagon.policy.seen import ActiveAges, Seen
 from eventwagon.policy.slices import slices_of
@@ -1147,6 +1147,20 @@ def _not_torn() -> Iterator[None]:
         return claimed(*arguments, exact=False)
 
     with mock.patch.object(feeding_module, "claimed", mutant):
+        yield
+
+
+@_mutant("copies in a wagon count as published", "replay", RARE)
+def _copies_counted() -> Iterator[None]:
+    """Of a wagon whose feeder was lost the broker's total is taken for the number of events that it got."""
+
+    async def mutant(self: Feeder, replay: Replay) -> None:
+        removed = [e.fact async for e in self._state.registry.entries(self._train) if isinstance(e.fact, WagonRemoved)]
+        got = sum(fact.wagon.published or 0 for fact in removed if fact.wagon.number == replay.wagon)
+        count = min(replay.count, replay.start + got)
+        await self._state.apply(lambda m: recounted(m, replay.number, self._runtime.name, replay.wagon, count))
+
+    with mock.patch.object(Feeder, "_recount", mutant):
         yield
 
 

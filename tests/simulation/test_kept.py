@@ -43,6 +43,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("COUNTS_CAME_TOO_LATE_FOR_THE_RECORD", "figures that come too late for a record are a defect", ()),
         ("CAME_LATE_TO_A_WAGON_THAT_IS_UNDONE", "what died or was skipped is undone, too", ()),
         ("UNDONE_AFTER_A_REPLAY", "what is replayed forgets how deep it was", ()),
+        ("STORED_TWICE_BEFORE_ITS_FEEDER_WAS_KILLED", "copies in a wagon count as published", ()),
         ("CUT_OFF_WITH_A_BUDGET", "a budget is used though its lease has ended", ()),
         ("CUT_OFF_WITH_A_BUDGET", "what is under way when a lease ends goes on", ()),
     ],

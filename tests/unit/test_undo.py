@@ -46,24 +46,24 @@ def train(replay: Replay) -> Manifest:
 )
 def test_it_goes_on_only_if_all_are_known_to_be_undone(changes: dict[str, object], why: str) -> None:
     after = wagon_gone(REPLAY, msgspec.structs.replace(GONE, **changes))
-    edit = run_replays(train(after), {}, 1.0)
+    edit = run_replays(train(after), 1.0)
     (replay,) = edit.manifest.replays
     assert replay.undo is not None
     assert why in replay.undo.stopped
     assert bool(replay.undo.stopped) == bool(why)
     assert replay.undo.step == (1 if why else 2)
     assert any(isinstance(f, UndoStopped) for f in edit.facts) == bool(why)
-    assert run_replays(edit.manifest, {}, 1.0).facts == () or not why  # told once
+    assert run_replays(edit.manifest, 1.0).facts == () or not why  # told once
 
 
 def test_a_wagon_that_the_registry_forgot_stops_it() -> None:
-    (replay,) = run_replays(train(REPLAY), {}, 1.0).manifest.replays
+    (replay,) = run_replays(train(REPLAY), 1.0).manifest.replays
     assert replay.undo is not None
     assert "forgot t_v5" in replay.undo.stopped
 
 
 def test_nobody_resumes_what_has_stopped_elsewhere_meanwhile() -> None:
-    stopped = run_replays(train(REPLAY), {}, 1.0).manifest
+    stopped = run_replays(train(REPLAY), 1.0).manifest
     rest = Slice(channel="a", count=1)
     assert resumed(stopped, 4, rest, "w", "me", step=2).manifest == stopped
     assert resumed(stopped, 99, rest, "w", "me").manifest == stopped

@@ -312,8 +312,8 @@ class ReplayBegun(_Fact, frozen=True):
 
 
 class ReplayTorn(_Fact, frozen=True):
-    """The process that fed a replay's wagon was lost: the wagon is sealed to learn how much it got, and another takes
-    the rest."""
+    """The process that fed a replay's wagon was lost: the wagon is sealed, and once the archive says what it got,
+    another takes the rest."""
 
     number: int
     wagon: int

@@ -123,12 +123,11 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """The wagon that is fed now, or was last; 0: the next one is not open yet."""
     start: int = 0
     """`fed` when that wagon was opened."""
-    refused: int = 0
-    """Events that this wagon has as dead letters only, since the broker refused to store them as events."""
     feeder: str = ""
     """The process that feeds it; empty: none does."""
     torn: bool = False
-    """How many events its wagon got is not known, since the feeder was lost: the broker says it once it is sealed."""
+    """Which events its wagon got is not known, since the feeder was lost: once the wagon is gone, the archive says
+    it."""
     cancelled: str = ""
     """Why it was cancelled; empty: it was not."""
     attempts: int = 0

@@ -128,7 +128,7 @@ def plan(seen: Seen) -> Plan:
 
 
 def _replayed(seen: Seen, manifest: Manifest) -> Edit:
-    return run_replays(manifest, seen.readings, seen.now, seen.settings.archive or "")
+    return run_replays(manifest, seen.now, seen.settings.archive or "")
 
 
 def _paused_by_rule(seen: Seen, manifest: Manifest) -> Edit:

@@ -1,15 +1,16 @@
 """Replays: past events that are handled once more, in wagons of their own. Pure.
 
 A replay's wagon is opened like any other, and never becomes active. Once it is ready it drains, and until it is sealed
-one process publishes to it, the feeder: any that observes the train. Only the feeder writes to its ingress. So if the
-broker refuses writes after a seal and counts exactly, a lost feeder costs nothing: the wagon is sealed, its total says
-how many events it got, and another wagon takes the rest. Elsewhere the next feeder goes on from the last batch that is
-known to be stored: that one batch may be published twice, with the same ids.
+one process publishes to it, the feeder: any that observes the train. If the broker refuses writes after a seal and
+keeps the order, a lost feeder costs nothing: the wagon is sealed, and once it is gone the archive says which events it
+got; another wagon takes the rest. The broker's totals can't say it: an event that was stored twice counts twice.
+Elsewhere the next feeder goes on from the last batch that is known to be stored: that one batch may be published twice,
+with the same ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import msgspec
 
@@ -24,7 +25,6 @@ from ..contracts.facts import (
 )
 from ..contracts.lifecycle import Move, State
 from ..contracts.manifest import Manifest, moved, opened, replay_changed
-from ..contracts.reading import Reading
 from ..contracts.replay import Replay
 from ..event import wagon_name
 from .edits import Edit
@@ -70,35 +70,34 @@ def cancelled(manifest: Manifest, number: int, because: str, by: str) -> Edit:
 
 
 def to_feed(manifest: Manifest) -> Replay | None:
-    """The replay whose wagon waits for events; None if there is none."""
+    """The replay whose wagon waits for events, or is gone while nobody knows which it got; None if there is none."""
     for replay in manifest.replays[:1]:
         wagon = manifest.wagon(replay.wagon)
+        if replay.torn and wagon is None:
+            return replay
         if wagon is not None and wagon.state is State.DRAINING and wagon.sealed_at is None and manifest.feeds(wagon):
             return replay
     return None
 
 
 def claimed(manifest: Manifest, replay: Replay, me: str, alive: Collection[str], *, exact: bool) -> Edit:
-    """This process becomes the feeder, if there is none. If the one that was is lost, and it fed a wagon that says how
-    many events it got (`exact`), the wagon is given up instead. Nothing changes if the replay is not as it was seen."""
+    """This process becomes the feeder, if there is none. If the one that was is lost, and it fed a wagon that can be
+    sealed against it (`exact`), the wagon is given up instead. Nothing changes if the replay is not as it was seen."""
     now = manifest.replay(replay.number)
     if now is None or now != replay or now.feeder == me or now.feeder in alive:
         return Edit(manifest)
-    if now.feeder and exact and not now.of.channel:
+    if now.feeder and exact and not now.of.channel and not now.torn:
         return torn(manifest, now.number, now.feeder, f"{now.feeder}, which fed it, is gone")
     return Edit(replay_changed(manifest, now.number, feeder=me))
 
 
-def fed(manifest: Manifest, number: int, me: str, count: int, refused: int = 0) -> Edit:
-    """So many events of the replay are stored, `refused` of them since the last time as dead letters. Nothing changes
-    if another process is the feeder by now."""
+def fed(manifest: Manifest, number: int, me: str, count: int) -> Edit:
+    """So many events of the replay are stored. Nothing changes if another process is the feeder by now."""
     replay = manifest.replay(number)
     if replay is None or replay.feeder != me or replay.torn or count <= replay.fed:
         return Edit(manifest)
     feeder = replay.feeder if count < replay.count else ""  # nothing more is published
-    return Edit(
-        replay_changed(manifest, number, fed=count, refused=replay.refused + refused, trouble="", feeder=feeder)
-    )
+    return Edit(replay_changed(manifest, number, fed=count, trouble="", feeder=feeder))
 
 
 def let_go(manifest: Manifest, number: int, me: str, wagon: int = 0, count: int = 0) -> Edit:
@@ -120,7 +119,7 @@ def troubled(manifest: Manifest, number: int, me: str, because: str) -> Edit:
 
 
 def torn(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
-    """How many events the wagon got is not known: it takes no more. Nothing changes if it has another feeder by now."""
+    """Which events the wagon got is not known: it takes no more. Nothing changes if it has another feeder by now."""
     replay = manifest.replay(number)
     if replay is None or replay.feeder != feeder or replay.torn or not replay.wagon:
         return Edit(manifest)
@@ -128,28 +127,34 @@ def torn(manifest: Manifest, number: int, feeder: str, because: str) -> Edit:
     return Edit(replay_changed(manifest, number, torn=True, feeder="", trouble=because), (fact,))
 
 
+def recounted(manifest: Manifest, number: int, me: str, wagon: int, count: int) -> Edit:
+    """The wagon that took no more is gone, and so many events of the replay are known to be stored. Nothing changes if
+    that is for another process to say by now."""
+    replay = manifest.replay(number)
+    if replay is None or replay.feeder != me or not replay.torn or replay.wagon != wagon:
+        return Edit(manifest)
+    known = max(replay.fed, count)
+    return Edit(replay_changed(manifest, number, torn=False, fed=known, wagon=0, feeder="", trouble=""))
+
+
 # --- what an observer does ------------------------------------------------------------------
 
 
-def run_replays(manifest: Manifest, readings: Mapping[int, Reading], now: float, archive: str = "") -> Edit:
-    """Open, begin, count and end the wagons of the first replay, and end the replay once they are gone. `archive`:
-    where the events of these wagons go in the end, as those of all others."""
+def run_replays(manifest: Manifest, now: float, archive: str = "") -> Edit:
+    """Open, begin and end the wagons of the first replay, and end the replay once they are gone. `archive`: where the
+    events of these wagons go in the end, as those of all others."""
     if not manifest.replays:
         return Edit(manifest)
     replay = manifest.replays[0]
     wagon = manifest.wagon(replay.wagon)
+    if replay.torn and (wagon is None or wagon.state is State.FAILED):
+        return Edit(manifest)  # once it is gone a feeder asks the archive what it got
     if replay.wagon and (wagon is None or wagon.state is State.FAILED):
         return _without_wagon(manifest, replay, lost=wagon is not None and wagon.ready_at is not None)
     if wagon is not None and wagon.state is State.READY:
         fact = ReplayBegun(train=manifest.train, number=replay.number, wagon=wagon.number, undoes=replay.undoes)
         manifest = moved(manifest, wagon.number, Move.FED, closed_at=now, closed_because=_why(replay, manifest.train))
         return Edit(replay_changed(manifest, replay.number, attempts=0), (fact,))
-    if wagon is not None and replay.torn and wagon.sealed_at is not None:
-        reading = readings.get(wagon.number)
-        if reading is None or reading.published is None:
-            return Edit(manifest)
-        got = min(replay.count, replay.start + reading.published + replay.refused)
-        return Edit(replay_changed(manifest, replay.number, torn=False, fed=max(got, replay.fed), wagon=0, trouble=""))
     if replay.wagon:
         return _over(manifest, replay) if replay.is_over and not _standing(manifest, replay) else Edit(manifest)
     if replay.is_over:

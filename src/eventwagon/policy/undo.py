@@ -74,7 +74,7 @@ def resumed(
 
 def next_wagon(replay: Replay, number: int) -> Replay:
     """The replay that has opened wagon `number`."""
-    changes: dict[str, object] = {"wagon": number, "start": replay.fed, "refused": 0}
+    changes: dict[str, object] = {"wagon": number, "start": replay.fed}
     if replay.undo is not None:
         changes["undo"] = msgspec.structs.replace(replay.undo, opened=(*replay.undo.opened, number))
     return msgspec.structs.replace(replay, **changes)
@@ -91,7 +91,6 @@ def _begun(
         fed=0,
         wagon=0,
         start=0,
-        refused=0,
         feeder="",
         torn=False,
         attempts=0,

@@ -4,7 +4,7 @@ feeds."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 
@@ -13,9 +13,9 @@ import msgspec
 from ..backoff import Backoff
 from ..contracts.lifecycle import State
 from ..contracts.replay import EventSource, PastEvents, Replay, mark_of
-from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBroken, Unavailable
-from ..event import DEAD, LEVEL, REPLAY, REPLAYED_FROM, Channel, Event, at_level, level_of, wagon_name
-from ..policy.replays import cancelled, claimed, fed, let_go, to_feed, torn, troubled
+from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBroken, Unavailable, UsageError
+from ..event import DEAD, LEVEL, REPLAY, REPLAYED_FROM, UNDO, Channel, Event, at_level, level_of, wagon_name
+from ..policy.replays import cancelled, claimed, fed, let_go, recounted, to_feed, torn, troubled
 from .dead_letters import died, smaller
 from .publish_queue import fitting
 from .runtime import Runtime, Steps
@@ -28,9 +28,9 @@ _POLL = 1.0
 _REST_MOST = 60.0
 """The longest pause before feeding that failed is tried again: each attempt reads the archive from its beginning."""
 _NOTED_EVERY = 1.0
-"""Seconds between two changes of the manifest for the progress alone, where the broker's total says it better."""
+"""Seconds between two changes of the manifest for the progress alone, where the archive says it better."""
 _BATCH = 500
-"""The most events that are published twice if a feeder is killed, where the broker can't say how many it got."""
+"""The most events that are published twice if a feeder is killed, where a wagon can't be sealed against it."""
 _TO_THE_END = 2.0
 """Seconds that a publish which has begun still has when its process stops."""
 _AHEAD = 5000
@@ -55,10 +55,10 @@ class Feeder:
         self._state = state
         self._source = source
         caps = runtime.broker.capabilities
-        self._exact = caps.fences and caps.totals and caps.ordered
-        """A sealed ingress says which events it got: so many of the first, in their order."""
+        self._exact = caps.fences and caps.ordered
+        """A sealed ingress gets nothing more, and has got the first events, in their order."""
         self._unsure: int | None = None
-        """The number of the replay of which this process does not know how many events are stored."""
+        """The wagon of which this process does not know which events it got."""
         self._stored = (0, 0, 0)
         """A replay, its wagon, and how many events of the replay this process knows to be stored."""
         self._noted = float("-inf")
@@ -90,10 +90,11 @@ class Feeder:
         if replay is None or replay.feeder != me:
             return False
         try:
-            if self._unsure == replay.number and self._exact and not replay.of.channel:
+            if replay.torn:
+                await self._recount(replay)
+            elif self._unsure == replay.wagon and self._exact and not replay.of.channel:
                 await self._tear(replay, "how many events it got is not known")
-                return True
-            if replay.is_over:
+            elif replay.is_over:
                 await self._let_go(replay.number)
             elif self._source is not None:
                 await self._feed(replay, self._source)
@@ -130,6 +131,31 @@ class Feeder:
     async def _tear(self, replay: Replay, because: str) -> None:
         await self._state.apply(lambda m: torn(m, replay.number, self._runtime.name, because))
         self._unsure = None
+
+    async def _recount(self, replay: Replay) -> None:
+        """The wagon is gone: what the archive has of it was stored. An event that is not found there is published
+        again, whatever the broker has counted."""
+        count = replay.fed
+        if self._source is not None:
+            with suppress(StorageBroken):  # feeding the next wagon finds that, too, and ends the replay
+                got = await self._got(self._source, replay)
+                async with aclosing(self._left(replay, self._source, count)) as batches:
+                    async for events in batches:
+                        found = next((i for i, event in enumerate(events) if mark_of(event) not in got), len(events))
+                        count += found
+                        if found < len(events):
+                            break
+        me = self._runtime.name
+        await self._state.apply(lambda m: recounted(m, replay.number, me, replay.wagon, count))
+
+    async def _got(self, source: EventSource, replay: Replay) -> set[bytes]:
+        """The replay's events that are kept of its wagon; none if nothing is, or several wagons had that number."""
+        mark, name, got = REPLAY if replay.undo is None else UNDO, replay.name(self._train), set[bytes]()
+        with suppress(UsageError):
+            parts = await source.parts(replay.wagon, "")
+            async for batch in source.events(replay.wagon, "", parts):
+                got.update(mark_of(event) for event, *_ in batch if event.extensions.get(mark) == name)
+        return got
 
     # --- publishing -------------------------------------------------------------------------------
 
@@ -181,7 +207,7 @@ class Feeder:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._state.until(lambda _: not self._is_mine(replay))
 
-    async def _left(self, replay: Replay, source: EventSource, count: int) -> AsyncIterator[Sequence[Event]]:
+    async def _left(self, replay: Replay, source: EventSource, count: int) -> AsyncGenerator[Sequence[Event], None]:
         """The events that are not yet published, as they are published; `count` are."""
         if replay.undo is not None:
             async with aclosing(to_undo(source, replay, replay.undo, self._train, count)) as batches:
@@ -218,7 +244,7 @@ class Feeder:
     async def _store(self, replay: Replay, channel: Channel, events: Sequence[Event], count: int) -> None:
         """Publish these events, and write down how many are stored."""
         me = self._runtime.name
-        self._unsure = replay.number
+        self._unsure = replay.wagon
         try:
             refused = await self._publish(channel, events)
         except Unavailable:
@@ -228,9 +254,9 @@ class Feeder:
         self._stored = (replay.number, replay.wagon, count)
         exact = self._exact and not channel.name
         if exact and not refused and count < replay.count and now - self._noted < _NOTED_EVERY:
-            self._unsure = None  # a feeder that follows counts what the sealed wagon got
+            self._unsure = None  # a feeder that follows asks the archive what the sealed wagon got
             return
-        await self._state.apply(lambda m: fed(m, replay.number, me, count, refused))
+        await self._state.apply(lambda m: fed(m, replay.number, me, count))
         self._noted = now
         self._unsure = None
 

@@ -29,6 +29,9 @@ _REST_MOST = 60.0
 """The longest pause before feeding that failed is tried again: each attempt reads the archive from its beginning."""
 _NOTED_EVERY = 1.0
 """Seconds between two changes of the manifest for the progress alone, where the archive says it better."""
+_IN_DOUBT = 100_000
+"""The most events of which the archive is asked whether they were stored: more than are published between two notes of
+the progress. Others are published again."""
 _BATCH = 500
 """The most events that are published twice if a feeder is killed, where a wagon can't be sealed against it."""
 _TO_THE_END = 2.0
@@ -135,27 +138,27 @@ class Feeder:
     async def _recount(self, replay: Replay) -> None:
         """The wagon is gone: what the archive has of it was stored. An event that is not found there is published
         again, whatever the broker has counted."""
-        count = replay.fed
+        count, me = replay.fed, self._runtime.name
         if self._source is not None:
             with suppress(StorageBroken):  # feeding the next wagon finds that, too, and ends the replay
-                got = await self._got(self._source, replay)
-                async with aclosing(self._left(replay, self._source, count)) as batches:
-                    async for events in batches:
-                        found = next((i for i, event in enumerate(events) if mark_of(event) not in got), len(events))
-                        count += found
-                        if found < len(events):
-                            break
-        me = self._runtime.name
+                count += await self._got(self._source, replay)
         await self._state.apply(lambda m: recounted(m, replay.number, me, replay.wagon, count))
 
-    async def _got(self, source: EventSource, replay: Replay) -> set[bytes]:
-        """The replay's events that are kept of its wagon; none if nothing is, or several wagons had that number."""
-        mark, name, got = REPLAY if replay.undo is None else UNDO, replay.name(self._train), set[bytes]()
+    async def _got(self, source: EventSource, replay: Replay) -> int:
+        """How many of the next events are kept of its wagon, before the first that is not; 0 if none is, or several
+        wagons had that number."""
+        wanted: list[bytes] = []
+        async with aclosing(self._left(replay, source, replay.fed)) as batches:
+            async for events in batches:
+                wanted += map(mark_of, events)
+                if len(wanted) >= _IN_DOUBT:
+                    break
+        mark, name, missing = REPLAY if replay.undo is None else UNDO, replay.name(self._train), set(wanted)
         with suppress(UsageError):
             parts = await source.parts(replay.wagon, "")
             async for batch in source.events(replay.wagon, "", parts):
-                got.update(mark_of(event) for event, *_ in batch if event.extensions.get(mark) == name)
-        return got
+                missing.difference_update(mark_of(e) for e, *_ in batch if e.extensions.get(mark) == name)
+        return next((i for i, each in enumerate(wanted) if each in missing), len(wanted))
 
     # --- publishing -------------------------------------------------------------------------------
 

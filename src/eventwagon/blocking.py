@@ -115,7 +115,7 @@ class BlockingConnection:
         accepted = 0
         try:
             held, connection = self._opened(_deadline(timeout))
-            make, most = connection._making(subject, id), connection.train.settings.publish_batch
+            make, most = connection._making(payloads, subject, id), connection.train.settings.publish_batch
             for events in lists(payloads, make, most, time.monotonic):
                 try:
                     left = _left(connection, _deadline(timeout))

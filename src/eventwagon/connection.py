@@ -39,7 +39,7 @@ from .errors import (
     Unavailable,
     UsageError,
 )
-from .event import Event, check_word, checked, fitting, new_ids, wagon_name
+from .event import CheckedEvents, Event, check_word, checked, fitting, new_ids, wagon_name
 from .payload import encode, type_name
 from .policy.edits import Edit, archive_declared, differences, differing, once_declared, switch_asked, switch_withdrawn
 from .policy.pausing import Heedless, heedless, paused, resumed
@@ -61,7 +61,7 @@ from .runtime.middleware import Middleware, publish_through
 from .runtime.observed import Metering, observed
 from .runtime.observer import Observer
 from .runtime.once import once_for
-from .runtime.payload_batches import Attributes, batches, check_payloads
+from .runtime.payload_batches import Attributes, Make, batches, check_payloads
 from .runtime.publisher import TrainPublisher
 from .runtime.replaying import Replays
 from .runtime.retrying import DeadLetters
@@ -416,7 +416,7 @@ class Connection:
         check_payloads(payloads)
         if timeout is not None:
             check_timeout(timeout)
-        make, accepted = self._making(subject, id), 0
+        make, accepted = self._making(payloads, subject, id), 0
         try:
             async with aclosing(batches(payloads, make, self.train.settings.publish_batch)) as made:
                 async for events in made:
@@ -432,11 +432,12 @@ class Connection:
         return accepted
 
     def _making(
-        self, subject: Callable[[Any], str | None] | None, event_id: Callable[[Any], str] | None
-    ) -> Callable[[Sequence[object]], Iterator[Event]]:
+        self, payloads: object, subject: Callable[[Any], str | None] | None, event_id: Callable[[Any], str] | None
+    ) -> Make:
         """The function that makes the events of one `publish_many`. Raises UsageError."""
         if subject is None and event_id is None:
-            return self._events
+            most = self.train.settings.max_event_bytes
+            return cast("Make", iter) if type(payloads) is CheckedEvents and payloads.most <= most else self._events
         attributes = Attributes(subject, event_id)
 
         def make(payloads: Sequence[object]) -> Iterator[Event]:
@@ -448,9 +449,12 @@ class Connection:
         return make
 
     def _events(self, payloads: Sequence[object]) -> Iterator[Event]:
+        if set(map(type, payloads)) == {Event}:  # they have ids
+            most = self.train.settings.max_event_bytes
+            return (checked(event, most) for event in cast("Sequence[Event]", payloads))
         now = self._clock()
-        for payload, event_id in zip(payloads, new_ids(len(payloads), now), strict=True):
-            yield self._event(payload, event_id, now, None, None)
+        ids = new_ids(len(payloads), now)
+        return (self._event(payload, own, now, None, None) for payload, own in zip(payloads, ids, strict=True))
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
         """The event for a payload; the other attributes have been checked already. Raises UsageError, EventTooLarge."""

@@ -52,6 +52,7 @@ LONGEST_VALUE = 8192
 MOST_EXTENSIONS = 500
 """The most extension attributes of one event: stores accept about this many fields per message."""
 _LONGEST_WORDS = 5 * LONGEST_WORD
+_LONGEST_EXTENSION = 64 + LONGEST_VALUE
 EARLIEST, LATEST = -62_135_510_400.0, 253_402_214_400.0
 """The times that RFC 3339 can express in UTC (years 1 to 9999), less a day at either end for zones and rounding."""
 DEATH = frozenset(("deadbecause", "deadchannel", "deadwagon", "deadattempts", "deadat", "deadsize", "deadretries"))
@@ -87,7 +88,6 @@ def checked(event: Event, most: int) -> Event:
         and type(event.time) is float
         and EARLIEST <= event.time <= LATEST
         and type(event.data) is bytes
-        and not event.extensions
         and type(event.extensions) is dict
         and name
         and kind
@@ -98,6 +98,10 @@ def checked(event: Event, most: int) -> Event:
             name + kind + source + content_type if subject is None else name + kind + source + content_type + subject
         )
         if len(words) <= LONGEST_WORD and words.isascii() and words.isprintable() and " " not in words:
+            if event.extensions:
+                extensions = check_extensions(event.extensions)
+                event = Event(name, kind, source, event.time, event.data, subject, content_type, extensions)
+                return fitting(event, most)
             if len(words) + len(event.data) > most:
                 raise _too_large(event, most)
             return event
@@ -114,9 +118,18 @@ def checked(event: Event, most: int) -> Event:
     return fitting(event, most)
 
 
+class CheckedEvents(list[Event]):
+    """Events that have passed `checked` with this `most`: `publish_many` does not check them again."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+
 def fitting(event: Event, most: int) -> Event:
     """The event, whose attributes have all been checked already. Raises EventTooLarge."""
-    if (event.extensions or len(event.data) + _LONGEST_WORDS > most) and event.size > most:
+    longest = len(event.data) + _LONGEST_WORDS + len(event.extensions) * _LONGEST_EXTENSION
+    if longest > most and event.size > most:  # few come near: the exact size takes longer
         raise _too_large(event, most)
     return event
 
@@ -184,16 +197,21 @@ def _data(data: object) -> bytes:
 
 def check_extensions(extensions: object) -> dict[str, str]:
     """Return a copy of the extension attributes, or raise UsageError."""
-    if not is_a(extensions, Mapping):  # type: ignore[type-abstract]
+    if type(extensions) is not dict and not is_a(extensions, Mapping):  # type: ignore[type-abstract]
         raise UsageError(f"an event's extensions must be a mapping, not a {class_name(extensions)}")
     if len(extensions) > MOST_EXTENSIONS and len(extensions.keys() - DEATH - _MARKS) > MOST_EXTENSIONS:
         raise UsageError(f"an event has {len(extensions):,} extension attributes, more than {MOST_EXTENSIONS}")
     return {
-        _extension_name(name) if type(name) is str else _extension(name): value
-        if type(value) is str and len(value) <= LONGEST_VALUE and value.isascii() and value.isprintable()
-        else _text(f"extension {name}", value, LONGEST_VALUE)
+        check_extension_name(name) if type(name) is str else _extension(name): check_value(name, value)
         for name, value in extensions.items()
     }
+
+
+def check_value(name: str, value: object) -> str:
+    """Return the value of the extension attribute with this name, or raise UsageError."""
+    if type(value) is str and len(value) <= LONGEST_VALUE and value.isascii() and value.isprintable():
+        return value
+    return _text(f"extension {name}", value, LONGEST_VALUE)
 
 
 def _extension(name: object) -> str:
@@ -205,7 +223,8 @@ def _extension(name: object) -> str:
     return str.__str__(name)
 
 
-_extension_name = lru_cache(1024)(_extension)  # the same names recur
+check_extension_name = lru_cache(1024)(_extension)  # the same names recur
+"""Return the name of an extension attribute, or raise UsageError."""
 
 
 def legible(text: str) -> str:

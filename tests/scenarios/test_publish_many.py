@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from eventwagon import Event, Train, Volume, Workers
+from eventwagon import Event, Train, Volume, Workers, connection
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import (
     EventRefused,
@@ -21,7 +21,7 @@ from eventwagon.errors import (
     Unavailable,
     UsageError,
 )
-from eventwagon.event import Channel
+from eventwagon.event import Channel, CheckedEvents
 from eventwagon.testing.virtual_time import run
 from tests.support import World
 
@@ -483,5 +483,53 @@ def test_events_have_their_own_attributes() -> None:
             events = [Event(str(n), "t", "/s", 0.0, b"1") for n in range(3)]
             with pytest.raises(UsageError, match="payload 0 is an Event"):
                 await c.publish_many(events, subject=lambda event: "x")
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_events_and_payloads_travel_together(kind: Any) -> None:
+    async def main() -> None:
+        it, broker = world()
+        async with it.connect(train(max_event_bytes=1024)) as c:
+            events = [Event(f"id-{n}", "t", "/s", 0.0, b"%d" % n, extensions={"tenant": "7"}) for n in range(200)]
+            assert await c.publish_many(kind([*events, 200, *events])) == 401
+            assert broker.numbers == [*range(201), *range(200)]
+            stored = [event async for event in broker.read(Channel("t", 1))]
+            assert stored[:200] == stored[201:] == events
+            large = [*events[:70], Event("large", "t", "/s", 0.0, b"1" * 2000)]
+            with pytest.raises(EventTooLarge, match="event large") as raised:
+                await c.publish_many(kind(large))
+            assert raised.value.accepted == 70
+
+    run(main())
+
+
+def test_events_that_were_checked_are_not_checked_again_unless_for_more_than_the_train_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def once(most: int) -> CheckedEvents:
+        events = CheckedEvents(most)
+        events += [Event(str(n), "t", "/s", 0.0, b"%d" % n) for n in range(130)]
+        return events
+
+    async def main() -> None:
+        it, broker = world()
+        async with it.connect(train(max_event_bytes=1024, publish_batch=50)) as c:
+            checks: list[Event] = []
+
+            def check(event: Event, most: int) -> Event:
+                checks.append(event)
+                return event
+
+            monkeypatch.setattr(connection, "checked", check)
+            assert await c.publish_many(once(1024)) == 130
+            assert not checks
+            assert await c.publish_many(once(1025)) == 130
+            assert len(checks) == 130
+            with pytest.raises(UsageError, match="payload 0 is an Event"):
+                await c.publish_many(once(1024), subject=lambda event: "x")
+        assert broker.numbers == [*range(130), *range(130)]
+        assert broker.calls == [50, 50, 30] * 2
 
     run(main())

@@ -15,7 +15,7 @@ from ..contracts.facts import BridgeHeldUp, BridgeWentOn, Decision, Entry
 from ..contracts.registry import Member, bridge_member
 from ..display.text import count, plain, said, span
 from ..errors import EventRefused, EventwagonError, PublishError, TrainRemoved, Unavailable, UsageError
-from ..event import Event
+from ..event import CheckedEvents
 from ..metrics.instruments import BRIDGE_HELD_UP, BRIDGE_LAG, BRIDGE_LAG_AGE, BRIDGED
 from ..metrics.measures import Point
 from ..runtime.bulkhead import Bulkhead, Seldom, is_ours
@@ -367,7 +367,7 @@ class _Batch:
         self.records = records
         self._places: list[int] = []
         """Those of `events`."""
-        self.events: list[Event] = []
+        self.events = CheckedEvents(rules.most)
         """That are not stored yet, in order."""
         self.letters: list[Unmapped] = []
         """The same. They are stored before any further event."""

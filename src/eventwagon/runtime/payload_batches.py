@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, cast
 
 from ..errors import UsageError
-from ..event import Event, check_word
+from ..event import CheckedEvents, Event, check_word
 from ..values import class_name, shown
 from .publish_queue import MOST_BYTES
 from .tasks import outcome_of
@@ -57,6 +58,7 @@ def lists(
 ) -> Generator[list[Event], None, None]:
     """`batches` of a plain iterable, without an event loop. `time` gives seconds that only grow."""
     iterator = iter(payloads)
+    is_here = type(payloads) in (list, tuple, CheckedEvents)
     events: list[Event] = []
     room = MOST_BYTES
     ended = False
@@ -65,12 +67,12 @@ def lists(
         some: list[object] = []
         until = time() + _TURN
         try:
-            for payload in iterator:
+            for payload in islice(iterator, _SLICE):
                 some.append(payload)
-                if len(some) == _SLICE or time() >= until:
+                if not is_here and time() >= until:
                     break
             else:
-                ended = True
+                ended = len(some) < _SLICE
         except KeyboardInterrupt:
             raise
         except BaseException as e:  # noqa: BLE001 - the user's own, raised below

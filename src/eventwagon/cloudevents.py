@@ -63,7 +63,7 @@ class _Bad(Exception):
 # --- times ----------------------------------------------------------------------------------
 
 
-@lru_cache(64)  # events published together have the same time
+@lru_cache(1024)  # events published together have the same time, and those that a bridge brings one of a few
 def rfc3339(time: float) -> str:
     """A time in seconds since the epoch, written like 2026-01-31T23:59:59.000001Z."""
     second = floor(time)
@@ -186,7 +186,7 @@ def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, bec
         text = text if len(text) <= _HEADERS_MOST else f"{text[: _HEADERS_MOST - 3]}..."
         for number, start in enumerate(range(0, len(text), LONGEST_VALUE), 1):
             extensions[HEADERS if number == 1 else f"{HEADERS}{number}"] = text[start : start + LONGEST_VALUE]
-    return Event(position, UNKNOWN, UNKNOWN, _within(written), data, None, BINARY, extensions)
+    return Event(position, UNKNOWN, UNKNOWN, within(written), data, None, BINARY, extensions)
 
 
 def is_batch(event: Event) -> bool:
@@ -250,7 +250,7 @@ def _read(pairs: Pairs, data: bytes, position: str, written: float, *, bare: boo
             if media != BATCH:
                 raise _Bad(f"it is a CloudEvent as {media}; only JSON is read")
             _documents.decode(data)
-            return Event(position, UNKNOWN, UNKNOWN, _within(written), data, None, BATCH)
+            return Event(position, UNKNOWN, UNKNOWN, within(written), data, None, BATCH)
     return _event(found, data, content_type or JSON, position, written)
 
 
@@ -314,7 +314,7 @@ def _event(found: dict[str, str], data: bytes, content_type: str, position: str,
         _given(name, "id") or position,
         _given(kind, "type") or UNKNOWN,
         _given(source, "source") or UNKNOWN,
-        _within(written) if time is None else time,
+        within(written) if time is None else time,
         data,
         _given(subject, "subject"),
         content_type,
@@ -342,7 +342,8 @@ def _media(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _within(written: float) -> float:
+def within(written: float) -> float:
+    """The time, or the nearest that an event can have."""
     return min(max(written, EARLIEST), LATEST)
 
 

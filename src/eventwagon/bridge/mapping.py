@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from ..cloudevents import HEADERS, STRUCTURED, UNDECODABLE, UNKNOWN, Pairs, looks_structured, read, undecodable
+from ..cloudevents import HEADERS, STRUCTURED, UNDECODABLE, UNKNOWN, Pairs, looks_structured, read, undecodable, within
 from ..contracts.timetable import CHANNEL, for_channel
 from ..display.text import said
 from ..errors import EventTooLarge, UsageError
@@ -22,7 +22,8 @@ from ..event import (
     OURS,
     Event,
     check_channel_name,
-    check_extensions,
+    check_extension_name,
+    check_value,
     check_word,
     checked,
 )
@@ -38,6 +39,8 @@ RAW_KEY = "rawkey"
 _MOST_HEADERS = MOST_EXTENSIONS // 2
 _LONGEST_HEADER = 256
 """Characters of the longest header's name that may become an extension attribute's."""
+_LONGEST_OWN = len("content-type") + 1
+"""Characters of a header's name that tell whether it is one of CloudEvents."""
 _PAIR = ("content-type", STRUCTURED)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder()
@@ -126,48 +129,58 @@ def _event_of(record: Record, rules: Rules) -> Event:
     own, others = _parted(record.headers)
     if not own and b'"specversion"' in record.value and looks_structured(record.value):
         own = [_PAIR]
-    found = read(own, record.value, position=record.position, written=record.time)
-    if found.extensions.get(UNDECODABLE) == record.position:
-        raise _Bad(found.extensions["deadbecause"].removeprefix("can't be decoded: "))
-    extensions = {name: value for name, value in found.extensions.items() if name not in RESERVED}
-    _add(others, extensions)
+    if own:
+        found = read(own, record.value, position=record.position, written=record.time)
+        if found.extensions.get(UNDECODABLE) == record.position:
+            raise _Bad(found.extensions["deadbecause"].removeprefix("can't be decoded: "))
+        extensions = {name: value for name, value in found.extensions.items() if name not in RESERVED}
+    else:  # what `read` makes of such a message
+        found = Event(record.position, UNKNOWN, UNKNOWN, within(record.time), record.value)
+        extensions = {}
+    if others:
+        _add(others, extensions)
     subject = found.subject
     if rules.subject is not None:
         subject = _word("subject", _taken(rules.subject, record, found))
-    key = _key(record, extensions)
+    key = _key(record.key, extensions) if record.key else None
     if subject is None:
         subject = key
     elif key is not None and key != subject:
         extensions.setdefault(KEY, key)
     kind = found.type if rules.kind is None else _word("type", _taken(rules.kind, record, found))
     source = rules.source if found.source == UNKNOWN else found.source
-    event = msgspec.structs.replace(found, type=kind, source=source, subject=subject, extensions=extensions)
+    event = Event(found.id, kind, source, found.time, found.data, subject, found.content_type, extensions)
     return checked(for_channel(event, rules.channel), rules.most)
 
 
-def _parted(pairs: Pairs) -> tuple[list[tuple[str | bytes, str | bytes | None]], Pairs]:
+def _parted(pairs: Pairs) -> tuple[Pairs, Pairs]:
     """The headers of CloudEvents, and the others."""
     if not pairs:
-        return [], ()
-    own, others = list[tuple[str | bytes, str | bytes | None]](), list[tuple[str | bytes, str | bytes | None]]()
+        return (), ()
+    own: list[tuple[str | bytes, str | bytes | None]] = []
+    others: list[tuple[str | bytes, str | bytes | None]] = []
     for pair in pairs:
-        name = pair[0]
-        low = (name if isinstance(name, str) else name.decode("utf-8", "replace")).lower()
-        (own if low == "content-type" or low[:3] in ("ce_", "ce-") else others).append(pair)
+        (own if _is_own(pair[0][:_LONGEST_OWN]) else others).append(pair)
     return own, others
+
+
+@lru_cache(1024)  # the same names recur
+def _is_own(name: str | bytes) -> bool:
+    """Whether a header whose name begins like this is one of CloudEvents."""
+    low = (name if isinstance(name, str) else name.decode("utf-8", "replace")).lower()
+    return low == "content-type" or low[:3] in ("ce_", "ce-")
 
 
 def _add(pairs: Pairs, extensions: dict[str, str]) -> None:
     """Add headers as extension attributes: lower-case, without what no such name may hold (`X-Tenant-Id` becomes
     `xtenantid`). Those that can't be one, and those whose name is taken, are kept together in `rawheaders`, as JSON."""
-    rest = list[list[object]]()
+    rest: list[list[object]] = []
     for raw, value in pairs:
         short = _short_name(raw) if len(raw) <= _LONGEST_HEADER else ""
         text = "" if value is None else _text(value)
-        is_free = text is not None and short and short not in extensions and short not in RESERVED
-        if is_free and len(extensions) < _MOST_HEADERS:
+        if text is not None and short and short not in extensions and len(extensions) < _MOST_HEADERS:
             try:
-                extensions.update(check_extensions({short: text}))
+                extensions[short] = check_value(short, text)
                 continue
             except UsageError:
                 pass
@@ -183,22 +196,23 @@ def _add(pairs: Pairs, extensions: dict[str, str]) -> None:
 @lru_cache(1024)  # the same names recur
 def _short_name(header: str | bytes) -> str:
     """The header's name as that of an extension attribute; empty if it can't be one."""
-    name = _text(header)
-    return "" if name is None else "".join(c for c in name.lower() if "a" <= c <= "z" or "0" <= c <= "9")
+    name = "".join(c for c in (_text(header) or "").lower() if "a" <= c <= "z" or "0" <= c <= "9")
+    try:
+        return "" if name in RESERVED else check_extension_name(name)
+    except UsageError:
+        return ""
 
 
-def _key(record: Record, extensions: dict[str, str]) -> str | None:
+def _key(key: bytes, extensions: dict[str, str]) -> str | None:
     """The record's key, if it can be a subject. Any other is kept as `rawkey`."""
-    if not record.key:
-        return None
-    if (text := _text(record.key)) is not None and len(record.key) <= LONGEST_WORD:
+    if (text := _text(key)) is not None and len(key) <= LONGEST_WORD:
         try:
             return check_word("subject", text)
         except UsageError:
             pass
-    encoded = b64encode(record.key).decode()
+    encoded = b64encode(key).decode()
     if len(encoded) > LONGEST_VALUE:
-        raise _Bad(f"its key has {len(record.key):,} bytes, more than an event can hold")
+        raise _Bad(f"its key has {len(key):,} bytes, more than an event can hold")
     extensions.setdefault(RAW_KEY, encoded)
     return None
 

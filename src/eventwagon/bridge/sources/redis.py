@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
+from ...cloudevents import Pairs
 from ...contracts.address import Address
 from ...drivers.redis.errors import Lost, NotSent, code, explain
 from ...drivers.redis.link import Argument, Link, pack
@@ -188,7 +189,7 @@ class RedisSource:
         behind, pending = group.get(b"lag"), group[b"pending"]
         oldest = [each[0] for each in await self._pending(1, ours=False)] if pending else []
         oldest = oldest or [each[0] for each in await self._range(b"(" + group[b"last-delivered-id"], 1)]
-        age = max(0.0, self._clock() - _time(oldest[0])) if oldest else 0.0
+        age = max(0.0, self._clock() - _time(oldest[0].decode())) if oldest else 0.0
         return Lag(records=None if behind is None else behind + pending, seconds=age)
 
     async def _keep_claims(self) -> None:
@@ -252,31 +253,32 @@ class RedisSource:
 
     def _records(self, entries: Sequence[Any]) -> list[Record]:
         found = [self._record(name, fields) for name, fields in entries if fields is not None]  # None: deleted since
-        self._held.update(dict.fromkeys(record.token for record in found))
+        self._held.update(dict.fromkeys([record.token for record in found]))
         return found
 
     def _record(self, name: bytes, fields: list[bytes]) -> Record:
-        pairs = list(zip(fields[::2], fields[1::2], strict=True))
-        value, trouble = None, ""
-        if self._field or len(pairs) > 1:
-            wanted = (self._field or "data").encode()
-            place = next((n for n, (field, _) in enumerate(pairs) if field == wanted), None)
-            if place is not None:
-                value = pairs.pop(place)[1]
-            elif self._field:
-                trouble = f"it has no field {self._field}"
-        elif pairs:
-            value = pairs.pop()[1]
-        if value is None and not trouble:
-            try:
-                value = json.dumps({field.decode(): text.decode() for field, text in pairs}).encode()
-                pairs = [pair for pair in pairs if pair[0][:3].lower() in (b"ce_", b"ce-")]
-            except UnicodeDecodeError:
-                trouble = "its fields are no text, and none of them is called data: name the payload's with field="
-        position = self._place + name.decode()
+        value, pairs, trouble = self._parts(fields)
+        place = name.decode()
         return Record(
-            position=position, value=value or b"", headers=pairs, time=_time(name), token=name, trouble=trouble
+            position=self._place + place, value=value, headers=pairs, time=_time(place), token=name, trouble=trouble
         )
+
+    def _parts(self, fields: list[bytes]) -> tuple[bytes, Pairs, str]:
+        """The payload of an entry with these names and values in turn, the other fields, and what is wrong with it."""
+        if len(fields) == 2 and not self._field:
+            return fields[1], (), ""
+        pairs = list(zip(fields[::2], fields[1::2], strict=True))
+        wanted = (self._field or "data").encode()
+        place = next((n for n, (field, _) in enumerate(pairs) if field == wanted), None)
+        if place is not None:
+            return pairs.pop(place)[1], pairs, ""
+        if self._field:
+            return b"", pairs, f"it has no field {self._field}"
+        try:
+            value = json.dumps({field.decode(): text.decode() for field, text in pairs}).encode()
+        except UnicodeDecodeError:
+            return b"", pairs, "its fields are no text, and none of them is called data: name the payload's with field="
+        return value, [pair for pair in pairs if pair[0][:3].lower() in (b"ce_", b"ce-")], ""
 
 
 class _Vanished(Unavailable):
@@ -288,6 +290,6 @@ def _place(stream: str) -> str:
     return f"redis/{quote(stream, safe=':/')}/"
 
 
-def _time(name: bytes) -> float:
+def _time(place: str) -> float:
     """When the entry was added, by its id."""
-    return int(name.partition(b"-")[0]) / 1000
+    return int(place.partition("-")[0]) / 1000

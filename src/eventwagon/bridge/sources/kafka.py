@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from ...cloudevents import Pairs
 from ...contracts.address import Address
@@ -19,7 +19,7 @@ from ...drivers.kafka.options import Options
 from ...errors import BrokerError, Unavailable, UsageError
 from ...event import check_word
 from ..source import Begin, Lag, Record
-from .kafka_group import Member, begin_at, watermarks
+from .kafka_group import Arrived, Member, begin_at, place_of, watermarks
 
 _OWN = ("group", "assignor")
 _MEMBERSHIP = (
@@ -112,7 +112,7 @@ class KafkaSource:
         taken = await self._member.take(limit, wait)
         if not taken and (trouble := self._member.trouble) is not None:
             raise self._error(trouble)
-        return [self._record(one.message, one.turn) for one in taken]
+        return [self._record(one) for one in taken]
 
     async def _check_topic(self) -> None:
         """Now and then, see whether the topic is still the one that was opened: to the client a topic of the same name
@@ -193,7 +193,7 @@ class KafkaSource:
             for message in consumer.consume(limit - len(found), 0.2):
                 error = message.error()
                 if error is None:
-                    found.append(self._record(message, 0))
+                    found.append(self._record(Arrived(message, *place_of(message), 0)))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard(message.partition() or 0)
                 else:
@@ -222,8 +222,8 @@ class KafkaSource:
             return Unavailable(f"{self.name}: {error.str()}")
         return self._admin.trouble(error, "READ", f"topic {self._topic} by group {self._group}")
 
-    def _record(self, message: Message, turn: int) -> Record:
-        partition, offset = message.partition() or 0, message.offset() or 0
+    def _record(self, one: Arrived) -> Record:
+        message = one.message
         kind, milliseconds = message.timestamp()
         headers: Pairs = ()
         trouble = ""
@@ -233,11 +233,11 @@ class KafkaSource:
             trouble = f"its headers can't be read: {said(e)}"
         key: Any = message.key()
         return Record(
-            position=f"kafka/{self._topic}/{partition}/{offset}" + (f"@{milliseconds}" if kind else ""),
+            position=f"kafka/{self._topic}/{one.partition}/{one.offset}" + (f"@{milliseconds}" if kind else ""),
             value=message.value() or b"",
             headers=headers,
             key=key,
             time=milliseconds / 1000 if kind else self._clock(),
-            token=(partition, offset, turn),
+            token=one,
             trouble=trouble,
         )

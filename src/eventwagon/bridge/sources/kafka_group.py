@@ -9,8 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from ...backoff import Backoff
@@ -37,11 +38,18 @@ _OVER = (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError
 _logger = logging.getLogger("eventwagon.bridge")
 
 
-class Arrived(NamedTuple):
-    """A message, and which time it is that its partition is assigned to this member."""
+class Arrived(msgspec.Struct, frozen=True, gc=False):
+    """A message, its place, and which time it is that its partition is assigned to this member."""
 
     message: Message
+    partition: int
+    offset: int
     turn: int
+
+    @property
+    def time(self) -> float:
+        """Its timestamp, in seconds since the epoch."""
+        return self.message.timestamp()[1] / 1000
 
 
 class Member:
@@ -60,8 +68,8 @@ class Member:
         """The partitions that are assigned, and which turn of theirs it is."""
         self._leaving: set[int] = set()
         """Those that are being taken away: nothing more of them is handed out."""
-        self._out: dict[int, dict[int, float]] = {}
-        """Offsets that were handed out and not committed, with their times."""
+        self._out: dict[int, dict[int, Arrived]] = {}
+        """What was handed out and is not committed, by partition and offset."""
         self._committed: dict[int, int] = {}
         self._turn = 0
         self._is_over = False
@@ -91,35 +99,32 @@ class Member:
 
     def _take(self, limit: int) -> list[Arrived]:
         taken: list[Arrived] = []
+        buffer, turns, leaving, out = self._buffer, self._turns, self._leaving, self._out
         with self._lock:
-            while self._buffer and len(taken) < limit:
-                one = self._buffer.popleft()
+            while buffer and len(taken) < limit:
+                one = buffer.popleft()
                 self._bytes -= len(one.message)
-                partition, offset = _place(one.message)
-                if self._turns.get(partition) == one.turn and partition not in self._leaving:
-                    self._out.setdefault(partition, {})[offset] = _time(one.message)
+                if turns.get(one.partition) == one.turn and one.partition not in leaving:
+                    out[one.partition][one.offset] = one
                     taken.append(one)
         return taken
 
-    async def commit(self, done: Sequence[tuple[int, int, int]]) -> None:
-        """Commit these, each a partition, an offset and a turn. Those of another turn are passed over. Raises
-        KafkaException, TimeoutError."""
+    async def commit(self, done: Sequence[Arrived]) -> None:
+        """Commit these, which were taken in this order. Those of another turn are passed over. Raises KafkaException,
+        TimeoutError."""
         future: asyncio.Future[None] = self._loop.create_future()
 
         def commit(consumer: Consumer) -> None:
-            offsets: dict[int, int] = {}
-            for partition, offset, turn in done:
-                if self._turns.get(partition) == turn:
-                    offsets[partition] = max(offsets.get(partition, 0), offset + 1)
+            ours = [one for one in done if self._turns.get(one.partition) == one.turn]
             try:
-                self._commit(consumer, offsets)
+                self._commit(consumer, {one.partition: one.offset + 1 for one in ours})
             except KafkaException as e:
                 self._is_over = cause(e).code() in _OVER
                 self._call_back(_fail, future, e)
             else:
                 with self._lock:
-                    for partition, offset, _ in done:
-                        self._out.get(partition, {}).pop(offset, None)
+                    for one in ours:
+                        self._out.get(one.partition, {}).pop(one.offset, None)
                 self._call_back(_succeed, future)
 
         self._asked.append(commit)
@@ -136,9 +141,9 @@ class Member:
     def oldest(self) -> float | None:
         """The time of the oldest record that is held."""
         with self._lock:
-            times = [next(iter(out.values())) for out in self._out.values() if out]
-            times += [_time(self._buffer[0].message)] if self._buffer else []
-        return min(times, default=None)
+            first = [next(iter(out.values())) for out in self._out.values() if out]
+            first += [self._buffer[0]] if self._buffer else []
+        return min([one.time for one in first], default=None)
 
     async def leave(self) -> None:
         """Leave the group, and end the thread."""
@@ -207,6 +212,7 @@ class Member:
         return [TopicPartition(self._topic, partition) for partition in self._turns]
 
     def _arrive(self, messages: Sequence[Message], backoff: Backoff) -> None:
+        arrived: list[Arrived] = []
         for message in messages:
             if (error := message.error()) is not None:
                 if error.fatal():
@@ -214,13 +220,15 @@ class Member:
                 if error.code() != KafkaError._PARTITION_EOF:
                     self._in_trouble(error)
                 continue
-            partition, _ = _place(message)
+            partition, offset = place_of(message)
             if (turn := self._turns.get(partition)) is not None:
                 self.trouble = None
-                backoff.reset()
-                with self._lock:
-                    self._buffer.append(Arrived(message, turn))
-                    self._bytes += len(message)
+                arrived.append(Arrived(message, partition, offset, turn))
+        if arrived:
+            backoff.reset()
+            with self._lock:
+                self._buffer += arrived
+                self._bytes += sum([len(one.message) for one in arrived])
         self._call_back(self._some.set)
 
     # --- partitions come and go ---------------------------------------------------------------
@@ -238,7 +246,7 @@ class Member:
             for partition in starts:
                 self._turns[partition] = self._turn
                 self._leaving.discard(partition)
-                self._out.pop(partition, None)
+                self._out[partition] = {}
         consumer.resume(self._assigned())  # also those that stay: if there is no room yet, all are paused again
         self._paused = False
         numbers = ", ".join(map(str, sorted(starts))) or "none"
@@ -359,13 +367,10 @@ def watermarks(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
     return found
 
 
-def _place(message: Message) -> tuple[int, int]:
+def place_of(message: Message) -> tuple[int, int]:
+    """Its partition and its offset."""
     partition, offset = message.partition(), message.offset()
     return (-1 if partition is None else partition), (OFFSET_INVALID if offset is None else offset)
-
-
-def _time(message: Message) -> float:
-    return message.timestamp()[1] / 1000
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from confluent_kafka import Producer
@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from eventwagon import Connection, Train
 from eventwagon.bridge import Bridge, Record, Rules, Source, event_of, open_source
 from eventwagon.event import Event
+from eventwagon.limits import Volume
 
 from .places import place
 
@@ -45,65 +46,84 @@ async def main() -> None:
 
 
 async def compare(source: str, train: str, count: int) -> None:
-    """Print the three rates, and the bridge's share of the slower of the others."""
+    """Print the three rates, the bridge's share of the slower of the others, and its CPU time beside theirs. The train
+    has room for all in one wagon."""
     with tempfile.TemporaryDirectory() as directory:
         async with place(source, Path(directory)) as read_at, place(train, Path(directory)) as publish_at:
             if read_at is None or publish_at is None:
                 return
             url = await (on_kafka if source == "Kafka" else on_redis)(read_at, count)
-            alone, records = await read_all(open_source(f"{url}&group=alone", "earliest"), count)
+            read, records = await read_all(open_source(f"{url}&group=alone", "earliest"), count)
             rules = Rules(source="benchmark", most=1 << 20)
             events = [event for event in (event_of(each, rules) for each in records) if isinstance(event, Event)]
             async with connected(publish_at) as c:
-                began = time.perf_counter()
+                watch = Watch()
                 await c.publish_many(events)
-                published = count / (time.perf_counter() - began)
+                published = watch.rate(count)
             async with connected(publish_at) as c:
                 carried = await carry(open_source(f"{url}&group=bridge", "earliest"), c, count)
-    slower = min(alone, published)
-    print(
-        f"{source} into {train}: source alone {alone:,.0f}, train alone {published:,.0f}, bridge {carried:,.0f}: "
-        f"{carried / slower:.0%} of the slower one"
-    )
+    share = carried.speed / min(read.speed, published.speed)
+    print(f"{source} into {train}: source alone {read}, train alone {published}, bridge {carried}: ", end="")
+    print(f"{share:.0%} of the slower one, {carried.cpu / (read.cpu + published.cpu):.2f} times the CPU time of both")
+
+
+class Rate(NamedTuple):
+    speed: float
+    """Records a second."""
+    cpu: float
+    """Seconds of CPU time a record, of all threads of this process."""
+
+    def __str__(self) -> str:
+        return f"{self.speed:,.0f} ({self.cpu * 1e6:.1f} µs CPU)"
+
+
+class Watch:
+    """Measures from now on."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu = time.perf_counter(), time.process_time()
+
+    def rate(self, count: int) -> Rate:
+        return Rate(count / (time.perf_counter() - self._began), (time.process_time() - self._cpu) / count)
 
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
-    async with Train(f"bench_{token_hex(4)}").connect(url) as c:
+    async with Train(f"bench_{token_hex(4)}", limit=Volume(10**9)).connect(url) as c:
         await c.found()
         yield c
 
 
-async def read_all(source: Source, count: int) -> tuple[float, list[Record]]:
-    """Records a second, from the first read to the last commit."""
+async def read_all(source: Source, count: int) -> tuple[Rate, list[Record]]:
+    """From the first read to the last commit."""
     got: list[Record] = []
     async with source:
         while not (some := await source.read(1000, 0.5)):
             pass  # joining the group is not measured
-        began, first = time.perf_counter(), len(some)
+        watch, first = Watch(), len(some)
         while True:
             got += some
             await source.commit(some)
             if len(got) >= count:
-                return (count - first) / (time.perf_counter() - began), got
+                return watch.rate(count - first), got
             some = await source.read(1000, 0.5) or []
 
 
-async def carry(source: Source, c: Connection, count: int) -> float:
-    """Events a second, from the first one that is published to the last."""
+async def carry(source: Source, c: Connection, count: int) -> Rate:
+    """From the first event that is published to the last."""
     async with source, asyncio.TaskGroup() as tasks:
         asked = asyncio.Event()
         bridge = Bridge(source, c, Rules(source=source.name, most=c.train.settings.max_event_bytes))
         running = tasks.create_task(bridge.run(asked))
         while not bridge.passed:  # noqa: ASYNC110 - a counter, and no event
             await asyncio.sleep(0.001)
-        began, first = time.perf_counter(), bridge.passed
+        watch, first = Watch(), bridge.passed
         while bridge.passed < count:  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
-        speed = (count - first) / (time.perf_counter() - began)
+            await asyncio.sleep(0.02)
+        rate = watch.rate(count - first)
         asked.set()
         await running
-    return speed
+    return rate
 
 
 async def on_kafka(url: str, count: int) -> str:

@@ -11,7 +11,8 @@ from confluent_kafka import Producer
 from eventwagon import Train, Volume
 from eventwagon.contracts.broker import proven_empty
 from eventwagon.contracts.facts import StepFailed, WagonRemoved
-from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.kafka import KafkaBroker, KafkaRegistry
 from eventwagon.errors import Sealed, Unavailable
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, holding, new_channel, send, take
@@ -156,5 +157,71 @@ def test_a_train_switches_amid_a_foreign_transaction(kafka_server: Server) -> No
             assert sorted(handled) == [1, 2, 3, 4]
             (removed,) = (f for f in facts if isinstance(f, WagonRemoved))
             assert (removed.wagon.published, removed.wagon.settled, removed.wagon.lost) == (3, 3, 0)
+
+    asyncio.run(main())
+
+
+# --- in logs, to which no other program may write ---------------------------------------------
+
+
+@pytest.mark.parametrize("ends", ["commit", "abort"])
+@pytest.mark.parametrize("more", [True, False], ids=["amid the log", "at its end"])
+def test_the_trace_of_a_transaction_in_a_claims_log_is_no_lost_beginning(
+    kafka_server: Server, caplog: pytest.LogCaptureFixture, ends: str, more: bool
+) -> None:
+    """What was settled stays settled, for those who follow the log and for those who come later."""
+
+    async def main() -> None:
+        async with holding(kafka_server.url, *events(4)) as (ours, channel):
+            async with ours.consume(channel, visibility=LONG) as consumer:
+                got = await take(consumer, 4)
+                await consumer.settle(got[:2])
+                theirs = await asyncio.to_thread(Transactional, kafka_server)
+                await asyncio.to_thread(theirs.begin, f"{channel}.0claims", b"x")
+                await asyncio.to_thread(theirs.commit if ends == "commit" else theirs.producer.abort_transaction)
+                if more:
+                    await consumer.settle(got[2:3])
+                settled = 3 if more else 2
+                async with KafkaBroker.from_url(kafka_server.url) as later:
+                    for broker in (ours, later):
+                        (depth,) = await broker.depth([channel])
+                        assert (depth.settled, depth.in_flight, depth.trouble) == (settled, 4 - settled, "")
+                assert await consumer.receive(1, 0.3) == []
+                await consumer.settle(got[settled:])
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled) == (4, 4)
+
+    asyncio.run(main())
+    assert not [record for record in caplog.records if "lost its beginning" in record.message]
+
+
+def test_the_trace_of_a_transaction_in_a_manifest_log_stops_no_train(kafka_server: Server) -> None:
+    async def main() -> None:
+        train = new_channel().train
+        async with KafkaRegistry.from_url(kafka_server.url) as knows:
+            await knows.replace(train, Manifest(train=train, stops=1), expect=0)
+            theirs = await asyncio.to_thread(Transactional, kafka_server)
+            await asyncio.to_thread(theirs.begin, f"{train}.0manifest", b"x")
+            await asyncio.to_thread(theirs.commit)
+            known = await knows.read(train)
+            stored = await knows.replace(train, Manifest(train=train, stops=2), expect=known.version)
+            async with KafkaRegistry.from_url(kafka_server.url) as later:
+                assert await later.read(train) == stored
+
+    asyncio.run(main())
+
+
+def test_an_open_transaction_in_a_log_is_named(kafka_server: Server) -> None:
+    async def main() -> None:
+        train = new_channel().train
+        async with KafkaRegistry.from_url(kafka_server.url) as knows:
+            await knows.replace(train, Manifest(train=train), expect=0)
+        theirs = await asyncio.to_thread(Transactional, kafka_server)
+        await asyncio.to_thread(theirs.begin, f"{train}.0manifest", b"x")
+        async with KafkaRegistry.from_url(f"{kafka_server.url}?timeout=3") as later:
+            with pytest.raises(Unavailable, match=r"another producer's transaction is open from offset .*names its"):
+                await later.read(train)
+            await asyncio.to_thread(theirs.commit)
+            assert (await later.read(train)).manifest.train == train
 
     asyncio.run(main())

@@ -49,16 +49,17 @@ class CompactedLog(FollowedLog):
     def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
         if offset < self.next or self._left:
             return
-        if (
-            offset > self.next and self._follows
-        ):  # what is missing is too young to be compacted, unless this process slept
+        self._ended(offset)
+        if not self._left:
+            self.clock.read(at, now)
+            self._apply(offset, key, value, at)
+
+    def _ended(self, end: int) -> None:
+        if end > self.next and self._follows:  # what is missing is too young to be compacted, unless this process slept
             LOGGER.debug(
-                "topic %s: nothing came between offsets %d and %d: it is read anew", self.topic, self.next, offset
+                "topic %s: nothing came between offsets %d and %d: it is read anew", self.topic, self.next, end
             )
             self.leave()
-            return
-        self.clock.read(at, now)
-        self._apply(offset, key, value, at)
 
     def append(self, key: bytes, record: bytes | None) -> asyncio.Future[Any]:
         """Append this record; None says that the key is forgotten. The future has the result once the record is in the

@@ -20,6 +20,7 @@ from .admin import Admin
 from .errors import absent
 from .options import Options
 from .reader import Reader, offset_of
+from .sealing import how_to_end, open_transactions
 from .sender import Sender
 from .tail import Tail
 
@@ -113,6 +114,10 @@ class FollowedLog:
         `at` (ms), this process has it at `now` (monotonic, s)."""
         raise NotImplementedError
 
+    def _ended(self, end: int) -> None:
+        """Nothing is left to read before this offset, and perhaps records are missing there."""
+        raise NotImplementedError
+
     def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         """Apply the next record, and tell its writer if that is this process."""
         raise NotImplementedError
@@ -133,12 +138,15 @@ class FollowedLog:
             self._lacks_beginning(first)
         at = first
         while at < last:
-            some = await self._client.reader.range(self.topic, 0, at, last)
+            try:
+                some = await self._client.reader.range(self.topic, 0, at, last)
+            except Unavailable as e:
+                raise await self._explained(e) from None
             if not some:
                 break
             self._feed(some)
             at = offset_of(some[-1]) + 1
-        self._client.tail.follow(self.topic, 0, at, self._feed)
+        self._client.tail.follow(self.topic, 0, at, self._feed, self._ended)
         return last
 
     def leave(self) -> None:
@@ -168,11 +176,12 @@ class FollowedLog:
             async with asyncio.timeout(self._client.options.timeout):
                 await waiting
         except TimeoutError:
-            raise Unavailable(
+            error = Unavailable(
                 f"Kafka at {self._client.options.servers}: topic {self.topic} could not be read up to offset {end} "
                 f"within {self._client.options.timeout:g} s (it stands at {self.next}): try again"
                 f"{self._because(KafkaError(KafkaError._TIMED_OUT))}"
-            ) from None
+            )
+            raise await self._explained(error) from None
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
@@ -196,6 +205,21 @@ class FollowedLog:
             stored(offset)
 
         self._client.sender.send(self.topic, 0, record, report, key=key)
+
+    async def _explained(self, error: Unavailable) -> Unavailable:
+        """The error of a read that found no end; another one, if a transaction of somebody else is the reason."""
+        admin, place = self._client.admin, (self.topic, 0)
+        try:
+            first = (await open_transactions(admin, [place])).get(place)
+        except BrokerError:
+            first = None
+        if first is None:
+            return error
+        return Unavailable(
+            f"Kafka at {admin.options.servers}: topic {self.topic}: another producer's transaction is open from offset "
+            f"{first} on, and nothing after that can be read until it ends: no other program may write to this topic. "
+            f"{how_to_end(admin, *place)}"
+        )
 
     def _trouble(self, error: KafkaError) -> BrokerError:
         if absent(error):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ...background import Background
+from ...backoff import Backoff
 from ...display.text import said
 from ...errors import BrokerError, StorageBroken, Unavailable
 from .following import RECORD, FollowedLog, LogClient, LogGone, fail
@@ -66,25 +67,32 @@ class Log(FollowedLog):
         self.rule = rule
         self._every = every
         self._applied = applied
-        self._held_back: list[tuple[int, bytes, bytes, int]] | None = None  # records that wait for a snapshot
+        self._held_back: list[_Read] | None = None
+        """Records that wait for a snapshot."""
         self._from = 0
+        self._gap: list[_Read] | None = None
+        """Records behind offsets without one, while it is not known whether those were removed."""
+        self._gap_end = 0
+        """How far there is nothing to read besides."""
         self._whole = asyncio.Event()
         self._whole.set()
         self._background = Background()
 
     @property
     def is_whole(self) -> bool:
-        return self._held_back is None
+        return self._held_back is None and self._gap is None
 
     async def attach(self) -> int:
         """See FollowedLog. Raises StorageBroken, too."""
         last = await super().attach()
-        if self._held_back is not None:
-            try:
+        try:
+            while self._gap is not None:
+                await self._judge_gap()
+            if self._held_back is not None:
                 await self._recover()
-            except BaseException:
-                self.leave()
-                raise
+        except BaseException:
+            self.leave()
+            raise
         return last
 
     def leave(self) -> None:
@@ -126,15 +134,63 @@ class Log(FollowedLog):
         self._begin_anew(first)
 
     def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
-        if self._held_back is None and offset < self.next:
+        if offset < self._expected:
             return
-        if self._held_back is None and offset > self.next:
-            self._begin_anew(offset)
-        if self._held_back is not None:
-            self._hold_back(offset, key, value, at)
-        else:
+        if self._held_back is None:
             self.clock.read(at, now)
-            self._apply(offset, key, value, at)
+        self._ended(offset)
+        if self._gap is None:
+            self._advance((offset, key, value, at))
+        else:
+            self._gap.append((offset, key, value, at))
+
+    @property
+    def _expected(self) -> int:
+        """The offset of the next record to be read."""
+        read = self._gap or self._held_back
+        return read[-1][0] + 1 if read else self.next if self._held_back is None else self._from
+
+    def _advance(self, one: _Read) -> None:
+        if self._held_back is None:
+            self._apply(*one)
+        else:
+            self._hold_back(one)
+
+    def _ended(self, end: int) -> None:
+        """Where no record is, one was removed, or a transaction of somebody else has left its trace."""
+        if end <= self._expected:
+            return
+        self._gap_end = end
+        if self._gap is None:
+            self._gap = []
+            if self._follows:
+                self._background.start(self._judge_gaps())
+
+    async def _judge_gaps(self) -> None:
+        pauses = Backoff(0.05, 1.0)
+        while self._gap is not None:
+            try:
+                await self._judge_gap()
+            except BrokerError as e:
+                LOGGER.debug("topic %s: where it begins is not known: %s", self.topic, said(e))
+                await asyncio.sleep(pauses.next())
+
+    async def _judge_gap(self) -> None:
+        """Ask where the log begins: only what was before that is removed. Raises Unavailable, StorageBroken."""
+        place = (self.topic, 0)
+        first = (await self._client.admin.starts([place]))[place] or 0
+        if self._gap is None:
+            return
+        read, self._gap = self._gap, None
+        for one in read:
+            if self._expected < min(one[0], first):
+                self._begin_anew(one[0])
+            self._advance(one)
+        if self._expected < min(self._gap_end, first):
+            self._begin_anew(self._gap_end)
+        if self._held_back is None:
+            self.next = max(self.next, self._gap_end)
+            self._wake()
 
     def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         self.next = offset + 1
@@ -216,15 +272,10 @@ class Log(FollowedLog):
             self.topic,
         )
 
-    def _hold_back(self, offset: int, key: bytes, value: bytes, at: int) -> None:
-        held_back = self._held_back
+    def _hold_back(self, read: _Read) -> None:
+        held_back, (offset, key, value, _) = self._held_back, read
         assert held_back is not None  # noqa: S101
-        if held_back and offset <= held_back[-1][0]:
-            return
-        if held_back and offset > held_back[-1][0] + 1:
-            held_back.clear()
-            self._from = offset
-        held_back.append((offset, key, value, at))
+        held_back.append(read)
         if key[:1] != _SNAPSHOT:
             return
         before, dump = _decode_snapshot(value)
@@ -260,5 +311,8 @@ class Log(FollowedLog):
     def _follows(self) -> bool:
         return self._client.tail.follows(self.topic, 0)
 
+
+_Read = tuple[int, bytes, bytes, int]
+"""Of a record: offset, key, value, when the log took it in ms."""
 
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[int, bytes]).decode

@@ -75,7 +75,13 @@ class Publisher:
         if task is None:
             task = self._asked[name] = asyncio.create_task(self._look(channel, name))
             task.add_done_callback(lambda _: self._asked.pop(name, None))
-        found = await asyncio.shield(task)
+        try:
+            found = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            waiter = asyncio.current_task()
+            if not task.cancelled() or (waiter is not None and waiter.cancelling()):
+                raise
+            raise Unavailable(f"Kafka at {self._admin.options.servers}: the connection was closed meanwhile") from None
         if found is None:
             raise ChannelGone(f"channel {channel} does not exist")
         return found
@@ -91,6 +97,10 @@ class Publisher:
 
     async def close(self) -> None:
         """Finish sending, for up to 1 s; then end."""
+        looks = list(self._asked.values())
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
         await asyncio.gather(*(sender.close() for sender in (self.sender, *self._smaller.values())))
 
     def _sender(self, topic: Topic) -> Sender:

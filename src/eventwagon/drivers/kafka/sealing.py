@@ -67,7 +67,8 @@ async def seal(admin: Admin, sender: Sender, topic: str, partitions: int, copies
 
 async def open_transactions(admin: Admin, places: Sequence[Place]) -> dict[Place, int]:
     """The partitions with an open transaction, and the offset of its first record."""
-    stable, ends = await admin.ends(places, stable=True), await admin.ends(places)
+    ends = await admin.ends(places)  # first: what is written between the two looks is in no transaction
+    stable = await admin.ends(places, stable=True)
     return {
         at: first for at, end in ends.items() if end is not None and (first := stable[at]) is not None and first < end
     }
@@ -84,11 +85,17 @@ async def until_none_is_open(admin: Admin, topic: str, places: Sequence[Place]) 
             raise Unavailable(
                 f"Kafka at {servers}: topic {topic}, partition {partition}: another producer's transaction is open "
                 f"{await _whose(admin, topic, partition, first)}: the seal waits for its end, since a sealed topic "
-                "does not let it end; new events are refused by now. kafka-transactions.sh --bootstrap-server "
-                f"{servers} describe-producers --topic {topic} --partition {partition} names its producer; it ends by "
-                "its transaction.timeout.ms"
+                f"does not let it end; new events are refused by now. {how_to_end(admin, topic, partition)}"
             )
         await asyncio.sleep(backoff.next())
+
+
+def how_to_end(admin: Admin, topic: str, partition: int) -> str:
+    """How a person finds whose transaction is open, and when it ends by itself."""
+    return (
+        f"kafka-transactions.sh --bootstrap-server {admin.options.servers} describe-producers --topic {topic} "
+        f"--partition {partition} names its producer; it ends by its transaction.timeout.ms"
+    )
 
 
 async def _whose(admin: Admin, topic: str, partition: int, first: int) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from eventwagon import Connection, Train
+from eventwagon import BridgeHeldUp, BridgeWentOn, Connection, Train
 from eventwagon.bridge import Bridge, Record, Rules, open_source
 from eventwagon.errors import EventTooLarge, PublishError, StorageBroken, TrainRemoved, Unavailable, UsageError
 from eventwagon.event import Event
+from eventwagon.testing.virtual_time import run
 from tests.bridge.memory import MemoryFlow, MemorySource, memory_flow
 from tests.bridge.support import bridging, letters, numbered, shop, stored, until
 
@@ -187,6 +188,33 @@ def test_a_middleware_of_the_program_that_fails_holds_the_bridge_and_buries_noth
         assert (bridge.passed, bridge.buried) == (10, 0)
 
     on_memory(main, train)
+
+
+def test_a_hold_up_is_in_the_journal_with_how_long_it_was_also_in_virtual_time() -> None:
+    away = True
+
+    class Away(MemorySource):
+        async def commit(self, records: Sequence[Record]) -> None:
+            if away:
+                raise Unavailable("away")
+            await super().commit(records)
+
+    async def main() -> None:
+        nonlocal away
+        async with memory_flow(Away) as flow, shop().connect("memory://") as c:
+            await flow.write(numbered(3))
+            async with bridging(flow.open(), c):
+                await asyncio.sleep(20.0)
+                away = False
+                await asyncio.sleep(10.0)
+            told = [e.fact async for e in c.journal() if isinstance(e.fact, BridgeHeldUp | BridgeWentOn)]
+        held_up, went_on = told
+        assert isinstance(held_up, BridgeHeldUp)
+        assert held_up.because == "committing: away"
+        assert isinstance(went_on, BridgeWentOn)
+        assert 20.0 <= went_on.seconds < 26.0
+
+    run(main())
 
 
 OPENS = """

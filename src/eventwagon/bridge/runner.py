@@ -352,12 +352,13 @@ class _Attempts:
         self.backoff = Backoff(*_PAUSES)
         self.is_noted = self.is_told = False
         """The journal, the log says that they fail."""
-        self._began = time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
 
     @property
     def seconds(self) -> float:
         """Since the first of them."""
-        return time.monotonic() - self._began
+        return self._loop.time() - self._began
 
 
 class _Batch:

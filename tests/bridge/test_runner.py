@@ -92,6 +92,56 @@ def test_a_defect_of_the_broker_buries_the_one_event_that_causes_it() -> None:
     on_memory(main)
 
 
+def test_a_bridge_that_ends_while_the_train_takes_no_events_leaves_no_letter_that_comes_again() -> None:
+    async def main(flow: MemoryFlow, c: Connection) -> None:
+        plain, room = c.publish_many, 0
+
+        async def publish_many(events: Sequence[Event], **more: Any) -> int:
+            nonlocal room
+            taken, room = min(room, len(events)), max(0, room - len(events))
+            await plain(events[:taken], **more)
+            if taken < len(events):
+                raise PublishError("not now", accepted=taken) if taken else TrainBusy("not now")
+            return taken
+
+        c.publish_many = publish_many  # type: ignore[method-assign, assignment]
+        bad = [b"no object"]
+        await flow.write([*bad, *numbered(1), *bad, *numbered(1, 1), *bad, *numbered(1, 2)])
+        for has_room, commits in ((0, 1), (1, 3), (0, 3), (2, 6)):
+            room = has_room
+            async with bridging(flow.open(), c, key="body:n") as bridge:
+                await until(lambda b=bridge: b.trouble or len(flow.committed) == 6, "it has come so far")  # type: ignore[misc]
+            assert len(flow.committed) == commits
+        assert [event.data for event in await stored(c)] == numbered(3)
+        assert len(await letters(c)) == 3
+
+    on_memory(main)
+
+
+def test_what_is_refused_behind_a_letter_is_buried_after_it() -> None:
+    async def main(flow: MemoryFlow, c: Connection) -> None:
+        plain, fails = c.broker.publish, True
+
+        async def publish(channel: Any, events: Sequence[Event]) -> None:
+            if channel.wagon and any(event.data == b'{"n": 1}' for event in events):
+                raise EventTooLarge("more than the server takes")
+            if not channel.wagon and fails:
+                raise Unavailable("no letters now")
+            await plain(channel, events)
+
+        c.broker.publish = publish  # type: ignore[method-assign]
+        await flow.write([*numbered(1), b"no object", *numbered(1, 1)])
+        async with bridging(flow.open(), c, key="body:n") as bridge:
+            await until(lambda: "no letters now" in bridge.trouble, "it is held up")
+            await until(lambda: flow.committed, "the event is committed")
+            assert flow.committed == {"memory/0"}
+            fails = False
+            await until(lambda: len(flow.committed) == 3, "all are committed")
+        assert [letter.id for letter in await letters(c)] == ["memory/1", "memory/2"]
+
+    on_memory(main)
+
+
 def test_the_stored_part_of_a_batch_is_committed_while_the_rest_waits() -> None:
     async def main(flow: MemoryFlow, c: Connection) -> None:
         refuses = True

@@ -184,8 +184,8 @@ class Bridge:
         """Store what is left of a batch. Returns what it failed on, if anything."""
         try:
             while batch.letters or batch.events:
-                if batch.letters:
-                    await self._bury(batch.letters[0])
+                if batch.is_letter_next:
+                    await self._bury(batch.letters[0][1])
                     del batch.letters[0]
                 else:
                     await self._publish(batch)
@@ -208,6 +208,8 @@ class Bridge:
             if isinstance(e, EventRefused) or batch.defects >= _DEFECTS:
                 batch.refuse(f"it was refused: {_text(e)}", self.rules)
                 return
+            if batch.is_letter_next and not is_ours(e):
+                return  # all before the letter is stored: with it, that can be committed; then the rest is tried again
             raise
         finally:
             slow.cancel()
@@ -370,14 +372,15 @@ class _Batch:
         """Those of `events`."""
         self.events = CheckedEvents(rules.most)
         """That are not stored yet, in order."""
-        self.letters: list[Unmapped] = []
-        """The same. They are stored before any further event."""
+        self.letters: list[tuple[int, Unmapped]] = []
+        """The same, with their places. Each is stored when all before it are: else it would come twice if the bridge is
+        asked to end while the train takes no events."""
         self.defects = 0
         """How often the broker's driver has failed on the first event."""
         for place, record in enumerate(records):
             outcome = event_of(record, rules)
             if isinstance(outcome, Unmapped):
-                self.letters.append(outcome)
+                self.letters.append((place, outcome))
             else:
                 self._places.append(place)
                 self.events.append(outcome)
@@ -385,8 +388,19 @@ class _Batch:
     @property
     def done(self) -> int:
         """How many of the leading records are stored."""
-        if self.letters:
-            return 0
+        return min(self._next_letter, self._next_event)
+
+    @property
+    def is_letter_next(self) -> bool:
+        """The first record that is not stored becomes a dead letter."""
+        return self._next_letter < self._next_event
+
+    @property
+    def _next_letter(self) -> int:
+        return self.letters[0][0] if self.letters else len(self.records)
+
+    @property
+    def _next_event(self) -> int:
         return self._places[0] if self._places else len(self.records)
 
     def stored(self, number: int) -> int:
@@ -398,6 +412,8 @@ class _Batch:
 
     def refuse(self, because: str, rules: Rules) -> None:
         """The first event can never be stored."""
-        self.letters.append(unmapped(self.records[self._places[0]], rules, because))
+        place = self._places[0]
+        self.letters.append((place, unmapped(self.records[place], rules, because)))
+        self.letters.sort(key=lambda letter: letter[0])
         self.defects = 0
         del self.events[0], self._places[0]

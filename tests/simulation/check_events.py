@@ -12,6 +12,7 @@ from eventwagon.event import DEAD, Channel
 from .history import (
     Accepted,
     Asked,
+    Committed,
     Crashed,
     Created,
     Deleted,
@@ -19,6 +20,7 @@ from .history import (
     Handled,
     Kept,
     Paused,
+    Produced,
     Record,
     Revised,
     SealedChannel,
@@ -39,6 +41,10 @@ class Books:
         self.accepted: dict[str, Accepted] = {}
         self.kept: dict[str, list[Kept]] = {}
         """By key: events for later."""
+        self.produced: dict[str, Produced] = {}
+        """By position: records of the flow that others write."""
+        self.committed: dict[str, Committed] = {}
+        """By key: the first time."""
         for record in self.history:
             match record:
                 case Stored():
@@ -49,6 +55,11 @@ class Books:
                     self.accepted.setdefault(record.key, record)
                 case Kept():
                     self.kept.setdefault(record.key, []).append(record)
+                case Produced():
+                    self.produced[record.position] = record
+                case Committed():
+                    for position in record.positions:
+                        self.committed.setdefault(self.produced[position].key, record)
 
     def was_dead(self, key: str, before: int) -> bool:
         """It stood in dead letters before that moment."""
@@ -73,13 +84,16 @@ class Books:
 
 
 def events_kept(books: Books, dead: frozenset[str]) -> Iterator[Violation]:
-    """I1: what was accepted is handled or dead; so is all that its handling emitted. One key, one id."""
+    """I1: what was accepted, or committed in the flow of others, is handled or dead; so is all that its handling
+    emitted. One key, one id."""
     for key, accepted in books.accepted.items():
         stored = [s for s in books.stored.get(key, ()) if s.channel.name == "" and s.seq < accepted.seq]
         if not stored and not any(k.seq < accepted.seq for k in books.kept.get(key, ())):
             yield Violation(
                 invariant="I1", says=f"{key} was accepted and never stored", key=key, moments=(accepted.seq,)
             )
+        yield from _chain(books, key, dead)
+    for key in books.committed:
         yield from _chain(books, key, dead)
     for key, records in books.stored.items():
         if any(s.channel.name not in ("", DEAD) for s in records):
@@ -101,9 +115,10 @@ def _chain(books: Books, key: str, dead: frozenset[str]) -> Iterator[Violation]:
     lost = _lost(books, key, dead)
     if lost is not None:
         stored = books.stored.get(lost, [])
+        how = "accepted" if lost in books.accepted else "committed" if lost in books.committed else "emitted"
         yield Violation(
             invariant="I1",
-            says=f"{lost} was {'accepted' if lost in books.accepted else 'emitted'} and is neither handled nor dead",
+            says=f"{lost} was {how} and is neither handled nor dead",
             key=lost,
             wagon=stored[0].channel.wagon if stored else 0,
             moments=tuple(r.seq for r in (*stored, *books.handled.get(lost, ()))[:6]),
@@ -259,14 +274,15 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
 
 def letters_once(books: Books) -> Iterator[Violation]:
     """I5: where nothing has failed and nobody died, stood still or was asked to end, perhaps amid a removal, a dead
-    letter is moved out once."""
+    letter is moved out once. One of a bridge is out from the beginning."""
+    bridged = {record.key for record in books.produced.values()}
     for record in books.history:
         if isinstance(record, Crashed | Faulted | Paused) or (isinstance(record, Asked) and record.what == "stop"):
             return
     for key, stored in books.stored.items():
         letters = [s for s in stored if s.channel.name == DEAD]
         moved = [s for s in letters if not s.channel.wagon]
-        if len(moved) > max(1, len(letters) - len(moved)):
+        if len(moved) > max(1, len(letters) - len(moved) + (key in bridged)):
             says = f"the dead letter of {key} was moved out {len(moved)} times"
             yield Violation(invariant="I5", says=says, key=key, moments=tuple(s.seq for s in moved))
 

@@ -9,6 +9,7 @@ from eventwagon.contracts.facts import ChannelsAdded
 from eventwagon.workers import parse_workers
 
 from .check_archive import archived_before_removal
+from .check_bridge import bridges_hold
 from .check_budgets import budget_kept
 from .check_events import Books, events_kept, letters_once, order_of_emits, seals_hold, taken_away
 from .check_later import due_events_come
@@ -60,6 +61,7 @@ def evidence(run: Run) -> Evidence:
         concurrency=run.scenario.concurrency,
         once=float(settings["once"]) if run.scenario.once else None,
         archived=run.scenario.archived,
+        publish_batch=int(settings.get("publish_batch", 1000)),
         member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,
@@ -136,6 +138,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
         yield from one_name(case.history)
         yield from _alive(case)
         yield from budget_kept(case)
+        yield from bridges_hold(case)
         return
     yield from events_kept(books, case.dead)
     yield from one_active(case.history)
@@ -164,6 +167,7 @@ def _all(case: Evidence, books: Books) -> Iterator[Violation]:
     yield from replays_hold(case)
     yield from undos_hold(case)
     yield from archived_before_removal(books, case)
+    yield from bridges_hold(case)
 
 
 def _at_rest(case: Evidence) -> Iterator[Violation]:
@@ -208,7 +212,10 @@ def _most_calls(run: Run) -> int:
         members += started
     polls = run.rest.quiet / 5.0 + 2
     extends = 3 * run.rest.quiet / float(scenario.settings["visibility"]) + 2
-    return int(observers * looks * each_look + members * checks * 3 + workers * channels * (polls + extends))
+    flow, bridges = scenario.flow, sum("bridge" in p.roles for p in scenario.programs)
+    reads = 0.0 if flow is None else run.rest.quiet * (1 / 0.5 + 2 / 2.0 + 4 / flow.idle) + 4
+    reads *= bridges  # each half a second, the lag and a check-in each two, and what says that it lives
+    return int(observers * looks * each_look + members * checks * 3 + workers * channels * (polls + extends) + reads)
 
 
 def _strangers(books: Books, case: Evidence) -> Iterator[Violation]:

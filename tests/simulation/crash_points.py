@@ -14,7 +14,7 @@ from eventwagon.contracts.undo import Undo
 from eventwagon.event import Channel
 from eventwagon.runtime.probe import PROBE
 
-from .scenario import Arrival, ByHand, Fault, Program, Role, Scenario
+from .scenario import Arrival, ByHand, Fault, Flow, Program, Role, Scenario, Written
 
 LEFT_OVER = Channel("t", 1, PROBE)
 """A channel that is none of wagon 1's own: it stays when that is removed."""
@@ -49,6 +49,8 @@ class CrashPoint(NamedTuple):
     """The train has a ledger."""
     archived: bool = False
     """The train has an archive."""
+    bridged: bool = False
+    """Two processes bridge a flow that others write."""
     undone: bool = False
     """Somebody has the first wagon that is gone undone."""
     grows: bool = False
@@ -464,6 +466,24 @@ POINTS = (
         answered=True,
         undone=True,
     ),
+    CrashPoint(
+        "unbridged",
+        "a bridge had read a batch of records, before it published it",
+        "the batch at its source, not committed",
+        "another bridge of the group, or the next one, reads it again",
+        "bridge",
+        "publish",
+        bridged=True,
+    ),
+    CrashPoint(
+        "uncommitted",
+        "a bridge had published a batch of records, before it committed it at their source",
+        "its events in the train, and the batch at its source, not committed",
+        "another bridge of the group, or the next one, publishes it again, with the same ids",
+        "bridge",
+        "commit",
+        bridged=True,
+    ),
 )
 
 
@@ -487,6 +507,8 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         **point.settings,
     }
     programs = tuple(Program(f"{role}{i}", (role,)) for role in ("publish", "observe", "work") for i in (1, 2))
+    if point.bridged:
+        programs += tuple(Program(f"bridge{i}", ("bridge",)) for i in (1, 2))
     arrivals = tuple(Arrival(0.5 + 0.2 * i, f"publish{1 + i % 2}", 3) for i in range(10))
     return Scenario(
         seed=1,
@@ -507,6 +529,8 @@ def scenario(point: CrashPoint, *, dead_for: float) -> Scenario:
         replays=point.undone,
         undoes=point.undone,
         by_hand=(ByHand(2.0, "publish1", "undo"),) if point.undone else (),
+        flow=Flow(partitions=2, idle=2.0) if point.bridged else None,
+        writes=tuple(Written(0.5 + 0.4 * i, 5) for i in range(4)) if point.bridged else (),
     )
 
 

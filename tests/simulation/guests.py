@@ -12,26 +12,40 @@ REFUSED: tuple[Guest, ...] = ("refused", "breaks")
 """Those that are hostile to the broker: they are never stored."""
 _HARMLESS: tuple[Guest, ...] = ("returns", "snooze", "stains")
 """Those whose handling never fails."""
+FOREIGN = "s"
+"""With which the keys of records begin that others write."""
 _ONCE = 0.4
 """The share of hostile events that are so at their first attempt alone."""
 
 
 def guest(scenario: Scenario, key: str) -> Guest | None:
     """What kind of guest the event of that key is; None: an innocent one."""
-    if not scenario.guests or _share(scenario, key, "guest") >= scenario.hostility:
+    if not scenario.guests or share(scenario, key, "guest") >= scenario.hostility:
         return None
     kinds = scenario.guests
-    return kinds[int(_share(scenario, key, "kind") * len(kinds))]
+    return kinds[int(share(scenario, key, "kind") * len(kinds))]
+
+
+def is_unmappable(scenario: Scenario, key: str) -> bool:
+    """A record of the flow that others write which can't be an event."""
+    if scenario.flow is None or not is_foreign(key):
+        return False
+    return share(scenario, key, "unmappable") < scenario.flow.unmappable
+
+
+def is_foreign(key: str) -> bool:
+    """It is that of a record of the flow that others write."""
+    return key[:1] == FOREIGN and key[1:].isdigit()
 
 
 def is_once(scenario: Scenario, key: str) -> bool:
     """It is hostile at its first attempt alone."""
-    return _share(scenario, key, "once") < _ONCE
+    return share(scenario, key, "once") < _ONCE
 
 
 def is_named(scenario: Scenario, key: str) -> bool:
     """In a batch it fails by itself; else it makes the whole batch fail."""
-    return _share(scenario, key, "named") < 0.5
+    return share(scenario, key, "named") < 0.5
 
 
 def fate(scenario: Scenario, key: str, channel: str) -> float:
@@ -46,16 +60,16 @@ def children(scenario: Scenario, key: str, after: str | None) -> list[str]:
 
 def published(scenario: Scenario, key: str, channel: str) -> list[str]:
     """The keys of what a handling publishes: at most one, and that is the last of its chain."""
-    if channel or key.endswith("+") or not scenario.again or _share(scenario, key, "again") >= scenario.again:
+    if channel or key.endswith("+") or not scenario.again or share(scenario, key, "again") >= scenario.again:
         return []
     return [f"{key}+"]
 
 
 def delay(scenario: Scenario, key: str) -> float | None:
     """For how many seconds the event is kept before it is published; None: it is published at once."""
-    if not scenario.later or _share(scenario, key, "later") >= scenario.later:
+    if not scenario.later or share(scenario, key, "later") >= scenario.later:
         return None
-    return round(0.05 + 15.0 * _share(scenario, key, "delay") ** 2, 3)
+    return round(0.05 + 15.0 * share(scenario, key, "delay") ** 2, 3)
 
 
 def emitted_after(scenario: Scenario, key: str) -> float | None:
@@ -65,16 +79,18 @@ def emitted_after(scenario: Scenario, key: str) -> float | None:
 
 def snoozes(scenario: Scenario, key: str) -> int:
     """How often the handling of a `snooze` event puts it off."""
-    return 1 + int(_share(scenario, key, "snoozes") * 3)
+    return 1 + int(share(scenario, key, "snoozes") * 3)
 
 
 def pause(scenario: Scenario, key: str) -> float:
     """The pause in seconds that a `snooze` or `retry` event's handler asks for."""
-    return round(0.2 + 4.0 * _share(scenario, key, "pause"), 3)
+    return round(0.2 + 4.0 * share(scenario, key, "pause"), 3)
 
 
 def may_die(scenario: Scenario, key: str) -> bool:
     """Whether the event may end among the dead letters: of its own doing, or because what it emits is refused."""
+    if is_unmappable(scenario, key):
+        return True
     kind = guest(scenario, key)
     if kind is not None and kind not in _HARMLESS and (kind in REFUSED or not is_once(scenario, key)):
         return True
@@ -85,7 +101,7 @@ def may_die(scenario: Scenario, key: str) -> bool:
 def may_fail(scenario: Scenario, key: str) -> bool:
     """Whether an attempt at the event may fail of its own doing, or because what it emits is refused."""
     kind = guest(scenario, key)
-    if kind is not None and kind not in _HARMLESS:
+    if (kind is not None and kind not in _HARMLESS) or is_unmappable(scenario, key):
         return True
     mine = _fate_there(scenario, key)
     return mine < scenario.poison + scenario.trouble or mine > 1.0 - scenario.reject or _emits_refused(scenario, key)
@@ -110,7 +126,8 @@ def _stops(scenario: Scenario) -> bool:
     return scenario.grows_at is not None or any(h.what == "stop" for h in scenario.by_hand)
 
 
-def _share(scenario: Scenario, key: str, of: str) -> float:
+def share(scenario: Scenario, key: str, of: str) -> float:
+    """A number below 1 that decides something about the event of that key."""
     return zlib.crc32(f"{scenario.seed} {of} {key}".encode()) / 2**32
 
 

@@ -80,6 +80,39 @@ class Detached(Record, frozen=True):
     channel: Channel
 
 
+# --- at the flow that others write -----------------------------------------------------------
+
+
+class Produced(Record, frozen=True):
+    """Its producer wrote a record."""
+
+    position: str
+    key: str
+    id: str
+    """Of the event that it becomes, or of the dead letter."""
+    partition: int
+    fits: bool
+    """It can be an event, and the broker takes it."""
+
+
+class Delivered(Record, frozen=True):
+    """A reader of the process was given these records; `by` the process."""
+
+    positions: tuple[str, ...]
+
+
+class TakenAway(Record, frozen=True):
+    """The process has lost these, which it had been given: they go to whoever reads next."""
+
+    positions: tuple[str, ...]
+
+
+class Committed(Record, frozen=True):
+    """The group is done with these."""
+
+    positions: tuple[str, ...]
+
+
 # --- at the registry ------------------------------------------------------------------------
 
 

@@ -20,6 +20,10 @@ import msgspec
 from msgspec.structs import replace
 
 from eventwagon import connection as connection_module
+from eventwagon.bridge import Rules, event_of
+from eventwagon.bridge import runner as bridge_module
+from eventwagon.bridge.mapping import Unmapped
+from eventwagon.bridge.runner import Bridge
 from eventwagon.contracts import broker as broker_module
 from eventwagon.contracts import manifest as manifest_module
 from eventwagon.contracts import orchestrator as orchestrator_module
@@ -182,6 +186,8 @@ BOUNDED: dict[str, Mutant] = {}
 """Those for scenarios in which the ingress has a concurrency."""
 RENAMING: dict[str, Mutant] = {}
 """Those for scenarios in which channels get other names, or go."""
+BRIDGED: dict[str, Mutant] = {}
+"""Those for scenarios in which bridges read a flow that others write."""
 DEFECTS: dict[str, Mutant] = {}
 """Those whose own failing must be seen though a bulkhead holds it up."""
 RARE: dict[str, Mutant] = {}
@@ -1753,6 +1759,99 @@ def _dead_as_handled() -> Iterator[None]:
         yield
 
 
+@_mutant("committed before it is published", "bridge", BRIDGED)
+def _committed_first() -> Iterator[None]:
+    """A bridge that dies in between loses the batch."""
+    pass_on = Bridge._pass_on
+
+    async def mutant(self: Bridge, batch: Any) -> bool:
+        with suppress(EventwagonError):
+            await self.source.commit(batch.records)
+        return await pass_on(self, batch)
+
+    with mock.patch.object(Bridge, "_pass_on", mutant):
+        yield
+
+
+@_mutant("what can't be mapped is dropped", "bridge", BRIDGED)
+def _unmapped_dropped() -> Iterator[None]:
+    """It leaves no dead letter."""
+    with mock.patch.object(Bridge, "_bury"):
+        yield
+
+
+@_mutant("committed past the part of a batch that is stored", "bridge", BRIDGED)
+def _committed_past() -> Iterator[None]:
+    """Where some of a batch is stored, all of it is committed."""
+    stored = bridge_module._Batch.stored
+
+    def begun(self: Any, number: int) -> int:
+        self.has_begun = getattr(self, "has_begun", False) or number > 0
+        return stored(self, number)
+
+    def mutant(self: Any) -> int:
+        return len(self.records) if getattr(self, "has_begun", False) else 0
+
+    done = mock.patch.object(bridge_module._Batch, "done", property(mutant))
+    with done, mock.patch.object(bridge_module._Batch, "stored", begun):
+        yield
+
+
+@_mutant("the next batch is published before this one is committed", "bridge", BRIDGED)
+def _committed_late() -> Iterator[None]:
+    """Faster, and a kill repeats two."""
+    insist = Bridge._insist
+
+    async def mutant(self: Bridge, step: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        if step != "committing":
+            return await insist(self, step, call)
+        before = getattr(self, "under_way", None)
+        self.under_way = asyncio.ensure_future(insist(self, step, call))  # type: ignore[attr-defined]
+        return await before if before is not None else (None,)
+
+    with mock.patch.object(Bridge, "_insist", mutant):
+        yield
+
+
+@_mutant("a record that is read again is another event", "bridge", BRIDGED)
+def _ids_of_readings() -> Iterator[None]:
+    readings = count()
+
+    def mutant(record: Any, rules: Rules) -> Event | Unmapped:
+        outcome = event_of(record, rules)
+        return outcome if isinstance(outcome, Unmapped) else replace(outcome, id=f"{outcome.id}-{next(readings)}")
+
+    with mock.patch.object(bridge_module, "event_of", mutant):
+        yield
+
+
+@_mutant("dead letters of a batch are stored before its events", "bridge", BRIDGED)
+def _letters_first() -> Iterator[None]:
+    """They come again from a bridge that was asked to end while the train takes no events."""
+
+    def mutant(self: Any) -> bool:
+        return bool(self.letters)
+
+    with mock.patch.object(bridge_module._Batch, "is_letter_next", property(mutant)):
+        yield
+
+
+@_mutant("an event that the broker refuses is tried for ever", "I7", BRIDGED)
+def _refused_for_ever() -> Iterator[None]:
+    """What comes after it is not published."""
+    with mock.patch.object(bridge_module, "EventRefused", ()), mock.patch.object(bridge_module, "_DEFECTS", 10**9):
+        yield
+
+
+@_mutant("a call of the source that fails ends its bridge", "alive", BRIDGED, then=("Unavailable", "simulated"))
+def _ends_at_trouble() -> Iterator[None]:
+    async def mutant(self: Bridge, step: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        return (await call(),)
+
+    with mock.patch.object(Bridge, "_insist", mutant):
+        yield
+
+
 ALL: dict[str, Mutant] = {
     **FENCED,
     **UNFENCED,
@@ -1775,6 +1874,7 @@ ALL: dict[str, Mutant] = {
     **RECORDED,
     **ARCHIVED,
     **BOUNDED,
+    **BRIDGED,
     **MANY,
     **ONCE,
     **RARE,

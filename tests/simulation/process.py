@@ -12,6 +12,7 @@ from typing import Any
 
 from eventwagon import DeadFilter, PauseOn
 from eventwagon.breaker import Breaker
+from eventwagon.bridge import Bridge, Rules
 from eventwagon.connection import Connection
 from eventwagon.contracts.facts import Fact
 from eventwagon.contracts.registry import Snapshot
@@ -31,6 +32,7 @@ from eventwagon.train import Train
 from eventwagon.workers import parse_workers
 
 from .check_metrics import handlings_of
+from .flow import WHO
 from .gate import Gate, GatedBroker, GatedLedger, GatedRegistry
 from .guests import (
     REFUSED,
@@ -75,6 +77,7 @@ from .history import (
 from .loop import PROCESS, Actor, for_ever, whereabouts
 from .past import reading_past, removed
 from .scenario import INNER, Arrival, ByHand, Fault, Guest, Program, Scenario
+from .source import GatedSource
 from .truth import EPOCH, key_of
 from .world import World
 
@@ -199,12 +202,22 @@ class Process(Actor):
         self.is_up = True
         self.world.record(Running)
         async with asyncio.TaskGroup() as tasks:
+            leaving = asyncio.Event()
+            if "bridge" in self.slot.program.roles:
+                tasks.create_task(self._bridge(connection, leaving))
             acting = [tasks.create_task(self._publish_all(connection, tasks))]
             acting += [tasks.create_task(self._by_hand(connection, h)) for h in list(self.slot.by_hand)]
             ends = [tasks.create_task(connection.stopped()), tasks.create_task(_wait(self.asked_to_end))]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            leaving.set()
             for task in (*acting, *ends):
                 task.cancel()
+
+    async def _bridge(self, connection: Connection, leaving: asyncio.Event) -> None:
+        """As `eventwagon bridge` does."""
+        async with GatedSource(Gate(self)) as source:
+            rules = Rules.parse(source.name, connection.train.settings.max_event_bytes, key=f"header:{WHO}")
+            await Bridge(source, connection, rules, clock=self.clock).run(leaving)
 
     def _hear(self, fact: Fact) -> None:
         self.world.heard(fact)
@@ -316,7 +329,7 @@ class Process(Actor):
         if scenario.surrounded:
             train.middleware(_passed)
             train.publish_middleware(_passed_on)
-        if self.slot.program.roles == ("publish",):
+        if self.slot.program.roles in (("publish",), ("bridge",)):
             return train
         for name, after in _choreography(scenario, self.version).items():
             if name in scenario.batched:

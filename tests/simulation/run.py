@@ -153,9 +153,11 @@ class Simulation:
                 tasks.create_task(self.supervise(slot))
             rolling_out = tasks.create_task(self._roll_out())
             tasks.create_task(self._step_back())
+            tasks.create_task(self._write())
             for channel in self._left_over:
                 tasks.create_task(self._rise(channel))
-            last = max((a.at for a in self.world.scenario.arrivals), default=0.0)
+            scenario = self.world.scenario
+            last = max([0.0, *(a.at for a in scenario.arrivals), *(w.at for w in scenario.writes)])
             await asyncio.sleep(last + self.world.scenario.calm_after)
             self.world.healed = True
             self.world.record(Healed)
@@ -211,6 +213,14 @@ class Simulation:
         for at, versions in self.world.scenario.steps_back:
             await asyncio.sleep(began + at - self.world.loop.time())
             self.world.registry.back(TRAIN, versions)
+
+    async def _write(self) -> None:
+        """Producers outside write records, whatever becomes of the train."""
+        began = self.world.loop.time()
+        for written in self.world.scenario.writes:
+            await asyncio.sleep(max(0.0, began + written.at - self.world.loop.time()))
+            if self.world.flow is not None:
+                self.world.flow.write(written.count)
 
     async def _rise(self, channel: Channel) -> None:
         """A stale process makes a channel anew when its wagon is gone."""
@@ -273,7 +283,8 @@ class Simulation:
         )
 
     def _done(self) -> tuple[object, ...]:
-        """How far it is: what changes with each event that is settled, each wagon of an undo, and each replay."""
+        """How far it is: what changes with each event that is settled, each record of the flow that is committed, each
+        wagon of an undo, and each replay."""
         settled = {
             channel: self.world.broker.depth_now(channel).settled
             for channel in self.world.broker.all_channels()
@@ -281,7 +292,8 @@ class Simulation:
         }
         replays = self.world.registry.newest(TRAIN).manifest.replays
         steps = [(r.number, 0 if r.undo is None else r.undo.step) for r in replays]
-        return sum(count or 0 for count in settled.values()), *steps
+        committed = 0 if self.world.flow is None else len(self.world.flow.committed)
+        return committed, sum(count or 0 for count in settled.values()), *steps
 
     async def _resume_all(self) -> None:
         """Somebody ends every pause, from outside, and lets undos go on."""
@@ -360,6 +372,8 @@ class Simulation:
         ]
         if kept := self.world.kept():
             said.append(f"{kept} events are kept for later")
+        if self.world.flow is not None and (left := self.world.flow.left()):
+            said.append(f"{len(left)} records of the flow are not committed, {left[0].position} the first")
         if any(slot.arrivals for slot in self.slots) or any(p.publishing for p in self._living()):
             said.append("some processes have not published yet")
         if self.world.arriving:

@@ -9,7 +9,7 @@ import msgspec
 
 from eventwagon.limits import capacity, parse_limit
 
-Role = Literal["publish", "observe", "work", "serve"]
+Role = Literal["publish", "observe", "work", "serve", "bridge"]
 
 BEFORE, AFTER = "before", "after"
 
@@ -76,6 +76,10 @@ OPS = {
     "ledger": 2.0,
     "recall": 2.0,
     "archive": 1.5,
+    "take": 15.0,
+    "commit": 2.0,
+    "beat": 15.0,
+    "lag": 8.0,
     "step": 400.0,
     "*": 120.0,
 }
@@ -120,6 +124,25 @@ _OF_ROLE: dict[Role, tuple[str, ...]] = {
         "watch",
         "members",
         "*",
+        "step",
+    ),
+    "bridge": (
+        "take",
+        "take",
+        "commit",
+        "commit",
+        "commit",
+        "commit",
+        "publish",
+        "publish",
+        "publish",
+        "beat",
+        "lag",
+        "append",
+        "check_in",
+        "watch",
+        "*",
+        "step",
         "step",
     ),
 }
@@ -183,6 +206,7 @@ _MAY_BE_IN_FLIGHT = (
     "record",
     "ledger",
     "archive",
+    "commit",
 )
 """Calls that may arrive although their process gave up."""
 
@@ -209,6 +233,26 @@ class Arrival(msgspec.Struct, frozen=True):
     process: str
     count: int
     many: bool = False
+
+
+class Written(msgspec.Struct, frozen=True):
+    """At `at` seconds producers outside write `count` records."""
+
+    at: float
+    count: int
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """A flow that others write, which bridges read into the train."""
+
+    partitions: int
+    """That the readers share; 0: they claim single records."""
+    idle: float
+    """Seconds of silence after which what a reader holds goes to others."""
+    unmappable: float = 0.0
+    """The share of records that can't be events."""
+    own: float = 0.0
+    """The share of those that have an id of their own."""
 
 
 class ByHand(msgspec.Struct, frozen=True):
@@ -329,10 +373,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """Observers pause a wagon if this share of its latest so many handlings failed."""
     once: bool = False
     """The train remembers for all of the run what was handled."""
+    flow: Flow | None = None
+    writes: tuple[Written, ...] = ()
+    """What comes in it."""
 
 
 _CHOSEN = 1000
-"""Seeds below this are named in tests for what they show; these have no scenario of many observers."""
+"""Seeds below this are named in tests for what they show; these have no scenario of many observers or of bridges."""
 
 
 def draw(seed: int, *, fences: bool = True) -> Scenario:
@@ -448,6 +495,7 @@ def draw(seed: int, *, fences: bool = True) -> Scenario:
     scenario = _with_archive(scenario, random.Random(f"{seed} archive"))
     if seed >= _CHOSEN:
         scenario = _with_many_observers(scenario, random.Random(f"{seed} many observers"))
+        scenario = _with_bridges(scenario, random.Random(f"{seed} bridges"))
     return _bearable(scenario)
 
 
@@ -720,6 +768,53 @@ def _with_many_observers(scenario: Scenario, rng: random.Random) -> Scenario:
     return msgspec.structs.replace(scenario, faults=tuple(faults))
 
 
+def _with_bridges(scenario: Scenario, rng: random.Random) -> Scenario:
+    """One or two bridges read a flow that others write, and have trouble of their own. Some of them observe, too."""
+    if rng.random() >= 1 / 6:
+        return scenario
+    last = max(a.at for a in scenario.arrivals)
+    writes = [Written(round(rng.uniform(0.0, last), 3), rng.choice([1, 2, 4, 7])) for _ in range(rng.choice([1, 2, 3]))]
+    codes = [p.revision for p in scenario.programs]
+    programs = [
+        Program(
+            f"b{n}",
+            ("bridge", "observe") if rng.random() < 0.25 else ("bridge",),
+            rng.choice([0.0, 0.0, 0.5, 3600.0]),
+            rng.choice(codes),
+        )
+        for n in range(rng.choice([1, 2, 2]))
+    ]
+    # the meter counts letters that are retried and can't be decoded, which no handler is given
+    are_decoded = scenario.measured and any(h.what == "retry" for h in scenario.by_hand)
+    is_troubled = any(f.kind != "bug" for f in scenario.faults)
+    faults, by_hand = [*scenario.faults], [*scenario.by_hand]
+    if is_troubled:
+        faults += [_fault(rng, rng.choice(programs)) for _ in range(rng.choice([0, 2, 4, 8]))]
+        for _ in range(rng.choice([0, 0, 1])):
+            faults.append(
+                Fault(rng.choice(programs).name, "publish", rng.randint(1, 8), rng.choice(["hang", "hang-after"]))
+            )
+    elif scenario.faults:  # one more at the same event would make it a dead letter
+        faults += [_defect(rng, rng.choice(programs)) for _ in range(2)]
+    if is_troubled or not scenario.guests:
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            at = rng.choice(writes).at + rng.choice([0.05, 0.3, 1.0, 4.0])
+            by_hand.append(ByHand(round(at, 3), rng.choice(programs).name, "stop"))
+    return msgspec.structs.replace(
+        scenario,
+        programs=(*scenario.programs, *programs),
+        faults=tuple(faults),
+        by_hand=tuple(sorted(by_hand, key=lambda h: h.at)),
+        flow=Flow(
+            partitions=rng.choice([0, 1, 2, 3]),
+            idle=rng.choice([2.0, 5.0]),
+            unmappable=0.0 if are_decoded else rng.choice([0.0, 0.1, 0.3]),
+            own=rng.choice([0.0, 0.5]),
+        ),
+        writes=tuple(sorted(writes, key=lambda w: w.at)),
+    )
+
+
 def _with_renames(scenario: Scenario, rng: random.Random, span: float) -> Scenario:
     """Inner channels get other names, or go, while wagons have them and old programs work beside new ones."""
     if scenario.grows_at is not None or scenario.guests or scenario.orchestrated or scenario.steps_back:
@@ -838,7 +933,10 @@ def _bearable(scenario: Scenario) -> Scenario:
     """With handlers so fast that one worker could do all of it in a few minutes: else no rest could be expected."""
     handlers = scenario.depth + (scenario.grows_at is not None)
     times = 1 + sum(h.what in ("replay", "undo") for h in scenario.by_hand)  # each may take all of it once more
-    handlings = times * sum(a.count for a in scenario.arrivals) * sum(scenario.fan_out**n for n in range(handlers))
+    foreign = sum(w.count for w in scenario.writes)
+    handlings = (
+        times * (sum(a.count for a in scenario.arrivals) + foreign) * sum(scenario.fan_out**n for n in range(handlers))
+    )
     slow = 0.7 * float(scenario.settings["handler_timeout"]) * scenario.tail
     if handlings * slow > _MOST_WORK:
         scenario = msgspec.structs.replace(scenario, tail=0.0)
@@ -851,8 +949,8 @@ def _bearable(scenario: Scenario) -> Scenario:
         orders = [h for h in scenario.by_hand if h.what not in ("replay", "undo") or h in (*replays, *undos)]
         scenario = msgspec.structs.replace(scenario, by_hand=tuple(orders))
     if not scenario.fences and settings["at_cap"] == "refuse":
-        # what is due waits for a wagon, and at the cap each drained one keeps its place for a while
-        turns = handlings * scenario.later / (int(settings["wagons"]) - 1)
+        # what is due, or comes by a bridge, waits for a wagon: at the cap each drained one keeps its place for a while
+        turns = (handlings * scenario.later + foreign) / (int(settings["wagons"]) - 1)
         if turns * float(settings["keep_drained"]) > _MOST_WAITING:
             scenario = msgspec.structs.replace(scenario, settings={**settings, "at_cap": "fill"})
     return scenario

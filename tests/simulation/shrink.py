@@ -46,7 +46,7 @@ def shrink(scenario: Scenario, fails: Fails, *, tries: int = 300) -> Scenario:
     before = None
     while before != scenario and left > 0:
         before = scenario
-        for field in ("faults", "by_hand", "arrivals"):
+        for field in ("faults", "by_hand", "arrivals", "writes"):
             scenario = _fewer(scenario, field, still)
         for step in _steps(scenario):
             candidate = step(scenario)

@@ -14,9 +14,11 @@ from .history import (
     Asked,
     Attached,
     Begun,
+    Committed,
     Crashed,
     Created,
     Deleted,
+    Delivered,
     Detached,
     Ended,
     Faulted,
@@ -28,6 +30,7 @@ from .history import (
     Measured,
     Noted,
     Paused,
+    Produced,
     PutOff,
     Record,
     Recorded,
@@ -41,6 +44,7 @@ from .history import (
     Started,
     SteppedBack,
     Stored,
+    TakenAway,
     Tried,
 )
 from .scenario import Scenario
@@ -96,6 +100,10 @@ def describe(scenario: Scenario) -> str:
     ]
     if said:
         lines.append(f"  {said}")
+    if s.flow is not None:
+        shared = f"{s.flow.partitions} partitions" if s.flow.partitions else "single records"
+        written = ", ".join(f"{w.count} at {w.at:g} s" for w in s.writes) or "nothing"
+        lines.append(f"  a flow of others, shared by {shared}, lost after {s.flow.idle:g} s of silence: {written}")
     if s.by_hand:
         lines.append(f"  by hand: {', '.join(f'{h.what} by {h.process} at {h.at:g} s' for h in s.by_hand)}")
     if s.faults:
@@ -124,6 +132,15 @@ def _tell(record: Record, marked: Set[int]) -> str:
             return f"keeps {record.key} for {record.channel or 'the ingress'} until {record.due:.3f} s"
         case Settled():
             return f"settles {record.key} in {record.channel}"
+        case Produced():
+            what = "" if record.fits else ", which can't be an event"
+            return f"a producer writes {record.key} at {record.position}{what}"
+        case Delivered():
+            return f"is given {', '.join(record.positions)}"
+        case TakenAway():
+            return f"has lost {', '.join(record.positions)}"
+        case Committed():
+            return f"commits {', '.join(record.positions)}"
         case SealedChannel():
             return f"seals {record.channel}" + ("" if record.stood else " (it is gone)")
         case Deleted():

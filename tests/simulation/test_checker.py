@@ -30,9 +30,11 @@ from tests.simulation.history import (
     Accepted,
     Attached,
     Begun,
+    Committed,
     Crashed,
     Created,
     Deleted,
+    Delivered,
     Detached,
     Ended,
     Faulted,
@@ -41,6 +43,7 @@ from tests.simulation.history import (
     Leaked,
     Noted,
     Paused,
+    Produced,
     PutOff,
     Record,
     Refused,
@@ -49,6 +52,7 @@ from tests.simulation.history import (
     Settled,
     Started,
     Stored,
+    TakenAway,
 )
 
 ONE, TWO, INNER = Channel("t", 1), Channel("t", 2), Channel("t", 1, "a")
@@ -126,6 +130,19 @@ class Tale:
 
     def stored(self, key: str = "k", channel: Channel = ONE, by: str = "p.1", **fields: str) -> Tale:
         return self.add(Stored, by, channel=channel, **{"id": f"id-{key}", "key": key, **fields})
+
+    def done(self, *keys: str) -> Tale:
+        """A bridge publishes these, and they are handled."""
+        for key in keys:
+            self.stored(key, by="b.1").add(Handled, channel=ONE, id=f"id-{key}", key=key, children=())
+        return self
+
+    def given(self, by: str, *keys: str) -> Tale:
+        """The flow gives a bridge these records."""
+        return self.add(Delivered, by, positions=tuple(f"f/{key}" for key in keys))
+
+    def committed(self, *keys: str, by: str = "b.1") -> Tale:
+        return self.add(Committed, by, positions=tuple(f"f/{key}" for key in keys))
 
     def judged(self, **more: Any) -> list[Violation]:
         return check_evidence(Evidence(history=self.records, **more))
@@ -544,3 +561,51 @@ def test_without_fences_only_what_was_held_up_may_come_late(held_up: Callable[..
     tale.stored(by="p.9").add(Handled, channel=ONE, id="id-k", key="k", children=())
     found = [v.invariant for v in tale.judged(fences=False)]
     assert found == ([] if held_up else ["I4"])
+
+
+def bridged(*written: str, bad: str = "") -> Tale:
+    """A bridge is given these records of one partition; `bad` can't be an event."""
+    tale = Tale().founded().add(Started, "b.1", roles=("bridge",))
+    for key in written:
+        tale.add(Produced, "", position=f"f/{key}", key=key, id=f"id-{key}", partition=0, fits=key != bad)
+    return tale.given("b.1", *written)
+
+
+def test_a_bridge_that_does_as_it_should_breaks_nothing() -> None:
+    tale = bridged("k", "l", "x", bad="x").done("k", "l").stored("x", DEAD_KEPT, by="b.1")
+    tale.committed("k", "l", "x").add(Ended, "b.1", error="", early=False)
+    assert tale.judged(dead=frozenset({"x"}), publish_batch=3) == []
+
+
+@pytest.mark.parametrize(
+    ("tell", "says"),
+    [
+        (lambda: bridged("k").committed("k").done("k"), "before its event was stored"),
+        (lambda: bridged("x", bad="x").committed("x").stored("x", DEAD_KEPT), "before its dead letter was stored"),
+        (lambda: bridged("k").stored("k", DEAD_KEPT, by="b.1"), "was buried by b.1"),
+        (lambda: bridged("x", bad="x").done("x").stored("x", DEAD_KEPT), "was published by b.1, though it is no"),
+        (lambda: bridged("k").stored("k", by="b.1", id="other").committed("k"), "was stored as other"),
+        (lambda: bridged("k", "l").done("l", "k").committed("k", "l"), "f/l (l) was published before f/k (k)"),
+        (lambda: bridged("k").done("k").stored("k", by="b.1").committed("k"), "was stored 2 times by b.1"),
+        (lambda: bridged("k", "l", "m").done("k", "l", "m").committed("k", "l", "m"), "has stored 3 records"),
+        (lambda: bridged("k").done("k").add(Ended, "b.1", error="", early=False), "stored and not committed: f/k"),
+    ],
+)
+def test_a_bridge_does_not_do_what_it_must_not(tell: Callable[[], Tale], says: str) -> None:
+    found = [v for v in tell().judged(dead=frozenset({"x", "k"}), publish_batch=2) if v.invariant == "bridge"]
+    assert len(found) == 1
+    assert says in str(found[0])
+
+
+def test_what_is_committed_and_never_handled_is_lost() -> None:
+    assert "k was committed and is neither" in str(bridged("k").stored("k", by="b.1").committed("k").judged())
+
+
+def test_what_a_bridge_has_lost_or_had_in_hand_in_trouble_may_come_twice() -> None:
+    tale = bridged("k").done("k").add(TakenAway, "b.1", positions=("f/k",))
+    tale.add(Started, "b.2", roles=("bridge",)).given("b.2", "k").stored("k", by="b.2")
+    assert tale.committed("k", by="b.2").judged() == []
+    again = bridged("k").done("k").add(TakenAway, "b.1", positions=("f/k",)).given("b.1", "k").stored("k", by="b.1")
+    assert again.committed("k").judged() == []
+    uncertain = bridged("k").done("k").add(Faulted, "b.1", op="publish", call=1, kind="lost", amount=0.0)
+    assert uncertain.stored("k", by="b.1").committed("k").judged() == []

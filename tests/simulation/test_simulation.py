@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +15,43 @@ from unittest import mock
 import msgspec
 import pytest
 
-from eventwagon.contracts.facts import BreakerClosed, BreakerOpened
+from eventwagon.contracts.facts import BreakerClosed, BreakerOpened, BridgeHeldUp, BridgeWentOn
+from eventwagon.event import DEAD
 from eventwagon.runtime import observer
 from tests.simulation.__main__ import fences, main, tell, try_seed
 from tests.simulation.checker import check
-from tests.simulation.guests import DriversDefect, Unprintable, guest, is_strict, is_thrown, may_die, may_fail, raised
-from tests.simulation.history import Faulted, Handled, Noted, Refused, Stored, Tried
+from tests.simulation.guests import (
+    REFUSED,
+    DriversDefect,
+    Unprintable,
+    guest,
+    is_strict,
+    is_thrown,
+    is_unmappable,
+    may_die,
+    may_fail,
+    raised,
+)
+from tests.simulation.history import (
+    Crashed,
+    Delivered,
+    Faulted,
+    Handled,
+    Noted,
+    Produced,
+    Refused,
+    Started,
+    Stored,
+    TakenAway,
+    Tried,
+)
 from tests.simulation.mutants import (
     AGAIN,
     ALL,
     ARCHIVED,
     BATCHED,
     BOUNDED,
+    BRIDGED,
     DEFECTS,
     FENCED,
     HANGING,
@@ -58,12 +84,14 @@ takes hundreds."""
 CAUGHT = {
     "a batch is settled whatever failed": 1,
     "a budget is divided by what each has seen": 64,
+    "a call of the source that fails ends its bridge": 1006,
     "a channel that nobody declares stays": 112,
     "a crash between record and removal writes another record": 14,
     "a defect is charged to all that travelled together": 90,
     "a failed batch comes again as a batch": 204,
     "a pause is not heeded": 5,
     "a pause waits for who else is alive": 8,
+    "a record that is read again is another event": 1000,
     "a registry's step back taken for late news": 638,
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
@@ -74,12 +102,16 @@ CAUGHT = {
     "a worker that ends is not replaced": 102,
     "a worker whose handler was cut short works no more": 450,
     "an event that died again is taken for its earlier letter": 108,
+    "an event that the broker refuses is tried for ever": 1218,
     "an observer rests whatever goes on": 15,
     "an open circuit is never probed": 15,
     "an undo goes on after dead letters": 345,
     "any program serves any wagon": 6,
+    "committed before it is published": 1000,
+    "committed past the part of a batch that is stored": 1055,
     "copies are handled side by side": 310,
     "dead letters are settled before they are published": 94,
+    "dead letters of a batch are stored before its events": 1055,
     "draining wagons of elastic wagons get no workers": 7,
     "due by the clock of its process": 16,
     "each claim that runs out counts": 41,
@@ -128,6 +160,7 @@ CAUGHT = {
     "switched to a spare with other code": 5,
     "the dead are recorded as handled": 158,
     "the end of a pause is not heard": 5,
+    "the next batch is published before this one is committed": 1049,
     "the next feeder goes on from what was written down": 429,
     "the next slice of an undo does not wait for the one before": 25,
     "the pause that a handler asks for is ignored": 27,
@@ -139,6 +172,7 @@ CAUGHT = {
     "wagons of the lost time dropped": 50,
     "what a process settled last is not counted": 194,
     "what came to an earlier channel does not say so": 170,
+    "what can't be mapped is dropped": 1037,
     "what died or was skipped is undone, too": 25,
     "what has passed middleware counts as handled": 4,
     "what is dead is archived as handled": 25,
@@ -152,13 +186,15 @@ CAUGHT = {
 time and nothing else: then its faults are moved, and after that all are tried."""
 
 
-STRUCK = (7, 13, 61, 62, 66, 69, 94, 131, 132, 154, 184, 202, 222, 248)
+STRUCK = (7, 13, 61, 62, 66, 69, 94, 131, 132, 154, 184, 202, 222, 248, 1097, 1251)
 """Seeds that are tried first too: together they had every kind of fault, at every call."""
 VISITED = (1, 21, 82, 88, 113, 116, 150, 163, 315)
 """And every kind of guest."""
+BRIDGED_SEEDS = (1047, 1055)
+"""Bridges meet in them what they are made for."""
 
 
-@pytest.mark.parametrize("start", range(0, 20, 10))
+@pytest.mark.parametrize("start", [0, 10, 1047])  # with bridges among the last ones
 def test_no_invariant_is_violated(start: int) -> None:
     for seed in range(start, start + 10):
         assert try_seed(seed).violations == [], f"see: python -m tests.simulation --seed {seed}"
@@ -452,6 +488,46 @@ def is_bounded(scenario: Scenario) -> bool:
 @pytest.mark.parametrize("name", BOUNDED)
 def test_a_budget_that_is_not_kept_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
     record_property("caught", caught_at(name, fits=is_bounded))
+
+
+def has_bridges(scenario: Scenario) -> bool:
+    return scenario.flow is not None
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", BRIDGED)
+def test_a_bridge_that_loses_or_repeats_is_seen(name: str, record_property: Callable[[str, object], None]) -> None:
+    record_property("caught", caught_at(name, fits=has_bridges))
+
+
+def test_bridges_meet_what_they_are_made_for() -> None:
+    """What is listed and never happens proves nothing."""
+    missing = {"held up", "went on", "died", "lost some", "read again", "published twice", "buried", "refused"}
+    for seed in (*BRIDGED_SEEDS, *range(1000, MOST)):
+        scenario = draw(seed, fences=fences(seed))
+        if scenario.flow is None:
+            continue
+        history = simulate(scenario).history
+        told = {type(fact) for noted in history.of(Noted) for fact in noted.facts}
+        written = {record.key: record for record in history.of(Produced)}
+        bridges = {started.by for started in history.of(Started) if "bridge" in started.roles}
+        given = Counter(position for delivered in history.of(Delivered) for position in delivered.positions)
+        stored = [s for s in history.of(Stored) if s.key in written and s.by in bridges]
+        published = Counter(s.key for s in stored if not s.channel.name)
+        happened = {
+            "held up": BridgeHeldUp in told,
+            "went on": BridgeWentOn in told,
+            "died": any(crashed.by in bridges for crashed in history.of(Crashed)),
+            "lost some": history.of(TakenAway),
+            "read again": max(given.values(), default=0) > 1,
+            "published twice": max(published.values(), default=0) > 1,
+            "buried": any(is_unmappable(scenario, s.key) for s in stored if s.channel.name == DEAD),
+            "refused": any(guest(scenario, s.key) in REFUSED for s in stored if s.channel.name == DEAD),
+        }
+        missing -= {what for what, did in happened.items() if did}
+        if not missing:
+            return
+    pytest.fail(f"never in {MOST} seeds: {sorted(missing)}")
 
 
 def has_hanging_leaders(scenario: Scenario) -> bool:

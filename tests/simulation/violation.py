@@ -21,7 +21,8 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     counted other handlings than there were; `once`: something was handled twice that the train remembers; `ledger`: a
     wagon's record is missing or wrong; `replay`: a past event was not handled once more, or was without need;
     `undo`: something was undone too early, twice, or that was not known to be handled, or was not undone;
-    `archive`: a wagon went before its events were archived, or they were archived otherwise than they were."""
+    `archive`: a wagon went before its events were archived, or they were archived otherwise than they were; `bridge`: a
+    record was committed before it was stored, stored as something else, out of order, or more often than it may."""
     says: str
     key: str = ""
     """The event that it is about."""
@@ -83,6 +84,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing could keep the workers' counts from the records."""
     archived: bool = False
     """The train has an archive."""
+    publish_batch: int = 1000
     member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

@@ -14,6 +14,7 @@ from eventwagon.contracts.once import OnceRecord
 from eventwagon.contracts.orchestrator import Orchestrator
 from eventwagon.contracts.timetable import Timetable
 
+from .flow import flow_of
 from .guests import guest
 from .history import History
 from .loop import PROCESS, SimulationLoop
@@ -47,6 +48,7 @@ class World:
         self.broker = TruthBroker(self.record, fences=scenario.fences, guest=lambda key: guest(scenario, key))
         self.registry = TruthRegistry(self.record)
         self.ledger = TruthLedger(self.record) if scenario.recorded else None
+        self.flow = flow_of(self.record, scenario)
         self.ambush = ambush
         self.orchestrator = orchestrator
         self._reach_timetable = timetable

@@ -1,4 +1,5 @@
-"""A simulated operating-system process: a program that connects to the train, publishes, observes or works."""
+"""A simulated operating-system process: a program that connects to the train, publishes, observes,
+works or bridges."""
 
 from __future__ import annotations
 

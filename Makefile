@@ -174,6 +174,7 @@ fuzz: $(STAMP) ## The property tests and the fuzzers of all decoders, with FUZZ=
 	@EVENTWAGON_FUZZ=$(FUZZ) $(BIN)/pytest $(WORKERS) --timeout=0 -m hypothesis $(ARGS)
 
 long: $(STAMP) ## The tests that `make test` leaves out: they take minutes and prove a little more than those beside them
+	$(call get,redis kafka postgresql elasticmq)
 	@$(BIN)/pytest $(WORKERS) --timeout=0 -m soak $(ARGS)
 
 soak: SEEDS = 50000

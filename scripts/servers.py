@@ -2,6 +2,7 @@
 
 python scripts/servers.py install                 # all: redis valkey kafka pulsar
 python scripts/servers.py install kafka pulsar
+python scripts/servers.py install elasticmq       # only when it is named, since only the long tests use it
 python scripts/servers.py install kubernetes      # built from source: only when it is named, as helm and prometheus are
 python scripts/servers.py install mosquitto       # Debian's package, unpacked: only when it is named
 python scripts/servers.py install chromium        # the browser of the dashboard's tests: only when it is named

@@ -11,6 +11,7 @@ import pytest
 from eventwagon.display import json_lines, redaction
 from tests.fuzz import by_default
 from tests.servers.fixtures import (  # noqa: F401 - pytest finds them here
+    elasticmq_server,
     kafka_cluster,
     kafka_server,
     missing,

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeAlias
+from uuid import uuid4
 
+import psycopg
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # exported without saying so
 from redis.asyncio import Redis
 from redis.asyncio import RedisCluster as ClusterClient
 
-from eventwagon import Connection, Train
+from eventwagon import Connection, Train, outbox
 from eventwagon.bridge import Bridge, Lag, Record, Rules, Source, open_source
+from eventwagon.bridge.sources.postgresql import open_postgresql
+from eventwagon.bridge.sources.sqs import open_sqs
 from eventwagon.bridge.sources.stdin import StdinSource
+from eventwagon.contracts.address import Address
+from eventwagon.drivers.aws.clients import Clients
+from eventwagon.drivers.aws.place import Place
 from eventwagon.errors import ChannelGone, UsageError
 from eventwagon.event import Channel, Event
+from tests.servers.elasticmq import ElasticMQServer
+from tests.servers.moto import MotoServer
+from tests.servers.postgresql import PostgresServer
 from tests.servers.redis import RedisCluster
 from tests.servers.server import Server
+
+SQSServer: TypeAlias = MotoServer | ElasticMQServer
 
 
 class RedisFlow:
@@ -126,6 +139,88 @@ async def kafka_flow(server: Server, *, partitions: int = 1, options: str = "") 
     await asyncio.wrap_future(admin.create_topics([new])[flow.topic])
     yield flow
     await asyncio.wrap_future(admin.delete_topics([flow.topic])[flow.topic])
+
+
+class OutboxFlow:
+    """A table of its own."""
+
+    claim = 0.0
+    ordered = True
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.table = f"outbox_{token_hex(4)}"
+        self.url = f"{server.url}?table={self.table}"
+        self.database = server.url
+
+    def open(self) -> Any:
+        return open_postgresql(Address.of(self.url), None)
+
+    async def execute(self, statement: str, *values: object) -> list[Any]:
+        async with await psycopg.AsyncConnection.connect(self.database, autocommit=True) as connection:
+            cursor = await connection.execute(statement, values or None)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def write(self, values: Sequence[bytes]) -> None:
+        async with await psycopg.AsyncConnection.connect(self.database) as connection:
+            for value in values:
+                await outbox.add_async(connection, Event(str(uuid4()), "t", "s", time.time(), value), table=self.table)
+
+    async def left(self) -> int:
+        return int((await self.execute(f"SELECT count(*) FROM {self.table}"))[0][0])  # noqa: S608
+
+
+@asynccontextmanager
+async def outbox_flow(server: PostgresServer) -> AsyncIterator[OutboxFlow]:
+    flow = OutboxFlow(server)
+    await flow.execute(outbox.create_table(flow.table))
+    yield flow
+    await flow.execute(f"DROP TABLE {flow.table} CASCADE")
+
+
+class QueueFlow:
+    """A queue of its own."""
+
+    claim = 2.0
+    ordered = False
+
+    def __init__(self, server: SQSServer, clients: Clients, options: str, suffix: str) -> None:
+        self.queue = f"flow-{token_hex(4)}{suffix}"
+        self.clients = clients
+        self.url = f"sqs://eu-west-1/{self.queue}?endpoint={server.endpoint}&{options}"
+        self.at = ""
+
+    def open(self) -> Any:
+        return open_sqs(Address.of(self.url), None)
+
+    async def write(self, values: Sequence[bytes]) -> None:
+        for value in values:
+            await self.clients.call("sqs", "send_message", QueueUrl=self.at, MessageBody=value.decode())
+
+    async def write_at_once(self, values: Sequence[bytes], **more: str) -> None:
+        """Ten in a request."""
+        for start in range(0, len(values), 10):
+            entries = [
+                {"Id": str(n), "MessageBody": value.decode(), **more}
+                for n, value in enumerate(values[start : start + 10])
+            ]
+            answer = await self.clients.call("sqs", "send_message_batch", QueueUrl=self.at, Entries=entries)
+            assert not answer.get("Failed"), answer
+
+    async def attribute(self, name: str, at: str = "") -> str:
+        asked = await self.clients.call("sqs", "get_queue_attributes", QueueUrl=at or self.at, AttributeNames=[name])
+        return str(asked["Attributes"][name])
+
+
+@asynccontextmanager
+async def queue_flow(
+    server: SQSServer, *, options: str = "visibility=2", suffix: str = "", **attributes: str
+) -> AsyncIterator[QueueFlow]:
+    async with Clients(Place(region="eu-west-1", endpoint=server.endpoint)) as clients:
+        flow = QueueFlow(server, clients, options, suffix)
+        made = await clients.call("sqs", "create_queue", QueueName=flow.queue, Attributes=attributes)
+        flow.at = made["QueueUrl"]
+        yield flow
+        await clients.call("sqs", "delete_queue", QueueUrl=flow.at)
 
 
 # --- bridges and trains ---------------------------------------------------------------------------

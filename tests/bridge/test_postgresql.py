@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -21,46 +18,20 @@ from eventwagon import outbox
 from eventwagon.bridge.sources.postgresql import open_postgresql
 from eventwagon.contracts.address import Address
 from eventwagon.errors import StorageBroken, UsageError
-from eventwagon.event import Event
 from eventwagon.testing.conformance import Check, SourceHarness, source_checks
-from tests.bridge.support import CrashesBeforeCommit, bridging, crashing, letters, numbered, shop, stored, until
+from tests.bridge.support import (
+    CrashesBeforeCommit,
+    OutboxFlow,
+    bridging,
+    crashing,
+    letters,
+    numbered,
+    outbox_flow,
+    shop,
+    stored,
+    until,
+)
 from tests.servers.postgresql import PostgresServer
-
-
-class OutboxFlow:
-    """A table of its own."""
-
-    claim = 0.0
-    ordered = True
-
-    def __init__(self, server: PostgresServer) -> None:
-        self.table = f"outbox_{token_hex(4)}"
-        self.url = f"{server.url}?table={self.table}"
-        self.database = server.url
-
-    def open(self) -> Any:
-        return open_postgresql(Address.of(self.url), None)
-
-    async def execute(self, statement: str, *values: object) -> list[Any]:
-        async with await psycopg.AsyncConnection.connect(self.database, autocommit=True) as connection:
-            cursor = await connection.execute(statement, values or None)
-            return await cursor.fetchall() if cursor.description else []
-
-    async def write(self, values: Sequence[bytes]) -> None:
-        async with await psycopg.AsyncConnection.connect(self.database) as connection:
-            for value in values:
-                await outbox.add_async(connection, Event(str(uuid4()), "t", "s", time.time(), value), table=self.table)
-
-    async def left(self) -> int:
-        return int((await self.execute(f"SELECT count(*) FROM {self.table}"))[0][0])  # noqa: S608
-
-
-@asynccontextmanager
-async def outbox_flow(server: PostgresServer) -> AsyncIterator[OutboxFlow]:
-    flow = OutboxFlow(server)
-    await flow.execute(outbox.create_table(flow.table))
-    yield flow
-    await flow.execute(f"DROP TABLE {flow.table} CASCADE")
 
 
 @pytest.mark.parametrize("check", source_checks(), ids=str)

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 
+from tests.servers.elasticmq import ElasticMQServer
 from tests.servers.install import Installed
 from tests.servers.kafka import KafkaServer
 from tests.servers.pulsar import PulsarServer
 from tests.servers.server import StartFailed
+
+_SERVERS = {"kafka": KafkaServer, "pulsar": PulsarServer, "elasticmq": ElasticMQServer}
 
 
 def make_archive(installed: Installed) -> None:
@@ -17,7 +20,7 @@ def make_archive(installed: Installed) -> None:
     more."""
     part = installed.archive.with_suffix(f".part-{os.getpid()}")
     jvm = [f"-XX:ArchiveClassesAtExit={part}"]
-    server = KafkaServer(jvm=jvm) if installed.name == "kafka" else PulsarServer(jvm=jvm)
+    server = _SERVERS[installed.name](jvm=jvm)
     try:
         server.start()
         server.stop()

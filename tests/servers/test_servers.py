@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.servers.elasticmq import ElasticMQServer
 from tests.servers.fixtures import given
 from tests.servers.install import redis_server as redis_binary
 from tests.servers.kafka import KafkaCluster, KafkaServer, login, sasl
@@ -105,6 +106,12 @@ def test_mosquitto_keeps_a_session_over_a_restart(own_mosquitto: MosquittoServer
     own_mosquitto.stop()
     own_mosquitto.start()
     assert visit(waits=True) == [b"kept"]
+
+
+@pytest.mark.soak
+def test_elasticmq_listens_to_this_machine_alone(elasticmq_server: ElasticMQServer) -> None:
+    host = elasticmq_server.host
+    assert {host, f"::ffff:{host}"} >= _listens_on(elasticmq_server)
 
 
 def test_nothing_survives_the_tests_process(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tests.servers.server import Server
 RECORDS, BATCH = 100_000, orders.settings.publish_batch
 COMMITTED = (0, 0, *[RECORDS // 12] * 8)
 """For each bridge that is killed: how many records it commits before. The second gets what the first had, too."""
-PATIENCE = 300.0
+PATIENCE = 600.0
 ROOT = Path(__file__).parents[2]
 TARGET = "tests.programs.killed_bridge:orders"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from secrets import token_hex
 
 import pytest
@@ -166,8 +167,9 @@ def test_a_train_switches_amid_a_foreign_transaction(kafka_server: Server) -> No
 
 @pytest.mark.parametrize("ends", ["commit", "abort"])
 @pytest.mark.parametrize("more", [True, False], ids=["amid the log", "at its end"])
+@pytest.mark.parametrize("key", [None, b"r-theirs", b"s-theirs"])  # ours begin like that
 def test_the_trace_of_a_transaction_in_a_claims_log_is_no_lost_beginning(
-    kafka_server: Server, caplog: pytest.LogCaptureFixture, ends: str, more: bool
+    kafka_server: Server, caplog: pytest.LogCaptureFixture, ends: str, more: bool, key: bytes | None
 ) -> None:
     """What was settled stays settled, for those who follow the log and for those who come later."""
 
@@ -177,7 +179,7 @@ def test_the_trace_of_a_transaction_in_a_claims_log_is_no_lost_beginning(
                 got = await take(consumer, 4)
                 await consumer.settle(got[:2])
                 theirs = await asyncio.to_thread(Transactional, kafka_server)
-                await asyncio.to_thread(theirs.begin, f"{channel}.0claims", b"x")
+                await asyncio.to_thread(partial(theirs.begin, f"{channel}.0claims", b"x", key=key))
                 await asyncio.to_thread(theirs.commit if ends == "commit" else theirs.producer.abort_transaction)
                 if more:
                     await consumer.settle(got[2:3])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,12 +23,22 @@ from ...display.text import said
 from ...errors import BrokerError, StorageBroken, Unavailable
 from .following import RECORD, FollowedLog, LogClient, LogGone, fail
 from .options import LOGGER
+from .reader import offset_of
 
 _SNAPSHOT = b"s"
 _ASKED = b"q"  # from a reader without a state: asks for a snapshot
 _REBUILT = _SNAPSHOT + b"!"  # valid only if no record lies between it and the state: all must have read the same
 _PATIENCE = 1.0  # s to wait for a snapshot, and for an answer
 _MOST = 900_000  # bytes of a snapshot: a larger state is not worth one, and would not fit
+
+
+class _Read(NamedTuple):
+    """A record as it was read; `at`: when the log took it, in ms."""
+
+    offset: int
+    key: bytes
+    value: bytes
+    at: int
 
 
 class Rule(Protocol):
@@ -73,7 +83,8 @@ class Log(FollowedLog):
         self._gap: list[_Read] | None = None
         """Records behind offsets without one, while it is not known whether those were removed."""
         self._gap_end = 0
-        """How far there is nothing to read besides."""
+        """The end of the last offsets without a record."""
+        self._attached = False
         self._whole = asyncio.Event()
         self._whole.set()
         self._background = Background()
@@ -86,10 +97,9 @@ class Log(FollowedLog):
         """See FollowedLog. Raises StorageBroken, too."""
         last = await super().attach()
         try:
-            while self._gap is not None:
-                await self._judge_gap()
-            if self._held_back is not None:
-                await self._recover()
+            while not self.is_whole:
+                await (self._recover() if self._gap is None else self._judge_gap())
+            self._attached = True
         except BaseException:
             self.leave()
             raise
@@ -140,21 +150,27 @@ class Log(FollowedLog):
             self.clock.read(at, now)
         self._ended(offset)
         if self._gap is None:
-            self._advance((offset, key, value, at))
+            self._advance(_Read(offset, key, value, at))
         else:
-            self._gap.append((offset, key, value, at))
+            self._gap.append(_Read(offset, key, value, at))
 
     @property
     def _expected(self) -> int:
         """The offset of the next record to be read."""
-        read = self._gap or self._held_back
-        return read[-1][0] + 1 if read else self.next if self._held_back is None else self._from
+        return self._gap[-1].offset + 1 if self._gap else self._reached
 
-    def _advance(self, one: _Read) -> None:
+    @property
+    def _reached(self) -> int:
+        """The same, without what is behind a gap."""
         if self._held_back is None:
-            self._apply(*one)
+            return self.next
+        return self._held_back[-1].offset + 1 if self._held_back else self._from
+
+    def _advance(self, read: _Read) -> None:
+        if self._held_back is None:
+            self._apply(*read)
         else:
-            self._hold_back(one)
+            self._hold_back(read)
 
     def _ended(self, end: int) -> None:
         """Where no record is, one was removed, or a transaction of somebody else has left its trace."""
@@ -176,24 +192,44 @@ class Log(FollowedLog):
                 await asyncio.sleep(pauses.next())
 
     async def _judge_gap(self) -> None:
-        """Ask where the log begins: only what was before that is removed. Raises Unavailable, StorageBroken."""
-        place = (self.topic, 0)
+        """Ask where the log begins, since only what was before that is removed, and read once more what may have been
+        passed over. Raises Unavailable, StorageBroken."""
+        place, end = (self.topic, 0), self._gap_end
         first = (await self._client.admin.starts([place]))[place] or 0
-        if self._gap is None:
+        missed = await self._read_again(max(first, self._reached), end)
+        if self._gap is None or self._gap_end != end:  # another gap: the log may begin elsewhere by now
             return
-        read, self._gap = self._gap, None
-        for one in read:
-            if self._expected < min(one[0], first):
-                self._begin_anew(one[0])
-            self._advance(one)
-        if self._expected < min(self._gap_end, first):
-            self._begin_anew(self._gap_end)
+        behind, self._gap = self._gap, None
+        for read in sorted({read.offset: read for read in (*missed, *behind)}.values()):
+            if self._reached < min(read.offset, first):
+                self._begin_anew(read.offset)
+            self._advance(read)
+        if self._reached < min(end, first):
+            self._begin_anew(end)
         if self._held_back is None:
-            self.next = max(self.next, self._gap_end)
+            self.next = max(self.next, end)
             self._wake()
+
+    async def _read_again(self, begin: int, end: int) -> list[_Read]:
+        """The records between these offsets: a client may have passed over some."""
+        found: list[_Read] = []
+        while begin < end and (some := await self._client.reader.range(self.topic, 0, begin, end)):
+            found += [_Read(offset_of(m), m.key() or b"", m.value() or b"", m.timestamp()[1]) for m in some]
+            begin = found[-1].offset + 1
+        return found
 
     def _apply(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         self.next = offset + 1
+        try:
+            self._apply_record(offset, key, value, at)
+        except msgspec.MsgspecError as e:
+            LOGGER.warning(
+                "topic %s: offset %d is no record of eventwagon's, and is passed over: %s", self.topic, offset, said(e)
+            )
+        if self._waiting:
+            self._wake()
+
+    def _apply_record(self, offset: int, key: bytes, value: bytes, at: int) -> None:
         if key[:1] == RECORD:
             result = self.rule.apply(offset, at, value)
             self._applied(result, key in self._mine)
@@ -206,8 +242,6 @@ class Log(FollowedLog):
                 self.rule.load(dump)
         elif key[:1] == _ASKED:
             self._background.start(self._snapshot())
-        if self._waiting:
-            self._wake()
 
     def _begin_anew(self, offset: int) -> None:
         """Records before `offset` were removed: from here on only a snapshot helps."""
@@ -217,7 +251,7 @@ class Log(FollowedLog):
             self._mine.clear()
         if self._held_back is None:
             self._whole.clear()
-            if self._follows:
+            if self._attached:
                 self._background.start(self._recover_while_following())
         self._held_back = []
         self._from = offset
@@ -278,7 +312,10 @@ class Log(FollowedLog):
         held_back.append(read)
         if key[:1] != _SNAPSHOT:
             return
-        before, dump = _decode_snapshot(value)
+        try:
+            before, dump = _decode_snapshot(value)
+        except msgspec.MsgspecError:  # not eventwagon's
+            return
         if before < self._from or (key == _REBUILT and before != offset):
             return
         if key == _REBUILT:
@@ -311,8 +348,5 @@ class Log(FollowedLog):
     def _follows(self) -> bool:
         return self._client.tail.follows(self.topic, 0)
 
-
-_Read = tuple[int, bytes, bytes, int]
-"""Of a record: offset, key, value, when the log took it in ms."""
 
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[int, bytes]).decode

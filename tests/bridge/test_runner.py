@@ -142,6 +142,27 @@ def test_what_is_refused_behind_a_letter_is_buried_after_it() -> None:
     on_memory(main)
 
 
+def test_nothing_behind_a_letter_that_can_not_be_stored_is_published() -> None:
+    """It would come again with each start."""
+
+    async def main(flow: MemoryFlow, c: Connection) -> None:
+        plain = c.broker.publish
+
+        async def publish(channel: Any, events: Sequence[Event]) -> None:
+            if not channel.wagon:
+                raise Unavailable("no letters now")
+            await plain(channel, events)
+
+        c.broker.publish = publish  # type: ignore[method-assign]
+        await flow.write([*numbered(1), b"no object", *numbered(4, 1)])
+        async with bridging(flow.open(), c, key="body:n") as bridge:
+            await until(lambda: "no letters now" in bridge.trouble and flow.committed, "it is held up")
+        assert flow.committed == {"memory/0"}
+        assert [event.data for event in await stored(c)] == numbered(1)
+
+    on_memory(main)
+
+
 def test_the_stored_part_of_a_batch_is_committed_while_the_rest_waits() -> None:
     async def main(flow: MemoryFlow, c: Connection) -> None:
         refuses = True

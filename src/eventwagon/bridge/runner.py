@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -199,8 +200,9 @@ class Bridge:
 
     async def _publish(self, batch: _Batch) -> None:
         slow = asyncio.get_running_loop().call_later(_SLOW, self._tell_slow)
+        events = batch.before_letter()
         try:
-            await self._c.publish_many(batch.events)
+            await self._c.publish_many(events)
         except BaseException as e:
             self.passed += batch.stored(accepted_by(e))
             if type(e) is PublishError:  # the broker's driver failed, perhaps on the first event that it did not store
@@ -208,14 +210,12 @@ class Bridge:
             if isinstance(e, EventRefused) or batch.defects >= _DEFECTS:
                 batch.refuse(f"it was refused: {_text(e)}", self.rules)
                 return
-            if batch.is_letter_next and not is_ours(e):
-                return  # all before the letter is stored: with it, that can be committed; then the rest is tried again
             raise
         finally:
             slow.cancel()
             if self._troubles.get("publishing") == _IS_SLOW:
                 del self._troubles["publishing"]
-        self.passed += batch.stored(len(batch.events))
+        self.passed += batch.stored(len(events))
 
     def _tell_slow(self) -> None:
         """A broker that is away says nothing until the publishing's patience is over."""
@@ -402,6 +402,14 @@ class _Batch:
     @property
     def _next_event(self) -> int:
         return self._places[0] if self._places else len(self.records)
+
+    def before_letter(self) -> CheckedEvents:
+        """The events before the next letter. Those behind it would come again if it can't be stored."""
+        if not self.letters:
+            return self.events
+        events = CheckedEvents(self.events.most)
+        events += self.events[: bisect_left(self._places, self._next_letter)]
+        return events
 
     def stored(self, number: int) -> int:
         """The first events are stored. Returns their number."""

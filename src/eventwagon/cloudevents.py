@@ -76,25 +76,31 @@ def _date(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
 
 
-@lru_cache(64)  # as for `rfc3339`
 def seconds(text: str) -> float | None:
     """An RFC 3339 time in seconds since the epoch; without a zone it counts as UTC. None if the text is not a time, or
     is so close to the ends of the years 1 to 9999 that it can't be written again in every zone."""
     if len(text) == 27 and text[26] == "Z" and text[19] == "." and text[20:26].isdecimal():
-        second = _parsed(text[:19])  # as we write it
-        time = None if second is None else second + int(text[20:26]) / 1e6
-    else:
-        time = _parsed(text)
+        return _as_we_write(text)
+    time = _parsed(text)
     return time if time is not None and EARLIEST <= time <= LATEST else None
 
 
-@lru_cache(64)
+@lru_cache(64)  # events published together have the same time
+def _as_we_write(text: str) -> float | None:
+    second = _second(text[:19])
+    time = None if second is None else second + int(text[20:26]) / 1e6
+    return time if time is not None and EARLIEST <= time <= LATEST else None
+
+
 def _parsed(text: str) -> float | None:
     try:
         when = datetime.fromisoformat(text.upper())
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+_second = lru_cache(64)(_parsed)
 
 
 # --- writing --------------------------------------------------------------------------------

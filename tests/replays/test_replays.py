@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ from eventwagon.contracts.lifecycle import Move
 from eventwagon.contracts.manifest import moved
 from eventwagon.contracts.replay import NothingKeptError, PastEvents, Replay
 from eventwagon.drivers.memory.broker import MemoryBroker
-from eventwagon.errors import PublishUncertain, Reject, RemovalRefused, StorageBroken, Unavailable, UsageError
+from eventwagon.errors import (
+    EventTooLarge,
+    PublishUncertain,
+    Reject,
+    RemovalRefused,
+    StorageBroken,
+    Unavailable,
+    UsageError,
+)
 from eventwagon.event import REPLAY, UNDO, Channel, Event
 from eventwagon.metrics import Metrics
 from eventwagon.metrics import instruments as i
@@ -428,3 +436,77 @@ def test_what_is_stored_twice_counts_once(
     assert set(again) == set(range(20))
     assert len(again) == 20 + 2 * 5, "the first batch of either wagon twice, and no other"
     assert len(asked) == (0 if trouble is None else 2 if trouble is Unavailable else 1)
+
+
+def test_one_that_is_cancelled_ends_though_nobody_can_say_what_its_torn_wagon_got(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all replays and undos behind it would wait."""
+    monkeypatch.setattr(feeding, "_BATCH", 5)
+    events, away = ArchivedEvents.events, list[bool]()
+
+    async def read(self: ArchivedEvents, wagon: int, channel: str, parts: Sequence[str]) -> AsyncIterator[Any]:
+        if away:
+            raise Unavailable("a part is gone")
+        async for batch in events(self, wagon, channel, parts):
+            yield batch
+
+    monkeypatch.setattr(ArchivedEvents, "events", read)
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=(tmp_path / "archive").as_uri())
+    train.on("t")(lambda _number: None)
+
+    async def main() -> None:
+        world = World(clock=time.time)
+        world.broker = StoringTwice()
+        async with world.running(train) as connection, asyncio.timeout(30):
+            await connection.publish_many(range(20))
+            await connection.request_switch()
+            await connection.wait_drained(1)
+            number = (await connection.replays.request(PastEvents(wagon=1))).number
+            while not world.of(ReplayTorn):
+                await asyncio.sleep(0.005)
+            away.append(True)
+            await connection.replays.cancel(number)
+            while not world.of(ReplayEnded):
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+class RefusingOne(MemoryBroker):
+    """It refuses payload 0 of a replay. The call with the last payload has no answer, once, though it is stored."""
+
+    is_done = False
+
+    async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
+        replayed = not channel.name and bool(events) and REPLAY in events[0].extensions
+        if replayed and any(event.data == b"0" for event in events):
+            raise EventTooLarge("it is too large")
+        await super().publish(channel, events)
+        if replayed and not self.is_done and any(event.data == b"19" for event in events):
+            self.is_done = True
+            raise PublishUncertain("no answer")
+
+
+def test_what_was_refused_hides_nothing_that_a_torn_wagon_got(tmp_path: Path) -> None:
+    again: list[int] = []
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=(tmp_path / "archive").as_uri())
+
+    @train.on("t")
+    async def handle(number: int, ctx: Context) -> None:
+        if REPLAY in ctx.event.extensions:
+            again.append(number)
+
+    async def main() -> None:
+        world = World(clock=time.time)
+        world.broker = RefusingOne()
+        async with world.running(train) as connection, asyncio.timeout(30):
+            await connection.publish_many(range(20))
+            await connection.request_switch()
+            await connection.wait_drained(1)
+            await connection.replays.wait((await connection.replays.request(PastEvents(wagon=1))).number)
+            assert [letter.data async for letter in connection.dead_letters()] == [b"0"]
+        assert len(world.of(ReplayTorn)) == 1
+
+    asyncio.run(main())
+    assert sorted(again) == list(range(1, 20))

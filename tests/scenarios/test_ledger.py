@@ -340,7 +340,7 @@ class Off(MemoryBroker):
 
 
 def test_what_a_process_that_was_taken_for_dead_emits_during_the_removal_counts_as_left() -> None:
-    """Between two attempts of the removal, with the id of an event that was settled."""
+    """Between two attempts of the removal."""
 
     async def main() -> None:
         world, ledger = World(), MemoryLedger()

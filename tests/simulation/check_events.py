@@ -275,7 +275,7 @@ def _deleted(books: Books, manifest: Manifest, record: Deleted) -> Iterator[Viol
 def letters_once(books: Books) -> Iterator[Violation]:
     """I5: where nothing has failed and nobody died, stood still or was asked to end, perhaps amid a removal, a dead
     letter is moved out once. One of a bridge is out from the beginning."""
-    bridged = {record.key for record in books.produced.values()}
+    bridged = {record.key for record in books.produced.values() if not record.fits}
     for record in books.history:
         if isinstance(record, Crashed | Faulted | Paused) or (isinstance(record, Asked) and record.what == "stop"):
             return

@@ -1139,7 +1139,7 @@ def _counted_first() -> Iterator[None]:
 
     async def mutant(self: Feeder, replay: Any, channel: Channel, events: Sequence[Event], count: int) -> None:
         await self._state.apply(lambda m: fed(m, replay.number, self._runtime.name, count))
-        await self._publish(channel, events)
+        await self._publish(replay, channel, events, count - len(events))
 
     with mock.patch.object(Feeder, "_store", mutant):
         yield

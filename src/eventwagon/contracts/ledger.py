@@ -77,7 +77,7 @@ class ChannelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Events that disappeared from the broker without being settled."""
     left: int = 0
     """Events that were in it at the end: published again elsewhere, or deleted with the train; or, in an inner channel,
-    what a worker that was taken for dead emitted late, with the ids of events that were settled."""
+    what a worker that was taken for dead emitted late: the one in its place has emitted the same."""
 
     counted: int = 0
     """Settled events in the counts of workers that were seen. Less than `settled`: a worker was killed before it

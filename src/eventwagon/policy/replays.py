@@ -35,7 +35,7 @@ ATTEMPTS = 3
 MOST_WAITING = 10
 """Replays and undos that are not over, in the manifest of a train."""
 _WAGONS = 3
-"""The most wagons of one replay at a time: one is fed, the others drain."""
+"""The most wagons of one replay at a time: one is fed, the others have failed and are not gone yet."""
 
 
 def requested(manifest: Manifest, replay: Replay, which: str) -> Edit:
@@ -202,8 +202,8 @@ def _without_wagon(manifest: Manifest, replay: Replay, *, lost: bool) -> Edit:
     attempts = replay.attempts + (1 if failed is not None and not lost else 0)
     if attempts >= ATTEMPTS:
         because = f"{attempts} wagons in a row never became ready: {failed.trouble if failed is not None else ''}"
-        return Edit(replay_changed(manifest, replay.number, cancelled=because, wagon=0, torn=False))
-    return Edit(replay_changed(manifest, replay.number, wagon=0, feeder="", torn=False, attempts=attempts))
+        return Edit(replay_changed(manifest, replay.number, cancelled=because, wagon=0))
+    return Edit(replay_changed(manifest, replay.number, wagon=0, feeder="", attempts=attempts))
 
 
 def _over(manifest: Manifest, replay: Replay) -> Edit:

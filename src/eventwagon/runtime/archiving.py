@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
@@ -19,6 +20,7 @@ from ..errors import ChannelGone, StorageBroken, Unavailable
 from ..event import ARCHIVE, Channel, Event, wagon_name
 from ..policy.digest import hashes_of, together, written
 from ..policy.edits import archived
+from .in_time import in_time
 from .runtime import Runtime
 from .train_state import TrainState
 
@@ -83,7 +85,9 @@ class Archiver:
         manifest = self._state.snapshot.manifest
         channel = manifest.rows(wagon)
         working = manifest.working_channels(wagon)
-        depths = dict(zip(working, await self._broker.depth(working), strict=True))
+        asked = partial(self._broker.depth, working)
+        found = await in_time(asked, self._runtime.settings.publish_timeout, "looking at what was settled in it")
+        depths = dict(zip(working, found, strict=True))
         about = ArchivedWagon(train=self._train, number=wagon.number, opened_at=wagon.opened_at)
         facts: list[WagonArchived | ArchiveIncomplete] = []
         try:

@@ -108,7 +108,7 @@ class Feeder:
             await self._state.apply(lambda m: troubled(m, replay.number, me, because))
             raise
         except asyncio.CancelledError:
-            if self._unsure is None:  # else the next feeder finds that this one is gone
+            if self._unsure != replay.wagon:  # else the next feeder finds that this one is gone
                 await to_the_end(partial(self._let_go, replay.number), _TO_THE_END)
             raise
         return True
@@ -140,8 +140,13 @@ class Feeder:
         again, whatever the broker has counted."""
         count, me = replay.fed, self._runtime.name
         if self._source is not None:
-            with suppress(StorageBroken):  # feeding the next wagon finds that, too, and ends the replay
+            try:
                 count += await self._got(self._source, replay)
+            except StorageBroken:  # feeding the next wagon finds that, too, and ends the replay
+                pass
+            except Unavailable:
+                if not replay.cancelled:  # else nothing more is published: it need not be known
+                    raise
         await self._state.apply(lambda m: recounted(m, replay.number, me, replay.wagon, count))
 
     async def _got(self, source: EventSource, replay: Replay) -> int:
@@ -249,37 +254,39 @@ class Feeder:
         me = self._runtime.name
         self._unsure = replay.wagon
         try:
-            refused = await self._publish(channel, events)
+            await self._publish(replay, channel, events, count - len(events))
         except Unavailable:
             self._unsure = None  # nothing is stored
             raise
         now = asyncio.get_running_loop().time()
         self._stored = (replay.number, replay.wagon, count)
         exact = self._exact and not channel.name
-        if exact and not refused and count < replay.count and now - self._noted < _NOTED_EVERY:
+        if exact and count < replay.count and now - self._noted < _NOTED_EVERY:
             self._unsure = None  # a feeder that follows asks the archive what the sealed wagon got
             return
         await self._state.apply(lambda m: fed(m, replay.number, me, count))
         self._noted = now
         self._unsure = None
 
-    async def _publish(self, channel: Channel, events: Sequence[Event]) -> int:
-        """Store the events in this order. Returns how many the broker refuses for good: those are dead letters then.
-        Raises Unavailable only if nothing was stored."""
+    async def _publish(self, replay: Replay, channel: Channel, events: Sequence[Event], before: int) -> None:
+        """Store the events in this order, the replay's after the first `before`. Those that the broker refuses for good
+        become dead letters. Raises Unavailable only if nothing was stored."""
         try:
             async with asyncio.timeout(self._runtime.settings.publish_timeout):
                 await self._broker.publish(channel, events)
-            return 0
+            return
         except TimeoutError:
             raise PublishUncertain(f"publishing to {channel}: the broker has not answered in time") from None
         except EventRefused as e:
             if len(events) == 1:
                 await self._bury(channel, events[0], e)
-                return 1
+                me = self._runtime.name  # its row is in no archive, so that it would seem never published
+                await self._state.apply(lambda m: fed(m, replay.number, me, before + 1))
+                return
         half = len(events) // 2
-        refused = await self._publish(channel, events[:half])
+        await self._publish(replay, channel, events[:half], before)
         try:
-            return refused + await self._publish(channel, events[half:])
+            await self._publish(replay, channel, events[half:], before + half)
         except Unavailable as e:
             raise PublishUncertain(f"publishing to {channel}: {e}") from e
 

@@ -115,6 +115,33 @@ def test_members_share_the_partitions() -> None:
     assert not log.claims.members
 
 
+def test_more_partitions_are_shared_by_all_who_live() -> None:
+    """Also those that only one of them knows of so far: the log names them."""
+    log = Log()
+    log.join("a", "b")
+    owners = log.owners
+    log.partitions = 7
+    log.join("a")
+    assert log.owners[:4] == owners
+    assert sorted(map(log.owners.count, "ab")) == [3, 4]
+    assert log.claims.channel("").named == 7
+
+
+def test_looking_at_a_partition_changes_no_answer() -> None:
+    """A process may know of more partitions than the log names: others that have read the same do not."""
+    one, other = Log(), Log()
+    for log in (one, other):
+        log.join("a")
+        if log is one:
+            channel = log.claims.channel("")
+            assert channel.partition(5).fresh == 0
+            assert channel.waiting_again(log.now, [6]) == 0
+            assert channel.named == 4
+        log.join("b", "c")
+    assert one.owners == other.owners
+    assert one.claims.dump() == other.claims.dump()
+
+
 def test_who_owes_nothing_is_not_dropped() -> None:
     """An idle wagon needs no sign of life."""
     log = Log()

@@ -173,6 +173,6 @@ def test_events_without_an_owner_are_claimed_at_once() -> None:
     claims = WagonClaims()
     claims.apply(0, 1000, encode([FORMAT]))
     stealing = Stealing()
-    claims.channel("").partition(0)
+    claims.channel("").ensure(0)
     stealing.ends(0, 3)
     assert stealing.target(claims.channel(""), set(), 10, 1000) == (0, 3)

@@ -71,7 +71,17 @@ class ChannelClaims:
         self._claims: dict[int, list[Hold]] = {}
 
     def partition(self, number: int) -> Partition:
-        """The partition of this number."""
+        """The partition of this number, to look at. One that the log does not name is not added: who owns what would
+        follow from what this process has looked at."""
+        return self.partitions.get(number) or Partition()
+
+    @property
+    def named(self) -> int:
+        """How many partitions the topic has at least, by the log."""
+        return max(self.partitions, default=-1) + 1
+
+    def ensure(self, number: int) -> Partition:
+        """The partition of this number, which the log names."""
         found = self.partitions.get(number)
         if found is None:
             found = self.partitions[number] = Partition()
@@ -117,7 +127,7 @@ class ChannelClaims:
             if room <= 0:
                 break
             p, end = ends[(turn + i) % len(ends)]
-            for run in self.partition(p).take_fresh(end, room):
+            for run in self.ensure(p).take_fresh(end, room):
                 room -= run[1] - run[0]
                 grants.append(self._grant(op, now, number, Hold(p, [run], number, 1, 0, op.owner)))
         return grants or ([] if op.suspect_first else self._claim_suspect(op, now, number, numbers))
@@ -139,7 +149,7 @@ class ChannelClaims:
 
     def void(self, runs: Iterable[Run]) -> None:
         for p, start, stop in runs:
-            partition = self.partition(p)
+            partition = self.ensure(p)
             self.voids += self._drop(p, start, min(stop, partition.fresh))
             self.voids += partition.skip(start, stop)
         self._tidy()
@@ -148,7 +158,7 @@ class ChannelClaims:
         """Record these offsets as lost. Claimed events are not lost: their consumer may still settle them."""
         self.expire(now)
         for p, start, stop in runs:
-            partition = self.partition(p)
+            partition = self.ensure(p)
             self.lost += partition.drop_returned(start, stop) + partition.skip(start, stop)
 
     def rebuild(self, number: int, settled: set[int], voids: set[int], lost: set[int], now: int) -> None:
@@ -156,7 +166,7 @@ class ChannelClaims:
         self.settled += len(settled)
         self.voids += len(voids)
         self.lost += len(lost)
-        partition = self.partition(number)
+        partition = self.ensure(number)
         left = [(0, partition.fresh)]
         gone: list[tuple[int, int]] = []
         for offset in settled | voids | lost:
@@ -179,7 +189,7 @@ class ChannelClaims:
                 for run in within(hold.runs, start, stop):
                     self._take_from(hold, *run)
                     suspect = hold.suspect and not (op.tried or op.cleared)
-                    self.partition(p).put_back(run, hold.attempt + op.tried, now + op.delay, suspect=suspect)
+                    self.ensure(p).put_back(run, hold.attempt + op.tried, now + op.delay, suspect=suspect)
         returned: list[Grant] = []
         for number, partition in self.partitions.items() if op.owner else ():
             for hold in [h for h in partition.holds if h.name == op.owner]:
@@ -207,7 +217,7 @@ class ChannelClaims:
                     longer.alone = True
                 else:
                     longer.due = now + op.visibility
-                self.partition(p).keep(longer)
+                self.ensure(p).keep(longer)
                 stands += [Grant(p, *run, longer.attempt, claim, longer.suspect) for run in runs]
         self._tidy()
         return stands
@@ -226,7 +236,7 @@ class ChannelClaims:
     def join(self, member: str, partitions: int, salt: str, now: int) -> None:
         """The member consumes the channel, which has at least so many partitions."""
         for number in range(partitions):
-            self.partition(number)
+            self.ensure(number)
         if member not in self.members:
             self.members.append(member)
         self._share(salt, now)
@@ -243,13 +253,13 @@ class ChannelClaims:
         new.since = claims
         new.members, new.moved = self.members, self.moved + 1
         for number, partition in self.partitions.items():
-            new.partition(number).owner, new.partition(number).tended = partition.owner, now
+            new.ensure(number).owner, new.ensure(number).tended = partition.owner, now
         return new
 
     def report(self, ends: Iterable[tuple[int, int]], member: str) -> None:
         """The member has seen these ends, and lets others have what waits."""
         for p, end in ends:
-            partition = self.partition(p)
+            partition = self.ensure(p)
             partition.seen = max(partition.seen, end)
             if partition.owner == member:
                 partition.tended = 0
@@ -268,7 +278,7 @@ class ChannelClaims:
         """What a claim tells about its partitions and their owners."""
         taken = {grant.partition for grant in grants}
         for p, end in op.ends:
-            partition = self.partition(p)
+            partition = self.ensure(p)
             partition.seen = max(partition.seen, end)
             if partition.owner == member:
                 partition.tended = now
@@ -279,23 +289,23 @@ class ChannelClaims:
 
     def _claim_suspect(self, op: Claim, now: int, number: int, numbers: Sequence[int]) -> list[Grant]:
         """Claim the suspect with the most attempts that is due."""
-        due = ((*found[:2], p, found) for p in numbers if (found := self.partition(p).first_suspect(now)))
+        due = ((*found[:2], p, found) for p in numbers if (found := self.ensure(p).first_suspect(now)))
         if (first := min(due, default=None)) is None:
             return []
         rank, _, p, found = first
-        offset = self.partition(p).take_suspect(found)
+        offset = self.ensure(p).take_suspect(found)
         hold = Hold(p, [(offset, offset + 1)], number, -rank, 0, op.owner, suspect=True)
         return [self._grant(op, now, number, hold)]
 
     def _claim_again(self, op: Claim, now: int, number: int, numbers: Sequence[int], grants: list[Grant]) -> int:
         room = op.limit
         while room > 0:
-            due = ((part.back[0].due, p) for p in numbers if (part := self.partition(p)).back)
+            due = ((part.back[0].due, p) for p in numbers if (part := self.ensure(p)).back)
             first = min(due, default=None)
             if first is None or first[0] > now:
                 break
             p = first[1]
-            one = self.partition(p).take_back(room)
+            one = self.ensure(p).take_back(room)
             room -= one.stop - one.start
             hold = Hold(p, [(one.start, one.stop)], number, one.attempt, 0, op.owner)
             grants.append(self._grant(op, now, number, hold))
@@ -307,11 +317,11 @@ class ChannelClaims:
         return Grant(hold.partition, *hold.runs[0], hold.attempt, number, hold.suspect)
 
     def _keep(self, hold: Hold) -> None:
-        self.partition(hold.partition).keep(hold)
+        self.ensure(hold.partition).keep(hold)
         self._claims.setdefault(hold.claim, []).append(hold)
 
     def _forget(self, hold: Hold) -> None:
-        del self.partition(hold.partition).holds[hold]
+        del self.ensure(hold.partition).holds[hold]
         same = self._claims[hold.claim]
         if len(same) == 1:
             del self._claims[hold.claim]
@@ -326,7 +336,7 @@ class ChannelClaims:
 
     def _drop(self, p: int, start: int, stop: int) -> int:
         """Forget these, whoever holds them. Returns how many there were."""
-        partition, dropped = self.partition(p), 0
+        partition, dropped = self.ensure(p), 0
         for hold in [h for h in partition.holds if h.runs[0][0] < stop and start < h.runs[-1][1]]:
             dropped += self._take_from(hold, start, stop)
         return dropped + (partition.drop_returned(start, stop) if partition.returned else 0)
@@ -335,7 +345,7 @@ class ChannelClaims:
         runs, hold.runs = hold.runs, []
         self._forget(hold)
         for run in runs:
-            self.partition(hold.partition).put_back(run, hold.attempt + hold.alone, due, suspect=True)
+            self.ensure(hold.partition).put_back(run, hold.attempt + hold.alone, due, suspect=True)
 
     def _tidy(self) -> None:
         for partition in self.partitions.values():
@@ -380,7 +390,7 @@ class ChannelClaims:
                 holds[same] = hold
                 self._keep(hold)
         for number, owner, seen, tended, since in dump.owned:
-            partition = self.partition(number)
+            partition = self.ensure(number)
             partition.owner, partition.seen, partition.tended, partition.waits_since = owner, seen, tended, since
         self.moved += 1
         return self
@@ -529,7 +539,7 @@ class WagonClaims:
                     if ended:
                         into.update(range(start, stop))
                     channel = new.channel(op.channel)
-                    channel.partition(p).fresh = max(channel.partition(p).fresh, stop)
+                    channel.ensure(p).fresh = max(channel.ensure(p).fresh, stop)
         for (name, p), (settled, voids, lost) in known.items():
             new.channel(name).rebuild(p, settled - voids - lost, voids - lost, lost, new.now)
         return new.dump()

@@ -1,4 +1,6 @@
-"""A partition that just got its leader may refuse a producer's first message, take its second, and then take the first,
+"""New partitions: of a new topic, and those that somebody adds to one.
+
+A partition that just got its leader may refuse a producer's first message, take its second, and then take the first,
 sent again, for a repetition: the client reports it as stored, without an offset, and it is nowhere. On a busy machine
 it is so with one new topic in fifty."""
 
@@ -11,9 +13,12 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, Message
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # exported without saying so
 
+from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import Entry, StepFailed
 from eventwagon.contracts.registry import Registry
+from eventwagon.drivers.kafka import KafkaBroker, wagons
 from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.names import Names
 from eventwagon.drivers.kafka.options import Options
@@ -22,7 +27,8 @@ from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.drivers.kafka.sender import REPEATED, Sender
 from eventwagon.errors import PublishUncertain
 from eventwagon.event import Channel
-from tests.kafka.support import events
+from tests.kafka.support import LONG, events, holding, send, standing, take
+from tests.kafka.test_sharing import feed_of, until_shared, work
 from tests.servers.kafka import KafkaServer
 
 
@@ -108,5 +114,132 @@ def test_events_that_are_reported_so_are_not_surely_stored(kafka_server: KafkaSe
         await admin.delete(str(channel))
         await publisher.close()
         await admin.close()
+
+    asyncio.run(main())
+
+
+def grow(bootstrap: str, channel: Channel, partitions: int) -> None:
+    """As somebody does it by hand."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_partitions([NewPartitions(str(channel), partitions)])[str(channel)].result(20)
+
+
+def send_to(bootstrap: str, channel: Channel, *partitions: int) -> None:
+    """One event to each, from a foreign program that knows all of them."""
+    for p in partitions:
+        assert send(bootstrap, str(channel), p, b"1") is None
+
+
+@pytest.mark.parametrize("had", [1, 4])
+def test_living_processes_read_partitions_that_somebody_adds(
+    kafka_server: KafkaServer, caplog: pytest.LogCaptureFixture, had: int
+) -> None:
+    async def main() -> None:
+        url = f"{kafka_server.url}?partitions={had}"
+        async with (
+            holding(url, *events(10)) as (ours, channel),
+            KafkaBroker.from_url(url) as other,
+            ours.consume(channel, visibility=LONG) as one,
+            other.consume(channel, visibility=LONG) as two,
+        ):
+            await until_shared(ours, other)
+            stop, got = asyncio.Event(), list[Delivery]()
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+                for consumer in (one, two):
+                    group.create_task(work(consumer, got, stop))
+                grow(kafka_server.bootstrap, channel, 7)
+                send_to(kafka_server.bootstrap, channel, *range(7), *range(7))
+                while len(got) < 24:
+                    await asyncio.sleep(0.05)
+                while feed_of(ours).partition_count + feed_of(other).partition_count < 14:
+                    await asyncio.sleep(0.05)
+                await until_shared(ours, other)
+                send_to(kafka_server.bootstrap, channel, *range(7))  # now an owner reads each
+                while len(got) < 31:
+                    await asyncio.sleep(0.05)
+                stop.set()
+            assert len({d.event.id for d in got}) == 31
+            assert [(d.published, d.settled) for b in (ours, other) for d in await b.depth([channel])] == [(31, 31)] * 2
+            told = [r.getMessage() for r in caplog.records if "7 partitions" in r.getMessage()]
+            assert len(told) == 2  # each process once
+            assert all(f"topic {channel} has 7 partitions, it had {had}: somebody added some" in one for one in told)
+
+    asyncio.run(main())
+
+
+def test_a_living_publisher_writes_to_all_of_them(kafka_server: KafkaServer) -> None:
+    async def main() -> None:
+        async with holding(f"{kafka_server.url}?partitions=2", *events(1)) as (broker, channel):
+            places = [(str(channel), p) for p in range(4)]
+            grow(kafka_server.bootstrap, channel, 4)
+            async with asyncio.timeout(20):
+                while True:
+                    await broker.publish(channel, events(1))
+                    ends = await broker.wagons.admin.ends(places)
+                    if all((ends[place] or 0) > 1 for place in places):  # more than a probe
+                        return
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sealed_by", ["who has not noticed", "another"])
+def test_a_sealed_wagon_is_not_empty_while_something_waits_in_one_of_them(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch, sealed_by: str
+) -> None:
+    """Before this process notices by itself."""
+    monkeypatch.setattr(wagons, "_COUNT", 10_000)
+
+    async def main() -> None:
+        url = f"{kafka_server.url}?partitions=2"
+        async with (
+            holding(url, *events(4)) as (ours, channel),
+            KafkaBroker.from_url(url) as other,
+            ours.consume(channel, visibility=LONG) as consumer,
+        ):
+            await consumer.settle(await take(consumer, 4))
+            assert (await ours.depth([channel]))[0].waiting == 0
+            grow(kafka_server.bootstrap, channel, 4)
+            send_to(kafka_server.bootstrap, channel, 2, 3)
+            await (other if sealed_by == "another" else ours).seal(channel)
+            for p in range(4):
+                error = send(kafka_server.bootstrap, str(channel), p, b"1")
+                assert error is not None
+                assert error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled, depth.waiting) == (6, 4, 2)
+            await consumer.settle(await take(consumer, 2))  # counting, it has noticed
+            (depth,) = await ours.depth([channel])
+            assert (depth.published, depth.settled) == (6, 6)
+
+    asyncio.run(main())
+
+
+def test_what_is_in_one_of_them_is_found_where_nobody_consumes(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead letters are moved out before their topic is deleted."""
+    monkeypatch.setattr(wagons, "_COUNT", 10_000)
+
+    async def main() -> None:
+        async with holding(f"{kafka_server.url}?partitions=2", *events(2)) as (broker, channel):
+            grow(kafka_server.bootstrap, channel, 4)
+            send_to(kafka_server.bootstrap, channel, 3)
+            assert len(await standing(broker, channel)) == 3
+
+    asyncio.run(main())
+
+
+def test_topics_that_are_gone_are_not_counted_for_ever(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with holding(kafka_server.url) as (broker, channel), KafkaBroker.from_url(kafka_server.url) as other:
+            await other.publish(channel, events(1))
+            await broker.delete(channel)
+            assert str(channel) in other.wagons.publisher.counts()
+            for _ in range(2):
+                await other.wagons.recount()
+            assert not other.wagons.publisher.counts()
 
     asyncio.run(main())

@@ -162,6 +162,22 @@ class Admin:
             return ""
         raise self.trouble(error, "DESCRIBE", f"topic {topic}")
 
+    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions each of these topics has, 0 if there is no such topic; one call for all. Without those
+        that the server tells nothing of."""
+        names = list(topics)
+        if not names:
+            return {}
+        asked = self._client.describe_topics(TopicCollection(names), request_timeout=self.options.timeout)
+        found = dict[str, int]()
+        for topic, future in asked.items():
+            error = await self._done(future, renew=False)
+            if error is None:
+                found[topic] = len(future.result().partitions)
+            elif absent(error):
+                found[topic] = 0
+        return found
+
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
         """Create the topic. Returns whether it did not exist before."""
         right = {name: value.removeprefix(">=") for name, value in {**FOREVER, **config}.items()}

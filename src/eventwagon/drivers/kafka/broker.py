@@ -21,7 +21,7 @@ from .admin import COMPACTED, LOG_TIME, Place, unsuitable
 from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
-from .proposals import Gone, Release, Renew, Void, runs_of
+from .proposals import Beat, Gone, Release, Renew, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY, Topic
 from .reader import Spot
 from .subscription import KafkaSubscription
@@ -237,10 +237,15 @@ class KafkaBroker:
             return
         client, probes = self.wagons.client, list[tuple[int, int]]()
         copies = max((len(p.replicas) for p in metadata.partitions.values()), default=1)
-        count = len(metadata.partitions)
+        count = sealed = 0
         try:
-            await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
+            while metadata is not None and (count := len(metadata.partitions)) > sealed:
+                await client.admin.describe(topic, client.sender.producer)  # it may know of fewer partitions
+                await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
+                sealed, metadata = count, await client.admin.describe(topic)  # were some added meanwhile?
             self.wagons.publisher.sealed(channel)
+            with contextlib.suppress(ChannelGone):
+                await self._name_partitions(channel, count)
         except sealing.TopicGone:
             return
         finally:
@@ -248,6 +253,13 @@ class KafkaBroker:
                 with contextlib.suppress(ChannelGone):  # without a claims log nobody counts them
                     wagon = await self.wagons.of(channel)
                     await self._void(wagon, channel, probes)
+
+    async def _name_partitions(self, channel: Channel, count: int) -> None:
+        """See that the log names all partitions of a sealed topic: whoever proves that nothing is left there counts
+        those that were added, too."""
+        wagon = await self.wagons.of(channel)
+        if (named := wagon.channel(channel.name).named) < count:
+            await wagon.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
 
     async def delete(self, channel: Channel) -> None:
         admin, topic, log = self.wagons.admin, self._names.topic(channel), self._names.claims(channel)
@@ -328,9 +340,15 @@ class KafkaBroker:
     # --- figures ----------------------------------------------------------------------------
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        wagons, topics, claimless = await self._known(channels)
-        partitions = {c: topic.partitions for c, topic in topics.items()}
-        settled, ends = await self.wagons.totals(wagons.values(), partitions)
+        for first in (True, False):
+            wagons, topics, claimless = await self._known(channels)
+            partitions = {c: topic.partitions for c, topic in topics.items()}
+            settled, ends = await self.wagons.totals(wagons.values(), partitions)
+            more = [c for c, n in partitions.items() if wagons[c.train, c.wagon].channel(c.name).named > n]
+            if not more:
+                break
+            for channel in more if first else ():  # the log names partitions that this process has not noticed yet
+                await self.wagons.recount(channel)
         await self._look_for_losses(wagons, partitions, ends)
         depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
         # only the ages of an ingress are used: don't read those of other channels
@@ -439,6 +457,8 @@ class KafkaBroker:
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
+        await self.wagons.publisher.topic(channel)
+        await self.wagons.recount(channel)  # what is left out here may be deleted next
         topic = await self.wagons.publisher.topic(channel)
         try:
             wagon = await self.wagons.of(channel)

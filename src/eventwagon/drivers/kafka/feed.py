@@ -134,8 +134,18 @@ class Feed:
             self.wake()
         if self._handed_over:
             self._end_hand_over()
-        if self._wagon.format > 1 and self._joining is None and self._me not in claims.members:
+        unnamed = self._me not in claims.members or claims.named < self.partition_count
+        if self._wagon.format > 1 and self._joining is None and unnamed:
             self._join()
+
+    def grow(self, partitions: int) -> bool:
+        """The topic has so many partitions now: join with them, and read those that this process owns then."""
+        if not self._started or self._stopped or partitions <= self.partition_count:
+            return False
+        self.partition_count = partitions
+        self._known = None
+        self.look()
+        return True
 
     def stop(self) -> None:
         """Stop reading it, and let others have its partitions."""

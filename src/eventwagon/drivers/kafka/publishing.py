@@ -88,7 +88,11 @@ class Publisher:
 
     def forget(self, channel: Channel) -> None:
         """The channel was deleted, or created again."""
-        self._topics.pop(self._names.topic(channel), None)
+        self.forget_topic(self._names.topic(channel))
+
+    def forget_topic(self, name: str) -> None:
+        """The same, by the topic's name."""
+        self._topics.pop(name, None)
 
     def sealed(self, channel: Channel) -> None:
         """The channel was sealed."""
@@ -125,6 +129,27 @@ class Publisher:
         if topic.partitions:
             self._topics[name] = topic
         return topic
+
+    def counts(self) -> dict[str, int]:
+        """The known topics, and how many partitions they have as far as is known."""
+        return {name: topic.partitions for name, topic in self._topics.items()}
+
+    async def grow(self, name: str, partitions: int) -> bool:
+        """Use the partitions that were added to a known topic, if the producer's broker knows of them, too. Raises
+        Unavailable, StorageBroken."""
+        old = self._topics.get(name)
+        if old is None:
+            return False
+        for sender in filter(None, (self.sender, self._smaller.get(old.limit))):
+            found = await self._admin.describe(name, sender.producer)  # it refuses partitions that it does not know
+            if found is None or len(found.partitions) < partitions:
+                return False
+        new = Topic(old.channel, name, partitions, old.limit)  # another one: calls under way count with the old one
+        new.sealed, new.trouble = old.sealed, old.trouble
+        if self._topics.get(name) is not old:
+            return False
+        self._topics[name] = new
+        return True
 
     async def look_again(self) -> None:
         """Check whether the known topics still keep their records. Raises Unavailable, StorageBroken."""

@@ -30,7 +30,7 @@ class Reader:
         self._lock = asyncio.Lock()
         self._consumer: Consumer | None = None
         self._stop = threading.Event()
-        self._topics: set[str] = set()  # the consumer knows these
+        self._known: set[tuple[str, int]] = set()  # partitions that the consumer knows
 
     async def range(
         self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
@@ -118,9 +118,9 @@ class Reader:
             self._consumer.unassign()
 
     def _single(self, consumer: Consumer, wanted: dict[tuple[str, int], int]) -> dict[Spot, Message]:
-        for topic in {topic for topic, _ in wanted} - self._topics:
+        for topic in {topic for topic, _ in wanted.keys() - self._known}:
             consumer.list_topics(topic, timeout=self._admin.options.timeout)
-            self._topics.add(topic)
+        self._known.update(wanted)
         consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in wanted.items()])
         found: dict[Spot, Message] = {}
         left = set(wanted)

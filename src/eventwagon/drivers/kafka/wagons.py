@@ -25,6 +25,7 @@ from .tail import Tail
 from .wagon import KafkaWagon
 
 _LOOK = 1.0  # s between two checks whether what is followed still exists
+_COUNT = 5  # looks from one count of the topics' partitions to the next
 _BEAT = 0.5  # s between two checks whether the others should hear from this process
 _QUEUED = 2048  # kilobytes of events that a client fetches ahead
 _FETCH = 524_288  # bytes of events that are fetched at once
@@ -53,6 +54,9 @@ class Wagons:
         self._tail = Tail(few, "eventwagon-kafka-events")
         self._cache = cache
         self._told_partitions: set[str] = set()
+        self._counting = asyncio.Lock()
+        self._absent: set[str] = set()
+        """Topics that the last count did not find."""
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
         self._last_claims: dict[tuple[str, int], WagonClaims] = {}
         self._background = Background()
@@ -210,6 +214,11 @@ class Wagons:
             await asyncio.sleep(_LOOK)
             await self._look()
             turn += 1
+            if turn % _COUNT == 0:
+                try:
+                    await self.recount()
+                except BrokerError as e:
+                    LOGGER.debug("could not count the partitions of topics: %s", e)
             if turn % _LOOK_CLOSER == 0:
                 await self._look_closer()
 
@@ -225,6 +234,34 @@ class Wagons:
         except BrokerError as e:
             LOGGER.debug("could not read the configuration of topics: %s", e)
 
+    async def recount(self, channel: Channel | None = None) -> None:
+        """Notice partitions that somebody has added to the topics in use, or to that of this channel: from then on they
+        are read, counted and written to. Raises Unavailable, StorageBroken."""
+        async with self._counting:
+            counts = self.publisher.counts()
+            names = set(counts) if channel is None else {self.names.topic(channel)}
+            found = await self.admin.partitions(names)
+            if channel is None:
+                gone = {name for name, now in found.items() if not now}
+                for name in gone & self._absent:  # else what is counted would grow with every wagon
+                    self.publisher.forget_topic(name)
+                self._absent = gone
+            feeds = {feed.topic: feed for wagon in self.live() for feed in wagon.feeds.values()}
+            for name, now in found.items():
+                feed, known = feeds.get(name), counts.get(name, now)
+                had = min(known, feed.partition_count if feed else known)
+                if now <= had:
+                    continue
+                grew = feed is not None and feed.grow(now)  # first: the log names what is written to
+                if (known < now and await self.publisher.grow(name, now)) or grew:
+                    LOGGER.warning(
+                        "topic %s has %s, it had %d: somebody added some. They are read, counted and sealed like the "
+                        "others; the next wagon's topics have as many as the URL says",
+                        name,
+                        count(now, "partition"),
+                        had,
+                    )
+
     async def _look(self) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are gone."""
         wagons = self.live()
@@ -238,7 +275,7 @@ class Wagons:
             return
         for wagon, feed in feeds:
             for p in range(feed.partition_count):
-                feed.reaches(p, ends[feed.topic, p] or 0)
+                feed.reaches(p, ends.get((feed.topic, p)) or 0)  # none was asked for one that was just noticed
             feed.missed = feed.missed + 1 if ends[feed.topic, 0] is None else 0
             if feed.missed >= _SURE:
                 feed.end()

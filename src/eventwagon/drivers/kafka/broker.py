@@ -21,7 +21,7 @@ from .admin import COMPACTED, LOG_TIME, Place, unsuitable
 from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
-from .proposals import Beat, Gone, Release, Renew, Void, runs_of
+from .proposals import Gone, Release, Renew, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY, Topic
 from .reader import Spot
 from .subscription import KafkaSubscription
@@ -240,12 +240,17 @@ class KafkaBroker:
         count = sealed = 0
         try:
             while metadata is not None and (count := len(metadata.partitions)) > sealed:
-                await client.admin.describe(topic, client.sender.producer)  # it may know of fewer partitions
+                known = await client.admin.describe(topic, client.sender.producer)
+                if known is not None and len(known.partitions) < count:  # it would take them for absent
+                    raise Unavailable(
+                        f"Kafka at {self._options.servers}: topic {topic}: a broker does not know of all its "
+                        f"{count} partitions yet: try again"
+                    )
                 await sealing.seal(client.admin, client.sender, topic, count, copies, lambda *at: probes.append(at))
                 sealed, metadata = count, await client.admin.describe(topic)  # were some added meanwhile?
             self.wagons.publisher.sealed(channel)
             with contextlib.suppress(ChannelGone):
-                await self._name_partitions(channel, count)
+                await self.wagons.name_partitions(await self.wagons.of(channel), channel, count)
         except sealing.TopicGone:
             return
         finally:
@@ -253,13 +258,6 @@ class KafkaBroker:
                 with contextlib.suppress(ChannelGone):  # without a claims log nobody counts them
                     wagon = await self.wagons.of(channel)
                     await self._void(wagon, channel, probes)
-
-    async def _name_partitions(self, channel: Channel, count: int) -> None:
-        """See that the log names all partitions of a sealed topic: whoever proves that nothing is left there counts
-        those that were added, too."""
-        wagon = await self.wagons.of(channel)
-        if (named := wagon.channel(channel.name).named) < count:
-            await wagon.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
 
     async def delete(self, channel: Channel) -> None:
         admin, topic, log = self.wagons.admin, self._names.topic(channel), self._names.claims(channel)

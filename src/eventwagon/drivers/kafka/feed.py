@@ -78,6 +78,8 @@ class Feed:
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._owner = ""
         self._joining: asyncio.Future[list[Grant]] | None = None
+        self._joined_with = 0
+        """How many partitions the log knows of from this process."""
         self._members: list[str] = []
         """As of the last look."""
         self._handed_over: dict[int, tuple[float, int]] = {}
@@ -134,17 +136,20 @@ class Feed:
             self.wake()
         if self._handed_over:
             self._end_hand_over()
-        unnamed = self._me not in claims.members or claims.named < self.partition_count
-        if self._wagon.format > 1 and self._joining is None and unnamed:
+        is_in = self._me in claims.members and self._joined_with >= self.partition_count
+        if self._wagon.format > 1 and self._joining is None and not is_in:
             self._join()
 
-    def grow(self, partitions: int) -> bool:
-        """The topic has so many partitions now: join with them, and read those that this process owns then."""
+    async def grow(self, partitions: int) -> bool:
+        """The topic has so many partitions now: join with them, and read those that this process owns then. Returns
+        when the log names them; if that fails, it is tried again."""
         if not self._started or self._stopped or partitions <= self.partition_count:
             return False
         self.partition_count = partitions
         self._known = None
         self.look()
+        if self._joining is not None:
+            await asyncio.wait([self._joining])
         return True
 
     def stop(self) -> None:
@@ -169,11 +174,13 @@ class Feed:
 
     def _join(self) -> asyncio.Future[list[Grant]]:
         self._joining = joining = self._propose(Join(self.channel.name, self.partition_count, self._owner))
-        joining.add_done_callback(self._joined)
+        joining.add_done_callback(partial(self._joined, self.partition_count))
         return joining
 
-    def _joined(self, joining: asyncio.Future[list[Grant]]) -> None:
+    def _joined(self, partitions: int, joining: asyncio.Future[list[Grant]]) -> None:
         self._joining = None
+        if not joining.cancelled() and joining.exception() is None:
+            self._joined_with = partitions
 
     def _mine(self) -> set[int]:
         claims = self._claims()

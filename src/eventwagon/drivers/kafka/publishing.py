@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from random import randrange
+from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
@@ -130,16 +131,14 @@ class Publisher:
             self._topics[name] = topic
         return topic
 
-    def counts(self) -> dict[str, int]:
-        """The known topics, and how many partitions they have as far as is known."""
-        return {name: topic.partitions for name, topic in self._topics.items()}
+    def topics(self) -> dict[str, Topic]:
+        """The known topics, by their names."""
+        return dict(self._topics)
 
-    async def grow(self, name: str, partitions: int) -> bool:
+    async def grow(self, old: Topic, partitions: int) -> bool:
         """Use the partitions that were added to a known topic, if the producer's broker knows of them, too. Raises
         Unavailable, StorageBroken."""
-        old = self._topics.get(name)
-        if old is None:
-            return False
+        name = old.name
         for sender in filter(None, (self.sender, self._smaller.get(old.limit))):
             found = await self._admin.describe(name, sender.producer)  # it refuses partitions that it does not know
             if found is None or len(found.partitions) < partitions:
@@ -295,7 +294,8 @@ class _Sending:
                 key, value, headers = encode(event, structured=structured)
                 partition = plain
                 if key is not None and topic.partitions > 1:
-                    partition, self._keyed = -1, True
+                    # as librdkafka does it; but that may know of partitions that the claims log does not name yet
+                    partition, self._keyed = crc32(key.encode()) % topic.partitions, True
                 try:
                     produce(name, value, key, partition, report, headers=headers)
                 except BufferError:

@@ -19,6 +19,7 @@ from .following import LogClient, LogGone
 from .names import Names
 from .options import LOGGER, Options
 from .progress import Progress
+from .proposals import Beat
 from .publishing import Publisher
 from .reader import Reader
 from .tail import Tail
@@ -238,8 +239,8 @@ class Wagons:
         """Notice partitions that somebody has added to the topics in use, or to that of this channel: from then on they
         are read, counted and written to. Raises Unavailable, StorageBroken."""
         async with self._counting:
-            counts = self.publisher.counts()
-            names = set(counts) if channel is None else {self.names.topic(channel)}
+            topics = self.publisher.topics()
+            names = set(topics) if channel is None else {self.names.topic(channel)}
             found = await self.admin.partitions(names)
             if channel is None:
                 gone = {name for name, now in found.items() if not now}
@@ -248,12 +249,17 @@ class Wagons:
                 self._absent = gone
             feeds = {feed.topic: feed for wagon in self.live() for feed in wagon.feeds.values()}
             for name, now in found.items():
-                feed, known = feeds.get(name), counts.get(name, now)
-                had = min(known, feed.partition_count if feed else known)
+                feed, topic = feeds.get(name), topics.get(name)
+                had = min(feed.partition_count if feed else now, topic.partitions if topic else now)
                 if now <= had:
                     continue
-                grew = feed is not None and feed.grow(now)  # first: the log names what is written to
-                if (known < now and await self.publisher.grow(name, now)) or grew:
+                grew = feed is not None and await feed.grow(now)
+                if topic is not None and topic.partitions < now:
+                    if (wagon := self.attached(topic.channel)) and not grew:
+                        with contextlib.suppress(BrokerError):  # a process that may only read does not write there
+                            await self.name_partitions(wagon, topic.channel, now)
+                    grew = await self.publisher.grow(topic, now) or grew  # last: the log names what is written to
+                if grew:
                     LOGGER.warning(
                         "topic %s has %s, it had %d: somebody added some. They are read, counted and sealed like the "
                         "others; the next wagon's topics have as many as the URL says",
@@ -261,6 +267,12 @@ class Wagons:
                         count(now, "partition"),
                         had,
                     )
+
+    async def name_partitions(self, wagon: KafkaWagon, channel: Channel, count: int) -> None:
+        """See that the log names all partitions of the channel: whoever proves that nothing is left counts them, too.
+        Raises ChannelGone, Unavailable."""
+        if (named := wagon.channel(channel.name).named) < count:
+            await wagon.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
 
     async def _look(self) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are gone."""

@@ -168,7 +168,10 @@ class Admin:
         names = list(topics)
         if not names:
             return {}
-        asked = self._client.describe_topics(TopicCollection(names), request_timeout=self.options.timeout)
+        try:
+            asked = self._client.describe_topics(TopicCollection(names), request_timeout=self.options.timeout)
+        except KafkaException as e:
+            raise self.trouble(cause(e), "DESCRIBE", "topics") from None
         found = dict[str, int]()
         for topic, future in asked.items():
             error = await self._done(future, renew=False)

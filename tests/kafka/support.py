@@ -14,6 +14,7 @@ from eventwagon.contracts.broker import Broker, Delivery, Subscription
 from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.options import Options
+from eventwagon.drivers.kafka.sender import Headers
 from eventwagon.errors import BrokerError, ChannelGone, PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel, Event, new_ids
 
@@ -112,7 +113,9 @@ class Publishing:
         self._stop = True
 
 
-def send(bootstrap: str, topic: str, partition: int, value: bytes = b"", **config: object) -> KafkaError | None:
+def send(
+    bootstrap: str, topic: str, partition: int, value: bytes = b"", *, headers: Headers = (), **config: object
+) -> KafkaError | None:
     """What a plain producer is told."""
     said: list[KafkaError | None] = []
 
@@ -120,6 +123,6 @@ def send(bootstrap: str, topic: str, partition: int, value: bytes = b"", **confi
         said.append(error)
 
     producer = Producer({"bootstrap.servers": bootstrap, "message.timeout.ms": 10_000, "log_level": 0, **config})
-    producer.produce(topic, value, None, partition, report)
+    producer.produce(topic, value, None, partition, report, headers=list(headers))
     producer.flush(20)
     return said[0]

@@ -34,12 +34,13 @@ from eventwagon.contracts.facts import (
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.kafka import KafkaBroker, wagons
 from eventwagon.drivers.kafka.registry import KafkaRegistry
+from eventwagon.drivers.kafka.wire import PROBE_HEADERS
 from eventwagon.errors import ChannelGone, StorageBroken
 from eventwagon.event import DEAD, Channel
 from eventwagon.policy import losses
 from eventwagon.runtime import observer
 from eventwagon.views.train import look
-from tests.kafka.support import LONG, events, holding, new_channel, standing, take, topics
+from tests.kafka.support import LONG, events, holding, new_channel, send, standing, take, topics
 from tests.servers.kafka import KafkaServer
 from tests.servers.server import Server
 from tests.support import until
@@ -618,6 +619,54 @@ def test_a_claims_log_that_lost_its_beginning_is_rebuilt(
                 (depth,) = await late.depth([channel])
                 assert (depth.published, depth.settled, depth.waiting) == (10, 10, 0)
             await one.delete(channel)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [0, 3], ids=["no letters", "letters"])
+def test_probes_are_no_dead_letters_after_a_rebuild(kafka_server: Server, count: int) -> None:
+    """Nobody consumes dead letters, so nobody reads the probes before them either."""
+
+    async def main() -> None:
+        url = f"{kafka_server.url}?partitions=3"
+        channel, letters = new_channel(), events(count)
+        dead = Channel(channel.train, 1, DEAD)
+        async with KafkaBroker.from_url(url) as broker:
+            for each in (channel, dead):
+                await broker.create(each)
+            await broker.publish(dead, letters)
+        log = f"{channel}.0claims"
+        remove_records(kafka_server, log, ends(kafka_server, log))
+        async with KafkaBroker.from_url(url) as one, KafkaBroker.from_url(url) as other:
+            for depth, _ in await asyncio.gather(one.depth([dead, channel]), other.depth([dead, channel])):
+                assert (depth.published, depth.settled, depth.waiting, depth.lost) == (count, 0, count, 0)
+            assert sorted(await standing(one, dead)) == sorted(letter.id for letter in letters)
+            for each in (channel, dead):
+                await one.delete(each)
+
+    asyncio.run(main())
+
+
+def test_a_probe_that_its_writer_left_is_no_dead_letter(kafka_server: Server) -> None:
+    """It was killed before it could say where the probe is. Letters behind it count."""
+
+    async def main() -> None:
+        channel = new_channel()
+        dead, kept = Channel(channel.train, 1, DEAD), Channel(channel.train, 0, DEAD)
+        async with KafkaBroker.from_url(kafka_server.url) as broker:
+            for each in (channel, dead, kept):
+                await broker.create(each)
+            for each in (dead, kept):
+                for _ in range(3):
+                    assert send(kafka_server.url.removeprefix("kafka://"), str(each), 0, headers=PROBE_HEADERS) is None
+            for depth in await broker.depth([dead, kept]):
+                assert (depth.published, depth.waiting) == (0, 0)
+            await broker.publish(dead, events(2))
+            await broker.publish(kept, events(1))
+            for depth, count in zip(await broker.depth([dead, kept]), (2, 1), strict=True):
+                assert (depth.published, depth.waiting) == (count, count)
+            for each in (channel, dead, kept):
+                await broker.delete(each)
 
     asyncio.run(main())
 

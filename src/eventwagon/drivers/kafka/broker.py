@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self
 
 import msgspec
+from confluent_kafka import Message
 
 from ...backoff import Backoff
 from ...contracts.broker import Capabilities, Depth, Finding, Subscription
 from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
-from ...event import Channel, Event
+from ...event import DEAD, Channel, Event
 from . import sealing
 from .admin import COMPACTED, LOG_TIME, Place, unsuitable
 from .inspection import InspectedTopic, inspect
@@ -31,6 +33,8 @@ from .wagons import Wagons
 from .wire import decode
 
 _ORPHAN = 60.0  # s for which a claims log may exist alone: its creator may be about to create the first channel
+_AGAIN = 60.0  # s after which a record that was not found is looked for again
+_PROBES = 5  # so many are looked for at a time at the beginning of a partition
 _PAGE = 2000  # messages that a browse reads in one call
 
 
@@ -348,6 +352,8 @@ class KafkaBroker:
             for channel in more if first else ():  # the log names partitions that this process has not noticed yet
                 await self.wagons.recount(channel)
         await self._look_for_losses(wagons, partitions, ends)
+        if await self._look_for_probes(wagons, partitions, ends):  # that took time
+            settled, ends = await self.wagons.totals(wagons.values(), partitions)
         depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
         # only the ages of an ingress are used: don't read those of other channels
         spots = {
@@ -385,6 +391,41 @@ class KafkaBroker:
             if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
                 with contextlib.suppress(BrokerError):  # a process that may only read leaves it to those that may write
                     await wagon.lose(channel, runs, f"the records before offset {start} of {topic}, partition {p}")
+
+    async def _look_for_probes(
+        self,
+        wagons: Mapping[tuple[str, int], KafkaWagon],
+        partitions: Mapping[Channel, int],
+        ends: Mapping[Place, int | None],
+    ) -> bool:
+        """Void the probes that dead letters begin with: nobody consumes these, so nobody else finds the probes that a
+        killed writer left, or that a rebuilt claims log does not know. Returns whether anything was read."""
+        dead = [(channel, p) for channel, count in partitions.items() if channel.name == DEAD for p in range(count)]
+        for turn in range(_PROBES):
+            now = asyncio.get_running_loop().time()
+            spots = dict[Spot, Channel]()
+            for channel, p in dead:
+                wagon, topic = wagons[channel.train, channel.wagon], self._names.topic(channel)
+                first = wagon.channel(DEAD).partition(p).first_unsettled()
+                seen, until = wagon.letters.get(p, (-1, 0.0))
+                if first < (ends[topic, p] or 0) and (first != seen or now >= until):
+                    spots[topic, p, first] = channel
+            if not spots:
+                return turn > 0
+            found: Mapping[Spot, Message] = {}
+            try:
+                found = await self.wagons.sparing.single(list(spots))
+                probes = [spot for spot, message in found.items() if decode(message) is None]
+                for channel in {spots[spot] for spot in probes}:
+                    places = [(p, first) for topic, p, first in probes if spots[topic, p, first] == channel]
+                    await self._void(wagons[channel.train, channel.wagon], channel, places)
+            except BrokerError as e:  # a process that may only read leaves it to those that may write
+                LOGGER.debug("the probes in channels of dead letters are left for later: %s", e)
+            for (topic, p, first), channel in spots.items():
+                message = found.get((topic, p, first))
+                is_letter = message is not None and decode(message) is not None
+                wagons[channel.train, channel.wagon].letters[p] = first, math.inf if is_letter else now + _AGAIN
+        return True
 
     def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
         """The places of the oldest and the newest waiting event, in each partition's order."""

@@ -50,7 +50,8 @@ class Wagons:
         """Channels that are created at the same time: a cluster creates one topic after the other, and has other work,
         too."""
         self.ages = EventTimes(self.admin)
-        self._sparing = Reader(self.admin, options.consumer(wait=5, queued=128, fetch=_SPARING, logger=causes))
+        self.sparing = Reader(self.admin, options.consumer(wait=5, queued=128, fetch=_SPARING, logger=causes))
+        """For single records."""
         few = partial(options.consumer, queued=_QUEUED, fetch=_FETCH, logger=causes)
         self._tail = Tail(few, "eventwagon-kafka-events")
         self._cache = cache
@@ -76,7 +77,7 @@ class Wagons:
         for wagon in self.live():
             wagon.end()
         self._wagons.clear()
-        readers = (self.reader, self._sparing)
+        readers = (self.reader, self.sparing)
         await asyncio.gather(
             self.publisher.close(), self.ages.close(), self._tail.close(), *(reader.close() for reader in readers)
         )
@@ -137,7 +138,7 @@ class Wagons:
             wagon.me,
             wagon.propose,
             self._tail,
-            self._sparing,
+            self.sparing,
             self._room,
         )
         wagon.feeds[channel.name] = feed

@@ -36,6 +36,7 @@ from .options import Options
 R = TypeVar("R")
 
 _GRACE = 1.0  # s after which an overdue call counts as never answered
+_AT_ONCE = 2  # topics: the cluster creates one after the other, and more calls would only wait there, up to their time
 _TRY = 1.5  # s to wait for a leader before another may have taken over
 Place = tuple[str, int]
 """Topic and partition."""
@@ -99,8 +100,9 @@ class Admin:
         self.causes = Causes()
         """The causes of connection failures, from the log of the clients that use it as their logger."""
         self._client = AdminClient(options.common(self.causes))
-        self.threads = ThreadPoolExecutor(8, thread_name_prefix="eventwagon-kafka")
+        self.threads = ThreadPoolExecutor(32, thread_name_prefix="eventwagon-kafka")
         """For blocking calls."""
+        self._creating = asyncio.Semaphore(_AT_ONCE)
 
     async def close(self) -> None:
         """End its threads."""
@@ -185,7 +187,8 @@ class Admin:
         """Create the topic. Returns whether it did not exist before."""
         right = {name: value.removeprefix(">=") for name, value in {**FOREVER, **config}.items()}
         new = NewTopic(topic, partitions, self.options.replication, config=right)
-        error = await self._done(self._client.create_topics([new], **self._times())[topic])
+        async with self._creating:  # the call's time begins only now
+            error = await self._done(self._client.create_topics([new], **self._times())[topic])
         if error is None:
             return True
         if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:

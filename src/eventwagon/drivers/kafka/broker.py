@@ -20,6 +20,7 @@ from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import DEAD, Channel, Event
 from . import sealing
 from .admin import COMPACTED, LOG_TIME, Place, unsuitable
+from .cluster import cluster_of
 from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
@@ -95,6 +96,7 @@ class KafkaBroker:
         self.timetable = KafkaTimetable(lambda: self.wagons.client, self._names, cache)
         self._orphans: dict[str, float] = {}
         self._wagons: Wagons | None = None
+        self._opened = contextlib.AsyncExitStack()
 
     @classmethod
     def from_url(cls, url: str, *, clock: Callable[[], float] = time.time) -> Self:
@@ -115,15 +117,17 @@ class KafkaBroker:
 
     async def __aenter__(self) -> Self:
         """Does nothing yet: it connects with the first call, and each call waits for a server that is not there yet."""
-        self._wagons = Wagons(self._options, self._cache)
+        cluster = await self._opened.enter_async_context(cluster_of(self._options))
+        self._wagons = Wagons(cluster, self._cache)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish sending, for up to 1 s; then end all threads and connections."""
-        await self.timetable.close()
-        wagons, self._wagons = self._wagons, None
-        if wagons is not None:
-            await wagons.close()
+        """Finish sending, for up to 1 s; then end all threads and connections that no other train uses."""
+        async with self._opened:
+            await self.timetable.close()
+            wagons, self._wagons = self._wagons, None
+            if wagons is not None:
+                await wagons.close()
 
     @property
     def wagons(self) -> Wagons:

@@ -17,11 +17,10 @@ from confluent_kafka import KafkaError, Message
 
 from ...errors import BrokerError, Unavailable
 from .admin import Admin
+from .cluster import Cluster
 from .errors import absent
-from .options import Options
 from .reader import Reader, offset_of
 from .sealing import how_to_end, open_transactions
-from .sender import Sender
 from .tail import Tail
 
 RECORD = b"r"
@@ -37,13 +36,12 @@ class LogGone(BrokerError):
 class LogClient:
     """What all logs of one driver share. Belongs to the event loop that made it."""
 
-    def __init__(self, options: Options, name: str) -> None:
-        self.options = options
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.options = options = cluster.admin.options
         self.me = os.urandom(8)
         """Distinguishes this client's records from all others."""
-        self.admin = Admin(options)
+        self.admin, self.sender = cluster.admin, cluster.sender
         causes = self.admin.causes
-        self.sender = Sender(options.producer(linger=0, logger=causes))
         self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096, logger=causes))
         self.tail = Tail(partial(options.consumer, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
         self._numbers = count(1)
@@ -53,9 +51,8 @@ class LogClient:
         return RECORD + self.me + next(self._numbers).to_bytes(8, "big")
 
     async def close(self) -> None:
-        """End all of it."""
-        await asyncio.gather(self.sender.close(), self.reader.close(), self.tail.close())
-        await self.admin.close()
+        """End what is not the cluster's."""
+        await asyncio.gather(self.reader.close(), self.tail.close())
 
 
 class LogClock:

@@ -10,6 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from ...background import Background
 from ...errors import Unavailable
 from .admin import Admin
 from .errors import absent, cause
@@ -18,6 +19,7 @@ Spot = tuple[str, int, int]
 """Topic, partition, offset."""
 
 _ROOM = 8_000_000  # bytes of messages that are read in one call
+_KEPT = 5.0  # s for which a consumer that is not used stays connected
 _FAR = 2000  # if the gap between two wanted offsets is larger, seeking is cheaper than reading on
 
 
@@ -31,6 +33,8 @@ class Reader:
         self._consumer: Consumer | None = None
         self._stop = threading.Event()
         self._known: set[tuple[str, int]] = set()  # partitions that the consumer knows
+        self._timer: asyncio.TimerHandle | None = None
+        self._background = Background()
 
     async def range(
         self, topic: str, partition: int, start: int, stop: int, most: int = 5000, room: int = _ROOM
@@ -83,13 +87,22 @@ class Reader:
     async def close(self) -> None:
         """End the reads in progress, and the consumer."""
         self._stop.set()
+        await self._let_go()
+        await self._background.wait()
+
+    async def _let_go(self) -> None:
         async with self._lock:
-            if self._consumer is not None:
-                await self._admin.blocking(self._consumer.close)
-                self._consumer = None
+            if self._timer is not None:
+                self._timer.cancel()
+            consumer, self._consumer = self._consumer, None
+            self._known.clear()
+            if consumer is not None:
+                await self._admin.blocking(consumer.close)
 
     async def _read(self, read: Any, topic: str) -> Any:
         async with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
             job = asyncio.ensure_future(self._admin.blocking(self._with_consumer, read))
             try:
                 found = await asyncio.shield(job)
@@ -107,6 +120,10 @@ class Reader:
                         f"({error.name()}), but it exists: try again"
                     ) from None
                 raise self._admin.trouble(error, "READ", f"topic {topic}") from None
+            finally:
+                if not self._stop.is_set():
+                    loop = asyncio.get_running_loop()
+                    self._timer = loop.call_later(_KEPT, lambda: self._background.start(self._let_go()))
             return found
 
     def _with_consumer(self, read: Any) -> Any:

@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from ...errors import BrokenManifest, BrokerError, StorageBroken, Unavailable
 from ...event import Channel
 from .admin import LOG_TIME
 from .check_ins import PARTITION, CheckIns
+from .cluster import cluster_of
 from .following import LogClient, LogGone
 from .inspection import InspectedTopic, inspect
 from .log import Log
@@ -70,6 +71,7 @@ class KafkaRegistry:
         ).checked()
         self._prefix = topic_prefix
         self._client: LogClient | None = None
+        self._opened = AsyncExitStack()
         self.timetable = KafkaTimetable(lambda: self._have, Names(topic_prefix), _CACHE)
         self._trains: dict[str, asyncio.Task[_Train | None]] = {}
         self._told: set[str] = set()
@@ -90,21 +92,23 @@ class KafkaRegistry:
 
     async def __aenter__(self) -> Self:
         """Does nothing yet: it connects with the first call."""
-        self._client = LogClient(self._options, "manifests")
+        cluster = await self._opened.enter_async_context(cluster_of(self._options))
+        self._client = LogClient(cluster, "manifests")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Finish sending, for up to 1 s; then end all threads and connections."""
-        await self.timetable.close()
-        client, self._client = self._client, None
-        for task in self._trains.values():
-            task.cancel()
-        for found in await asyncio.gather(*self._trains.values(), return_exceptions=True):
-            if isinstance(found, _Train):
-                found.log.leave()
-        self._trains.clear()
-        if client is not None:
-            await client.close()
+        """Finish sending, for up to 1 s; then end all threads and connections that no other train uses."""
+        async with self._opened:
+            await self.timetable.close()
+            client, self._client = self._client, None
+            for task in self._trains.values():
+                task.cancel()
+            for found in await asyncio.gather(*self._trains.values(), return_exceptions=True):
+                if isinstance(found, _Train):
+                    found.log.leave()
+            self._trains.clear()
+            if client is not None:
+                await client.close()
 
     async def read(self, train: str) -> Snapshot:
         standing = await self._train(train)

@@ -14,10 +14,11 @@ from ...event import Channel
 from .admin import LOG_TIME, Place
 from .ages import EventTimes
 from .claims import WagonClaims
+from .cluster import Cluster
 from .feed import Feed
 from .following import LogClient, LogGone
 from .names import Names
-from .options import LOGGER, Options
+from .options import LOGGER
 from .progress import Progress
 from .proposals import Beat
 from .publishing import Publisher
@@ -39,9 +40,10 @@ _LINGER = 0.2  # ms for which the producer gathers a batch
 class Wagons:
     """Everything that exists while a broker is entered. Belongs to the event loop that made it."""
 
-    def __init__(self, options: Options, cache: int) -> None:
+    def __init__(self, cluster: Cluster, cache: int) -> None:
+        options = cluster.admin.options
         self.names = Names(options.topic_prefix)
-        self.client = LogClient(options, "claims")
+        self.client = LogClient(cluster, "claims")
         self.admin = self.client.admin
         self.publisher = Publisher(self.admin, self.names, linger=_LINGER)
         causes = self.admin.causes
@@ -68,7 +70,7 @@ class Wagons:
             self._background.start(Progress(self.admin, options.group, self.live).run())
 
     async def close(self) -> None:
-        """Finish sending, for up to 1 s; then end all threads and connections."""
+        """Finish sending, for up to 1 s; then end all threads and connections but the cluster's."""
         self._background.cancel()
         await self._background.wait()
         with contextlib.suppress(TimeoutError):  # what tells the others that this process has left

@@ -1,0 +1,111 @@
+"""What the trains of a process share that name the same cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
+
+from eventwagon.drivers.kafka import KafkaBroker, admin, reader
+from eventwagon.drivers.kafka.admin import Admin
+from eventwagon.drivers.kafka.options import Options
+from eventwagon.drivers.kafka.registry import KafkaRegistry
+from tests.kafka.support import LONG, events, new_channel, standing, take
+from tests.servers.server import Server
+from tests.support import until
+
+
+def clients() -> int:
+    """How many of librdkafka's clients live in this process."""
+    return sum(path.read_text() == "rdk:main\n" for path in Path("/proc/self/task").glob("*/comm"))
+
+
+def test_who_leaves_takes_nothing_from_the_others(kafka_server: Server) -> None:
+    """Two of the same train are two members all the same; with other options nothing is shared."""
+
+    async def main() -> None:
+        channel, some = new_channel(), events(4)
+        url = kafka_server.url
+        async with KafkaBroker.from_url(url) as stays, KafkaBroker.from_url(f"{url}?partitions=2") as other:
+            async with KafkaBroker.from_url(url) as leaves, KafkaRegistry.from_url(url) as registry:
+                assert leaves.wagons.admin is stays.wagons.admin
+                assert leaves.wagons.client.sender is stays.wagons.client.sender
+                assert leaves.wagons.client.me != stays.wagons.client.me
+                assert other.wagons.admin is not stays.wagons.admin
+                await stays.create(channel)
+                await leaves.publish(channel, some)
+                async with leaves.consume(channel, visibility=LONG) as consumer:
+                    await consumer.settle(await take(consumer, 2))
+                assert (await registry.read(channel.train)).version == 0
+            assert await standing(stays, channel) == [event.id for event in some[2:]]
+            async with stays.consume(channel, visibility=LONG) as consumer:
+                assert [d.event.id for d in await take(consumer, 2)] == [event.id for event in some[2:]]
+            await stays.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_the_last_one_closes_it(kafka_server: Server) -> None:
+    async def main() -> None:
+        async with KafkaBroker.from_url(kafka_server.url) as first:
+            shared = first.wagons.admin
+        with pytest.raises(RuntimeError, match="shutdown"):
+            await shared.blocking(print)
+        async with KafkaBroker.from_url(kafka_server.url) as anew:
+            assert anew.wagons.admin is not shared
+            assert await anew.channels("nobody") == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by name in /proc")
+def test_a_consumer_that_is_not_used_is_closed(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes back with the next read."""
+    monkeypatch.setattr(reader, "_KEPT", 0.2)
+
+    async def main() -> None:
+        channel, some, before = new_channel(), events(3), clients()
+        async with KafkaBroker.from_url(kafka_server.url) as broker:
+            await broker.create(channel)
+            await broker.publish(channel, some)
+            for _ in range(2):
+                assert await standing(broker, channel) == [event.id for event in some]
+                # what is left: for topics, two producers, and a consumer that follows the claims
+                await until(lambda: clients() <= before + 4, seconds=20.0)
+            await broker.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_few_topics_are_created_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the time of a call does not pass while it waits for the others."""
+
+    class Client:
+        most = 0
+
+        def __init__(self, options: dict[str, Any]) -> None:
+            self.waiting = dict[str, Future[None]]()
+
+        def create_topics(self, new: list[NewTopic], **times: float) -> dict[str, Future[None]]:
+            self.waiting[new[0].topic] = answer = Future[None]()
+            Client.most = max(Client.most, len(self.waiting))
+            asyncio.get_running_loop().call_later(0.01, self.answer, new[0].topic)
+            return {new[0].topic: answer}
+
+        def answer(self, topic: str) -> None:
+            self.waiting.pop(topic).set_result(None)
+
+    monkeypatch.setattr(admin, "AdminClient", Client)
+
+    async def main() -> None:
+        cluster = Admin(Options("127.0.0.1:1"))
+        assert await asyncio.gather(*(cluster.create(f"t{n}", 1, {}) for n in range(10))) == [True] * 10
+        assert Client.most == 2
+        await cluster.close()
+
+    asyncio.run(main())

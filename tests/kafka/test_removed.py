@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from eventwagon.contracts.facts import (
 )
 from eventwagon.contracts.manifest import Manifest
 from eventwagon.drivers.kafka import KafkaBroker, wagons
+from eventwagon.drivers.kafka.admin import LOG_TIME
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.drivers.kafka.wire import PROBE_HEADERS
 from eventwagon.errors import ChannelGone, StorageBroken
@@ -353,8 +355,9 @@ def test_what_a_wagon_holds_that_lost_an_inner_topic_is_published_anew(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("anew", [False, True], ids=["deleted", "made anew"])
 def test_a_wagon_whose_claims_log_was_deleted_is_left_and_its_events_are_published_anew(
-    kafka_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, anew: bool
 ) -> None:
     """Nobody can be given an event of it any more: it is told, new events go to the next wagon, and what the observer
     does not know as settled follows."""
@@ -380,8 +383,12 @@ def test_a_wagon_whose_claims_log_was_deleted_is_left_and_its_events_are_publish
             admin = AdminClient({"bootstrap.servers": kafka_server.url.removeprefix("kafka://").partition("?")[0]})
             log = f"{train.name}_v1.0claims"
             admin.delete_topics([log])[log].result(10)
-            while not (view := await look(connection, kafka_server.url)).threatened:
+            if anew:
+                await make(kafka_server, log, LOG_TIME)
+            while not (depth := (await connection.broker.depth([Channel(train.name, 1)]))[0]).undeliverable:
                 await asyncio.sleep(0.1)
+            assert f"topic {log} was deleted" in depth.trouble
+            view = await look(connection, kafka_server.url)
             assert f"topic {log} was deleted" in " ".join(view.threatened)
             await connection.resume()
             assert await connection.wait_switched(1) == 2
@@ -399,24 +406,131 @@ def test_a_wagon_whose_claims_log_was_deleted_is_left_and_its_events_are_publish
     asyncio.run(main())
 
 
-def test_a_claims_log_that_was_made_anew_begins_anew(kafka_server: Server) -> None:
-    """Deleted and created again: who followed the old one follows the new one, and all events come again."""
+async def make(server: Server, topic: str, config: Mapping[str, str]) -> None:
+    """As somebody else does."""
+    async with topics(server.url) as admin:
+        while not await admin.create(topic, 1, config):
+            await asyncio.sleep(0.05)
+
+
+def test_a_claims_log_that_was_made_anew_is_not_taken_for_the_old_one(
+    kafka_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who followed the old one still knows what is settled; who comes later gets all events again."""
 
     async def main() -> None:
         async with holding(kafka_server.url, *events(3)) as (broker, channel), asyncio.timeout(60):
             async with broker.consume(channel, visibility=LONG) as consumer:
-                await consumer.settle(await take(consumer, 3))
+                got = await take(consumer, 3)
+                await consumer.settle(got[:2])
             log = f"{channel}.0claims"
             async with topics(kafka_server.url) as admin:
                 await admin.delete(log)
-                while not await admin.create(log, 1, {"message.timestamp.type": "LogAppendTime"}):
-                    await asyncio.sleep(0.05)
-            while (await broker.depth([channel]))[0].settled != 0:
+            await make(kafka_server, log, LOG_TIME)
+            while not (await broker.depth([channel]))[0].undeliverable:
                 await asyncio.sleep(0.1)
+            assert f"topic {log} was deleted and made anew" in " ".join(warnings(caplog))
+            assert await standing(broker, channel) == [got[2].event.id]
+            with pytest.raises(ChannelGone):
+                async with broker.consume(channel, visibility=LONG):
+                    pass
+            async with (
+                KafkaBroker.from_url(kafka_server.url) as late,
+                late.consume(channel, visibility=LONG) as consumer,
+            ):
+                await consumer.settle(await take(consumer, 3))
+
+    asyncio.run(main())
+
+
+def plain(server: Server, topic: str, values: range) -> None:
+    """Events of somebody who does not know eventwagon."""
+    bootstrap = server.url.removeprefix("kafka://").partition("?")[0]
+    for value in values:
+        assert send(bootstrap, topic, 0, str(value).encode()) is None
+
+
+@pytest.mark.parametrize("new", [1, 10], ids=["less than before", "more than before"])
+def test_events_of_a_topic_that_was_made_anew_do_not_pass_for_settled_ones(kafka_server: Server, new: int) -> None:
+    """Whether a process was there when it happened or not: the claims log says which topic it is about."""
+
+    async def main() -> None:
+        async with holding(kafka_server.url, *events(5)) as (broker, channel), asyncio.timeout(60):
             async with broker.consume(channel, visibility=LONG) as consumer:
                 await consumer.settle(await take(consumer, 3))
-                while (await broker.depth([channel]))[0].waiting:
-                    await asyncio.sleep(0.1)
+            assert (await broker.depth([channel]))[0].published == 5
+            async with topics(kafka_server.url) as admin:
+                await admin.delete(str(channel))
+            await make(kafka_server, str(channel), {})
+            await asyncio.to_thread(plain, kafka_server, str(channel), range(new))
+            async with KafkaBroker.from_url(kafka_server.url) as late:
+                for one in (late, broker):
+                    while not (depth := (await one.depth([channel]))[0]).undeliverable:
+                        await asyncio.sleep(0.1)
+                    assert (depth.published, depth.settled, depth.waiting) == (3 + new, 3, new)
+                    assert f"topic {channel} was made anew" in depth.trouble
+                    assert len(await standing(one, channel)) == new
+                    with pytest.raises(ChannelGone):
+                        async with one.consume(channel, visibility=LONG):
+                            pass
+                assert depth.lost >= 2  # who was there knows
+
+    asyncio.run(main())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["", "inner"])
+def test_a_wagon_whose_topic_was_made_anew_is_left_and_the_new_events_are_handled(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """It is told, what the old topic held is reported as lost, and what is in the new one follows to the next wagon."""
+    monkeypatch.setattr(losses, "_SURE", 1.0)
+
+    async def main() -> None:
+        train = Train(new_channel().train, limit=Volume(100), workers=Workers(total=2), observe_every=0.1, grace=0.5)
+        handled, mailed = list[int](), list[int]()
+
+        @train.on(train.name)
+        async def handle(n: int, ctx: Context) -> None:
+            handled.append(n)
+            await ctx.emit("inner", n)
+
+        @train.on("inner")
+        async def mail(n: int) -> None:
+            mailed.append(n)
+
+        async with train.connect(kafka_server.url) as connection, connection.running(), asyncio.timeout(100):
+            await connection.publish_many(range(5))
+            await until(lambda: len(mailed) == 5, seconds=30)
+            while (await connection.depths())[1].get("inner", Depth()).settled != 5:
+                await asyncio.sleep(0.1)
+            await connection.pause()
+            await connection.publish_many(range(10, 13))
+            while (await connection.depths())[1].get("", Depth()).published != 8:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
+            topic = str(Channel(train.name, 1, name))
+            async with topics(kafka_server.url) as admin:
+                await admin.delete(topic)
+            await make(kafka_server, topic, {})
+            await asyncio.to_thread(plain, kafka_server, topic, range(100, 102))
+            facts = list[object]()
+            while not any(isinstance(f, ChannelThreatened) for f in facts):
+                await asyncio.sleep(0.1)
+                facts = [entry.fact async for entry in connection.journal()]
+            await connection.resume()
+            assert await connection.wait_switched(1) == 2
+            while (await connection.refresh()).manifest.wagon(1):
+                await asyncio.sleep(0.1)
+            old = [*range(5), *range(10, 13)] if name else range(5)  # the ingress held three, perhaps still in hand
+            await until(lambda: {*old, 100, 101} <= set(mailed), seconds=30)
+            assert len(set(handled)) == len(handled)  # nothing that was settled comes again
+            facts = [entry.fact async for entry in connection.journal()]
+            threats = [f for f in facts if isinstance(f, ChannelThreatened)]
+            assert [f.channel for f in threats if f"topic {topic} was made anew" in f.because] == [name]
+            lost = [f for f in facts if isinstance(f, EventsLost)]
+            assert sum(f.count or 0 for f in lost) == (0 if name else 3)
+            assert f"topic {topic} was deleted and made anew" in " ".join(warnings(caplog))
 
     asyncio.run(main())
 

@@ -43,8 +43,8 @@ class Depth(msgspec.Struct, frozen=True, kw_only=True):
     settled, by the server's retention or because somebody deleted them: they are neither in `published` nor in
     `settled`. An `exhausted` channel can take no more events, ever; those that it has are delivered. `publish` to one
     raises Sealed for an ingress, ChannelGone for an inner channel. The events of an `undeliverable` channel can be read
-    and are never delivered again: the server has lost what records its claims. `trouble` says what threatens the
-    channel on the server, and what to do; empty if no threat is known.
+    and are never delivered again: the server has lost what records its claims, or somebody made the channel anew.
+    `trouble` says what threatens the channel on the server, and what to do; empty if no threat is known.
     """
 
     published: int | None = None

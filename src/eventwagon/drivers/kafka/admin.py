@@ -92,6 +92,11 @@ def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mappi
     )
 
 
+def _identity(described: Future[Any]) -> str:
+    identity = str(described.result().topic_id)
+    return "" if set(identity) == {"A"} else identity  # all zeros: before Kafka had ids, which it may get later
+
+
 class Admin:
     """One cluster's topics. Calls raise Unavailable and StorageBroken, which name the missing right."""
 
@@ -159,7 +164,7 @@ class Admin:
             lambda seconds: self._client.describe_topics(asked, request_timeout=seconds)[topic]
         )
         if error is None:
-            return str(future.result().topic_id)
+            return _identity(future)
         if absent(error):
             return ""
         raise self.trouble(error, "DESCRIBE", f"topic {topic}")
@@ -182,6 +187,16 @@ class Admin:
             elif absent(error):
                 found[topic] = 0
         return found
+
+    async def identities(self, topics: Iterable[str]) -> dict[str, str]:
+        """The `identity` of each of these that the cluster tells; one call for all."""
+        asked = TopicCollection(list(topics))
+        try:
+            futures = self._client.describe_topics(asked, request_timeout=self.options.timeout)
+        except KafkaException as e:
+            raise self.trouble(cause(e), "DESCRIBE", "topics") from None
+        told = {topic: await self._done(future, renew=False) for topic, future in futures.items()}
+        return {topic: _identity(futures[topic]) for topic, error in told.items() if error is None}
 
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
         """Create the topic. Returns whether it did not exist before."""

@@ -20,6 +20,7 @@ from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
 from ...event import DEAD, Channel, Event
 from . import sealing
 from .admin import COMPACTED, LOG_TIME, Place, unsuitable
+from .claims import ChannelClaims
 from .cluster import cluster_of
 from .inspection import InspectedTopic, inspect
 from .names import Names
@@ -30,7 +31,7 @@ from .reader import Spot
 from .subscription import KafkaSubscription
 from .timetable import KafkaTimetable
 from .wagon import KafkaWagon
-from .wagons import Wagons
+from .wagons import Wagons, is_another, is_guarded
 from .wire import decode
 
 _ORPHAN = 60.0  # s for which a claims log may exist alone: its creator may be about to create the first channel
@@ -169,7 +170,6 @@ class KafkaBroker:
             places = [(topic, p) for p in metadata.partitions]
             ends = await admin.ends(places)
             await self._prove(wagon, channel, [p for (_, p), end in ends.items() if new or not end])
-            await self.wagons.publisher.topic(channel)
 
         await self._patiently(ready, f"channel {channel} does not take writes")
 
@@ -177,8 +177,9 @@ class KafkaBroker:
         """Forget what the claims say of an earlier topic of this name: new events would pass for settled ones. A wagon
         has one such channel, in which each process of its workers tries a round trip."""
         _, ends = await self.wagons.totals([wagon], {channel: partitions})
-        claims = wagon.channel(channel.name)
-        if wagon.claims.format > 1 and any(claims.partition(p).fresh > (end or 0) for (_, p), end in ends.items()):
+        claims, identity = wagon.channel(channel.name), (await self.wagons.publisher.topic(channel)).identity
+        is_other = any(claims.partition(p).fresh > (end or 0) for (_, p), end in ends.items())
+        if wagon.claims.format > 1 and (is_other or claims.topic not in ("", identity)):
             await wagon.propose(Renew(channel.name))
 
     async def _check(self, channel: Channel, topic: str) -> None:
@@ -205,16 +206,19 @@ class KafkaBroker:
             ),
             return_exceptions=True,
         )
-        await self._void(wagon, channel, probes)
+        topic = await self.wagons.publisher.topic(channel)
+        await self._void(wagon, channel, probes, topic.identity if is_guarded(channel) else "")
         for one in done:
             if isinstance(one, sealing.TopicGone):
                 raise ChannelGone(f"topic {channel} is not there yet") from None
             if isinstance(one, BaseException):
                 raise one
 
-    async def _void(self, wagon: KafkaWagon, channel: Channel, probes: Sequence[tuple[int, int]]) -> None:
-        if probes:
-            await wagon.propose(Void(channel.name, runs_of(probes)))
+    async def _void(
+        self, wagon: KafkaWagon, channel: Channel, probes: Sequence[tuple[int, int]], identity: str = ""
+    ) -> None:
+        if probes or (identity and not wagon.channel(channel.name).topic):
+            await wagon.propose(Void(channel.name, runs_of(probes), topic=identity))
 
     async def _patiently(self, step: Callable[[], Awaitable[None]], otherwise: str) -> None:
         """Repeat until the brokers that are asked know of what was just created."""
@@ -272,8 +276,9 @@ class KafkaBroker:
         self.wagons.publisher.forget(channel)
         names = await admin.names()
         if topic in names and log in names:
-            wagon = await self.wagons.of(channel)
-            wagon.propose(Gone(channel.name))  # only a hint: nothing depends on it
+            with contextlib.suppress(ChannelGone):  # its log was made anew
+                wagon = await self.wagons.of(channel)
+                wagon.propose(Gone(channel.name))  # only a hint: nothing depends on it
         await admin.delete(topic)
         if (attached := self.wagons.attached(channel)) and (feed := attached.feeds.pop(channel.name, None)):
             feed.end()
@@ -349,12 +354,20 @@ class KafkaBroker:
         for first in (True, False):
             wagons, topics, claimless = await self._known(channels)
             partitions = {c: topic.partitions for c, topic in topics.items()}
+            reach = {c: wagons[c.train, c.wagon].channel(c.name).reach() for c in partitions}
             settled, ends = await self.wagons.totals(wagons.values(), partitions)
             more = [c for c, n in partitions.items() if wagons[c.train, c.wagon].channel(c.name).named > n]
             if not more:
                 break
             for channel in more if first else ():  # the log names partitions that this process has not noticed yet
                 await self.wagons.recount(channel)
+        others = dict[Channel, Depth]()
+        for c, topic in topics.items():
+            claims = wagons[c.train, c.wagon].channel(c.name)
+            if is_another(claims, topic, reach[c], ends):
+                self.wagons.tell_remade(topic.name)
+                others[c] = self._remade(claims, topic, ends)
+                del partitions[c]
         await self._look_for_losses(wagons, partitions, ends)
         if await self._look_for_probes(wagons, partitions, ends):  # that took time
             settled, ends = await self.wagons.totals(wagons.values(), partitions)
@@ -371,7 +384,7 @@ class KafkaBroker:
             if known and len(known) == len(some):
                 depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(known), newest_at=max(known))
         found = {c: Depth(undeliverable=True, trouble=self._claimless(c)) for c in claimless}
-        return [depths.get(c) or found.get(c, Depth()) for c in channels]
+        return [depths.get(c) or others.get(c) or found.get(c, Depth()) for c in channels]
 
     async def _look_for_losses(
         self,
@@ -472,15 +485,34 @@ class KafkaBroker:
         if channel.name:
             return ""
         return (
-            f"topic {log} was deleted, which says who has which event and what is settled: no event of the wagon can "
-            "be delivered any more; new events go to the next wagon, and those that are not known to be settled are "
+            f"topic {log} was deleted (one that is there now was made anew), which says who has which event and what "
+            "is settled: no event of the wagon can be delivered any more; new events go to the next wagon, and those "
+            "that are not known to be settled are published there again, so handlers may see events twice"
+        )
+
+    def _remade(self, claims: ChannelClaims, topic: Topic, ends: Mapping[Place, int | None]) -> Depth:
+        """Of a topic that the claims are not about: all that it has, with the seal's probes, counts as not settled."""
+        new = sum(ends[topic.name, p] or 0 for p in range(topic.partitions))
+        trouble = (
+            f"topic {topic.name} was made anew, or has lost its end: its events would pass for settled ones; "
+            "those not settled before are lost, new events go to the next wagon, and all that the topic has now are "
             "published there again, so handlers may see events twice"
+        )
+        return Depth(
+            published=claims.settled + new,
+            settled=claims.settled,
+            waiting=new,
+            in_flight=0,
+            lost=claims.left_behind(),
+            undeliverable=True,
+            trouble=trouble,
         )
 
     def _depth(
         self, wagon: KafkaWagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
     ) -> Depth:
         claims = wagon.channel(channel.name)
+        claims.ends = {p: ends[topic.name, p] or 0 for p in range(topic.partitions)}
         published = -claims.voids - claims.lost
         for partition in range(topic.partitions):
             end = ends[topic.name, partition]
@@ -511,7 +543,11 @@ class KafkaBroker:
             claims = self.wagons.last_claims(channel).channel(channel.name)
         else:
             claims = wagon.channel(channel.name)
-            await self.wagons.totals([wagon], {channel: topic.partitions})
+            reach = claims.reach()
+            _, found = await self.wagons.totals([wagon], {channel: topic.partitions})
+            claims = wagon.channel(channel.name)
+            if is_another(claims, topic, reach, found):
+                claims = ChannelClaims()
         ends = await self.wagons.admin.ends(self.wagons.places({channel: topic.partitions}), stable=True)
         pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
         for p, runs, fresh in pieces:

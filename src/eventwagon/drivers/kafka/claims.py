@@ -65,9 +65,13 @@ class ChannelClaims:
         """Offsets that were removed before they were settled."""
         self.since = 0
         """Claims up to this number were of an earlier topic."""
+        self.topic = ""
+        """The id of the topic that has these offsets; empty if nobody has told it."""
         self.members: list[str] = []
         self.moved = 0
         """Grows when members or owners change. Not part of the state."""
+        self.ends: dict[int, int] = {}
+        """The farthest end of each partition that this process has found. Not part of the state."""
         self._claims: dict[int, list[Hold]] = {}
 
     def partition(self, number: int) -> Partition:
@@ -90,6 +94,14 @@ class ChannelClaims:
     def held(self) -> int:
         """Offsets that were claimed and are not settled: in flight or back."""
         return sum(p.held() for p in self.partitions.values())
+
+    def left_behind(self) -> int:
+        """Events that were lost, and all others that are not settled, as far as they are known here."""
+        return self.lost + self.held() + sum(p.unclaimed(self.ends.get(n, 0)) for n, p in self.partitions.items())
+
+    def reach(self) -> dict[int, int]:
+        """How far each partition reaches at least."""
+        return {n: max(p.fresh, self.ends.get(n, 0)) for n, p in self.partitions.items()}
 
     def expiring(self) -> int:
         """Entries kept for claims that may expire."""
@@ -363,14 +375,14 @@ class ChannelClaims:
             if self.members or partition.owner or partition.seen:
                 owned.append((number, partition.owner, partition.seen, partition.tended, partition.waits_since))
         return snapshot.StoredChannel(
-            self.settled, self.voids, partitions, marks, self.lost, self.members, owned, self.since
+            self.settled, self.voids, partitions, marks, self.lost, self.members, owned, self.since, self.topic
         )
 
     @classmethod
     def load(cls, dump: snapshot.StoredChannel) -> ChannelClaims:
         self = cls()
         self.settled, self.voids, self.lost = dump.settled, dump.voids, dump.lost
-        self.members, self.since = list(dump.members), dump.since
+        self.members, self.since, self.topic = list(dump.members), dump.since, dump.topic
         marks = {mark[:2]: mark[2:] for mark in dump.marks}
         for number, fresh, ahead, runs in dump.partitions:
             partition = self.partitions[number] = Partition(fresh)
@@ -470,6 +482,7 @@ class WagonClaims:
             case Void(lost=True):
                 channel.lose(op.runs, now)
             case Void():
+                channel.topic = channel.topic or op.topic
                 channel.void(op.runs)
             case Join() if member and self.format > 1:
                 if len(self.members) == 1:  # alone it owed nothing

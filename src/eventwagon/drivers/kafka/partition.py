@@ -99,7 +99,11 @@ class Partition:
         again += sum(s.stop - s.start for s in self.suspects if s.due <= now)
         if self.ends and self.ends[0][0] <= now:
             again += sum(size(hold.runs) for hold in self.holds if hold.due <= now)
-        return again + max(0, self.seen - self.fresh - size(self.ahead))
+        return again + self.unclaimed()
+
+    def unclaimed(self, end: int = 0) -> int:
+        """Events that were never claimed, up to this end or as far as any process has reported."""
+        return max(0, max(end, self.seen) - self.fresh - size(self.ahead))
 
     def due(self) -> float:
         """When events that are held or back can be claimed again, in ms; `inf` if there are none."""

@@ -62,11 +62,13 @@ class Extend(msgspec.Struct, array_like=True, tag="e", frozen=True):
 
 class Void(msgspec.Struct, array_like=True, tag="v", frozen=True):
     """There are no events at these offsets: probes, or offsets that the log left out. `lost`: there may have been
-    events that were deleted; claimed ones are left to their consumers."""
+    events that were deleted; claimed ones are left to their consumers. `topic`: the id of the channel's topic, which
+    holds for the channel if it is the first one that is told."""
 
     channel: str
     runs: list[Run]
     lost: bool = False
+    topic: str = ""
 
 
 class Gone(msgspec.Struct, array_like=True, tag="g", frozen=True):

@@ -34,9 +34,11 @@ _REFUSED = frozenset({KafkaError.NOT_ENOUGH_REPLICAS, KafkaError._PURGE_QUEUE, K
 class Topic:
     """What this process knows of one channel's topic."""
 
-    def __init__(self, channel: Channel, name: str, partitions: int, limit: int) -> None:
+    def __init__(self, channel: Channel, name: str, partitions: int, limit: int, identity: str) -> None:
         self.channel = channel
         self.name = name
+        self.identity = identity
+        """What distinguishes it from others of its name (see `Admin.identity`)."""
         self.partitions = partitions
         self.limit = limit
         """Bytes of the largest batch that it takes."""
@@ -87,6 +89,10 @@ class Publisher:
             raise ChannelGone(f"channel {channel} does not exist")
         return found
 
+    def known(self) -> list[Topic]:
+        """The topics that it has looked up."""
+        return list(self._topics.values())
+
     def forget(self, channel: Channel) -> None:
         """The channel was deleted, or created again."""
         self.forget_topic(self._names.topic(channel))
@@ -120,12 +126,14 @@ class Publisher:
         return sender
 
     async def _look(self, channel: Channel, name: str) -> Topic | None:
-        metadata, found = await asyncio.gather(self._admin.describe(name), self._admin.configuration(name))
+        metadata, found, identity = await asyncio.gather(
+            self._admin.describe(name), self._admin.configuration(name), self._admin.identity(name)
+        )
         if metadata is None:  # a producer that was asked for it would ask the server for it for ever
             return None
         await self._admin.describe(name, self.sender.producer)
         limit = int((found or {}).get(LIMIT, self._admin.options.max_message_bytes))
-        topic = Topic(channel, name, len(metadata.partitions), limit)
+        topic = Topic(channel, name, len(metadata.partitions), limit, identity)
         self._judge(topic, found or {})
         if topic.partitions:
             self._topics[name] = topic
@@ -143,7 +151,7 @@ class Publisher:
             found = await self._admin.describe(name, sender.producer)  # it refuses partitions that it does not know
             if found is None or len(found.partitions) < partitions:
                 return False
-        new = Topic(old.channel, name, partitions, old.limit)  # another one: calls under way count with the old one
+        new = Topic(old.channel, name, partitions, old.limit, old.identity)  # calls under way count with the old one
         new.sealed, new.trouble = old.sealed, old.trouble
         if self._topics.get(name) is not old:
             return False

@@ -24,6 +24,7 @@ class StoredChannel(msgspec.Struct, array_like=True):
     owned: list[tuple[int, str, int, int, int]] = []
     """Partition, owner, `seen`, `tended`, `waits_since`."""
     since: int = 0
+    topic: str = ""
 
 
 class Stored(msgspec.Struct, array_like=True):

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from ...background import Background
 from ...display.text import count
 from ...errors import BrokerError, ChannelGone
-from ...event import Channel
+from ...event import ARCHIVE, DEAD, Channel
 from .admin import LOG_TIME, Place
 from .ages import EventTimes
-from .claims import WagonClaims
+from .claims import ChannelClaims, WagonClaims
 from .cluster import Cluster
 from .feed import Feed
 from .following import LogClient, LogGone
 from .names import Names
 from .options import LOGGER
 from .progress import Progress
-from .proposals import Beat
-from .publishing import Publisher
+from .proposals import Beat, Void
+from .publishing import Publisher, Topic
 from .reader import Reader
 from .tail import Tail
 from .wagon import KafkaWagon
@@ -32,6 +32,7 @@ _BEAT = 0.5  # s between two checks whether the others should hear from this pro
 _QUEUED = 2048  # kilobytes of events that a client fetches ahead
 _FETCH = 524_288  # bytes of events that are fetched at once
 _SPARING = 65_536  # the same where little is asked for: single events, others' partitions
+_COMPARE = 5  # of these checks, those that also ask whether topics were made anew
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
 _LINGER = 0.2  # ms for which the producer gathers a batch
@@ -61,8 +62,11 @@ class Wagons:
         self._counting = asyncio.Lock()
         self._absent: set[str] = set()
         """Topics that the last count did not find."""
+        self._told_remade: set[str] = set()
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
         self._last_claims: dict[tuple[str, int], WagonClaims] = {}
+        self._lost_logs: dict[tuple[str, int], str] = {}
+        """The identity of each claims log that this process has followed, and that is gone while its wagon is not."""
         self._background = Background()
         self._background.start(self._watch())
         self._background.start(self._beat())
@@ -107,6 +111,7 @@ class Wagons:
         """The channel's wagon is gone."""
         self._leave(channel)
         self._last_claims.pop((channel.train, channel.wagon), None)
+        self._lost_logs.pop((channel.train, channel.wagon), None)
 
     def last_claims(self, channel: Channel) -> WagonClaims:
         """The claims of a wagon whose log was deleted, as far as this process had read them."""
@@ -123,12 +128,18 @@ class Wagons:
         if feed is not None and not feed.gone:
             return feed
         topic = await self.publisher.topic(channel)  # this warms the producer for a process that soon publishes here
+        reach = wagon.channel(channel.name).reach()
         _, ends = await self.totals([wagon], {channel: topic.partitions})
         self._compare(channel, topic.partitions)
         places = [(topic.name, p) for p in range(topic.partitions)]
         if any(ends[place] is None for place in places):
             self.publisher.forget(channel)
             raise ChannelGone(f"channel {channel} does not exist")
+        if is_another(wagon.channel(channel.name), topic, reach, ends):
+            self.tell_remade(topic.name)
+            raise ChannelGone(f"topic {topic.name} was made anew, and the wagon's claims are of the old one")
+        if topic.identity and is_guarded(channel) and not wagon.channel(channel.name).topic:
+            wagon.propose(Void(channel.name, [], topic=topic.identity))
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
             return feed  # created meanwhile by another consumer
@@ -201,9 +212,14 @@ class Wagons:
     async def _attach(self, channel: Channel) -> KafkaWagon:
         wagon = KafkaWagon(self.client, channel, self.names, self.look_soon)
         try:
+            wagon.log_identity = await self.admin.identity(wagon.log.topic)
             await wagon.log.attach()
         except LogGone:
             raise ChannelGone(f"channel {channel} does not exist (no topic {wagon.log.topic})") from None
+        known = self._lost_logs.get((channel.train, channel.wagon), wagon.log_identity)
+        if wagon.log_identity != known:
+            wagon.log.leave()
+            raise ChannelGone(f"topic {wagon.log.topic} was deleted and made anew")
         return wagon
 
     async def _beat(self) -> None:
@@ -216,7 +232,7 @@ class Wagons:
         turn = 0
         while True:
             await asyncio.sleep(_LOOK)
-            await self._look()
+            await self._look(compare=turn % _COMPARE == 0)
             turn += 1
             if turn % _COUNT == 0:
                 try:
@@ -277,14 +293,23 @@ class Wagons:
         if (named := wagon.channel(channel.name).named) < count:
             await wagon.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
 
-    async def _look(self) -> None:
-        """End the feeds whose topics are gone, and the wagons whose logs are gone."""
+    async def _look(self, *, compare: bool = False) -> None:
+        """End the feeds whose topics are gone, and the wagons whose logs are gone. `compare`: those that were made
+        anew, too, even if nothing is missing."""
         wagons = self.live()
         read = {wagon: wagon.log.next for wagon in wagons}
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
         places = [(f.topic, p) for _, f in feeds for p in range(f.partition_count)] + [(w.log.topic, 0) for w in wagons]
         try:
             ends = await self.admin.ends(places, stable=True)
+            lacking = [wagon for wagon in wagons if await self._lacks_records(wagon, ends, read[wagon])]
+            shorter = (
+                (ends[feed.topic, p] or 0) < wagon.channel(feed.channel.name).partition(p).fresh
+                for wagon, feed in feeds
+                for p in range(feed.partition_count)
+            )
+            compare = compare or bool(lacking) or any(shorter)
+            same, remade = await self._compare_topics(wagons) if compare else (set(), set())
         except BrokerError as e:
             LOGGER.debug("could not check whether channels still exist: %s", e)
             return
@@ -298,12 +323,48 @@ class Wagons:
                 if wagon.feeds.get(feed.channel.name) is feed:
                     del wagon.feeds[feed.channel.name]
         for wagon in wagons:
-            wagon.missed = wagon.missed + 1 if await self._is_another(wagon, ends, read[wagon]) else 0
-            if wagon.missed >= _SURE:
-                await self._lost_log(wagon)
+            wagon.missed = wagon.missed + 1 if wagon in lacking else 0
+            if wagon in remade or wagon.missed >= _SURE:
+                await self._lost_log(wagon, is_alone=wagon in same)
 
-    async def _is_another(self, wagon: KafkaWagon, stable: Mapping[Place, int | None], read: int) -> bool:
-        """Whether the wagon's log was deleted, or made anew: then it ends before what was `read` of it."""
+    async def _compare_topics(self, wagons: Sequence[KafkaWagon]) -> tuple[set[KafkaWagon], set[KafkaWagon]]:
+        """End the feeds of topics that were deleted and made anew. Returns the wagons of which a topic is still as it
+        was, and those of them whose claims log was made anew. One of which nothing is as it was begins anew."""
+        live = {(wagon.train, wagon.number): wagon for wagon in wagons}
+        topics = [(t, w) for t in self.publisher.known() if (w := live.get((t.channel.train, t.channel.wagon)))]
+        topics = [(topic, wagon) for topic, wagon in topics if is_guarded(topic.channel)]
+        names = [*(topic.name for topic, _ in topics), *(wagon.log.topic for wagon in wagons)]
+        found = await self.admin.identities(names) if names else {}
+        same, remade = set[KafkaWagon](), set[KafkaWagon]()
+        for topic, wagon in topics:
+            identity = found.get(topic.name, "")
+            if not topic.identity:
+                topic.identity = identity
+            elif identity == topic.identity:
+                same.add(wagon)
+            elif identity:
+                self.tell_remade(topic.name)
+                self.publisher.forget(topic.channel)
+                if feed := wagon.feeds.pop(topic.channel.name, None):
+                    feed.end()
+        for wagon in wagons:
+            identity = found.get(wagon.log.topic, "")
+            if not wagon.log_identity:
+                wagon.log_identity = identity
+            elif identity not in ("", wagon.log_identity) and wagon in same:
+                self.tell_remade(wagon.log.topic)
+                remade.add(wagon)
+        return same, remade
+
+    def tell_remade(self, topic: str) -> None:
+        """Tell once that this topic is another one."""
+        if topic not in self._told_remade:
+            self._told_remade.add(topic)
+            servers = self.admin.options.servers
+            LOGGER.warning("Kafka at %s: topic %s was deleted and made anew, or has lost its end", servers, topic)
+
+    async def _lacks_records(self, wagon: KafkaWagon, stable: Mapping[Place, int | None], read: int) -> bool:
+        """Whether the wagon's log was deleted, or has lost its end: then it ends before what was `read` of it."""
         place = (wagon.log.topic, 0)
         if (end := stable[place]) is None:
             return True
@@ -315,8 +376,9 @@ class Wagons:
             LOGGER.debug("could not check whether channels still exist: %s", e)
             return False
 
-    async def _lost_log(self, wagon: KafkaWagon) -> None:
-        """The wagon's log is gone. If its channels are not, somebody deleted it: remember the claims."""
+    async def _lost_log(self, wagon: KafkaWagon, *, is_alone: bool) -> None:
+        """The wagon's log is gone. If its channels are not, somebody deleted it: remember the claims. `is_alone`: one
+        that is made anew is not followed, since it knows of no settled event."""
         ingress = Channel(wagon.train, wagon.number)
         try:
             standing = self.names.channels_in(await self.admin.names(), wagon.train)
@@ -325,6 +387,8 @@ class Wagons:
             return
         if any(c.wagon == wagon.number for c in standing):
             self._last_claims[wagon.train, wagon.number] = wagon.claims
+            if is_alone and wagon.log_identity:
+                self._lost_logs[wagon.train, wagon.number] = wagon.log_identity
             self._leave(ingress)
         else:
             self.forget(ingress)
@@ -336,6 +400,23 @@ class Wagons:
     def live(self) -> list[KafkaWagon]:
         """Those whose claims log is open."""
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
+
+
+def is_guarded(channel: Channel) -> bool:
+    """Whether its topic must stay the one for which the claims were made: of channels whose events the wagon handles.
+    A probe's topic is made again and again."""
+    return bool(channel.wagon) and channel.name not in (DEAD, ARCHIVE) and not channel.name.startswith("0")
+
+
+def is_another(claims: ChannelClaims, topic: Topic, reach: Mapping[int, int], ends: Mapping[Place, int | None]) -> bool:
+    """Whether the claims are not about this topic, which somebody made anew, or whose end was lost: new events would
+    pass for settled ones. `reach`: as `claims` told before the `ends` were read."""
+    found = [(reach.get(p, 0), ends[topic.name, p]) for p in range(topic.partitions)]
+    if not is_guarded(topic.channel) or any(end is None for _, end in found):
+        return False
+    if claims.topic and topic.identity and claims.topic != topic.identity:
+        return True
+    return any(at > (end or 0) for at, end in found)
 
 
 def _result(task: asyncio.Task[KafkaWagon]) -> KafkaWagon | None:

@@ -282,7 +282,7 @@ def test_an_active_wagon_that_can_deliver_nothing_is_left_for_the_next(name: str
     switched = decide(m, [stuck], ready(3, 4), settings=settings).manifest
     assert switched.active is not None
     assert switched.active.number == 4
-    why = "a channel of it can deliver no more events: the broker has lost what records its claims, or what they are about"
+    why = "a channel of it can deliver no more events: the broker has lost what records its claims, or their topic"
     assert switched.wagons[0].closed_because == why
     cut_off = manifest(wagon(3, State.DRAINING, sealed_at=991.0), wagon(4, State.ACTIVE))
     for_now = decide(cut_off, [stuck, reading(4, 0)], ready(3, 4), settings=settings)

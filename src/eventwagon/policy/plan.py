@@ -64,7 +64,7 @@ from .seen import Seen
 from .sizing import no_room_for_one_more, scaled
 
 _EXHAUSTED = "can take no more events"
-_UNDELIVERABLE = "can deliver no more events: the broker has lost what records its claims, or what they are about"
+_UNDELIVERABLE = "can deliver no more events: the broker has lost what records its claims, or their topic"
 _NOT_OPENED = "the next wagon is not opened yet"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from base64 import b64encode
 from typing import Any
 
 import msgspec
@@ -117,6 +118,14 @@ def test_the_key_is_kept_whatever_the_subject_is() -> None:
     assert found.subject is None
     assert found.extensions == {"rawkey": "AAE="}
     assert event(key=b"").subject is None
+
+
+def test_headers_that_are_called_like_what_the_bridge_keeps_hide_nothing() -> None:
+    found = event(key=b"\x00\x01", headers=[("RawKey", b"theirs"), ("rawheaders2", b"theirs, too")])
+    assert found.extensions["rawkey"] == "AAE="
+    assert json.loads(found.extensions["rawheaders"]) == [["RawKey", "theirs"], ["rawheaders2", "theirs, too"]]
+    found = event(key=b"ada", headers=[("ce_subject", b"bob"), ("partitionkey", b"theirs")])
+    assert found.extensions == {"partitionkey": "theirs", "rawkey": b64encode(b"ada").decode()}
 
 
 @pytest.mark.parametrize(

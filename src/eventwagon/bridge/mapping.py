@@ -146,7 +146,8 @@ def _event_of(record: Record, rules: Rules) -> Event:
     if subject is None:
         subject = key
     elif key is not None and key != subject:
-        extensions.setdefault(KEY, key)
+        if extensions.setdefault(KEY, key) != key:  # a header has that name
+            extensions.setdefault(RAW_KEY, b64encode(key.encode()).decode())
     kind = found.type if rules.kind is None else _word("type", _taken(rules.kind, record, found))
     source = rules.source if found.source == UNKNOWN else found.source
     event = Event(found.id, kind, source, found.time, found.data, subject, found.content_type, extensions)
@@ -198,7 +199,8 @@ def _short_name(header: str | bytes) -> str:
     """The header's name as that of an extension attribute; empty if it can't be one."""
     name = "".join(c for c in (_text(header) or "").lower() if "a" <= c <= "z" or "0" <= c <= "9")
     try:
-        return "" if name in RESERVED else check_extension_name(name)
+        is_ours = name in RESERVED or name == RAW_KEY or name.startswith(HEADERS)  # it is continued in `rawheaders2`
+        return "" if is_ours else check_extension_name(name)
     except UsageError:
         return ""
 

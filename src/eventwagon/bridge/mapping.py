@@ -145,9 +145,8 @@ def _event_of(record: Record, rules: Rules) -> Event:
     key = _key(record.key, extensions) if record.key else None
     if subject is None:
         subject = key
-    elif key is not None and key != subject:
-        if extensions.setdefault(KEY, key) != key:  # a header has that name
-            extensions.setdefault(RAW_KEY, b64encode(key.encode()).decode())
+    elif key is not None and key != subject and extensions.setdefault(KEY, key) != key:  # a header has that name
+        extensions.setdefault(RAW_KEY, b64encode(key.encode()).decode())
     kind = found.type if rules.kind is None else _word("type", _taken(rules.kind, record, found))
     source = rules.source if found.source == UNKNOWN else found.source
     event = Event(found.id, kind, source, found.time, found.data, subject, found.content_type, extensions)

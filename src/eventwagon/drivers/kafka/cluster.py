@@ -34,7 +34,6 @@ _clusters: Shared[Cluster] = Shared()
 async def cluster_of(options: Options) -> AsyncIterator[Cluster]:
     """This event loop's clients of the cluster, for these options."""
     config = tuple(sorted(options.config.items()))
-    key = msgspec.structs.astuple(msgspec.structs.replace(options, config={}))
-    key = (*(None if isinstance(part, dict) else part for part in key), config)
+    key = (*msgspec.structs.astuple(msgspec.structs.replace(options, config=None)), config)
     async with _clusters.use(key, lambda: Cluster(options)) as cluster:
         yield cluster

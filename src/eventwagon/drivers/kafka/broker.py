@@ -179,7 +179,8 @@ class KafkaBroker:
         _, ends = await self.wagons.totals([wagon], {channel: partitions})
         claims, identity = wagon.channel(channel.name), (await self.wagons.publisher.topic(channel)).identity
         is_other = any(claims.partition(p).fresh > (end or 0) for (_, p), end in ends.items())
-        if wagon.claims.format > 1 and (is_other or claims.topic not in ("", identity)):
+        is_other = is_other or bool(claims.topic and identity and claims.topic != identity)
+        if wagon.claims.format > 1 and is_other:
             await wagon.propose(Renew(channel.name))
 
     async def _check(self, channel: Channel, topic: str) -> None:

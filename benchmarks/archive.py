@@ -20,6 +20,7 @@ from eventwagon.drivers.sqlite import SQLiteBroker
 from eventwagon.event import ARCHIVE, Channel, Event, new_ids
 from eventwagon.runtime.archiving import Archiver
 from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.publish_settings import PublishSettings
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.settings import Settings
 
@@ -89,6 +90,7 @@ async def _archived(directory: Path, rows: Sequence[Row]) -> Mapping[str, float]
         runtime = Runtime(
             train="bench",
             settings=Settings(),
+            publishing=PublishSettings(Settings()),
             broker=broker,
             clock=time.time,
             tell=_nothing,

@@ -113,7 +113,7 @@ async def carry(source: Source, c: Connection, count: int) -> Rate:
     """From the first event that is published to the last."""
     async with source, asyncio.TaskGroup() as tasks:
         asked = asyncio.Event()
-        bridge = Bridge(source, c, Rules(source=source.name, most=c.train.settings.max_event_bytes))
+        bridge = Bridge(source, c, Rules(source=source.name, most=c.publishing.now.max_event_bytes))
         running = tasks.create_task(bridge.run(asked))
         while not bridge.passed:  # noqa: ASYNC110 - a counter, and no event
             await asyncio.sleep(0.001)

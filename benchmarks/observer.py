@@ -18,6 +18,7 @@ from eventwagon.event import Event, new_ids
 from eventwagon.limits import Volume
 from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.observer import Observer
+from eventwagon.runtime.publish_settings import PublishSettings
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.switcher import Switcher
 from eventwagon.runtime.train_state import TrainState
@@ -97,6 +98,7 @@ async def observer_of(
     runtime = Runtime(
         train=train,
         settings=_SETTINGS,
+        publishing=PublishSettings(_SETTINGS),
         broker=broker,
         clock=time.time,
         tell=lambda _: None,

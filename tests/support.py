@@ -16,6 +16,7 @@ from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
 from eventwagon.runtime.bulkhead import Bulkhead
+from eventwagon.runtime.publish_settings import PublishSettings
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.runtime.train_state import TrainState
 from eventwagon.runtime.worker_pool import WorkerPool
@@ -59,6 +60,7 @@ def runtime_of(
             "train": train.name,
             "handlers": train.handlers,
             "settings": train.settings,
+            "publishing": PublishSettings(train.settings),
             "broker": broker,
             "clock": clock,
             "tell": tell,

@@ -62,6 +62,7 @@ from .runtime.observed import Metering, observed
 from .runtime.observer import Observer
 from .runtime.once import once_for
 from .runtime.payload_batches import Attributes, Make, batches, check_payloads
+from .runtime.publish_settings import PublishSettings
 from .runtime.publisher import TrainPublisher
 from .runtime.replaying import Replays
 from .runtime.retrying import DeadLetters
@@ -172,11 +173,15 @@ class Connection:
         self._ids = NewIds()
         self._opened: InOwnTask[None] | None = None
         metering = Metering.of(meter, train.name)
+        settings = (
+            train.settings.orchestrated(orchestrator.step) if isinstance(orchestrator, InSteps) else train.settings
+        )
+        self.publishing = PublishSettings(settings)
+        """The settings by which this connection publishes: `publishing.now`."""
         self._runtime = Runtime(
             train=train.name,
-            settings=train.settings.orchestrated(orchestrator.step)
-            if isinstance(orchestrator, InSteps)
-            else train.settings,
+            settings=settings,
+            publishing=self.publishing,
             broker=observed(broker, metering),
             clock=clock,
             tell=Telling(train.name, listeners if metering is None else [*listeners, metering.heard]),
@@ -383,7 +388,7 @@ class Connection:
 
         around = self.train.around_publishing
         if around:
-            await publish_through(around, keep, [event], self.train.settings.max_event_bytes)
+            await publish_through(around, keep, [event], self.publishing.now.max_event_bytes)
         else:
             await keep([event])
 
@@ -436,7 +441,7 @@ class Connection:
     ) -> Make:
         """The function that makes the events of one `publish_many`. Raises UsageError."""
         if subject is None and event_id is None:
-            most = self.train.settings.max_event_bytes
+            most = self.publishing.now.max_event_bytes
             return cast("Make", iter) if type(payloads) is CheckedEvents and payloads.most <= most else self._events
         attributes = Attributes(subject, event_id)
 
@@ -450,7 +455,7 @@ class Connection:
 
     def _events(self, payloads: Sequence[object]) -> Iterator[Event]:
         if set(map(type, payloads)) == {Event}:  # they have ids
-            most = self.train.settings.max_event_bytes
+            most = self.publishing.now.max_event_bytes
             return (checked(event, most) for event in cast("Sequence[Event]", payloads))
         now = self._clock()
         ids = new_ids(len(payloads), now)
@@ -458,7 +463,7 @@ class Connection:
 
     def _event(self, payload: object, event_id: str, now: float, subject: str | None, event_type: str | None) -> Event:
         """The event for a payload; the other attributes have been checked already. Raises UsageError, EventTooLarge."""
-        most = self.train.settings.max_event_bytes
+        most = self.publishing.now.max_event_bytes
         if issubclass(type(payload), Event):
             return checked(cast("Event", payload), most)
         ingress = self.train.handlers.get("")
@@ -470,7 +475,7 @@ class Connection:
         """Store the events, inside of the middleware unless that surrounds the call."""
         if self.train.around_publishing and not surrounded:
             store = partial(self._send, timeout=timeout, surrounded=True)
-            await publish_through(self.train.around_publishing, store, events, self.train.settings.max_event_bytes)
+            await publish_through(self.train.around_publishing, store, events, self.publishing.now.max_event_bytes)
             return
         loop = asyncio._get_running_loop()  # `_here` inlined: every publish comes through here
         if loop is None or loop is not self._loop:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -210,6 +212,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return self
         return Settings(**{**{name: getattr(self, name) for name in Settings.__struct_fields__}, "workers": FORMER})
 
+    def publishing(self, declared: Mapping[str, str]) -> Settings:
+        """The settings by which a program with these publishes to a train that was declared so: what the declaration
+        says of publishing counts, unless this version can't read it."""
+        ours = self.declared()
+        theirs = {name: declared[name] for name in _PUBLISHING if declared.get(name, ours[name]) != ours[name]}
+        settings = self
+        for name, text in theirs.items():
+            with suppress(UsageError, ValueError, SyntaxError, RecursionError, MemoryError):
+                settings = msgspec.structs.replace(settings, **{name: ast.literal_eval(text)})
+        return settings
+
     @property
     def cuts_by_wait(self) -> bool:
         """Whether the limit cuts off a wagon in which new events have to wait."""
@@ -286,6 +299,8 @@ _NEVER_ZERO = (
     "lease",
 )
 _BRIEF = ("cooldown", "hold", "observe_every", "backoff", "member_ttl", "lease")
+_PUBLISHING = ("max_event_bytes", "at_cap", "hold", "wagons")
+"""Those of the declaration that publishers use."""
 _SHARED = (
     "limit",
     "workers",

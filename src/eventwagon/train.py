@@ -41,6 +41,7 @@ from .runtime.membership import wagon_workers
 from .runtime.middleware import Middleware, check_middleware
 from .runtime.observed import Metering, observed
 from .runtime.once import once_for
+from .runtime.publish_settings import PublishSettings
 from .runtime.publisher import TrainPublisher
 from .runtime.runtime import Runtime
 from .schedules import Schedule, make_schedule
@@ -414,6 +415,7 @@ class Train:
             runtime = Runtime(
                 train=self.name,
                 settings=self.settings,
+                publishing=PublishSettings(self.settings),
                 broker=observed(broker, metering),
                 clock=clock,
                 tell=Telling(self.name, listeners if metering is None else [*listeners, metering.heard]),

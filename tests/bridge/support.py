@@ -22,6 +22,7 @@ from eventwagon.bridge import Bridge, Lag, Record, Rules, Source, open_source
 from eventwagon.bridge.sources.postgresql import open_postgresql
 from eventwagon.bridge.sources.sqs import open_sqs
 from eventwagon.bridge.sources.stdin import StdinSource
+from eventwagon.cli.bridge import keep_to
 from eventwagon.contracts.address import Address
 from eventwagon.drivers.aws.clients import Clients
 from eventwagon.drivers.aws.place import Place
@@ -243,8 +244,9 @@ async def bridging(
 ) -> AsyncIterator[Bridge]:
     """A bridge that runs; on leaving it is asked to end, and has ended."""
     async with source:
-        rules = Rules.parse(source.name, connection.train.settings.max_event_bytes, **options)
+        rules = Rules.parse(source.name, connection.publishing.now.max_event_bytes, **options)
         bridge, asked = Bridge(source, connection, rules), asyncio.Event()
+        keep_to(connection, bridge)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(bridge.run(asked))
             try:
@@ -258,7 +260,7 @@ async def bridging(
 async def crashing(source: Source, connection: Connection) -> None:
     """A bridge that runs until something ends it."""
     async with source:
-        rules = Rules.parse(source.name, connection.train.settings.max_event_bytes)
+        rules = Rules.parse(source.name, connection.publishing.now.max_event_bytes)
         await Bridge(source, connection, rules).run(asyncio.Event())
 
 

@@ -318,3 +318,26 @@ def test_a_package_brings_a_source_and_takes_no_built_in_one(tmp_path: Path, mon
         open_source("nothing://x")
     with pytest.raises(UsageError, match="its own"):
         open_source("worse://x")
+
+
+def test_how_large_an_event_may_be_is_as_the_train_declares_also_anew() -> None:
+    async def main() -> None:
+        async with memory_flow() as flow, shop(max_event_bytes=50_000).connect("memory://") as declares:
+            await declares.found()
+            drivers = {"broker": declares.broker, "registry": declares.registry}
+            async with shop(max_event_bytes=2000).connect(**drivers) as c:  # type: ignore[arg-type]
+                await flow.write([b"1" * 40_000, b"2" * 60_000])
+                async with bridging(flow.open(), c) as bridge:
+                    await until(lambda: len(flow.committed) == 2, "as it was declared")
+                    assert (bridge.passed, bridge.buried) == (1, 1)
+                    anew = shop(max_event_bytes=70_000).connect(redeclare=True, **drivers)  # type: ignore[arg-type]
+                    async with anew, anew.running(work=False):
+                        await until(lambda: bridge.rules.most == 70_000, "the bridge has seen it")
+                    await flow.write([b"3" * 60_000, b"4" * 80_000])
+                    await until(lambda: len(flow.committed) == 4, "as it is declared now")
+                    assert (bridge.passed, bridge.buried) == (2, 2)
+                assert [len(event.data) for event in await stored(c)] == [40_000, 60_000]
+                said = [letter.extensions["deadbecause"] for letter in await letters(c)]
+                assert ["max_event_bytes=50,000" in said[0], "max_event_bytes=70,000" in said[1]] == [True, True]
+
+    asyncio.run(main())

@@ -24,6 +24,7 @@ from eventwagon.runtime.context import Context
 from eventwagon.runtime.handler import Handler
 from eventwagon.runtime.in_process import InProcess
 from eventwagon.runtime.local_workers import LocalWorkers
+from eventwagon.runtime.publish_settings import PublishSettings
 from eventwagon.runtime.runtime import Runtime
 from eventwagon.settings import Settings
 from eventwagon.testing.conformance import Check, Harness, Undeclared, orchestrator_checks
@@ -57,6 +58,7 @@ class InProcessHarness:
             train=TRAIN,
             handlers=handlers,
             settings=settings,
+            publishing=PublishSettings(settings),
             broker=self._broker,
             clock=self._clock,
             tell=lambda fact: None,

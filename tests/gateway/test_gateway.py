@@ -475,3 +475,18 @@ def test_an_answer_in_two_writes_does_not_wait_for_the_client() -> None:
 
 def test_a_connection_is_kept_for_as_long_as_the_docs_say() -> None:
     assert server(None, connections=10).config.timeout_keep_alive == 30
+
+
+def test_an_event_may_be_as_large_as_the_train_declares() -> None:
+    async def main() -> None:
+        async with a_train(max_event_bytes=50_000)[0].connect("memory://gw-bytes", listeners=()) as declares:
+            await declares.found()
+            mine, _ = a_train(max_event_bytes=2000)
+            drivers = {"broker": declares.broker, "registry": declares.registry}
+            async with mine.connect(listeners=(), **drivers) as c, gateway(c) as client:  # type: ignore[arg-type]
+                assert (await send(client, GOOD | {"data": "x" * 40_000})).status_code == 202
+                refused = await send(client, GOOD | {"data": "x" * 60_000})
+                assert refused.status_code == 413
+                assert "max_event_bytes=50,000" in refused.json()["error"]
+
+    asyncio.run(main())

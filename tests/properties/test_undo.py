@@ -53,6 +53,9 @@ class _Publisher:
     def destination(self, to: object) -> NamedTrain:
         return NamedTrain("t", Settings(), {})
 
+    def max_event_bytes(self, to: object) -> int:
+        return Settings().max_event_bytes
+
     async def publish(self, train: str, events: list[Event]) -> None: ...
 
 

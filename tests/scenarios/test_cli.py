@@ -211,6 +211,19 @@ def test_the_parts_each_on_their_own(place: Path) -> None:
         assert sum(took) == 2500
 
 
+def test_a_line_may_be_as_large_as_the_train_declares(place: Path) -> None:
+    assert cli(place, "publish", "app:train", given=lines("a@x")).returncode == 0
+    program = (place / "app.py").read_text()
+    (place / "smaller.py").write_text(
+        f"{program}\nimport msgspec\ntrain.settings = msgspec.structs.replace(train.settings, max_event_bytes=2000)\n"
+    )
+    done = cli(place, "publish", "smaller:train", given=lines("a" * 50_000))
+    assert (done.returncode, done.stdout) == (0, "published 1 event to signups\n"), done.stderr
+    done = cli(place, "publish", "smaller:train", given=lines("a" * 300_000))
+    assert done.returncode == 1
+    assert "max_event_bytes=262,144" in done.stderr
+
+
 TWO = """
 from eventwagon import Train, Workers
 

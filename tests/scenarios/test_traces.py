@@ -32,7 +32,7 @@ from eventwagon import (
     tracing,
 )
 from eventwagon.contracts.facts import Entry, decode_entry, encode_entry
-from eventwagon.event import MOST_EXTENSIONS
+from eventwagon.event import MOST_EXTENSIONS, Channel
 from eventwagon.testing.virtual_time import run
 from eventwagon.tracing import spans as spans_module
 from eventwagon.tracing.spans import context_as, context_in
@@ -428,6 +428,24 @@ def test_an_event_without_room_is_published_without_a_context(spans: Spans) -> N
             await c.publish(Event("y", "t", "/s", 1.0, b"", content_type=bare.content_type, extensions=many))
             await until(lambda: len(seen) == 2)
         assert seen[1].extensions == many
+
+    run(main())
+
+
+def test_there_is_room_for_a_context_in_what_the_train_declares(spans: Spans) -> None:
+    async def main() -> None:
+        world = World()
+        declares = train_of(max_event_bytes=2000)
+
+        @declares.on("t")
+        async def handle(data: bytes) -> None: ...
+
+        async with world.connect(declares) as c:
+            await c.found()
+        async with world.connect(train_of(max_event_bytes=100_000)) as c:
+            await c.publish(Event("x", "t", "/s", 1.0, b"x" * 1950))
+            (event,) = [event async for event in c.broker.read(Channel("t", 1))]
+        assert not event.extensions  # as it would be too large for the train with it
 
     run(main())
 

@@ -217,7 +217,7 @@ class Process(Actor):
     async def _bridge(self, connection: Connection, leaving: asyncio.Event) -> None:
         """As `eventwagon bridge` does."""
         async with GatedSource(Gate(self)) as source:
-            rules = Rules.parse(source.name, connection.train.settings.max_event_bytes, key=f"header:{WHO}")
+            rules = Rules.parse(source.name, connection.publishing.now.max_event_bytes, key=f"header:{WHO}")
             await Bridge(source, connection, rules, clock=self.clock).run(leaving)
 
     def _hear(self, fact: Fact) -> None:

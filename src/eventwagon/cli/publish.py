@@ -15,7 +15,7 @@ import msgspec
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ..connection import Connection, Declaration
+from ..connection import Connection
 from ..display.text import count
 from ..errors import EventTooLarge, PublishError, UsageError
 from ..event import Event, check_word, checked, new_ids
@@ -111,7 +111,7 @@ class Parser:
         self._subject_field = subject_field
         self._type = check_word("type", event_type) if event_type else ""
 
-    def __call__(self, text: bytes, event_id: str, now: float, train: Declaration) -> Event:
+    def __call__(self, text: bytes, event_id: str, now: float, c: Connection) -> Event:
         try:
             payload = msgspec.json.decode(text)
         except msgspec.DecodeError as e:
@@ -120,7 +120,7 @@ class Parser:
             raise BadLine(f"not UTF-8: {e}") from None
         except RecursionError:
             raise BadLine("nested too deep") from None
-        event = Event(event_id, self._type or type_name(payload), train.source, now, text, self._subject(payload))
+        event = Event(event_id, self._type or type_name(payload), c.train.source, now, text, self._subject(payload))
         if self._handler is not None:
             try:
                 fits = decoded(self._handler, event)
@@ -129,7 +129,7 @@ class Parser:
             if not self._type and not isinstance(fits, Event | bytes | bytearray | memoryview):
                 event = msgspec.structs.replace(event, type=type_name(fits))
         try:
-            return checked(event, train.settings.max_event_bytes)
+            return checked(event, c.publishing.now.max_event_bytes)
         except (UsageError, EventTooLarge) as e:
             raise BadLine(str(e)) from None
 
@@ -198,7 +198,7 @@ class Publishing:
                 if not text:
                     continue
                 try:
-                    events.append(self._parse(text, event_id, now, self._c.train))
+                    events.append(self._parse(text, event_id, now, self._c))
                 except BadLine as e:
                     await self._refuse(number, str(e), events)
             await self._send(events)

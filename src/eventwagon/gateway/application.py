@@ -191,7 +191,9 @@ class Gateway:
         check_json(headers)
         data = await body.read(headers, self._limits)
         if verb != "receive":
-            found = await answer(remote, verb, items_of(verb, data, self._limits.events), now=time.time())
+            items = items_of(verb, data, self._limits.events)
+            most = self._connections[name].publishing.now.max_event_bytes
+            found = await answer(remote, verb, items, now=time.time(), most=most)
             return msgspec.json.encode({"receipts": found})
         asked, receiving = receive_of(data, self._limits.events), Receiving()
         body.free()  # it may wait for long
@@ -221,7 +223,7 @@ class Gateway:
             headers,
             data,
             now=time.time(),
-            most=connection.train.settings.max_event_bytes,
+            most=connection.publishing.now.max_event_bytes,
             most_events=self._limits.events,
         )
         self._within_rate(key, len(events))

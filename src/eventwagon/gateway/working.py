@@ -141,18 +141,19 @@ def items_of(verb: str, body: bytes, most: int) -> Sequence[Any]:
     return items
 
 
-async def answer(remote: RemoteHandlers, verb: str, items: Sequence[Any], *, now: float) -> Sequence[Result]:
-    """Do what was asked for with each receipt, at the same time. Never raises for one of them."""
+async def answer(remote: RemoteHandlers, verb: str, items: Sequence[Any], *, now: float, most: int) -> Sequence[Result]:
+    """Do what was asked for with each receipt, at the same time. Never raises for one of them. `most`: bytes of an
+    event, as `max_event_bytes`."""
     if verb == "extend":
         return [remote.extend(item.receipt, item.lease) for item in items]
-    return await asyncio.gather(*(_say(remote, verb, item, now) for item in items))
+    return await asyncio.gather(*(_say(remote, verb, item, now, most) for item in items))
 
 
-async def _say(remote: RemoteHandlers, verb: str, item: Any, now: float) -> Result:
+async def _say(remote: RemoteHandlers, verb: str, item: Any, now: float, most: int) -> Result:
     match verb:
         case "settle":
             try:
-                emit = _emit_of(item, remote.train.settings.max_event_bytes, now) if item.emit else None
+                emit = _emit_of(item, most, now) if item.emit else None
             except (Refused, UsageError) as e:
                 return Result(item.receipt, done=False, error=str(e))
             return await remote.say(item.receipt, SETTLE, emit=emit)

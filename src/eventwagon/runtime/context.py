@@ -84,6 +84,11 @@ class Publisher(Protocol):
         """The train to publish to; None: the handler's own. From any thread. Raises UsageError if it is no train."""
         ...
 
+    def max_event_bytes(self, to: Destination) -> int:
+        """How many bytes an event may have for a train that `destination` has returned: as that declares it, or as this
+        program does until its declaration is known. From any thread."""
+        ...
+
     async def publish(self, train: str, events: list[Event]) -> None:
         """Store the events in the active wagon of a train that `destination` has returned, and take those that are
         stored from the list. Raises EventwagonError; then the rest can be published again."""
@@ -281,7 +286,7 @@ class Context:
             event_type,
             subject,
             extensions,
-            most=train.settings.max_event_bytes,
+            most=self._publisher.max_event_bytes(train),
         )
         self.emitted.append((OUT + train.name, event))
         return _STORED
@@ -517,6 +522,9 @@ class _NoPublisher:
 
     def destination(self, to: Destination | None) -> Destination:
         return self._own if to is None else destination_of(to)
+
+    def max_event_bytes(self, to: Destination) -> int:
+        return to.settings.max_event_bytes
 
     async def publish(self, train: str, events: list[Event]) -> None:
         events.clear()

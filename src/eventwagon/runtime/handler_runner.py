@@ -156,7 +156,7 @@ class HandlerRunner:
         """Call the handler for the worker's event and the `others` of its batch. Returns the outcome, an awaitable of
         it if the handler waits, or None if there was nothing to handle."""
         worker.settler, worker.delivery = settler, delivery
-        source, settings = settler.source, self._runtime.settings
+        source = settler.source
         wagon, circuit, event = source.wagon, source.circuit, delivery.event
         attempt = delivery.attempt
         if delivery.suspect and attempt > (source.retries.attempts or DEATHS):
@@ -189,7 +189,7 @@ class HandlerRunner:
                 source.channel.wagon,
                 handler.channel,
                 {} if handler.undoes else runtime.handlers,
-                settings.max_event_bytes,
+                runtime.publishing.now.max_event_bytes,
                 runtime.clock,
                 runtime.state,
                 keeps_times=runtime.timetable is not None,

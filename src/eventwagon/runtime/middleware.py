@@ -89,6 +89,14 @@ async def through(
     return await enter(0, subject)
 
 
+class Surrounded(list[Event]):
+    """The events that middleware surrounds; each may have `most` bytes."""
+
+    def __init__(self, events: Sequence[Event], most: int) -> None:
+        super().__init__(events)
+        self.most = most
+
+
 async def publish_through(
     around: Sequence[Middleware],
     store: Callable[[Sequence[Event]], Awaitable[None]],
@@ -111,7 +119,7 @@ async def publish_through(
         accepted = len(made)
 
     try:
-        await through(around, inner, list(events), takes="events")
+        await through(around, inner, Surrounded(events, most), takes="events")
     except BaseException as e:
         with suppress(Exception):  # one of a class of its own
             e.accepted = accepted  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from ..event import Event
 from .bulkhead import Bulkhead, is_ours
 from .context import Destination, NamedTrain, destination_of
 from .publish_queue import own
+from .publish_settings import PublishSettings
 from .runtime import Runtime
 from .switcher import Switcher
 from .train_state import TrainState
@@ -53,6 +54,7 @@ class TrainPublisher:
         self._known: dict[str, Destination] = {
             runtime.train: NamedTrain(runtime.train, runtime.settings, runtime.handlers)
         }
+        self._settings = {runtime.train: runtime.publishing}
         self._open: dict[str, _Open] = {}
         """By name, the least recently used first."""
         self._context = copy_context()  # of no event
@@ -76,6 +78,11 @@ class TrainPublisher:
             return self._known[self._runtime.train]
         train = destination_of(to)
         return self._known.setdefault(train.name, train)
+
+    def max_event_bytes(self, to: Destination) -> int:
+        """See Publisher."""
+        known = self._settings.get(to.name)
+        return (to.settings if known is None else known.now).max_event_bytes
 
     async def publish(self, train: str, events: list[Event]) -> None:
         """See Publisher. The handlers' own train refuses nothing: what they publish belongs to an event that it has
@@ -166,6 +173,7 @@ class TrainPublisher:
         return Runtime(
             train=train,
             settings=to.settings,
+            publishing=self._settings.setdefault(train, PublishSettings(to.settings)),
             broker=mine.broker,
             clock=mine.clock,
             tell=mine.tell,

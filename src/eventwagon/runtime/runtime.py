@@ -26,6 +26,7 @@ from .handler import Handler
 from .lifespan import Opening
 from .observed import Metering
 from .once import Once
+from .publish_settings import PublishSettings
 from .pulse import Pulse
 from .reach import Reach
 
@@ -49,6 +50,7 @@ class Runtime:
 
     train: str
     settings: Settings
+    publishing: PublishSettings
     broker: Broker
     clock: Callable[[], float]
     """The wall clock, in seconds."""

@@ -46,7 +46,6 @@ class SettledRows:
         self._insist = insist
         self._step = f"keeping rows in {self._channel}"
         self._told: set[str] = set()
-        self._most = min(_PART, runtime.settings.max_event_bytes)
 
     async def keep(
         self, settled: Sequence[tuple[Delivery, Sequence[tuple[str, Event]]]], skipped: Container[int] = ()
@@ -61,7 +60,7 @@ class SettledRows:
             else _row(delivery, emitted, name, now)
             for delivery, emitted in settled
         ]
-        parts = list(in_parts(rows, self._most))
+        parts = list(in_parts(rows, min(_PART, self._runtime.publishing.now.max_event_bytes)))
         for start in range(0, len(parts), _AT_ONCE):
             await self._store(parts[start : start + _AT_ONCE])
 

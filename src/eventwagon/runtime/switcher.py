@@ -428,13 +428,13 @@ class Switcher:
             if self._held_since is None or self._held_since[0] != wagon.number:
                 self._held_since = (wagon.number, now)
             held, now = now - self._held_since[1], self._runtime.clock()
-            what = when_full(self._settings, self._state.snapshot.manifest, held, now)
+            what = when_full(self._runtime.publishing.now, self._state.snapshot.manifest, held, now)
             if isinstance(what, Edit) and any(isinstance(task, Lift) for task in what.tasks):
                 observed = await self._is_observed()
                 manifest = self._state.snapshot.manifest
                 if manifest.active is None or manifest.active.number != wagon.number:
                     return True  # meanwhile the next one has come
-                what = when_full(self._settings, manifest, held, now, observed=observed)
+                what = when_full(self._runtime.publishing.now, manifest, held, now, observed=observed)
             match what:
                 case Full(because=because):
                     batch.fail(TrainFull(f"train {self._train}: {because}"))

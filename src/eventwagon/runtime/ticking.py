@@ -138,7 +138,7 @@ class Ticking:
             None,
             content_type,
         )
-        most = self._runtime.settings.max_event_bytes
+        most = self._runtime.publishing.now.max_event_bytes
         return fitting(checked(event, most), most)
 
     async def _passed(self, event: Event) -> Event | None:
@@ -148,7 +148,7 @@ class Ticking:
         async def keep(passed_on: Sequence[Event]) -> None:
             found.extend(passed_on)
 
-        await publish_through(self._around, keep, [event], self._runtime.settings.max_event_bytes)
+        await publish_through(self._around, keep, [event], self._runtime.publishing.now.max_event_bytes)
         return msgspec.structs.replace(found[0], time=event.time) if found else None
 
     async def _returned(self, schedule: Schedule, tick: float) -> object:

@@ -106,6 +106,7 @@ class TrainState:
             self._lost = before
             self._told = manifest
             self._tell(went_back(before.manifest, manifest, before.version))
+        self._runtime.publishing.see(manifest.declared)
         self._runtime.pulse.news()
         self._tell_switch()
         self._next_change.set()

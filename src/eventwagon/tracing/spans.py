@@ -38,7 +38,7 @@ from ..runtime.batching import BatchContext
 from ..runtime.bulkhead import Seldom, log_safely, shown
 from ..runtime.context import Context
 from ..runtime.handling import handlers_own
-from ..runtime.middleware import Middleware, Next
+from ..runtime.middleware import Middleware, Next, Surrounded
 from ..runtime.observed import own_version, system_of
 from ..runtime.outcomes import meant
 from ..values import class_name
@@ -113,6 +113,16 @@ def spans_among(middleware: Sequence[Middleware]) -> Spans | None:
     return next((each for each in owners if type(each) is Spans), None)
 
 
+def _stamped(event: Event, own: Mapping[str, str], most: int) -> Event:
+    """The event with the context, unless it has one, or no room for it."""
+    extensions = event.extensions
+    if _PARENT in extensions or _STATE in extensions or len(extensions) + len(own) > MOST_EXTENSIONS:
+        return event
+    added = {name: value for name, value in own.items() if value}
+    stamped = msgspec.structs.replace(event, extensions={**extensions, **added})
+    return stamped if stamped.size <= most else event
+
+
 class Spans:
     """The spans of one train. No failure of OpenTelemetry, or of what the program has added to it, reaches the events:
     it is logged once a minute for each kind."""
@@ -156,7 +166,8 @@ class Spans:
         attributes = self._of_operation("send", self._train.name, "", events)
         with self._span("send", SpanKind.PRODUCER, attributes, _contexts(events), None) as span:
             own = self._context_of(span)
-            await call_next([self._stamped(each, own) for each in events] if own else events)
+            most = events.most if isinstance(events, Surrounded) else self._train.settings.max_event_bytes
+            await call_next([_stamped(each, own, most) for each in events] if own else events)
 
     def switching(self, fact: Switched, wagon: Wagon) -> tuple[Switched, Callable[[], None]]:
         """See SwitchTraces: a trace with the time from opening the wagon to its switch, in two parts."""
@@ -193,15 +204,6 @@ class Spans:
         self._safely(start)
         trace = f"{root.get_span_context().trace_id:032x}" if root.is_recording() else ""
         return msgspec.structs.replace(fact, trace=trace), end
-
-    def _stamped(self, event: Event, own: Mapping[str, str]) -> Event:
-        """The event with the context, unless it has one, or no room for it."""
-        extensions = event.extensions
-        if _PARENT in extensions or _STATE in extensions or len(extensions) + len(own) > MOST_EXTENSIONS:
-            return event
-        added = {name: value for name, value in own.items() if value}
-        stamped = msgspec.structs.replace(event, extensions={**extensions, **added})
-        return stamped if stamped.size <= self._train.settings.max_event_bytes else event
 
     def _of_operation(self, name: str, destination: str, channel: str, events: Sequence[Event]) -> dict[str, Any]:
         attributes: dict[str, Any] = {

@@ -15,6 +15,7 @@ from ...contracts.broker import Broker
 from ...contracts.orchestrator import Deployment, WagonSpec
 from ...runtime.bulkhead import Bulkhead
 from ...runtime.membership import wagon_workers
+from ...runtime.publish_settings import PublishSettings
 from ...runtime.runtime import Runtime
 from ...train import Train
 
@@ -43,6 +44,7 @@ class SimulatedPods:
         runtime = Runtime(
             train=train.name,
             settings=train.settings,
+            publishing=PublishSettings(train.settings),
             broker=self._broker,
             clock=self._clock,
             tell=lambda _: None,

@@ -38,6 +38,7 @@ from ...runtime.circuits import Circuits
 from ...runtime.handler import Handler
 from ...runtime.lifespan import Opening, alive
 from ...runtime.local_workers import LocalWorkers
+from ...runtime.publish_settings import PublishSettings
 from ...runtime.runtime import Runtime
 from ...settings import Settings
 from .counters import Counters
@@ -188,6 +189,7 @@ class Function:
                 handlers=train.handlers,
                 state=self._opened[0] if self._opened is not None else None,
                 settings=train.settings,
+                publishing=PublishSettings(train.settings),
                 broker=cast(Broker, _Given(broker, channel, batch)),
                 clock=time.time,
                 tell=log,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from eventwagon.bridge.sources import kafka_group
-from eventwagon.bridge.sources.kafka_group import Arrived, Member
+from eventwagon.bridge.sources.kafka_group import Arrived, Member, committed
 
 
 class Fetched:
@@ -111,3 +113,47 @@ def test_a_late_commit_of_an_earlier_turn_frees_nothing_of_the_new_one(monkeypat
             await member.leave()
 
     asyncio.run(main())
+
+
+class Asked(Client):
+    """A group whose coordinator is not ready for the first `times` questions."""
+
+    def __init__(self, code: int, times: float, *, of_partition: bool) -> None:
+        super().__init__({})
+        self.asked, self._code, self._times, self._of_partition = 0, code, times, of_partition
+
+    def committed(self, places: Any, wait: float) -> list[TopicPartition]:
+        assert 0 < wait <= 10
+        self.asked += 1
+        if self.asked > self._times:
+            return super().committed(places, wait)
+        error = KafkaError(self._code)
+        if self._of_partition:
+            return [cast("TopicPartition", SimpleNamespace(error=error))]
+        raise KafkaException(error)
+
+
+@pytest.mark.parametrize("of_partition", [False, True])
+@pytest.mark.parametrize(
+    "code",
+    [KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS],
+)
+def test_a_coordinator_that_is_not_ready_is_asked_again(code: int, of_partition: bool) -> None:
+    client = Asked(code, 2, of_partition=of_partition)
+    (found,) = committed(cast("Consumer", client), [TopicPartition("t", 0)])
+    assert (found.offset, client.asked) == (0, 3)
+
+
+def test_a_coordinator_that_never_gets_ready_ends_the_call_and_other_errors_end_it_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kafka_group, "_CALL", 0.3)
+    never = Asked(KafkaError.NOT_COORDINATOR, float("inf"), of_partition=False)
+    began = time.monotonic()
+    with pytest.raises(KafkaException, match="NOT_COORDINATOR"):
+        committed(cast("Consumer", never), [TopicPartition("t", 0)])
+    assert 0.1 < time.monotonic() - began < 2
+    refused = Asked(KafkaError.GROUP_AUTHORIZATION_FAILED, 1, of_partition=True)
+    with pytest.raises(KafkaException, match="GROUP_AUTHORIZATION_FAILED"):
+        committed(cast("Consumer", refused), [TopicPartition("t", 0)])
+    assert refused.asked == 1

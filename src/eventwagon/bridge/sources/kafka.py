@@ -19,7 +19,7 @@ from ...drivers.kafka.options import Options
 from ...errors import BrokerError, Unavailable, UsageError
 from ...event import check_word
 from ..source import Begin, Lag, Record
-from .kafka_group import Arrived, Member, begin_at, place_of, watermarks
+from .kafka_group import Arrived, Member, begin_at, committed, place_of, watermarks
 
 _OWN = ("group", "assignor")
 _MEMBERSHIP = (
@@ -175,11 +175,11 @@ class KafkaSource:
         return [TopicPartition(self._topic, partition) for partition in sorted(found)]
 
     def _has_position(self, consumer: Consumer) -> bool:
-        return any(one.offset >= 0 for one in consumer.committed(self._places(consumer), _CALL))
+        return any(one.offset >= 0 for one in committed(consumer, self._places(consumer)))
 
     def _peek(self, consumer: Consumer, limit: int) -> list[Record]:
         starts, left = list[TopicPartition](), set[int]()
-        for one in consumer.committed(self._places(consumer), _CALL):
+        for one in committed(consumer, self._places(consumer)):
             first, end = watermarks(consumer, one)
             at = one.offset if one.offset >= 0 else begin_at(consumer, one, self._begin, first, end)
             at = at if first <= at <= end else first

@@ -35,6 +35,13 @@ _AGAIN = 1.0
 _DOWN = (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION)
 _OVER = (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID)
 """The group has gone on without this member: until it has joined again nothing can be committed."""
+_NO_COORDINATOR = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
+_PAUSES = 0.05, 1.0
+"""The first and the longest pause, in seconds, before a coordinator is asked again."""
 _logger = logging.getLogger("eventwagon.bridge")
 
 
@@ -255,9 +262,7 @@ class Member:
     def _starts(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> dict[int, int]:
         """Where to begin. A partition without a position gets one at once, so that a crash changes nothing about it."""
         starts, new = dict[int, int](), dict[int, int]()
-        for one in consumer.committed([TopicPartition(self._topic, p.partition) for p in partitions], _CALL):
-            if one.error is not None:
-                raise KafkaException(one.error)
+        for one in committed(consumer, [TopicPartition(self._topic, p.partition) for p in partitions]):
             first, end = watermarks(consumer, one)
             if one.offset >= 0:
                 if not first <= one.offset <= end:
@@ -343,6 +348,24 @@ class Member:
     def _call_back(self, call: Callable[..., object], *args: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(call, *args)
+
+
+def committed(consumer: Consumer, places: Sequence[TopicPartition]) -> list[TopicPartition]:
+    """The group's positions. On a server that has just started, or after a failover, the group's coordinator is
+    elsewhere or not ready yet, and the client does not ask again. Raises KafkaException."""
+    until, backoff = time.monotonic() + _CALL, Backoff(*_PAUSES)
+    while True:
+        try:
+            found: list[TopicPartition] = consumer.committed(list(places), max(0.1, until - time.monotonic()))
+            for one in found:
+                if one.error is not None:
+                    raise KafkaException(one.error)
+            return found
+        except KafkaException as e:
+            pause = backoff.next()
+            if cause(e).code() not in _NO_COORDINATOR or time.monotonic() + pause >= until:
+                raise
+            time.sleep(pause)
 
 
 def begin_at(consumer: Consumer, place: TopicPartition, begin: Begin, first: int, end: int) -> int:

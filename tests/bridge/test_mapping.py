@@ -248,3 +248,26 @@ def test_any_record_becomes_an_event_or_a_letter_and_always_the_same(
     else:
         assert checked(found, MOST) == found
         assert not RESERVED & found.extensions.keys() - {"rawheaders"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "application/cloudevents+json",
+        b"application/cloudevents+json; charset=utf-8",
+        " Application/CloudEvents-Batch+JSON",
+        "application/cloudevents+avro",
+        "application/json",
+    ],
+)
+def test_a_tombstone_is_an_event_without_data_whatever_its_content_type(form: str | bytes) -> None:
+    found = event(b"", key=b"ada", headers=[("Content-Type", form)])
+    assert found == event(b"", key=b"ada")
+    assert (found.data, found.subject, found.id) == (b"", "ada", "kafka/orders/0/7@1")
+    own = [("ce_specversion", b"1.0"), ("ce_id", b"a"), ("ce_source", b"/shop"), ("ce_type", b"deleted")]
+    found = event(b"", key=b"ada", headers=[("Content-Type", form), *own])
+    assert (found.id, found.type, found.data, found.content_type) == ("a", "deleted", b"", "application/json")
+
+
+def test_a_document_that_is_none_is_no_tombstone() -> None:
+    assert "JSON" in refused(b" ", headers=[("content-type", "application/cloudevents+json")]).because

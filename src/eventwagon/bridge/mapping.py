@@ -42,6 +42,7 @@ _LONGEST_HEADER = 256
 _LONGEST_OWN = len("content-type") + 1
 """Characters of a header's name that tell whether it is one of CloudEvents."""
 _PAIR = ("content-type", STRUCTURED)
+_DOCUMENTS = "application/cloudevents"
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _value = msgspec.json.Decoder()
 
@@ -127,6 +128,8 @@ def _event_of(record: Record, rules: Rules) -> Event:
     if record.trouble:
         raise _Bad(record.trouble)
     own, others = _parted(record.headers)
+    if own and not record.value:  # a tombstone: what says that a body is an event speaks of none
+        own = [pair for pair in own if not _says_event(pair)]
     if not own and b'"specversion"' in record.value and looks_structured(record.value):
         own = [_PAIR]
     if own:
@@ -169,6 +172,13 @@ def _is_own(name: str | bytes) -> bool:
     """Whether a header whose name begins like this is one of CloudEvents."""
     low = (name if isinstance(name, str) else name.decode("utf-8", "replace")).lower()
     return low == "content-type" or low[:3] in ("ce_", "ce-")
+
+
+def _says_event(pair: tuple[str | bytes, str | bytes | None]) -> bool:
+    """Whether the header is a content type of CloudEvents documents."""
+    name, value = _text(pair[0][:_LONGEST_OWN]), None if pair[1] is None else _text(pair[1][:_LONGEST_HEADER])
+    is_type = name is not None and name.lower() == "content-type"
+    return is_type and value is not None and value.strip().lower().startswith(_DOCUMENTS)
 
 
 def _add(pairs: Pairs, extensions: dict[str, str]) -> None:

@@ -115,6 +115,25 @@ def test_a_password_is_kept_out_of_the_command_line_and_of_what_is_told(
     assert "canary" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize(
+    ("source", "url"),
+    [
+        ("redis://127.0.0.1:1/s?group=g&timeout=0.5", "sqlite:///trains"),
+        ("kafka://127.0.0.1:1/s?group=g&timeout=0.5", "sqlite:///trains"),
+        ("-", "redis://127.0.0.1:1?timeout=0.5"),
+    ],
+)
+def test_a_server_that_is_away_at_the_start_ends_it_as_it_ends_observe(place: Path, source: str, url: str) -> None:
+    begin = () if source == "-" else ("--from", "latest")
+    done = cli(place, "bridge", source, "app:orders", "--url", url, *begin)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+    if "redis" in url:
+        observed = cli(place, "observe", "app:orders", "--url", url)
+        assert (observed.returncode, observed.stderr.splitlines()[-1]) == (1, done.stderr.splitlines()[-1])
+
+
 def test_a_dry_run_takes_nothing(place: Path, redis_server: Server, kafka_server: Server) -> None:
     async def main() -> None:
         async with redis_flow(redis_server) as flow, kafka_flow(kafka_server, partitions=2) as topic:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from eventwagon import BridgeHeldUp, BridgeWentOn, Volume, Wait
 from eventwagon.bridge import open_source
+from eventwagon.bridge.sources import redis
 from eventwagon.errors import StorageBroken, UsageError
 from eventwagon.metrics import Metrics
 from tests.bridge.support import (
@@ -343,5 +344,68 @@ def test_the_figures_are_exported(redis_server: Server, tmp_path: Path) -> None:
             assert found["eventwagon.bridge.records"] == {(*labels, "published"): 3, (*labels, "dead"): 1}
             assert found["eventwagon.bridge.lag"] == found["eventwagon.bridge.lag.age"] == {labels: 0}
             assert found["eventwagon.bridge.held_up"] == {labels: 0}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("may_eval", [True, False])
+def test_consumers_of_killed_bridges_are_removed_once_they_hold_nothing(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_eval: bool
+) -> None:
+    monkeypatch.setattr(redis, "_FORGOTTEN", 1.0)
+    long_gone, holds, lives = "eventwagon-a-host-1-00ff", "eventwagon-a-host-2-00ff", "eventwagon-a-host-3-00ff"
+    others = {"old", "eventwagon-worker", "my-eventwagon-a-1-00ff"}
+
+    async def main() -> None:
+        async with redis_flow(redis_server, claim=60) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
+            await flow.write(numbered(6))
+            await flow.client.xgroup_create(flow.stream, "workers", "0")
+
+            async def reads(consumer: str) -> bytes:
+                ((_, ((name, _),)),) = await flow.client.xreadgroup("workers", consumer, {flow.stream: ">"}, count=1)
+                return bytes(name)
+
+            for consumer in (long_gone, *others):
+                await flow.client.xack(flow.stream, "workers", await reads(consumer))
+            held = await reads(holds)
+            await asyncio.sleep(1.2)
+            await flow.client.xack(flow.stream, "workers", await reads(lives))
+            await flow.write(numbered(3))
+            may = "+@all" if may_eval else "+@all -eval -evalsha"
+            await flow.client.execute_command("ACL", "SETUSER", "some", "reset", "on", ">any", "~*", *may.split())
+            url = flow.url.replace("redis://", "redis://some:any@")
+            async with bridging(open_source(url), c) as bridge:
+                await until(lambda: bridge.passed == 3, "it goes on in any case")
+                found = {each["name"].decode() for each in await flow.client.xinfo_consumers(flow.stream, "workers")}
+            ours = {each for each in found if each not in {long_gone, holds, lives, *others}}
+            assert len(ours) == 1
+            assert found - ours == {holds, lives, *others} | (set() if may_eval else {long_gone})
+            (pending,) = await flow.client.xpending_range(flow.stream, "workers", "-", "+", 9)
+            assert (pending["message_id"], pending["consumer"].decode()) == (held, holds)
+            await flow.client.acl_deluser("some")
+
+    asyncio.run(main())
+
+
+def test_a_quiet_bridge_that_was_taken_for_killed_goes_on(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis below 7.2 counts a consumer as idle that finds nothing."""
+    monkeypatch.setattr(redis, "_FORGOTTEN", -1.0)
+
+    async def main() -> None:
+        async with redis_flow(redis_server, claim=60) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
+            await flow.write(numbered(1))
+            async with bridging(flow.open(), c) as quiet:
+                await until(lambda: quiet.passed == 1, "it has begun")
+                (before,) = await flow.client.xinfo_consumers(flow.stream, "workers")
+                async with bridging(flow.open(), c):
+                    await asyncio.sleep(0.3)
+                assert quiet.passed == 1
+                await flow.write(numbered(500))
+                await until_read(flow)
+                (after,) = await flow.client.xinfo_consumers(flow.stream, "workers")
+            assert (quiet.passed, after["name"]) == (501, before["name"])
+            assert len(await stored(c)) == 501
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from ...cloudevents import Pairs
 from ...contracts.address import Address
+from ...display.text import count
 from ...drivers.redis.errors import Lost, NotSent, code, explain
 from ...drivers.redis.link import Argument, Link, pack
 from ...drivers.redis.server import Server, options_of
@@ -19,7 +21,25 @@ from ...errors import EventwagonError, StorageBroken, Unavailable, UsageError
 from ...event import check_word
 from ..source import Begin, Lag, Record
 
+_logger = logging.getLogger("eventwagon.bridge")
 _OWN = ("group", "stream", "field", "idle")
+_FORGOTTEN = 6 * 3600.0
+"""Seconds without a sign of life after which the consumer of a bridge is removed if it holds nothing. One that lives
+after all is made again by its next read."""
+_FORGET = """
+local removed = 0
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local of = {}
+  for at = 1, #consumer, 2 do of[consumer[at]] = consumer[at + 1] end
+  if of.pending == 0 and of.idle > tonumber(ARGV[2]) and of.name:find('^eventwagon%-.+%-%d+%-%x%x%x%x$') then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], of.name)
+    removed = removed + 1
+  end
+end
+return removed
+"""
+"""Removes the consumers of bridges that were killed long ago. In one step: with entries that are pending meanwhile a
+consumer's removal would lose them."""
 _LAST = 2**64 - 1
 """The last number of an entry within its millisecond."""
 
@@ -140,7 +160,18 @@ class RedisSource:
             case time:
                 await self._create(f"{max(0, int(time * 1000) - 1)}-{_LAST}")
         self._joined = True
+        await self._forget()
         self._claiming = asyncio.create_task(self._keep_claims())
+
+    async def _forget(self) -> None:
+        """Remove what killed bridges have left in the group."""
+        try:
+            idle = int(1000 * _FORGOTTEN)
+            removed = await self._call("tidying", "EVAL", _FORGET, 1, self._stream, self._group, idle)
+        except EventwagonError:  # a server or a user without EVAL: an idle consumer harms nothing
+            return
+        if removed:
+            _logger.info("bridge from %s: %s of killed bridges removed", self.name, count(removed, "consumer"))
 
     async def _create(self, begin: str) -> None:
         if self._group not in (await self._groups() or ()):

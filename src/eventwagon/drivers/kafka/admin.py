@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -24,6 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     NewTopic,
     OffsetSpec,
     ResourceType,
+    TopicDescription,
     TopicMetadata,
 )
 
@@ -92,9 +93,19 @@ def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mappi
     )
 
 
-def _identity(described: Future[Any]) -> str:
-    identity = str(described.result().topic_id)
-    return "" if set(identity) == {"A"} else identity  # all zeros: before Kafka had ids, which it may get later
+class Described(NamedTuple):
+    """What the cluster says of a topic."""
+
+    partitions: int
+    identity: str
+    """What distinguishes the topic from others that had its name before; empty if the server is too old to tell."""
+
+    @classmethod
+    def of(cls, description: TopicDescription) -> Self:
+        """As the client has it."""
+        identity = str(description.topic_id)
+        # all zeros: before Kafka had ids, which it may get later
+        return cls(len(description.partitions), "" if set(identity) == {"A"} else identity)
 
 
 class Admin:
@@ -156,47 +167,39 @@ class Admin:
             raise self.trouble(metadata.error, "DESCRIBE", f"topic {topic}")
         return metadata
 
-    async def identity(self, topic: str) -> str:
-        """What distinguishes the topic from others that had its name before; empty if there is none, or if the server
-        is too old to tell."""
-        asked = TopicCollection([topic])
-        error, future = await self._insist(
-            lambda seconds: self._client.describe_topics(asked, request_timeout=seconds)[topic]
-        )
-        if error is None:
-            return _identity(future)
-        if absent(error):
-            return ""
-        raise self.trouble(error, "DESCRIBE", f"topic {topic}")
-
-    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
-        """How many partitions each of these topics has, 0 if there is no such topic; one call for all. Without those
-        that the server tells nothing of."""
+    async def described(self, topics: Iterable[str]) -> dict[str, Described | None]:
+        """Each of these topics, None if there is no such topic; one call for all. Without those of which the server
+        tells nothing; raises if it tells nothing of all."""
         names = list(topics)
         if not names:
             return {}
+        futures = dict[str, Future[Any]]()
+
+        def ask(seconds: float) -> Future[Any]:
+            futures.update(self._client.describe_topics(TopicCollection(names), request_timeout=seconds))
+            return futures[names[0]]
+
         try:
-            asked = self._client.describe_topics(TopicCollection(names), request_timeout=self.options.timeout)
+            await self._insist(ask)
         except KafkaException as e:
             raise self.trouble(cause(e), "DESCRIBE", "topics") from None
-        found = dict[str, int]()
-        for topic, future in asked.items():
+        found, failed = dict[str, Described | None](), KafkaError(KafkaError._FAIL)
+        for topic, future in futures.items():
             error = await self._done(future, renew=False)
             if error is None:
-                found[topic] = len(future.result().partitions)
+                found[topic] = Described.of(future.result())
             elif absent(error):
-                found[topic] = 0
+                found[topic] = None
+            else:
+                failed = error
+        if not found:
+            raise self.trouble(failed, "DESCRIBE", f"topic {names[0]}")
         return found
 
-    async def identities(self, topics: Iterable[str]) -> dict[str, str]:
-        """The `identity` of each of these that the cluster tells; one call for all."""
-        asked = TopicCollection(list(topics))
-        try:
-            futures = self._client.describe_topics(asked, request_timeout=self.options.timeout)
-        except KafkaException as e:
-            raise self.trouble(cause(e), "DESCRIBE", "topics") from None
-        told = {topic: await self._done(future, renew=False) for topic, future in futures.items()}
-        return {topic: _identity(futures[topic]) for topic, error in told.items() if error is None}
+    async def identity(self, topic: str) -> str:
+        """The topic's `Described.identity`; empty if there is none, too."""
+        found = (await self.described([topic]))[topic]
+        return found.identity if found else ""
 
     async def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> bool:
         """Create the topic. Returns whether it did not exist before."""

@@ -90,6 +90,8 @@ class FollowedLog:
         self.topic = topic
         self.next = 0
         """The offset of the next record to apply."""
+        self.identity = ""
+        """What distinguishes the topic from others of its name (see `Described`)."""
         self.clock = clock or LogClock()
         self._client = client
         self._loop = asyncio.get_running_loop()
@@ -123,10 +125,11 @@ class FollowedLog:
         """Read the log, and follow it from then on. Returns the offset up to which there are records now. Raises
         LogGone, Unavailable."""
         place = (self.topic, 0)
-        if (
-            await self._client.admin.describe(self.topic) is None
-        ):  # by name: the client remembers as absent what it is asked by offset
+        # by name first: the client remembers as absent what it is asked by offset
+        described = (await self._client.admin.described([self.topic]))[self.topic]
+        if described is None:
             raise LogGone(f"topic {self.topic} does not exist")
+        self.identity = described.identity
         start, end = await asyncio.gather(self._client.admin.starts([place]), self._client.admin.ends([place]))
         first, last = start[place], end[place]
         if first is None or last is None:

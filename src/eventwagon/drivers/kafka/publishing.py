@@ -38,7 +38,7 @@ class Topic:
         self.channel = channel
         self.name = name
         self.identity = identity
-        """What distinguishes it from others of its name (see `Admin.identity`)."""
+        """What distinguishes it from others of its name (see `Described`)."""
         self.partitions = partitions
         self.limit = limit
         """Bytes of the largest batch that it takes."""
@@ -89,9 +89,9 @@ class Publisher:
             raise ChannelGone(f"channel {channel} does not exist")
         return found
 
-    def known(self) -> list[Topic]:
-        """The topics that it has looked up."""
-        return list(self._topics.values())
+    def topics(self) -> dict[str, Topic]:
+        """The topics that it has looked up, by name."""
+        return dict(self._topics)
 
     def forget(self, channel: Channel) -> None:
         """The channel was deleted, or created again."""
@@ -126,22 +126,16 @@ class Publisher:
         return sender
 
     async def _look(self, channel: Channel, name: str) -> Topic | None:
-        metadata, found, identity = await asyncio.gather(
-            self._admin.describe(name), self._admin.configuration(name), self._admin.identity(name)
-        )
-        if metadata is None:  # a producer that was asked for it would ask the server for it for ever
+        described, found = await asyncio.gather(self._admin.described([name]), self._admin.configuration(name))
+        if (known := described[name]) is None:  # a producer that was asked for it would ask the server for it for ever
             return None
         await self._admin.describe(name, self.sender.producer)
         limit = int((found or {}).get(LIMIT, self._admin.options.max_message_bytes))
-        topic = Topic(channel, name, len(metadata.partitions), limit, identity)
+        topic = Topic(channel, name, known.partitions, limit, known.identity)
         self._judge(topic, found or {})
         if topic.partitions:
             self._topics[name] = topic
         return topic
-
-    def topics(self) -> dict[str, Topic]:
-        """The known topics, by their names."""
-        return dict(self._topics)
 
     async def grow(self, old: Topic, partitions: int) -> bool:
         """Use the partitions that were added to a known topic, if the producer's broker knows of them, too. Raises

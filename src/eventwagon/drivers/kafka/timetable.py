@@ -114,8 +114,6 @@ class _Followed:
         self.tidy_at = time.monotonic() + _TIDY
         self.look_at = time.monotonic() + _LOOK
         self.trouble = ""
-        self.identity = ""
-        """Of the topic."""
 
 
 class _Train:
@@ -256,7 +254,6 @@ class _Train:
     async def _attach(self) -> _Followed | None:
         followed = _Followed(self._client, self._topic, self._clock, self._room)
         try:
-            followed.identity = await self._client.admin.identity(self._topic)
             await followed.log.attach()
             await self._look(followed)
             await self._client.admin.describe(self._topic, self._client.sender.producer)
@@ -270,7 +267,7 @@ class _Train:
     async def _look(self, followed: _Followed) -> None:
         """Check whether the topic is still the same, and still keeps its records. Raises LogGone."""
         followed.look_at = time.monotonic() + _LOOK
-        if await self._client.admin.identity(self._topic) != followed.identity:
+        if await self._client.admin.identity(self._topic) != followed.log.identity:
             raise LogGone(f"topic {self._topic} was deleted, and made anew by somebody")
         trouble = await self._client.admin.unsuitable(self._topic, self._needed)
         if trouble and trouble != followed.trouble:

@@ -35,8 +35,6 @@ class KafkaWagon:
         self.feeds: dict[str, Feed] = {}
         self.missed = 0
         """How many checks in a row did not find the log."""
-        self.log_identity = ""
-        """What distinguishes the log from others of its name (see `Admin.identity`)."""
         self.trouble = ""
         """The setting of the log's configuration that loses claims."""
         self.letters: dict[int, tuple[int, float]] = {}

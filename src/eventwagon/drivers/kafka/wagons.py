@@ -11,7 +11,7 @@ from ...background import Background
 from ...display.text import count
 from ...errors import BrokerError, ChannelGone
 from ...event import ARCHIVE, DEAD, Channel
-from .admin import LOG_TIME, Place
+from .admin import LOG_TIME, Described, Place
 from .ages import EventTimes
 from .claims import ChannelClaims, WagonClaims
 from .cluster import Cluster
@@ -27,12 +27,11 @@ from .tail import Tail
 from .wagon import KafkaWagon
 
 _LOOK = 1.0  # s between two checks whether what is followed still exists
-_COUNT = 5  # looks from one count of the topics' partitions to the next
 _BEAT = 0.5  # s between two checks whether the others should hear from this process
 _QUEUED = 2048  # kilobytes of events that a client fetches ahead
 _FETCH = 524_288  # bytes of events that are fetched at once
 _SPARING = 65_536  # the same where little is asked for: single events, others' partitions
-_COMPARE = 5  # of these checks, those that also ask whether topics were made anew
+_DESCRIBE = 5  # of these checks, those that also ask whether topics were made anew or have more partitions
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
 _LINGER = 0.2  # ms for which the producer gathers a batch
@@ -61,7 +60,7 @@ class Wagons:
         self._told_partitions: set[str] = set()
         self._counting = asyncio.Lock()
         self._absent: set[str] = set()
-        """Topics that the last count did not find."""
+        """Topics that the last description lacked."""
         self._told_remade: set[str] = set()
         self._wagons: dict[tuple[str, int], asyncio.Task[KafkaWagon]] = {}
         self._last_claims: dict[tuple[str, int], WagonClaims] = {}
@@ -212,12 +211,11 @@ class Wagons:
     async def _attach(self, channel: Channel) -> KafkaWagon:
         wagon = KafkaWagon(self.client, channel, self.names, self.look_soon)
         try:
-            wagon.log_identity = await self.admin.identity(wagon.log.topic)
             await wagon.log.attach()
         except LogGone:
             raise ChannelGone(f"channel {channel} does not exist (no topic {wagon.log.topic})") from None
-        known = self._lost_logs.get((channel.train, channel.wagon), wagon.log_identity)
-        if wagon.log_identity != known:
+        known = self._lost_logs.get((channel.train, channel.wagon), wagon.log.identity)
+        if wagon.log.identity != known:
             wagon.log.leave()
             raise ChannelGone(f"topic {wagon.log.topic} was deleted and made anew")
         return wagon
@@ -232,13 +230,8 @@ class Wagons:
         turn = 0
         while True:
             await asyncio.sleep(_LOOK)
-            await self._look(compare=turn % _COMPARE == 0)
             turn += 1
-            if turn % _COUNT == 0:
-                try:
-                    await self.recount()
-                except BrokerError as e:
-                    LOGGER.debug("could not count the partitions of topics: %s", e)
+            await self._look(describe=turn % _DESCRIBE == 0)
             if turn % _LOOK_CLOSER == 0:
                 await self._look_closer()
 
@@ -254,20 +247,24 @@ class Wagons:
         except BrokerError as e:
             LOGGER.debug("could not read the configuration of topics: %s", e)
 
-    async def recount(self, channel: Channel | None = None) -> None:
-        """Notice partitions that somebody has added to the topics in use, or to that of this channel: from then on they
-        are read, counted and written to. Raises Unavailable, StorageBroken."""
+    async def recount(self, channel: Channel) -> None:
+        """Notice now which partitions somebody has added to the channel's topic. Raises Unavailable, StorageBroken."""
+        await self._notice_partitions(await self.admin.described([self.names.topic(channel)]))
+
+    def _forget_absent(self, found: Mapping[str, Described | None]) -> None:
+        """Topics that two descriptions in a row lack: else what is described would grow with every wagon."""
+        gone = {name for name, one in found.items() if one is None}
+        for name in gone & self._absent:
+            self.publisher.forget_topic(name)
+        self._absent = gone
+
+    async def _notice_partitions(self, found: Mapping[str, Described | None]) -> None:
+        """Read, count and write to the partitions that somebody has added to topics in use. Raises Unavailable,
+        StorageBroken."""
         async with self._counting:
             topics = self.publisher.topics()
-            names = set(topics) if channel is None else {self.names.topic(channel)}
-            found = await self.admin.partitions(names)
-            if channel is None:
-                gone = {name for name, now in found.items() if not now}
-                for name in gone & self._absent:  # else what is counted would grow with every wagon
-                    self.publisher.forget_topic(name)
-                self._absent = gone
             feeds = {feed.topic: feed for wagon in self.live() for feed in wagon.feeds.values()}
-            for name, now in found.items():
+            for name, now in ((name, one.partitions) for name, one in found.items() if one):
                 feed, topic = feeds.get(name), topics.get(name)
                 had = min(feed.partition_count if feed else now, topic.partitions if topic else now)
                 if now <= had:
@@ -293,9 +290,9 @@ class Wagons:
         if (named := wagon.channel(channel.name).named) < count:
             await wagon.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
 
-    async def _look(self, *, compare: bool = False) -> None:
-        """End the feeds whose topics are gone, and the wagons whose logs are gone. `compare`: those that were made
-        anew, too, even if nothing is missing."""
+    async def _look(self, *, describe: bool = False) -> None:
+        """End the feeds whose topics are gone, and the wagons whose logs are gone. `describe`: even if nothing is
+        missing, ask which were made anew; and which have more partitions."""
         wagons = self.live()
         read = {wagon: wagon.log.next for wagon in wagons}
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
@@ -308,11 +305,12 @@ class Wagons:
                 for wagon, feed in feeds
                 for p in range(feed.partition_count)
             )
-            compare = compare or bool(lacking) or any(shorter)
-            same, remade = await self._compare_topics(wagons) if compare else (set(), set())
+            names = [*self.publisher.topics(), *(wagon.log.topic for wagon in wagons)]
+            found = await self.admin.described(names) if describe or lacking or any(shorter) else {}
         except BrokerError as e:
             LOGGER.debug("could not check whether channels still exist: %s", e)
             return
+        same, remade = self._compare_topics(wagons, found)
         for wagon, feed in feeds:
             for p in range(feed.partition_count):
                 feed.reaches(p, ends.get((feed.topic, p)) or 0)  # none was asked for one that was just noticed
@@ -326,18 +324,25 @@ class Wagons:
             wagon.missed = wagon.missed + 1 if wagon in lacking else 0
             if wagon in remade or wagon.missed >= _SURE:
                 await self._lost_log(wagon, is_alone=wagon in same)
+        if describe:
+            self._forget_absent(found)
+            try:
+                await self._notice_partitions(found)
+            except BrokerError as e:
+                LOGGER.debug("could not look at the new partitions of topics: %s", e)
 
-    async def _compare_topics(self, wagons: Sequence[KafkaWagon]) -> tuple[set[KafkaWagon], set[KafkaWagon]]:
+    def _compare_topics(
+        self, wagons: Sequence[KafkaWagon], found: Mapping[str, Described | None]
+    ) -> tuple[set[KafkaWagon], set[KafkaWagon]]:
         """End the feeds of topics that were deleted and made anew. Returns the wagons of which a topic is still as it
         was, and those of them whose claims log was made anew. One of which nothing is as it was begins anew."""
         live = {(wagon.train, wagon.number): wagon for wagon in wagons}
-        topics = [(t, w) for t in self.publisher.known() if (w := live.get((t.channel.train, t.channel.wagon)))]
-        topics = [(topic, wagon) for topic, wagon in topics if is_guarded(topic.channel)]
-        names = [*(topic.name for topic, _ in topics), *(wagon.log.topic for wagon in wagons)]
-        found = await self.admin.identities(names) if names else {}
+        identities = {name: one.identity for name, one in found.items() if one}
         same, remade = set[KafkaWagon](), set[KafkaWagon]()
-        for topic, wagon in topics:
-            identity = found.get(topic.name, "")
+        for topic in self.publisher.topics().values():
+            wagon, identity = live.get((topic.channel.train, topic.channel.wagon)), identities.get(topic.name, "")
+            if wagon is None or not is_guarded(topic.channel):
+                continue
             if not topic.identity:
                 topic.identity = identity
             elif identity == topic.identity:
@@ -348,10 +353,10 @@ class Wagons:
                 if feed := wagon.feeds.pop(topic.channel.name, None):
                     feed.end()
         for wagon in wagons:
-            identity = found.get(wagon.log.topic, "")
-            if not wagon.log_identity:
-                wagon.log_identity = identity
-            elif identity not in ("", wagon.log_identity) and wagon in same:
+            identity = identities.get(wagon.log.topic, "")
+            if not wagon.log.identity:
+                wagon.log.identity = identity
+            elif identity not in ("", wagon.log.identity) and wagon in same:
                 self.tell_remade(wagon.log.topic)
                 remade.add(wagon)
         return same, remade
@@ -387,8 +392,8 @@ class Wagons:
             return
         if any(c.wagon == wagon.number for c in standing):
             self._last_claims[wagon.train, wagon.number] = wagon.claims
-            if is_alone and wagon.log_identity:
-                self._lost_logs[wagon.train, wagon.number] = wagon.log_identity
+            if is_alone and wagon.log.identity:
+                self._lost_logs[wagon.train, wagon.number] = wagon.log.identity
             self._leave(ingress)
         else:
             self.forget(ingress)

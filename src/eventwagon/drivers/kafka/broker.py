@@ -26,12 +26,12 @@ from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
 from .proposals import Gone, Release, Renew, Void, runs_of
-from .publishing import LIMIT, PROBES_ONLY, Topic
+from .publishing import LIMIT, PROBES_ONLY
 from .reader import Spot
 from .subscription import KafkaSubscription
 from .timetable import KafkaTimetable
 from .wagon import KafkaWagon
-from .wagons import Wagons, is_another, is_guarded
+from .wagons import ClaimedTopic, Totals, Wagons, is_guarded
 from .wire import decode
 
 _ORPHAN = 60.0  # s for which a claims log may exist alone: its creator may be about to create the first channel
@@ -176,7 +176,8 @@ class KafkaBroker:
     async def _renew(self, wagon: KafkaWagon, channel: Channel, partitions: int) -> None:
         """Forget what the claims say of an earlier topic of this name: new events would pass for settled ones. A wagon
         has one such channel, in which each process of its workers tries a round trip."""
-        _, ends = await self.wagons.totals([wagon], {channel: partitions})
+        await self.wagons.sync([wagon])
+        ends = await self.wagons.admin.ends((self._names.topic(channel), p) for p in range(partitions))
         claims, identity = wagon.channel(channel.name), (await self.wagons.publisher.topic(channel)).identity
         is_other = any(claims.partition(p).fresh > (end or 0) for (_, p), end in ends.items())
         is_other = is_other or bool(claims.topic and identity and claims.topic != identity)
@@ -352,110 +353,77 @@ class KafkaBroker:
     # --- figures ----------------------------------------------------------------------------
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        for first in (True, False):
-            wagons, topics, claimless = await self._known(channels)
-            partitions = {c: topic.partitions for c, topic in topics.items()}
-            reach = {c: wagons[c.train, c.wagon].channel(c.name).reach() for c in partitions}
-            settled, ends = await self.wagons.totals(wagons.values(), partitions)
-            more = [c for c, n in partitions.items() if wagons[c.train, c.wagon].channel(c.name).named > n]
-            if not more:
-                break
-            for channel in more if first else ():  # the log names partitions that this process has not noticed yet
+        known, claimless = await self._known(channels)
+        totals = await self.wagons.totals(list(known.values()))
+        if more := [c for c, one in known.items() if one.claims.named > one.topic.partitions]:
+            for channel in more:  # the log names partitions that this process has not noticed yet
                 await self.wagons.recount(channel)
-        others = dict[Channel, Depth]()
-        for c, topic in topics.items():
-            claims = wagons[c.train, c.wagon].channel(c.name)
-            if is_another(claims, topic, reach[c], ends):
-                self.wagons.tell_remade(topic.name)
-                others[c] = self._remade(claims, topic, ends)
-                del partitions[c]
-        await self._look_for_losses(wagons, partitions, ends)
-        if await self._look_for_probes(wagons, partitions, ends):  # that took time
-            settled, ends = await self.wagons.totals(wagons.values(), partitions)
-        depths = {c: self._depth(wagons[c.train, c.wagon], c, topics[c], settled[c], ends) for c in partitions}
+            known, claimless = await self._known(channels)
+            totals = await self.wagons.totals(list(known.values()))
+        others = {c: self._remade(known.pop(c), totals.ends) for c in totals.remade}
+        await self._look_for_losses(known, totals.ends)
+        if await self._look_for_probes(known, totals.ends):  # that took time
+            totals = await self.wagons.totals(list(known.values()))
+        depths = {c: self._depth(one, totals) for c, one in known.items()}
         # only the ages of an ingress are used: don't read those of other channels
-        spots = {
-            c: self._spots(wagons[c.train, c.wagon], c, partitions[c], ends)
-            for c, d in depths.items()
-            if d.waiting and not c.name
-        }
+        spots = {c: _spots(known[c], totals.ends) for c, d in depths.items() if d.waiting and not c.name}
         times = await self.wagons.ages.times([spot for some in spots.values() for spot in some])
         for channel, some in spots.items():
-            known = [times[spot] for spot in some if spot in times]
-            if known and len(known) == len(some):
-                depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(known), newest_at=max(known))
+            dates = [times[spot] for spot in some if spot in times]
+            if dates and len(dates) == len(some):
+                depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(dates), newest_at=max(dates))
         found = {c: Depth(undeliverable=True, trouble=self._claimless(c)) for c in claimless}
         return [depths.get(c) or others.get(c) or found.get(c, Depth()) for c in channels]
 
-    async def _look_for_losses(
-        self,
-        wagons: Mapping[tuple[str, int], KafkaWagon],
-        partitions: Mapping[Channel, int],
-        ends: Mapping[Place, int | None],
-    ) -> None:
+    async def _look_for_losses(self, known: Mapping[Channel, ClaimedTopic], ends: Mapping[Place, int | None]) -> None:
         """Record in the claims, and report, what was removed before it was settled, by retention or by somebody."""
-        asked = dict[Place, Channel]()
-        for channel, count in partitions.items():
-            claims = wagons[channel.train, channel.wagon].channel(channel.name)
-            for place in ((self._names.topic(channel), p) for p in range(count)):
-                part = claims.partition(place[1])
+        asked = dict[Place, ClaimedTopic]()
+        for one in known.values():
+            for place in one.places:
+                part = one.claims.partition(place[1])
                 if part.holds or part.returned or part.fresh < (ends[place] or 0):
-                    asked[place] = channel
+                    asked[place] = one
         if not asked:
             return
         for (topic, p), start in (await self.wagons.admin.starts(asked)).items():
-            channel = asked[topic, p]
-            wagon = wagons[channel.train, channel.wagon]
-            if start and (runs := wagon.channel(channel.name).to_lose(p, start, wagon.log.now)):
+            one = asked[topic, p]
+            if start and (runs := one.claims.to_lose(p, start, one.wagon.log.now)):
                 with contextlib.suppress(BrokerError):  # a process that may only read leaves it to those that may write
-                    await wagon.lose(channel, runs, f"the records before offset {start} of {topic}, partition {p}")
+                    await one.wagon.lose(
+                        one.channel, runs, f"the records before offset {start} of {topic}, partition {p}"
+                    )
 
-    async def _look_for_probes(
-        self,
-        wagons: Mapping[tuple[str, int], KafkaWagon],
-        partitions: Mapping[Channel, int],
-        ends: Mapping[Place, int | None],
-    ) -> bool:
+    async def _look_for_probes(self, known: Mapping[Channel, ClaimedTopic], ends: Mapping[Place, int | None]) -> bool:
         """Void the probes that dead letters begin with: nobody consumes these, so nobody else finds the probes that a
         killed writer left, or that a rebuilt claims log does not know. Returns whether anything was read."""
-        dead = [(channel, p) for channel, count in partitions.items() if channel.name == DEAD for p in range(count)]
+        dead = [(one, place) for one in known.values() if one.channel.name == DEAD for place in one.places]
         for turn in range(_PROBES):
             now = asyncio.get_running_loop().time()
-            spots = dict[Spot, Channel]()
-            for channel, p in dead:
-                wagon, topic = wagons[channel.train, channel.wagon], self._names.topic(channel)
-                first = wagon.channel(DEAD).partition(p).first_unsettled()
-                seen, until = wagon.letters.get(p, (-1, 0.0))
+            spots = dict[Spot, ClaimedTopic]()
+            for one, (topic, p) in dead:
+                first = one.claims.partition(p).first_unsettled()
+                seen, until = one.wagon.letters.get(p, (-1, 0.0))
                 if first < (ends[topic, p] or 0) and (first != seen or now >= until):
-                    spots[topic, p, first] = channel
+                    spots[topic, p, first] = one
             if not spots:
                 return turn > 0
             found: Mapping[Spot, Message] = {}
             try:
                 found = await self.wagons.sparing.single(list(spots))
                 probes = [spot for spot, message in found.items() if decode(message) is None]
-                for channel in {spots[spot] for spot in probes}:
-                    places = [(p, first) for topic, p, first in probes if spots[topic, p, first] == channel]
-                    await self._void(wagons[channel.train, channel.wagon], channel, places)
+                for one in {spots[spot] for spot in probes}:
+                    places = [(p, first) for topic, p, first in probes if topic == one.topic.name]
+                    await self._void(one.wagon, one.channel, places)
             except BrokerError as e:  # a process that may only read leaves it to those that may write
                 LOGGER.debug("the probes in channels of dead letters are left for later: %s", e)
-            for (topic, p, first), channel in spots.items():
+            for (topic, p, first), one in spots.items():
                 message = found.get((topic, p, first))
                 is_letter = message is not None and decode(message) is not None
-                wagons[channel.train, channel.wagon].letters[p] = first, math.inf if is_letter else now + _AGAIN
+                one.wagon.letters[p] = first, math.inf if is_letter else now + _AGAIN
         return True
 
-    def _spots(self, wagon: KafkaWagon, channel: Channel, count: int, ends: dict[Place, int | None]) -> list[Spot]:
-        """The places of the oldest and the newest waiting event, in each partition's order."""
-        claims, topic, now = wagon.channel(channel.name), self._names.topic(channel), wagon.log.now
-        spans = [(p, claims.partition(p).waiting_span(ends[topic, p] or 0, now)) for p in range(count)]
-        return [(topic, p, offset) for p, span in spans if span for offset in sorted(set(span))]
-
-    async def _known(
-        self, channels: Sequence[Channel]
-    ) -> tuple[dict[tuple[str, int], KafkaWagon], dict[Channel, Topic], list[Channel]]:
-        """The wagons of those channels that exist, and the channels' topics; and those channels that exist without a
-        claims log."""
+    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[Channel, ClaimedTopic], list[Channel]]:
+        """Those channels that exist; and those that exist without a claims log."""
         topics, followed = await asyncio.gather(
             asyncio.gather(*map(self.wagons.publisher.topic, channels), return_exceptions=True),
             asyncio.gather(*map(self.wagons.of, channels), return_exceptions=True),
@@ -463,18 +431,17 @@ class KafkaBroker:
         for one in (*topics, *followed):
             if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
                 raise one
-        wagons, found, claimless = dict[tuple[str, int], KafkaWagon](), dict[Channel, Topic](), list[Channel]()
+        found, claimless = dict[Channel, ClaimedTopic](), list[Channel]()
         for channel, topic, wagon in zip(channels, topics, followed, strict=True):
             if isinstance(topic, BaseException):
                 continue
             if not isinstance(wagon, BaseException):
-                wagons[channel.train, channel.wagon] = wagon
-                found[channel] = topic
+                found[channel] = ClaimedTopic(wagon, topic)
             elif await self.wagons.admin.describe(topic.name) is not None:
                 claimless.append(channel)
             else:
                 self.wagons.publisher.forget(channel)
-        return wagons, found, claimless
+        return found, claimless
 
     def _claimless(self, channel: Channel) -> str:
         """What is wrong with a wagon that has channels and no claims log; told of its ingress."""
@@ -491,11 +458,11 @@ class KafkaBroker:
             "that are not known to be settled are published there again, so handlers may see events twice"
         )
 
-    def _remade(self, claims: ChannelClaims, topic: Topic, ends: Mapping[Place, int | None]) -> Depth:
+    def _remade(self, one: ClaimedTopic, ends: Mapping[Place, int | None]) -> Depth:
         """Of a topic that the claims are not about: all that it has, with the seal's probes, counts as not settled."""
-        new = sum(ends[topic.name, p] or 0 for p in range(topic.partitions))
+        claims, new = one.claims, sum(ends[place] or 0 for place in one.places)
         trouble = (
-            f"topic {topic.name} was made anew, or has lost its end: its events would pass for settled ones; "
+            f"topic {one.topic.name} was made anew, or has lost its end: its events would pass for settled ones; "
             "those not settled before are lost, new events go to the next wagon, and all that the topic has now are "
             "published there again, so handlers may see events twice"
         )
@@ -509,27 +476,22 @@ class KafkaBroker:
             trouble=trouble,
         )
 
-    def _depth(
-        self, wagon: KafkaWagon, channel: Channel, topic: Topic, settled: int, ends: Mapping[Place, int | None]
-    ) -> Depth:
-        claims = wagon.channel(channel.name)
-        claims.ends = {p: ends[topic.name, p] or 0 for p in range(topic.partitions)}
-        published = -claims.voids - claims.lost
-        for partition in range(topic.partitions):
-            end = ends[topic.name, partition]
-            if end is None:
-                self.wagons.publisher.forget(channel)
-                return Depth()
-            published += end
-        again = claims.waiting_again(wagon.log.now)
+    def _depth(self, one: ClaimedTopic, totals: Totals) -> Depth:
+        claims, ends = one.claims, [totals.ends[place] for place in one.places]
+        claims.ends = {p: end or 0 for p, end in enumerate(ends)}
+        if None in ends:
+            self.wagons.publisher.forget(one.channel)
+            return Depth()
+        published = sum(claims.ends.values()) - claims.voids - claims.lost
+        again = claims.waiting_again(one.wagon.log.now)
         in_flight = claims.held() - again
         return Depth(
             published=published,
-            settled=settled,
+            settled=totals.settled[one.channel],
             waiting=max(0, published - claims.settled - in_flight),
             in_flight=in_flight,
             lost=claims.lost,
-            trouble="; ".join(filter(None, (topic.trouble, "" if channel.name else wagon.in_trouble))),
+            trouble="; ".join(filter(None, (one.topic.trouble, "" if one.channel.name else one.wagon.in_trouble))),
         )
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
@@ -537,19 +499,13 @@ class KafkaBroker:
         await self.wagons.recount(channel)  # what is left out here may be deleted next
         topic = await self.wagons.publisher.topic(channel)
         try:
-            wagon = await self.wagons.of(channel)
-        except (
-            ChannelGone
-        ):  # its claims log was deleted: what this process does not know as settled counts as unsettled
+            one = ClaimedTopic(await self.wagons.of(channel), topic)
+        except ChannelGone:  # its claims log was deleted: what this process does not know as settled is unsettled
             claims = self.wagons.last_claims(channel).channel(channel.name)
         else:
-            claims = wagon.channel(channel.name)
-            reach = claims.reach()
-            _, found = await self.wagons.totals([wagon], {channel: topic.partitions})
-            claims = wagon.channel(channel.name)
-            if is_another(claims, topic, reach, found):
-                claims = ChannelClaims()
-        ends = await self.wagons.admin.ends(self.wagons.places({channel: topic.partitions}), stable=True)
+            totals = await self.wagons.totals([one])
+            claims = ChannelClaims() if channel in totals.remade else one.claims
+        ends = await self.wagons.admin.ends(((topic.name, p) for p in range(topic.partitions)), stable=True)
         pieces = [(p, claims.partition(p).unsettled(), claims.partition(p).fresh) for p in range(topic.partitions)]
         for p, runs, fresh in pieces:
             held = [offset for run in runs for offset in range(*run)]
@@ -567,3 +523,10 @@ class KafkaBroker:
                     if (event := decode(message)) is not None:
                         yield event
                 fresh = some[-1].offset() + 1 if some else end  # type: ignore[operator]
+
+
+def _spots(one: ClaimedTopic, ends: Mapping[Place, int | None]) -> list[Spot]:
+    """The places of the oldest and the newest waiting event, in each partition's order."""
+    now = one.wagon.log.now
+    spans = [(place, one.claims.partition(place[1]).waiting_span(ends[place] or 0, now)) for place in one.places]
+    return [(*place, offset) for place, span in spans if span for offset in sorted(set(span))]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from ...background import Background
 from ...display.text import count
@@ -35,6 +36,38 @@ _DESCRIBE = 5  # of these checks, those that also ask whether topics were made a
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
 _LINGER = 0.2  # ms for which the producer gathers a batch
+
+
+class ClaimedTopic(NamedTuple):
+    """A channel's topic, and the wagon whose claims are about it."""
+
+    wagon: KafkaWagon
+    topic: Topic
+
+    @property
+    def channel(self) -> Channel:
+        return self.topic.channel
+
+    @property
+    def claims(self) -> ChannelClaims:
+        """As read until now: a snapshot that is read replaces the object."""
+        return self.wagon.channel(self.channel.name)
+
+    @property
+    def places(self) -> list[Place]:
+        """All of its partitions."""
+        return [(self.topic.name, p) for p in range(self.topic.partitions)]
+
+
+class Totals(NamedTuple):
+    """Of several channels."""
+
+    settled: dict[Channel, int]
+    ends: dict[Place, int | None]
+    """The end of each partition, read after `settled`: if both sums are equal, every event was settled in between. None
+    if there is no such topic."""
+    remade: set[Channel]
+    """Channels whose topic is not the one that the claims are about: somebody made it anew, or its end was lost."""
 
 
 class Wagons:
@@ -127,17 +160,15 @@ class Wagons:
         if feed is not None and not feed.gone:
             return feed
         topic = await self.publisher.topic(channel)  # this warms the producer for a process that soon publishes here
-        reach = wagon.channel(channel.name).reach()
-        _, ends = await self.totals([wagon], {channel: topic.partitions})
+        one = ClaimedTopic(wagon, topic)
+        totals = await self.totals([one])
         self._compare(channel, topic.partitions)
-        places = [(topic.name, p) for p in range(topic.partitions)]
-        if any(ends[place] is None for place in places):
+        if any(totals.ends[place] is None for place in one.places):
             self.publisher.forget(channel)
             raise ChannelGone(f"channel {channel} does not exist")
-        if is_another(wagon.channel(channel.name), topic, reach, ends):
-            self.tell_remade(topic.name)
+        if channel in totals.remade:
             raise ChannelGone(f"topic {topic.name} was made anew, and the wagon's claims are of the old one")
-        if topic.identity and is_guarded(channel) and not wagon.channel(channel.name).topic:
+        if topic.identity and is_guarded(channel) and not one.claims.topic:
             wagon.propose(Void(channel.name, [], topic=topic.identity))
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
@@ -155,8 +186,8 @@ class Wagons:
         )
         wagon.feeds[channel.name] = feed
         try:
-            stable = await self.admin.ends(places, stable=True)
-            await feed.start([stable[place] or 0 for place in places], owner)
+            stable = await self.admin.ends(one.places, stable=True)
+            await feed.start([stable[place] or 0 for place in one.places], owner)
         except BaseException:
             feed.stop()
             feed.end()
@@ -180,22 +211,24 @@ class Wagons:
             asked,
         )
 
-    async def totals(
-        self, wagons: Iterable[KafkaWagon], partitions: Mapping[Channel, int]
-    ) -> tuple[dict[Channel, int], dict[Place, int | None]]:
-        """The settled totals of these wagons' channels, and read after them the end of each of their partitions: if
-        both sums are equal, every event was settled in between."""
-        logs = {(wagon.log.topic, 0): wagon for wagon in wagons}
+    async def sync(self, wagons: Iterable[KafkaWagon]) -> None:
+        """Read these wagons' claims logs up to their ends as of now. Raises Unavailable, LogGone."""
+        logs = {(wagon.log.topic, 0): wagon.log for wagon in wagons}
         for place, end in (await self.admin.ends(logs)).items():
             if end is not None:
-                await logs[place].log.sync(end)
-        named = {(wagon.train, wagon.number): wagon for wagon in logs.values()}
-        settled = {c: named[c.train, c.wagon].channel(c.name).settled for c in partitions}
-        return settled, await self.admin.ends(self.places(partitions))
+                await logs[place].sync(end)
 
-    def places(self, partitions: Mapping[Channel, int]) -> list[Place]:
-        """All partitions of these channels."""
-        return [(self.names.topic(c), p) for c, count in partitions.items() for p in range(count)]
+    async def totals(self, topics: Sequence[ClaimedTopic]) -> Totals:
+        """What the claims logs and the topics say, as of now. Raises Unavailable, LogGone."""
+        await self.sync(one.wagon for one in topics)
+        settled = {one.channel: one.claims.settled for one in topics}
+        reach = {one.channel: one.claims.reach() for one in topics}
+        ends = await self.admin.ends(place for one in topics for place in one.places)
+        remade = {one.channel for one in topics if _is_another(one, reach[one.channel], ends)}
+        for one in topics:
+            if one.channel in remade:
+                self._tell_remade(one.topic.name)
+        return Totals(settled, ends, remade)
 
     def look_soon(self, channel: Channel) -> None:
         """Another process reports that this channel is about to be deleted: check now, and again later."""
@@ -348,7 +381,7 @@ class Wagons:
             elif identity == topic.identity:
                 same.add(wagon)
             elif identity:
-                self.tell_remade(topic.name)
+                self._tell_remade(topic.name)
                 self.publisher.forget(topic.channel)
                 if feed := wagon.feeds.pop(topic.channel.name, None):
                     feed.end()
@@ -357,11 +390,11 @@ class Wagons:
             if not wagon.log.identity:
                 wagon.log.identity = identity
             elif identity not in ("", wagon.log.identity) and wagon in same:
-                self.tell_remade(wagon.log.topic)
+                self._tell_remade(wagon.log.topic)
                 remade.add(wagon)
         return same, remade
 
-    def tell_remade(self, topic: str) -> None:
+    def _tell_remade(self, topic: str) -> None:
         """Tell once that this topic is another one."""
         if topic not in self._told_remade:
             self._told_remade.add(topic)
@@ -413,15 +446,14 @@ def is_guarded(channel: Channel) -> bool:
     return bool(channel.wagon) and channel.name not in (DEAD, ARCHIVE) and not channel.name.startswith("0")
 
 
-def is_another(claims: ChannelClaims, topic: Topic, reach: Mapping[int, int], ends: Mapping[Place, int | None]) -> bool:
+def _is_another(one: ClaimedTopic, reach: Mapping[int, int], ends: Mapping[Place, int | None]) -> bool:
     """Whether the claims are not about this topic, which somebody made anew, or whose end was lost: new events would
-    pass for settled ones. `reach`: as `claims` told before the `ends` were read."""
-    found = [(reach.get(p, 0), ends[topic.name, p]) for p in range(topic.partitions)]
-    if not is_guarded(topic.channel) or any(end is None for _, end in found):
+    pass for settled ones. `reach`: as the claims told before the `ends` were read."""
+    if not is_guarded(one.channel) or any(ends[place] is None for place in one.places):
         return False
-    if claims.topic and topic.identity and claims.topic != topic.identity:
+    if one.claims.topic and one.topic.identity and one.claims.topic != one.topic.identity:
         return True
-    return any(at > (end or 0) for at, end in found)
+    return any(reach.get(place[1], 0) > (ends[place] or 0) for place in one.places)
 
 
 def _result(task: asyncio.Task[KafkaWagon]) -> KafkaWagon | None:

@@ -5,38 +5,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self
 
-import msgspec
-from confluent_kafka import Message
-
 from ...backoff import Backoff
 from ...contracts.broker import Capabilities, Depth, Finding, Subscription
-from ...errors import BrokerError, ChannelGone, StorageBroken, Unavailable
-from ...event import DEAD, Channel, Event
+from ...errors import ChannelGone, StorageBroken, Unavailable
+from ...event import Channel, Event
 from . import sealing
-from .admin import COMPACTED, LOG_TIME, Place, unsuitable
+from .admin import COMPACTED, LOG_TIME, unsuitable
 from .claims import ChannelClaims
 from .cluster import cluster_of
+from .depths import Depths
 from .inspection import InspectedTopic, inspect
 from .names import Names
 from .options import LOGGER, Options
 from .proposals import Gone, Release, Renew, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY
-from .reader import Spot
 from .subscription import KafkaSubscription
 from .timetable import KafkaTimetable
 from .wagon import KafkaWagon
-from .wagons import ClaimedTopic, Totals, Wagons, is_guarded
+from .wagons import ClaimedTopic, Wagons, is_guarded
 from .wire import decode
 
 _ORPHAN = 60.0  # s for which a claims log may exist alone: its creator may be about to create the first channel
-_AGAIN = 60.0  # s after which a record that was not found is looked for again
-_PROBES = 5  # so many are looked for at a time at the beginning of a partition
 _PAGE = 2000  # messages that a browse reads in one call
 
 
@@ -95,6 +89,7 @@ class KafkaBroker:
             losses=True,
         )
         self.timetable = KafkaTimetable(lambda: self.wagons.client, self._names, cache)
+        self._depths = Depths(lambda: self.wagons)
         self._orphans: dict[str, float] = {}
         self._wagons: Wagons | None = None
         self._opened = contextlib.AsyncExitStack()
@@ -353,146 +348,7 @@ class KafkaBroker:
     # --- figures ----------------------------------------------------------------------------
 
     async def depth(self, channels: Sequence[Channel]) -> Sequence[Depth]:
-        known, claimless = await self._known(channels)
-        totals = await self.wagons.totals(list(known.values()))
-        if more := [c for c, one in known.items() if one.claims.named > one.topic.partitions]:
-            for channel in more:  # the log names partitions that this process has not noticed yet
-                await self.wagons.recount(channel)
-            known, claimless = await self._known(channels)
-            totals = await self.wagons.totals(list(known.values()))
-        others = {c: self._remade(known.pop(c), totals.ends) for c in totals.remade}
-        await self._look_for_losses(known, totals.ends)
-        if await self._look_for_probes(known, totals.ends):  # that took time
-            totals = await self.wagons.totals(list(known.values()))
-        depths = {c: self._depth(one, totals) for c, one in known.items()}
-        # only the ages of an ingress are used: don't read those of other channels
-        spots = {c: _spots(known[c], totals.ends) for c, d in depths.items() if d.waiting and not c.name}
-        times = await self.wagons.ages.times([spot for some in spots.values() for spot in some])
-        for channel, some in spots.items():
-            dates = [times[spot] for spot in some if spot in times]
-            if dates and len(dates) == len(some):
-                depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(dates), newest_at=max(dates))
-        found = {c: Depth(undeliverable=True, trouble=self._claimless(c)) for c in claimless}
-        return [depths.get(c) or others.get(c) or found.get(c, Depth()) for c in channels]
-
-    async def _look_for_losses(self, known: Mapping[Channel, ClaimedTopic], ends: Mapping[Place, int | None]) -> None:
-        """Record in the claims, and report, what was removed before it was settled, by retention or by somebody."""
-        asked = dict[Place, ClaimedTopic]()
-        for one in known.values():
-            for place in one.places:
-                part = one.claims.partition(place[1])
-                if part.holds or part.returned or part.fresh < (ends[place] or 0):
-                    asked[place] = one
-        if not asked:
-            return
-        for (topic, p), start in (await self.wagons.admin.starts(asked)).items():
-            one = asked[topic, p]
-            if start and (runs := one.claims.to_lose(p, start, one.wagon.log.now)):
-                with contextlib.suppress(BrokerError):  # a process that may only read leaves it to those that may write
-                    await one.wagon.lose(
-                        one.channel, runs, f"the records before offset {start} of {topic}, partition {p}"
-                    )
-
-    async def _look_for_probes(self, known: Mapping[Channel, ClaimedTopic], ends: Mapping[Place, int | None]) -> bool:
-        """Void the probes that dead letters begin with: nobody consumes these, so nobody else finds the probes that a
-        killed writer left, or that a rebuilt claims log does not know. Returns whether anything was read."""
-        dead = [(one, place) for one in known.values() if one.channel.name == DEAD for place in one.places]
-        for turn in range(_PROBES):
-            now = asyncio.get_running_loop().time()
-            spots = dict[Spot, ClaimedTopic]()
-            for one, (topic, p) in dead:
-                first = one.claims.partition(p).first_unsettled()
-                seen, until = one.wagon.letters.get(p, (-1, 0.0))
-                if first < (ends[topic, p] or 0) and (first != seen or now >= until):
-                    spots[topic, p, first] = one
-            if not spots:
-                return turn > 0
-            found: Mapping[Spot, Message] = {}
-            try:
-                found = await self.wagons.sparing.single(list(spots))
-                probes = [spot for spot, message in found.items() if decode(message) is None]
-                for one in {spots[spot] for spot in probes}:
-                    places = [(p, first) for topic, p, first in probes if topic == one.topic.name]
-                    await self._void(one.wagon, one.channel, places)
-            except BrokerError as e:  # a process that may only read leaves it to those that may write
-                LOGGER.debug("the probes in channels of dead letters are left for later: %s", e)
-            for (topic, p, first), one in spots.items():
-                message = found.get((topic, p, first))
-                is_letter = message is not None and decode(message) is not None
-                one.wagon.letters[p] = first, math.inf if is_letter else now + _AGAIN
-        return True
-
-    async def _known(self, channels: Sequence[Channel]) -> tuple[dict[Channel, ClaimedTopic], list[Channel]]:
-        """Those channels that exist; and those that exist without a claims log."""
-        topics, followed = await asyncio.gather(
-            asyncio.gather(*map(self.wagons.publisher.topic, channels), return_exceptions=True),
-            asyncio.gather(*map(self.wagons.of, channels), return_exceptions=True),
-        )
-        for one in (*topics, *followed):
-            if isinstance(one, BaseException) and not isinstance(one, ChannelGone):
-                raise one
-        found, claimless = dict[Channel, ClaimedTopic](), list[Channel]()
-        for channel, topic, wagon in zip(channels, topics, followed, strict=True):
-            if isinstance(topic, BaseException):
-                continue
-            if not isinstance(wagon, BaseException):
-                found[channel] = ClaimedTopic(wagon, topic)
-            elif await self.wagons.admin.describe(topic.name) is not None:
-                claimless.append(channel)
-            else:
-                self.wagons.publisher.forget(channel)
-        return found, claimless
-
-    def _claimless(self, channel: Channel) -> str:
-        """What is wrong with a wagon that has channels and no claims log; told of its ingress."""
-        log = self._names.claims(channel)
-        if not channel.wagon:
-            return (
-                f"topic {log} was deleted, which says which dead letters were retried or dropped: all are listed again"
-            )
-        if channel.name:
-            return ""
-        return (
-            f"topic {log} was deleted (one that is there now was made anew), which says who has which event and what "
-            "is settled: no event of the wagon can be delivered any more; new events go to the next wagon, and those "
-            "that are not known to be settled are published there again, so handlers may see events twice"
-        )
-
-    def _remade(self, one: ClaimedTopic, ends: Mapping[Place, int | None]) -> Depth:
-        """Of a topic that the claims are not about: all that it has, with the seal's probes, counts as not settled."""
-        claims, new = one.claims, sum(ends[place] or 0 for place in one.places)
-        trouble = (
-            f"topic {one.topic.name} was made anew, or has lost its end: its events would pass for settled ones; "
-            "those not settled before are lost, new events go to the next wagon, and all that the topic has now are "
-            "published there again, so handlers may see events twice"
-        )
-        return Depth(
-            published=claims.settled + new,
-            settled=claims.settled,
-            waiting=new,
-            in_flight=0,
-            lost=claims.left_behind(),
-            undeliverable=True,
-            trouble=trouble,
-        )
-
-    def _depth(self, one: ClaimedTopic, totals: Totals) -> Depth:
-        claims, ends = one.claims, [totals.ends[place] for place in one.places]
-        claims.ends = {p: end or 0 for p, end in enumerate(ends)}
-        if None in ends:
-            self.wagons.publisher.forget(one.channel)
-            return Depth()
-        published = sum(claims.ends.values()) - claims.voids - claims.lost
-        again = claims.waiting_again(one.wagon.log.now)
-        in_flight = claims.held() - again
-        return Depth(
-            published=published,
-            settled=totals.settled[one.channel],
-            waiting=max(0, published - claims.settled - in_flight),
-            in_flight=in_flight,
-            lost=claims.lost,
-            trouble="; ".join(filter(None, (one.topic.trouble, "" if one.channel.name else one.wagon.in_trouble))),
-        )
+        return await self._depths.of(channels)
 
     async def read(self, channel: Channel) -> AsyncIterator[Event]:
         await self.wagons.publisher.topic(channel)
@@ -523,10 +379,3 @@ class KafkaBroker:
                     if (event := decode(message)) is not None:
                         yield event
                 fresh = some[-1].offset() + 1 if some else end  # type: ignore[operator]
-
-
-def _spots(one: ClaimedTopic, ends: Mapping[Place, int | None]) -> list[Spot]:
-    """The places of the oldest and the newest waiting event, in each partition's order."""
-    now = one.wagon.log.now
-    spans = [(place, one.claims.partition(place[1]).waiting_span(ends[place] or 0, now)) for place in one.places]
-    return [(*place, offset) for place, span in spans if span for offset in sorted(set(span))]

@@ -37,9 +37,6 @@ class KafkaWagon:
         """How many checks in a row did not find the log."""
         self.trouble = ""
         """The setting of the log's configuration that loses claims."""
-        self.letters: dict[int, tuple[int, float]] = {}
-        """By partition of the dead letters: the first offset that was not settled, and until when nobody needs to look
-        again whether a probe is there."""
         self.me = client.me[:5].hex()
         """This process as a member."""
         self._look = look

@@ -49,12 +49,16 @@ class CompactedLog(FollowedLog):
     def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
         if offset < self.next or self._left:
             return
-        self._ended(offset)
+        self._leave_if_missing(offset)
         if not self._left:
             self.clock.read(at, now)
             self._apply(offset, key, value, at)
 
     def _ended(self, end: int) -> None:
+        self._leave_if_missing(end)
+
+    def _leave_if_missing(self, end: int) -> None:
+        """Leave the log if nothing was read from the next record up to `end`."""
         if end > self.next and self._follows:  # what is missing is too young to be compacted, unless this process slept
             LOGGER.debug(
                 "topic %s: nothing came between offsets %d and %d: it is read anew", self.topic, self.next, end

@@ -79,14 +79,16 @@ class Log(FollowedLog):
         self._applied = applied
         self._held_back: list[_Read] | None = None
         """Records that wait for a snapshot."""
-        self._from = 0
+        self._lost_before = 0
+        """The offset before which records are lost, while some are held back."""
         self._gap: list[_Read] | None = None
         """Records behind offsets without one, while it is not known whether those were removed."""
         self._gap_end = 0
         """The end of the last offsets without a record."""
         self._attached = False
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self._snapshot_taken = asyncio.Event()
+        """Set unless records are held back."""
+        self._snapshot_taken.set()
         self._background = Background()
 
     @property
@@ -144,27 +146,38 @@ class Log(FollowedLog):
         self._begin_anew(first)
 
     def _take(self, offset: int, key: bytes, value: bytes, at: int, now: float) -> None:
-        if offset < self._expected:
+        if self.is_whole and offset == self.next:  # almost always
+            self.clock.read(at, now)
+            self._apply(offset, key, value, at)
+            return
+        unread = self._first_unread
+        if offset < unread:
             return
         if self._held_back is None:
             self.clock.read(at, now)
-        self._ended(offset)
+        if offset > unread:
+            self._note_gap(offset)
+        read = _Read(offset, key, value, at)
         if self._gap is None:
-            self._advance(_Read(offset, key, value, at))
+            self._advance(read)
         else:
-            self._gap.append(_Read(offset, key, value, at))
+            self._gap.append(read)
+
+    def _ended(self, end: int) -> None:
+        if end > self._first_unread:
+            self._note_gap(end)
 
     @property
-    def _expected(self) -> int:
+    def _first_unread(self) -> int:
         """The offset of the next record to be read."""
-        return self._gap[-1].offset + 1 if self._gap else self._reached
+        return self._gap[-1].offset + 1 if self._gap else self._first_missing
 
     @property
-    def _reached(self) -> int:
-        """The same, without what is behind a gap."""
+    def _first_missing(self) -> int:
+        """The same, or where the gap begins."""
         if self._held_back is None:
             return self.next
-        return self._held_back[-1].offset + 1 if self._held_back else self._from
+        return self._held_back[-1].offset + 1 if self._held_back else self._lost_before
 
     def _advance(self, read: _Read) -> None:
         if self._held_back is None:
@@ -172,14 +185,13 @@ class Log(FollowedLog):
         else:
             self._hold_back(read)
 
-    def _ended(self, end: int) -> None:
-        """Where no record is, one was removed, or a transaction of somebody else has left its trace."""
-        if end <= self._expected:
-            return
+    def _note_gap(self, end: int) -> None:
+        """Nothing was read up to `end`: records were removed there, or a transaction of somebody else has left its
+        trace."""
         self._gap_end = end
         if self._gap is None:
             self._gap = []
-            if self._follows:
+            if self._client.tail.follows(self.topic, 0):  # else `attach` sees to it
                 self._background.start(self._judge_gaps())
 
     async def _judge_gaps(self) -> None:
@@ -196,15 +208,15 @@ class Log(FollowedLog):
         passed over. Raises Unavailable, StorageBroken."""
         place, end = (self.topic, 0), self._gap_end
         first = (await self._client.admin.starts([place]))[place] or 0
-        missed = await self._read_again(max(first, self._reached), end)
+        missed = await self._read_again(max(first, self._first_missing), end)
         if self._gap is None or self._gap_end != end:  # another gap: the log may begin elsewhere by now
             return
         behind, self._gap = self._gap, None
         for read in sorted({read.offset: read for read in (*missed, *behind)}.values()):
-            if self._reached < min(read.offset, first):
+            if self._first_missing < min(read.offset, first):
                 self._begin_anew(read.offset)
             self._advance(read)
-        if self._reached < min(end, first):
+        if self._first_missing < min(end, first):
             self._begin_anew(end)
         if self._held_back is None:
             self.next = max(self.next, end)
@@ -245,16 +257,14 @@ class Log(FollowedLog):
 
     def _begin_anew(self, offset: int) -> None:
         """Records before `offset` were removed: from here on only a snapshot helps."""
-        if self._held_back is None and self._mine:
+        if self._held_back is None:
             for mine in self._mine.values():
                 fail(mine, Unavailable(f"topic {self.topic} was trimmed beyond what was read: try again"))
             self._mine.clear()
-        if self._held_back is None:
-            self._whole.clear()
+            self._snapshot_taken.clear()
             if self._attached:
                 self._background.start(self._recover_while_following())
-        self._held_back = []
-        self._from = offset
+        self._held_back, self._lost_before = [], offset
 
     async def _recover_while_following(self) -> None:
         try:
@@ -265,13 +275,13 @@ class Log(FollowedLog):
     async def _recover(self) -> None:
         """Wait for a snapshot: from a process that knows the state, or else rebuilt from what is left. Raises
         Unavailable, StorageBroken."""
-        if await self._is_whole():
+        if await self._got_snapshot():
             return
         await self._client.sender.one(self.topic, 0, b"", key=_ASKED + self._client.me)
         deadline = self._loop.time() + self._client.options.timeout
-        while not await self._is_whole():
+        while not await self._got_snapshot():
             held_back = self._held_back or []
-            before = held_back[-1][0] + 1 if held_back else self._from
+            before = self._first_missing
             known = [(at, value) for _, key, value, at in held_back if key[:1] == RECORD]
             dump = self.rule.rebuild(before, known)
             if dump is None:
@@ -283,18 +293,18 @@ class Log(FollowedLog):
                 raise Unavailable(f"{self._lost_head()}, and could not be rebuilt yet: try again")
             await self._client.sender.one(self.topic, 0, msgspec.msgpack.encode((before, dump)), key=_REBUILT)
 
-    async def _is_whole(self) -> bool:
+    async def _got_snapshot(self) -> bool:
         try:
             async with asyncio.timeout(_PATIENCE):
-                await self._whole.wait()
+                await self._snapshot_taken.wait()
         except TimeoutError:
             return False
         return True
 
     def _lost_head(self) -> str:
         return (
-            f"Kafka at {self._client.options.servers}: topic {self.topic} lost its records before offset {self._from}, "
-            "by retention or by somebody's hand"
+            f"Kafka at {self._client.options.servers}: topic {self.topic} lost its records before offset "
+            f"{self._lost_before}, by retention or by somebody's hand"
         )
 
     def _warn_of_rebuilding(self) -> None:
@@ -316,18 +326,18 @@ class Log(FollowedLog):
             before, dump = _decode_snapshot(value)
         except msgspec.MsgspecError:  # not eventwagon's
             return
-        if before < self._from or (key == _REBUILT and before != offset):
+        if before < self._lost_before or (key == _REBUILT and before != offset):
             return
         if key == _REBUILT:
             self._warn_of_rebuilding()
         self.rule.load(dump)
         self._held_back = None
-        self._whole.set()
+        self._snapshot_taken.set()
         self.next = before
         for one in held_back:
-            if one[0] >= before and one[1] != _REBUILT:
+            if one.offset >= before and one.key != _REBUILT:
                 self._apply(*one)
-        self.next = held_back[-1][0] + 1
+        self.next = read.offset + 1
 
     # --- snapshots --------------------------------------------------------------------------
 
@@ -343,10 +353,6 @@ class Log(FollowedLog):
                 await self._client.admin.trim(self.topic, before - self._every)
         except BrokerError as e:
             LOGGER.warning("topic %s could not be trimmed: %s", self.topic, said(e))
-
-    @property
-    def _follows(self) -> bool:
-        return self._client.tail.follows(self.topic, 0)
 
 
 _decode_snapshot = msgspec.msgpack.Decoder(tuple[int, bytes]).decode

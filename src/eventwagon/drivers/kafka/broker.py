@@ -26,8 +26,9 @@ from .proposals import Gone, Release, Renew, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY
 from .subscription import KafkaSubscription
 from .timetable import KafkaTimetable
+from .totals import ClaimedTopic, is_guarded, sync
 from .wagon import KafkaWagon
-from .wagons import ClaimedTopic, Wagons, is_guarded
+from .wagons import Wagons
 from .wire import decode
 
 _ORPHAN = 60.0  # s for which a claims log may exist alone: its creator may be about to create the first channel
@@ -171,7 +172,7 @@ class KafkaBroker:
     async def _renew(self, wagon: KafkaWagon, channel: Channel, partitions: int) -> None:
         """Forget what the claims say of an earlier topic of this name: new events would pass for settled ones. A wagon
         has one such channel, in which each process of its workers tries a round trip."""
-        await self.wagons.sync([wagon])
+        await sync(self.wagons.admin, [wagon])
         ends = await self.wagons.admin.ends((self._names.topic(channel), p) for p in range(partitions))
         claims, identity = wagon.channel(channel.name), (await self.wagons.publisher.topic(channel)).identity
         is_other = any(claims.partition(p).fresh > (end or 0) for (_, p), end in ends.items())
@@ -259,7 +260,7 @@ class KafkaBroker:
                 sealed, metadata = count, await client.admin.describe(topic)  # were some added meanwhile?
             self.wagons.publisher.sealed(channel)
             with contextlib.suppress(ChannelGone):
-                await self.wagons.name_partitions(await self.wagons.of(channel), channel, count)
+                await (await self.wagons.of(channel)).name_partitions(channel, count)
         except sealing.TopicGone:
             return
         finally:

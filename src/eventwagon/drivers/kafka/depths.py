@@ -14,7 +14,8 @@ from ...event import DEAD, Channel
 from .admin import Place
 from .probes import DeadLetterProbes
 from .reader import Spot
-from .wagons import ClaimedTopic, Totals, Wagons
+from .totals import ClaimedTopic, Totals
+from .wagons import Wagons
 
 
 class Depths:

@@ -15,8 +15,8 @@ from .admin import Place
 from .options import LOGGER
 from .proposals import Void, runs_of
 from .reader import Reader, Spot
+from .totals import ClaimedTopic
 from .wagon import KafkaWagon
-from .wagons import ClaimedTopic
 from .wire import decode
 
 _AT_A_TIME = 5  # records that are looked at, one after the other, at the beginning of a partition

@@ -61,6 +61,12 @@ class KafkaWagon:
         the same."""
         return self._committer.propose(op)
 
+    async def name_partitions(self, channel: Channel, count: int) -> None:
+        """See that the log names all partitions of the channel: whoever proves that nothing is left counts them, too.
+        Raises ChannelGone, Unavailable."""
+        if (named := self.channel(channel.name).named) < count:
+            await self.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
+
     async def finish(self) -> None:
         """Wait until everything that was proposed is in the log, or failed."""
         await self._committer.idle.wait()

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from ...background import Background
 from ...display.text import count
 from ...errors import BrokerError, ChannelGone
-from ...event import ARCHIVE, DEAD, Channel
+from ...event import Channel
+from .added import AddedPartitions
 from .admin import LOG_TIME, Described, Place
 from .ages import EventTimes
-from .claims import ChannelClaims, WagonClaims
+from .claims import WagonClaims
 from .cluster import Cluster
 from .feed import Feed
 from .following import LogClient, LogGone
 from .names import Names
 from .options import LOGGER
 from .progress import Progress
-from .proposals import Beat, Void
-from .publishing import Publisher, Topic
+from .proposals import Void
+from .publishing import Publisher
 from .reader import Reader
 from .tail import Tail
+from .totals import ClaimedTopic, Totals, is_guarded, totals_of
 from .wagon import KafkaWagon
 
 _LOOK = 1.0  # s between two checks whether what is followed still exists
@@ -36,38 +37,6 @@ _DESCRIBE = 5  # of these checks, those that also ask whether topics were made a
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
 _LINGER = 0.2  # ms for which the producer gathers a batch
-
-
-class ClaimedTopic(NamedTuple):
-    """A channel's topic, and the wagon whose claims are about it."""
-
-    wagon: KafkaWagon
-    topic: Topic
-
-    @property
-    def channel(self) -> Channel:
-        return self.topic.channel
-
-    @property
-    def claims(self) -> ChannelClaims:
-        """As read until now: a snapshot that is read replaces the object."""
-        return self.wagon.channel(self.channel.name)
-
-    @property
-    def places(self) -> list[Place]:
-        """All of its partitions."""
-        return [(self.topic.name, p) for p in range(self.topic.partitions)]
-
-
-class Totals(NamedTuple):
-    """Of several channels."""
-
-    settled: dict[Channel, int]
-    ends: dict[Place, int | None]
-    """The end of each partition, read after `settled`: if both sums are equal, every event was settled in between. None
-    if there is no such topic."""
-    remade: set[Channel]
-    """Channels whose topic is not the one that the claims are about: somebody made it anew, or its end was lost."""
 
 
 class Wagons:
@@ -91,7 +60,7 @@ class Wagons:
         self._tail = Tail(few, "eventwagon-kafka-events")
         self._cache = cache
         self._told_partitions: set[str] = set()
-        self._counting = asyncio.Lock()
+        self._added = AddedPartitions(self.publisher, self.live)
         self._absent: set[str] = set()
         """Topics that the last description lacked."""
         self._told_remade: set[str] = set()
@@ -162,7 +131,7 @@ class Wagons:
         topic = await self.publisher.topic(channel)  # this warms the producer for a process that soon publishes here
         one = ClaimedTopic(wagon, topic)
         totals = await self.totals([one])
-        self._compare(channel, topic.partitions)
+        self._tell_partitions(channel, topic.partitions)
         if any(totals.ends[place] is None for place in one.places):
             self.publisher.forget(channel)
             raise ChannelGone(f"channel {channel} does not exist")
@@ -196,7 +165,7 @@ class Wagons:
             raise
         return feed
 
-    def _compare(self, channel: Channel, found: int) -> None:
+    def _tell_partitions(self, channel: Channel, found: int) -> None:
         """Tell once for each train that this process's option decides nothing, if it says otherwise."""
         asked = self.admin.options.partitions
         if asked in (1, found) or channel.name or channel.train in self._told_partitions:
@@ -211,24 +180,12 @@ class Wagons:
             asked,
         )
 
-    async def sync(self, wagons: Iterable[KafkaWagon]) -> None:
-        """Read these wagons' claims logs up to their ends as of now. Raises Unavailable, LogGone."""
-        logs = {(wagon.log.topic, 0): wagon.log for wagon in wagons}
-        for place, end in (await self.admin.ends(logs)).items():
-            if end is not None:
-                await logs[place].sync(end)
-
     async def totals(self, topics: Sequence[ClaimedTopic]) -> Totals:
         """What the claims logs and the topics say, as of now. Raises Unavailable, LogGone."""
-        await self.sync(one.wagon for one in topics)
-        settled = {one.channel: one.claims.settled for one in topics}
-        reach = {one.channel: one.claims.reach() for one in topics}
-        ends = await self.admin.ends(place for one in topics for place in one.places)
-        remade = {one.channel for one in topics if _is_another(one, reach[one.channel], ends)}
-        for one in topics:
-            if one.channel in remade:
-                self._tell_remade(one.topic.name)
-        return Totals(settled, ends, remade)
+        totals = await totals_of(self.admin, topics)
+        for one in totals.remade.values():
+            self._tell_remade(one.topic.name)
+        return totals
 
     def look_soon(self, channel: Channel) -> None:
         """Another process reports that this channel is about to be deleted: check now, and again later."""
@@ -282,46 +239,8 @@ class Wagons:
 
     async def recount(self, channel: Channel) -> None:
         """Notice now which partitions somebody has added to the channel's topic. Raises Unavailable, StorageBroken."""
-        await self._notice_partitions(await self.admin.described([self.names.topic(channel)]))
-
-    def _forget_absent(self, found: Mapping[str, Described | None]) -> None:
-        """Topics that two descriptions in a row lack: else what is described would grow with every wagon."""
-        gone = {name for name, one in found.items() if one is None}
-        for name in gone & self._absent:
-            self.publisher.forget_topic(name)
-        self._absent = gone
-
-    async def _notice_partitions(self, found: Mapping[str, Described | None]) -> None:
-        """Read, count and write to the partitions that somebody has added to topics in use. Raises Unavailable,
-        StorageBroken."""
-        async with self._counting:
-            topics = self.publisher.topics()
-            feeds = {feed.topic: feed for wagon in self.live() for feed in wagon.feeds.values()}
-            for name, now in ((name, one.partitions) for name, one in found.items() if one):
-                feed, topic = feeds.get(name), topics.get(name)
-                had = min(feed.partition_count if feed else now, topic.partitions if topic else now)
-                if now <= had:
-                    continue
-                grew = feed is not None and await feed.grow(now)
-                if topic is not None and topic.partitions < now:
-                    if (wagon := self.attached(topic.channel)) and not grew:
-                        with contextlib.suppress(BrokerError):  # a process that may only read does not write there
-                            await self.name_partitions(wagon, topic.channel, now)
-                    grew = await self.publisher.grow(topic, now) or grew  # last: the log names what is written to
-                if grew:
-                    LOGGER.warning(
-                        "topic %s has %s, it had %d: somebody added some. They are read, counted and sealed like the "
-                        "others; the next wagon's topics have as many as the URL says",
-                        name,
-                        count(now, "partition"),
-                        had,
-                    )
-
-    async def name_partitions(self, wagon: KafkaWagon, channel: Channel, count: int) -> None:
-        """See that the log names all partitions of the channel: whoever proves that nothing is left counts them, too.
-        Raises ChannelGone, Unavailable."""
-        if (named := wagon.channel(channel.name).named) < count:
-            await wagon.propose(Beat(channel.name, [(p, 0) for p in range(named, count)]))
+        found = await self.admin.described([self.names.topic(channel)])
+        await self._added.notice({name: one.partitions for name, one in found.items() if one})
 
     async def _look(self, *, describe: bool = False) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are gone. `describe`: even if nothing is
@@ -333,26 +252,19 @@ class Wagons:
         try:
             ends = await self.admin.ends(places, stable=True)
             lacking = [wagon for wagon in wagons if await self._lacks_records(wagon, ends, read[wagon])]
-            shorter = (
+            shorter = any(
                 (ends[feed.topic, p] or 0) < wagon.channel(feed.channel.name).partition(p).fresh
                 for wagon, feed in feeds
                 for p in range(feed.partition_count)
             )
             names = [*self.publisher.topics(), *(wagon.log.topic for wagon in wagons)]
-            found = await self.admin.described(names) if describe or lacking or any(shorter) else {}
+            found = await self.admin.described(names) if describe or lacking or shorter else {}
         except BrokerError as e:
             LOGGER.debug("could not check whether channels still exist: %s", e)
             return
         same, remade = self._compare_topics(wagons, found)
         for wagon, feed in feeds:
-            for p in range(feed.partition_count):
-                feed.reaches(p, ends.get((feed.topic, p)) or 0)  # none was asked for one that was just noticed
-            feed.missed = feed.missed + 1 if ends[feed.topic, 0] is None else 0
-            if feed.missed >= _SURE:
-                feed.end()
-                self.publisher.forget(feed.channel)
-                if wagon.feeds.get(feed.channel.name) is feed:
-                    del wagon.feeds[feed.channel.name]
+            self._count_missed(wagon, feed, ends)
         for wagon in wagons:
             wagon.missed = wagon.missed + 1 if wagon in lacking else 0
             if wagon in remade or wagon.missed >= _SURE:
@@ -360,9 +272,27 @@ class Wagons:
         if describe:
             self._forget_absent(found)
             try:
-                await self._notice_partitions(found)
+                await self._added.notice({name: one.partitions for name, one in found.items() if one})
             except BrokerError as e:
                 LOGGER.debug("could not look at the new partitions of topics: %s", e)
+
+    def _count_missed(self, wagon: KafkaWagon, feed: Feed, ends: Mapping[Place, int | None]) -> None:
+        """End the feed if its topic was missing in several looks."""
+        for p in range(feed.partition_count):
+            feed.reaches(p, ends.get((feed.topic, p)) or 0)  # none was asked for one that was just noticed
+        feed.missed = feed.missed + 1 if ends[feed.topic, 0] is None else 0
+        if feed.missed >= _SURE:
+            feed.end()
+            self.publisher.forget(feed.channel)
+            if wagon.feeds.get(feed.channel.name) is feed:
+                del wagon.feeds[feed.channel.name]
+
+    def _forget_absent(self, found: Mapping[str, Described | None]) -> None:
+        """Forget the topics that two descriptions in a row lack: else what is asked would grow with every wagon."""
+        gone = {name for name, one in found.items() if one is None}
+        for name in gone & self._absent:
+            self.publisher.forget_topic(name)
+        self._absent = gone
 
     def _compare_topics(
         self, wagons: Sequence[KafkaWagon], found: Mapping[str, Described | None]
@@ -438,22 +368,6 @@ class Wagons:
     def live(self) -> list[KafkaWagon]:
         """Those whose claims log is open."""
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
-
-
-def is_guarded(channel: Channel) -> bool:
-    """Whether its topic must stay the one for which the claims were made: of channels whose events the wagon handles.
-    A probe's topic is made again and again."""
-    return bool(channel.wagon) and channel.name not in (DEAD, ARCHIVE) and not channel.name.startswith("0")
-
-
-def _is_another(one: ClaimedTopic, reach: Mapping[int, int], ends: Mapping[Place, int | None]) -> bool:
-    """Whether the claims are not about this topic, which somebody made anew, or whose end was lost: new events would
-    pass for settled ones. `reach`: as the claims told before the `ends` were read."""
-    if not is_guarded(one.channel) or any(ends[place] is None for place in one.places):
-        return False
-    if one.claims.topic and one.topic.identity and one.claims.topic != one.topic.identity:
-        return True
-    return any(reach.get(place[1], 0) > (ends[place] or 0) for place in one.places)
 
 
 def _result(task: asyncio.Task[KafkaWagon]) -> KafkaWagon | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from secrets import token_hex
 from typing import Any
 
@@ -21,7 +21,7 @@ from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import Entry, StepFailed
 from eventwagon.contracts.registry import Registry
 from eventwagon.drivers.kafka import KafkaBroker, wagons
-from eventwagon.drivers.kafka.admin import Admin
+from eventwagon.drivers.kafka.admin import Admin, Place
 from eventwagon.drivers.kafka.names import Names
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.publishing import Publisher
@@ -250,6 +250,43 @@ def test_topics_that_are_gone_are_not_described_for_ever(
             async with asyncio.timeout(20):
                 while other.wagons.publisher.topics():
                     await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+
+
+def test_who_notices_partitions_amid_a_look_goes_on_looking(
+    kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of events notices them, too, and may do so while a look is under way."""
+    monkeypatch.setattr(wagons, "_DESCRIBE", 10_000)
+    monkeypatch.setattr(wagons, "_LOOK", 0.05)
+
+    async def main() -> None:
+        async with (
+            holding(f"{kafka_server.url}?partitions=2", *events(4)) as (broker, channel),
+            broker.consume(channel, visibility=LONG),
+        ):
+            admin, looks = broker.wagons.admin, 0
+            ends = admin.ends
+
+            async def meanwhile(places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
+                nonlocal looks
+                asked = list(places)
+                found = await ends(asked, stable=stable)
+                if stable and (str(channel), 0) in asked:
+                    looks += 1
+                    await broker.wagons.recount(channel)
+                return found
+
+            await asyncio.to_thread(grow, kafka_server.bootstrap, channel, 4)
+            monkeypatch.setattr(admin, "ends", meanwhile)
+            async with asyncio.timeout(30):
+                while feed_of(broker).partition_count < 4:
+                    await asyncio.sleep(0.05)
+                seen = looks
+                while looks < seen + 3:
+                    await asyncio.sleep(0.05)
+            monkeypatch.undo()
 
     asyncio.run(main())
 

@@ -252,11 +252,7 @@ class Wagons:
         try:
             ends = await self.admin.ends(places, stable=True)
             lacking = [wagon for wagon in wagons if await self._lacks_records(wagon, ends, read[wagon])]
-            shorter = any(
-                (ends[feed.topic, p] or 0) < wagon.channel(feed.channel.name).partition(p).fresh
-                for wagon, feed in feeds
-                for p in range(feed.partition_count)
-            )
+            shorter = any(_is_shorter(wagon, feed, ends) for wagon, feed in feeds)
             names = [*self.publisher.topics(), *(wagon.log.topic for wagon in wagons)]
             found = await self.admin.described(names) if describe or lacking or shorter else {}
         except BrokerError as e:
@@ -368,6 +364,12 @@ class Wagons:
     def live(self) -> list[KafkaWagon]:
         """Those whose claims log is open."""
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
+
+
+def _is_shorter(wagon: KafkaWagon, feed: Feed, ends: Mapping[Place, int | None]) -> bool:
+    """Whether a partition ends before what was claimed of it."""
+    asked = (p for p in range(feed.partition_count) if (feed.topic, p) in ends)  # not one that was just noticed
+    return any((ends[feed.topic, p] or 0) < wagon.channel(feed.channel.name).partition(p).fresh for p in asked)
 
 
 def _result(task: asyncio.Task[KafkaWagon]) -> KafkaWagon | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...display.text import count
 from ...errors import BrokerError
+from .admin import Described
 from .options import LOGGER
 from .publishing import Publisher
 from .wagon import KafkaWagon
@@ -21,13 +22,13 @@ class AddedPartitions:
         self._live = live
         self._noticing = asyncio.Lock()
 
-    async def notice(self, found: Mapping[str, int]) -> None:
-        """The cluster says that these topics have so many partitions. Raises Unavailable, StorageBroken."""
+    async def notice(self, described: Mapping[str, Described | None]) -> None:
+        """Look for partitions in what the cluster says of topics now. Raises Unavailable, StorageBroken."""
         async with self._noticing:
             topics = self._publisher.topics()
             wagons = {(wagon.train, wagon.number): wagon for wagon in self._live()}
             feeds = {feed.topic: feed for wagon in wagons.values() for feed in wagon.feeds.values()}
-            for name, now in found.items():
+            for name, now in ((name, one.partitions) for name, one in described.items() if one):
                 feed, topic = feeds.get(name), topics.get(name)
                 had = min(feed.partition_count if feed else now, topic.partitions if topic else now)
                 if now <= had:

@@ -180,9 +180,11 @@ class Admin:
             return futures[names[0]]
 
         try:
-            await self._insist(ask)
+            error, _ = await self._insist(ask)
         except KafkaException as e:
             raise self.trouble(cause(e), "DESCRIBE", "topics") from None
+        if error is not None and error.code() == KafkaError._TIMED_OUT:  # then none of them has an answer
+            raise self.trouble(error, "DESCRIBE", f"topic {names[0]}")
         found, failed = dict[str, Described | None](), KafkaError(KafkaError._FAIL)
         for topic, future in futures.items():
             error = await self._done(future, renew=False)
@@ -197,7 +199,7 @@ class Admin:
         return found
 
     async def identity(self, topic: str) -> str:
-        """The topic's `Described.identity`; empty if there is none, too."""
+        """The topic's `Described.identity`; empty if there is no topic, too."""
         found = (await self.described([topic]))[topic]
         return found.identity if found else ""
 

@@ -239,8 +239,7 @@ class Wagons:
 
     async def recount(self, channel: Channel) -> None:
         """Notice now which partitions somebody has added to the channel's topic. Raises Unavailable, StorageBroken."""
-        found = await self.admin.described([self.names.topic(channel)])
-        await self._added.notice({name: one.partitions for name, one in found.items() if one})
+        await self._added.notice(await self.admin.described([self.names.topic(channel)]))
 
     async def _look(self, *, describe: bool = False) -> None:
         """End the feeds whose topics are gone, and the wagons whose logs are gone. `describe`: even if nothing is
@@ -268,7 +267,7 @@ class Wagons:
         if describe:
             self._forget_absent(found)
             try:
-                await self._added.notice({name: one.partitions for name, one in found.items() if one})
+                await self._added.notice(found)
             except BrokerError as e:
                 LOGGER.debug("could not look at the new partitions of topics: %s", e)
 

@@ -26,7 +26,7 @@ from .proposals import Gone, Release, Renew, Void, runs_of
 from .publishing import LIMIT, PROBES_ONLY
 from .subscription import KafkaSubscription
 from .timetable import KafkaTimetable
-from .totals import ClaimedTopic, is_guarded, sync
+from .totals import ClaimedTopic, sync
 from .wagon import KafkaWagon
 from .wagons import Wagons
 from .wire import decode
@@ -204,19 +204,14 @@ class KafkaBroker:
             ),
             return_exceptions=True,
         )
-        topic = await self.wagons.publisher.topic(channel)
-        await self._void(wagon, channel, probes, topic.identity if is_guarded(channel) else "")
+        identity = ClaimedTopic(wagon, await self.wagons.publisher.topic(channel)).id_to_record
+        if probes or identity:
+            await wagon.propose(Void(channel.name, runs_of(probes), topic=identity))
         for one in done:
             if isinstance(one, sealing.TopicGone):
                 raise ChannelGone(f"topic {channel} is not there yet") from None
             if isinstance(one, BaseException):
                 raise one
-
-    async def _void(
-        self, wagon: KafkaWagon, channel: Channel, probes: Sequence[tuple[int, int]], identity: str = ""
-    ) -> None:
-        if probes or (identity and not wagon.channel(channel.name).topic):
-            await wagon.propose(Void(channel.name, runs_of(probes), topic=identity))
 
     async def _patiently(self, step: Callable[[], Awaitable[None]], otherwise: str) -> None:
         """Repeat until the brokers that are asked know of what was just created."""
@@ -267,7 +262,7 @@ class KafkaBroker:
             if probes:
                 with contextlib.suppress(ChannelGone):  # without a claims log nobody counts them
                     wagon = await self.wagons.of(channel)
-                    await self._void(wagon, channel, probes)
+                    await wagon.propose(Void(channel.name, runs_of(probes)))
 
     async def delete(self, channel: Channel) -> None:
         admin, topic, log = self.wagons.admin, self._names.topic(channel), self._names.claims(channel)

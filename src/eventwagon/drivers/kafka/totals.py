@@ -32,6 +32,11 @@ class ClaimedTopic(NamedTuple):
         """All of its partitions."""
         return [(self.topic.name, p) for p in range(self.topic.partitions)]
 
+    @property
+    def id_to_record(self) -> str:
+        """The topic's id, if the claims are to record it and do not yet."""
+        return self.topic.identity if is_guarded(self.channel) and not self.claims.topic else ""
+
 
 class Totals(NamedTuple):
     """Of several channels."""

@@ -137,8 +137,8 @@ class Wagons:
             raise ChannelGone(f"channel {channel} does not exist")
         if channel in totals.remade:
             raise ChannelGone(f"topic {topic.name} was made anew, and the wagon's claims are of the old one")
-        if topic.identity and is_guarded(channel) and not one.claims.topic:
-            wagon.propose(Void(channel.name, [], topic=topic.identity))
+        if one.id_to_record:
+            wagon.propose(Void(channel.name, [], topic=one.id_to_record))
         feed = wagon.feeds.get(channel.name)
         if feed is not None and not feed.gone:
             return feed  # created meanwhile by another consumer

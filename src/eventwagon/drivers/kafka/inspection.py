@@ -101,6 +101,19 @@ def findings_of_topic(
     config: Mapping[str, str] | None, needed: Mapping[str, str], copies: int, in_sync: int, brokers: int
 ) -> Iterator[Finding]:
     """What a topic's configuration (None: it was refused) and its replicas mean for events."""
+    yield from _replicas(copies, in_sync, brokers)
+    if config is None:
+        means = "this user may not read them: retention, min.insync.replicas and unclean elections can't be seen"
+        what = "the topics' settings"
+        yield Finding(severity="unknown", what=what, means=means, todo=f"{_RIGHTS} --topic …")
+        return
+    if copies > 1:
+        yield _in_sync(config.get("min.insync.replicas", "1"), copies)
+    yield _elections(config)
+    yield from _retention(config, needed)
+
+
+def _replicas(copies: int, in_sync: int, brokers: int) -> Iterator[Finding]:
     what = f"replication factor {copies}"
     if copies < 2 and brokers < 2:
         means = "one broker has all events: they are lost with its disk, and everything stops while it is away"
@@ -117,24 +130,22 @@ def findings_of_topic(
             "everything stops"
         )
         yield Finding(severity="costs", what="replicas out of sync", means=means, todo="look after the brokers")
-    if config is None:
-        means = "this user may not read them: retention, min.insync.replicas and unclean elections can't be seen"
-        what = "the topics' settings"
-        yield Finding(severity="unknown", what=what, means=means, todo=f"{_RIGHTS} --topic …")
-        return
-    if copies > 1:
-        yield _in_sync(config.get("min.insync.replicas", "1"), copies)
+
+
+def _elections(config: Mapping[str, str]) -> Finding:
     if config.get("unclean.leader.election.enable", "false") == "true":
-        yield Finding(
+        return Finding(
             severity="loses",
             what="unclean.leader.election.enable=true",
             means="a broker that lacks the latest events may become the leader; these are lost then",
             todo="kafka-configs.sh --alter --topic … --add-config unclean.leader.election.enable=false, or for all "
             "brokers",
         )
-    else:
-        means = "only a broker that has all events may become the leader"
-        yield Finding(severity="fine", what="unclean.leader.election.enable=false", means=means)
+    means = "only a broker that has all events may become the leader"
+    return Finding(severity="fine", what="unclean.leader.election.enable=false", means=means)
+
+
+def _retention(config: Mapping[str, str], needed: Mapping[str, str]) -> Iterator[Finding]:
     is_kept = True
     for setting, harm, right in harms(config, needed):
         is_size = setting.startswith(_SIZE)

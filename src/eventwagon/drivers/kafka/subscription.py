@@ -9,7 +9,7 @@ from ...contracts.broker import Delivery
 from ...errors import BrokerError
 from ...event import Channel
 from .claims import Grant
-from .feed import Feed
+from .feed import Feed, Taken
 from .options import LOGGER
 from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
 from .reader import offset_of
@@ -104,20 +104,9 @@ class KafkaSubscription:
         except BaseException:
             self._give_back(proposed)
             raise
-        got: list[Delivery] = []
-        nothing: list[tuple[int, int]] = []
-        for (partition, start, stop, attempt, claim, suspect), messages in taken.messages:
-            solid = len(messages) == stop - start
-            for offset, message in zip(
-                range(start, stop) if solid else map(offset_of, messages), messages, strict=True
-            ):
-                event = decode(message)
-                if event is None:
-                    nothing.append((partition, offset))
-                else:
-                    got.append(Delivery(event, attempt, (partition, offset, claim), suspect))
-        if nothing:
-            self._wagon.propose(Void(self._name, runs_of(nothing)))
+        got, probes = _decoded(taken)
+        if probes:
+            self._wagon.propose(Void(self._name, runs_of(probes)))
         if taken.missing:
             try:
                 await self._leave_out(taken.missing, grants)
@@ -156,3 +145,18 @@ class KafkaSubscription:
         held = [(g.partition, g.start, g.stop, g.claim) for g in proposed.result()]
         if held:
             self._wagon.propose(Release(self._name, held, 0, False))
+
+
+def _decoded(taken: Taken) -> tuple[list[Delivery], list[tuple[int, int]]]:
+    """The events that were taken; and the places of messages that are none."""
+    got: list[Delivery] = []
+    probes: list[tuple[int, int]] = []
+    for (partition, start, stop, attempt, claim, suspect), messages in taken.messages:
+        solid = len(messages) == stop - start
+        for offset, message in zip(range(start, stop) if solid else map(offset_of, messages), messages, strict=True):
+            event = decode(message)
+            if event is None:
+                probes.append((partition, offset))
+            else:
+                got.append(Delivery(event, attempt, (partition, offset, claim), suspect))
+    return got, probes

@@ -125,11 +125,19 @@ class Wagons:
 
     async def feed(self, wagon: KafkaWagon, channel: Channel, owner: str) -> Feed:
         """The channel's feed, which is being read, for the process called `owner`. Raises ChannelGone, Unavailable."""
-        feed = wagon.feeds.get(channel.name)
-        if feed is not None and not feed.gone:
+        if feed := _feed_of(wagon, channel):
             return feed
-        topic = await self.publisher.topic(channel)  # this warms the producer for a process that soon publishes here
-        one = ClaimedTopic(wagon, topic)
+        # this warms the producer for a process that soon publishes here
+        one = ClaimedTopic(wagon, await self.publisher.topic(channel))
+        await self._check_topic(one)
+        if one.id_to_record:
+            wagon.propose(Void(channel.name, [], topic=one.id_to_record))
+        # another consumer may have made it meanwhile
+        return _feed_of(wagon, channel) or await self._start_feed(one, owner)
+
+    async def _check_topic(self, one: ClaimedTopic) -> None:
+        """Raise ChannelGone if the topic does not exist, or is not the one that the claims are about."""
+        channel, topic = one.channel, one.topic
         totals = await self.totals([one])
         self._tell_partitions(channel, topic.partitions)
         if any(totals.ends[place] is None for place in one.places):
@@ -137,11 +145,9 @@ class Wagons:
             raise ChannelGone(f"channel {channel} does not exist")
         if channel in totals.remade:
             raise ChannelGone(f"topic {topic.name} was made anew, and the wagon's claims are of the old one")
-        if one.id_to_record:
-            wagon.propose(Void(channel.name, [], topic=one.id_to_record))
-        feed = wagon.feeds.get(channel.name)
-        if feed is not None and not feed.gone:
-            return feed  # created meanwhile by another consumer
+
+    async def _start_feed(self, one: ClaimedTopic, owner: str) -> Feed:
+        wagon, channel, topic = one.wagon, one.channel, one.topic
         feed = Feed(
             channel,
             topic.name,
@@ -363,6 +369,12 @@ class Wagons:
     def live(self) -> list[KafkaWagon]:
         """Those whose claims log is open."""
         return [wagon for task in self._wagons.values() if (wagon := _result(task))]
+
+
+def _feed_of(wagon: KafkaWagon, channel: Channel) -> Feed | None:
+    """The channel's feed, if there is one whose topic is not gone."""
+    feed = wagon.feeds.get(channel.name)
+    return None if feed is None or feed.gone else feed
 
 
 def _is_shorter(wagon: KafkaWagon, feed: Feed, ends: Mapping[Place, int | None]) -> bool:

@@ -1,6 +1,7 @@
 """By hand: how fast the bridge carries records, beside the source alone and the train alone.
 
 python -m benchmarks.bridge                       # 100,000 records from Kafka and from Redis into a train on Redis
+python -m benchmarks.bridge --rounds 9            # the median of nine rounds as well
 python -m benchmarks.bridge --records 20000 --train Kafka --train SQLite
 """
 
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
+from statistics import median
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -38,20 +40,22 @@ async def main() -> None:
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--source", action="append", choices=["Kafka", "Redis"])
     parser.add_argument("--train", action="append", choices=["Kafka", "Redis", "SQLite"])
+    parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
     print(f"{asked.records:,} records of {len(BODY)} bytes on {os.cpu_count()} cores, records a second")
     for source in asked.source or ["Kafka", "Redis"]:
         for train in asked.train or ["Redis"]:
-            await compare(source, train, asked.records)
+            shares = [await compare(source, train, asked.records) for _ in range(asked.rounds)]
+            print(f"{source} into {train}: median {median(shares):.0%} of the slower one")
 
 
-async def compare(source: str, train: str, count: int) -> None:
+async def compare(source: str, train: str, count: int) -> float:
     """Print the three rates, the bridge's share of the slower of the others, and its CPU time beside theirs. The train
-    has room for all in one wagon."""
+    has room for all in one wagon. Returns the share."""
     with tempfile.TemporaryDirectory() as directory:
         async with place(source, Path(directory)) as read_at, place(train, Path(directory)) as publish_at:
             if read_at is None or publish_at is None:
-                return
+                raise SystemExit(1)
             url = await (on_kafka if source == "Kafka" else on_redis)(read_at, count)
             read, records = await read_all(open_source(f"{url}&group=alone", "earliest"), count)
             rules = Rules(source="benchmark", most=1 << 20)
@@ -65,6 +69,7 @@ async def compare(source: str, train: str, count: int) -> None:
     share = carried.speed / min(read.speed, published.speed)
     print(f"{source} into {train}: source alone {read}, train alone {published}, bridge {carried}: ", end="")
     print(f"{share:.0%} of the slower one, {carried.cpu / (read.cpu + published.cpu):.2f} times the CPU time of both")
+    return share
 
 
 class Rate(NamedTuple):

@@ -124,7 +124,7 @@ def test_a_crash_between_publish_and_commit_repeats_one_batch_with_the_same_ids(
     kafka_server: Server, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        train = shop(publish_batch=100)
+        train = shop(publish_batch=50)  # a batch of the bridge: 100
         async with kafka_flow(kafka_server) as flow, train.connect(f"sqlite:///{tmp_path}") as c:
             await flow.write(numbered(1000))
             for kill in range(2):
@@ -283,7 +283,7 @@ def test_a_full_train_keeps_the_bridge_in_its_group(
     monkeypatch.setattr(kafka_group, "_FINISH", 0.5)
 
     async def main() -> None:
-        train, gate = gated(limit=Volume(1000), wagons=2, at_cap="refuse", publish_batch=500)
+        train, gate = gated(limit=Volume(1000), wagons=2, at_cap="refuse", publish_batch=250)
         options = "&assignor=cooperative&session.timeout.ms=6000&max.poll.interval.ms=6000&heartbeat.interval.ms=300"
         async with (
             kafka_flow(kafka_server, partitions=2, options=options) as flow,

@@ -33,7 +33,7 @@ from tests.servers.postgresql import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
-RECORDS, BATCH = 100_000, orders.settings.publish_batch
+RECORDS, BATCH = 100_000, 2 * orders.settings.publish_batch
 COMMITTED = (0, 0, *[RECORDS // 12] * 8)
 """For each bridge that is killed: how many records it commits before. The second gets what the first had, too."""
 PATIENCE = 600.0

@@ -86,7 +86,7 @@ def test_a_crash_between_publish_and_commit_repeats_one_batch_with_the_same_ids(
     redis_server: Server, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        train = shop(publish_batch=100)
+        train = shop(publish_batch=50)  # a batch of the bridge: 100
         async with redis_flow(redis_server) as flow, train.connect(f"sqlite:///{tmp_path}") as c:
             await flow.write(numbered(1000))
             for kill in range(2):
@@ -150,7 +150,7 @@ def test_a_full_train_holds_the_bridge_and_its_claims(
     redis_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        train, gate = gated(limit=Volume(100), wagons=2, at_cap="refuse", publish_batch=50)
+        train, gate = gated(limit=Volume(100), wagons=2, at_cap="refuse", publish_batch=25)
         async with redis_flow(redis_server) as flow, train.connect(f"sqlite:///{tmp_path}") as c:
             await flow.write(numbered(500))
             async with c.running(), bridging(flow.open(), c) as bridge:

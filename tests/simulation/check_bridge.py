@@ -121,6 +121,6 @@ def _in_turn(
             says = f"{position} ({written.key}) was published before {other} ({before.key}), which comes before it"
             yield Violation(invariant="bridge", says=says, key=written.key, moments=moments)
     reader.held[position] = True
-    if len(left := reader.uncommitted) > case.publish_batch:
-        says = f"{stored.by} has stored {len(left)} records and not committed them, a batch has {case.publish_batch}"
+    if len(left := reader.uncommitted) > case.batch:
+        says = f"{stored.by} has stored {len(left)} records and not committed them, a batch has {case.batch}"
         yield Violation(invariant="bridge", says=says, key=written.key, moments=moments)

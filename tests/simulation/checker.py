@@ -61,7 +61,7 @@ def evidence(run: Run) -> Evidence:
         concurrency=run.scenario.concurrency,
         once=float(settings["once"]) if run.scenario.once else None,
         archived=run.scenario.archived,
-        publish_batch=int(settings.get("publish_batch", 1000)),
+        batch=2 * int(settings.get("publish_batch", 1000)),
         member_ttl=float(settings["member_ttl"]),
         elastic=parse_workers(run.scenario.workers).elastic,
         fences=run.scenario.fences,

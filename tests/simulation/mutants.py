@@ -1783,17 +1783,15 @@ def _unmapped_dropped() -> Iterator[None]:
 @_mutant("committed past the part of a batch that is stored", "bridge", BRIDGED)
 def _committed_past() -> Iterator[None]:
     """Where some of a batch is stored, all of it is committed."""
-    stored = bridge_module._Batch.stored
+    store = Bridge._store
 
-    def begun(self: Any, number: int) -> int:
-        self.has_begun = getattr(self, "has_begun", False) or number > 0
-        return stored(self, number)
+    async def mutant(self: Bridge, batch: Any) -> BaseException | None:
+        error = await store(self, batch)
+        if error is not None and batch.done:
+            batch.done = len(batch.records)
+        return error
 
-    def mutant(self: Any) -> int:
-        return len(self.records) if getattr(self, "has_begun", False) else 0
-
-    done = mock.patch.object(bridge_module._Batch, "done", property(mutant))
-    with done, mock.patch.object(bridge_module._Batch, "stored", begun):
+    with mock.patch.object(Bridge, "_store", mutant):
         yield
 
 
@@ -1829,10 +1827,24 @@ def _ids_of_readings() -> Iterator[None]:
 def _letters_first() -> Iterator[None]:
     """They come again from a bridge that was asked to end while the train takes no events."""
 
-    def mutant(self: Any) -> bool:
-        return bool(self.letters)
+    store, bury = Bridge._store, Bridge._bury
+    gone: list[Unmapped] = []
 
-    with mock.patch.object(bridge_module._Batch, "is_letter_next", property(mutant)):
+    async def mutant(self: Bridge, batch: Any) -> BaseException | None:
+        try:
+            for outcome in batch.outcomes[batch.done :]:
+                if isinstance(outcome, Unmapped):
+                    await once(self, outcome)
+        except EventwagonError as e:
+            return e
+        return await store(self, batch)
+
+    async def once(self: Bridge, refused: Unmapped) -> None:
+        if not any(refused is one for one in gone):
+            await bury(self, refused)
+            gone.append(refused)
+
+    with mock.patch.object(Bridge, "_store", mutant), mock.patch.object(Bridge, "_bury", once):
         yield
 
 

@@ -574,7 +574,7 @@ def bridged(*written: str, bad: str = "") -> Tale:
 def test_a_bridge_that_does_as_it_should_breaks_nothing() -> None:
     tale = bridged("k", "l", "x", bad="x").done("k", "l").stored("x", DEAD_KEPT, by="b.1")
     tale.committed("k", "l", "x").add(Ended, "b.1", error="", early=False)
-    assert tale.judged(dead=frozenset({"x"}), publish_batch=3) == []
+    assert tale.judged(dead=frozenset({"x"}), batch=3) == []
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_a_bridge_that_does_as_it_should_breaks_nothing() -> None:
     ],
 )
 def test_a_bridge_does_not_do_what_it_must_not(tell: Callable[[], Tale], says: str) -> None:
-    found = [v for v in tell().judged(dead=frozenset({"x", "k"}), publish_batch=2) if v.invariant == "bridge"]
+    found = [v for v in tell().judged(dead=frozenset({"x", "k"}), batch=2) if v.invariant == "bridge"]
     assert len(found) == 1
     assert says in str(found[0])
 

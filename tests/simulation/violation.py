@@ -84,7 +84,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing could keep the workers' counts from the records."""
     archived: bool = False
     """The train has an archive."""
-    publish_batch: int = 1000
+    batch: int = 2000
+    """Records that a bridge commits at once."""
     member_ttl: float = 5.0
     unfit: frozenset[str] = frozenset()
     """Keys of events that the broker refuses."""

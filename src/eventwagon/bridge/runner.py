@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
 from ..backoff import Backoff
@@ -16,7 +16,7 @@ from ..contracts.facts import BridgeHeldUp, BridgeWentOn, Decision, Entry
 from ..contracts.registry import Member, bridge_member
 from ..display.text import count, plain, said, span
 from ..errors import EventRefused, EventwagonError, PublishError, TrainRemoved, Unavailable, UsageError
-from ..event import CheckedEvents
+from ..event import CheckedEvents, Event
 from ..metrics.instruments import BRIDGE_HELD_UP, BRIDGE_LAG, BRIDGE_LAG_AGE, BRIDGED
 from ..metrics.measures import Point
 from ..runtime.bulkhead import Bulkhead, Seldom, is_ours
@@ -26,6 +26,11 @@ from .source import Lag, Record, Source
 
 T = TypeVar("T")
 
+_PUBLISHED = 2
+"""How many of the train's `publish_batch` make one batch of the bridge. A kill repeats all of it; each waits for its
+commit."""
+_MAPPED = 50
+"""Records that are mapped at once."""
 _WAIT = 0.5
 """Seconds for which a read waits for records, and so the longest time until it notices that it should end."""
 _PAUSES = 0.1, 5.0
@@ -70,7 +75,8 @@ class Bridge:
         self._c = connection
         self._name = source.name
         self._clock = clock
-        self._batch = connection.train.settings.publish_batch
+        self._limit = _PUBLISHED * connection.train.settings.publish_batch
+        """Of records, for one batch."""
         self._asked = asyncio.Event()
         self._bulkhead = Bulkhead(f"bridge from {self._name}")
         self._seldom = Seldom()
@@ -82,7 +88,7 @@ class Bridge:
         """Carry records until `asked` is set or the source has ended. When asked it finishes the batches that it has
         read, unless the train takes no events. Raises UsageError, TrainRemoved."""
         self._asked = asked
-        batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
+        batches: asyncio.Queue[_Batch | None] = asyncio.Queue(1)
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(self._look()), tasks.create_task(self._stay())]
@@ -125,11 +131,13 @@ class Bridge:
     async def _read(self, batches: asyncio.Queue[_Batch | None]) -> None:
         """Read and map one batch ahead of the one that is being published."""
         while not self._asked.is_set():
-            found = await self._insist("reading", lambda: self.source.read(self._batch, _WAIT))
+            found = await self._insist("reading", lambda: self.source.read(self._limit, _WAIT))
             if found is None or found[0] is None:
                 break
             if found[0]:
-                await batches.put(_Batch(found[0], self.rules))
+                batch = _Batch(found[0], self.rules)
+                await batch.map()
+                await batches.put(batch)
                 await self._room.acquire()
         await batches.put(None)
 
@@ -184,12 +192,12 @@ class Bridge:
     async def _store(self, batch: _Batch) -> BaseException | None:
         """Store what is left of a batch. Returns what it failed on, if anything."""
         try:
-            while batch.letters or batch.events:
-                if batch.is_letter_next:
-                    await self._bury(batch.letters[0][1])
-                    del batch.letters[0]
+            while (part := batch.next) is not None:
+                if isinstance(part, Unmapped):
+                    await self._bury(part)
+                    self.buried += batch.stored(1)
                 else:
-                    await self._publish(batch)
+                    await self._publish(batch, part)
         except (UsageError, TrainRemoved):
             raise
         except BaseException as e:
@@ -198,9 +206,8 @@ class Bridge:
             return e
         return None
 
-    async def _publish(self, batch: _Batch) -> None:
+    async def _publish(self, batch: _Batch, events: CheckedEvents) -> None:
         slow = asyncio.get_running_loop().call_later(_SLOW, self._tell_slow)
-        events = batch.before_letter()
         try:
             await self._c.publish_many(events)
         except BaseException as e:
@@ -208,7 +215,7 @@ class Bridge:
             if type(e) is PublishError:  # the broker's driver failed, perhaps on the first event that it did not store
                 batch.defects += 1
             if isinstance(e, EventRefused) or batch.defects >= _DEFECTS:
-                batch.refuse(f"it was refused: {_text(e)}", self.rules)
+                batch.refuse(f"it was refused: {_text(e)}")
                 return
             raise
         finally:
@@ -232,7 +239,6 @@ class Bridge:
             raise Unavailable(
                 f"train {train}: no answer within {settings.publish_timeout:g} s, for the dead letter {letter.id}"
             ) from None
-        self.buried += 1
         if (held_back := self._seldom.due("letter")) is not None:
             more = f" ({held_back:,} more since the last line)" if held_back else ""
             _logger.warning(
@@ -364,64 +370,42 @@ class _Attempts:
 
 
 class _Batch:
-    """What has become of the records of one batch so far."""
+    """What becomes of the records of one batch, in their order."""
 
     def __init__(self, records: Sequence[Record], rules: Rules) -> None:
         self.records = records
-        self._places: list[int] = []
-        """Those of `events`."""
-        self.events = CheckedEvents(rules.most)
-        """That are not stored yet, in order."""
-        self.letters: list[tuple[int, Unmapped]] = []
-        """The same, with their places. Each is stored when all before it are: else it would come twice if the bridge is
-        asked to end while the train takes no events."""
-        self.defects = 0
-        """How often the broker's driver has failed on the first event."""
-        for place, record in enumerate(records):
-            outcome = event_of(record, rules)
-            if isinstance(outcome, Unmapped):
-                self.letters.append((place, outcome))
-            else:
-                self._places.append(place)
-                self.events.append(outcome)
-
-    @property
-    def done(self) -> int:
+        self.outcomes: list[Event | Unmapped] = []
+        self.done = 0
         """How many of the leading records are stored."""
-        return min(self._next_letter, self._next_event)
+        self.defects = 0
+        """How often the broker's driver has failed on the first of the others."""
+        self._rules = rules
+
+    async def map(self) -> None:
+        """Map all records. Meanwhile the batch before goes out and its answer comes in, as both need the loop."""
+        for start in range(0, len(self.records), _MAPPED):
+            self.outcomes += [event_of(record, self._rules) for record in self.records[start : start + _MAPPED]]
+            await asyncio.sleep(0)
 
     @property
-    def is_letter_next(self) -> bool:
-        """The first record that is not stored becomes a dead letter."""
-        return self._next_letter < self._next_event
-
-    @property
-    def _next_letter(self) -> int:
-        return self.letters[0][0] if self.letters else len(self.records)
-
-    @property
-    def _next_event(self) -> int:
-        return self._places[0] if self._places else len(self.records)
-
-    def before_letter(self) -> CheckedEvents:
-        """The events before the next letter. Those behind it would come again if it can't be stored."""
-        if not self.letters:
-            return self.events
-        events = CheckedEvents(self.events.most)
-        events += self.events[: bisect_left(self._places, self._next_letter)]
-        return events
+    def next(self) -> Unmapped | CheckedEvents | None:
+        """What is to be stored now: a letter, or the events before the next one; None when all is stored. Each waits
+        for all before it: else it would come twice if the bridge is asked to end while the train takes no events."""
+        events = CheckedEvents(self._rules.most)
+        for outcome in islice(self.outcomes, self.done, None):
+            if isinstance(outcome, Unmapped):
+                return events or outcome
+            events.append(outcome)
+        return events or None
 
     def stored(self, number: int) -> int:
-        """The first events are stored. Returns their number."""
-        del self.events[:number], self._places[:number]
+        """So many more are stored. Returns their number."""
+        self.done += number
         if number:
             self.defects = 0
         return number
 
-    def refuse(self, because: str, rules: Rules) -> None:
-        """The first event can never be stored."""
-        place = self._places[0]
-        self.letters.append((place, unmapped(self.records[place], rules, because)))
-        self.letters.sort(key=lambda letter: letter[0])
+    def refuse(self, because: str) -> None:
+        """The first record that is not stored can never be an event."""
+        self.outcomes[self.done] = unmapped(self.records[self.done], self._rules, because)
         self.defects = 0
-        del self.events[0], self._places[0]

@@ -22,7 +22,6 @@ from eventwagon.bridge import Bridge, Lag, Record, Rules, Source, open_source
 from eventwagon.bridge.sources.postgresql import open_postgresql
 from eventwagon.bridge.sources.sqs import open_sqs
 from eventwagon.bridge.sources.stdin import StdinSource
-from eventwagon.cli.bridge import keep_to
 from eventwagon.contracts.address import Address
 from eventwagon.drivers.aws.clients import Clients
 from eventwagon.drivers.aws.place import Place
@@ -246,7 +245,6 @@ async def bridging(
     async with source:
         rules = Rules.parse(source.name, connection.publishing.now.max_event_bytes, **options)
         bridge, asked = Bridge(source, connection, rules), asyncio.Event()
-        keep_to(connection, bridge)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(bridge.run(asked))
             try:

@@ -3,7 +3,6 @@ virtual time."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -190,16 +189,3 @@ def test_settings_that_this_version_cant_read_are_left_out() -> None:
     for text in ("many", "-5", "", "[" * 100_000, "'5'"):
         followed = own.publishing({**theirs, "max_event_bytes": text})
         assert (followed.max_event_bytes, followed.hold) == (2000, 3.0), text[:9]
-
-
-def test_a_change_is_told() -> None:
-    async def main() -> None:
-        it, told = World(), list[int]()
-        async with publisher(it, 2000, 3000) as c:
-            c.publishing.on_change.append(lambda: told.append(c.publishing.now.max_event_bytes))
-            async with it.connect(declaring(max_event_bytes=5000), redeclare=True) as o, o.running(work=False):
-                await until(lambda: told)
-            await asyncio.sleep(1)
-        assert told == [5000]
-
-    run(main())

@@ -10,6 +10,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
+import msgspec
+
 from ..backoff import Backoff
 from ..connection import Connection, accepted_by
 from ..contracts.facts import BridgeHeldUp, BridgeWentOn, Decision, Entry
@@ -63,7 +65,7 @@ class Bridge:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.source = source
-        self.rules = rules
+        self._rules = rules
         self.passed = 0
         """Records that were published as events."""
         self.buried = 0
@@ -104,6 +106,13 @@ class Bridge:
             raise error from None
         finally:
             await self._check_in(leaves=True)
+
+    @property
+    def rules(self) -> Rules:
+        """As given, but for the most bytes of an event: those are the train's, as it is declared now."""
+        if self._rules.most != (most := self._c.publishing.now.max_event_bytes):
+            self._rules = msgspec.structs.replace(self._rules, most=most)
+        return self._rules
 
     @property
     def trouble(self) -> str:

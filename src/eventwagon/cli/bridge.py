@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.logging import RichHandler
 from rich.progress import Progress, TextColumn
@@ -147,7 +146,6 @@ async def bridge(
                 await stack.enter_async_context(c.running(work=False))
             await stack.enter_async_context(health.watching(c, observes=observes, works=False))
             bridge = Bridge(where, c, rules)
-            keep_to(c, bridge)
             if meter is not None:
                 stack.callback(meter.add(bridge.points))
             await _run(bridge, c, url, observes, asked)
@@ -185,16 +183,6 @@ def _rules(c: Connection, source: Source, key: str, event_type: str, channel: st
         there = ", ".join(channels) or "none"
         raise UsageError(f"--channel {value_shown(channel)}: the train has no such inner channel; there are: {there}")
     return rules
-
-
-def keep_to(c: Connection, bridge: Bridge) -> None:
-    """Have the bridge make its events for the train as that is declared, also when it is declared anew."""
-
-    def change() -> None:
-        bridge.rules = msgspec.structs.replace(bridge.rules, most=c.publishing.now.max_event_bytes)
-
-    c.publishing.on_change.append(change)
-    change()
 
 
 async def _run(bridge: Bridge, c: Connection, url: str, observes: bool, asked: asyncio.Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ..settings import Settings
 
@@ -13,8 +13,6 @@ class PublishSettings:
 
     def __init__(self, own: Settings) -> None:
         self.now = own
-        self.on_change: list[Callable[[], None]] = []
-        """Called when `now` has changed, on the event loop. They may not raise."""
         self._own = own
         self._declared: Mapping[str, str] = {}
 
@@ -22,8 +20,5 @@ class PublishSettings:
         """The train is declared so now; empty: it is not declared."""
         if declared == self._declared:
             return
-        self._declared, before = declared, self.now
+        self._declared = declared
         self.now = self._own.publishing(declared)
-        if self.now != before:
-            for listener in list(self.on_change):
-                listener()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -217,10 +218,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         says of publishing counts, unless this version can't read it."""
         ours = self.declared()
         theirs = {name: declared[name] for name in _PUBLISHING if declared.get(name, ours[name]) != ours[name]}
-        settings = self
+        known: dict[str, Any] = {}
         for name, text in theirs.items():
             with suppress(UsageError, ValueError, SyntaxError, RecursionError, MemoryError):
-                settings = msgspec.structs.replace(settings, **{name: ast.literal_eval(text)})
+                # alone: what fits the train need not fit this program's other settings
+                known[name] = getattr(Settings(**{"spares": 0, name: ast.literal_eval(text)}), name)
+        if not known:
+            return self
+        settings = copy.copy(self)
+        for name, value in known.items():
+            msgspec.structs.force_setattr(settings, name, value)
         return settings
 
     @property

@@ -334,7 +334,8 @@ def test_a_server_that_vanishes_is_waited_for(own_kafka: KafkaServer, tmp_path: 
         async with kafka_flow(own_kafka) as flow, shop().connect(f"sqlite:///{tmp_path}") as c:
             async with bridging(flow.open(), c) as bridge:
                 await flow.write(numbered(100))
-                await until(lambda: bridge.passed == 100, "it runs")
+                # else it waits for its commit, and not for records
+                await until(lambda: bridge.passed == 100 and bridge.lag.records == 0, "all is committed")
                 await asyncio.to_thread(own_kafka.kill)
                 await until(lambda: "reading" in bridge.trouble, "the server is missed")
                 await asyncio.to_thread(own_kafka.start)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventwagon import Connection, Context, Event, Train, Volume, Workers
+from eventwagon import Connection, Context, Elastic, Event, Train, Volume, Wait, Workers
 from eventwagon.errors import EventTooLarge, TrainFull
 from eventwagon.event import CheckedEvents
 from eventwagon.settings import Settings
@@ -186,6 +186,9 @@ def test_settings_that_this_version_cant_read_are_left_out() -> None:
     followed = own.publishing(theirs)
     assert (followed.max_event_bytes, followed.hold, followed.publish_timeout) == (5000, 3.0, 30.0)
     assert own.publishing({}) is own.publishing(own.declared()) is own
+    for ours in (Settings(spares=3, wagons=10), Settings(limit=Wait(2.0), workers=Workers(each=Elastic(4, 8)))):
+        for wagons in (2, 3, 32):
+            assert ours.publishing({**ours.declared(), "wagons": str(wagons)}).wagons == wagons
     for text in ("many", "-5", "", "[" * 100_000, "'5'"):
         followed = own.publishing({**theirs, "max_event_bytes": text})
         assert (followed.max_event_bytes, followed.hold) == (2000, 3.0), text[:9]

@@ -160,8 +160,8 @@ class RedisSource:
             case time:
                 await self._create(f"{max(0, int(time * 1000) - 1)}-{_LAST}")
         self._joined = True
-        await self._forget()
         self._claiming = asyncio.create_task(self._keep_claims())
+        await self._forget()
 
     async def _forget(self) -> None:
         """Remove what killed bridges have left in the group."""

@@ -199,7 +199,7 @@ def test_canary_and_rule_go_together() -> None:
             assert c.manifest.wagon(after) is not None
             await c.publish_many(range(300, 310))
             await until(lambda: old.done.issuperset(range(300, 310)))
-            await asyncio.sleep(3600.0)
+            await asyncio.sleep(600.0)
             wagon = c.manifest.wagon(bad)
             assert wagon is not None
             assert wagon.state is State.DRAINING

@@ -96,7 +96,7 @@ CAUGHT = {
     "a snooze is an attempt": 27,
     "a stained worker goes on": 90,
     "a wagon for a replay takes new events": 18,
-    "a wagon goes though its archive is away": 162,
+    "a wagon goes though its archive is away": 1240,
     "a wagon is sealed while it is fed": 429,
     "a wagon with a strange channel is not served": 92,
     "a worker that ends is not replaced": 102,

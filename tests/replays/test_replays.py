@@ -19,6 +19,7 @@ from eventwagon.archives.parquet import ParquetArchive
 from eventwagon.archives.past import ArchivedEvents
 from eventwagon.connection import Connection
 from eventwagon.contracts.archive import ArchiveFile
+from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded, ReplayTorn
 from eventwagon.contracts.lifecycle import Move
 from eventwagon.contracts.manifest import moved
@@ -365,6 +366,43 @@ def test_no_feeder_adds_to_a_wagon_in_which_much_waits_already(tmp_path: Path, l
                         await asyncio.sleep(0.01)
                 published |= set(looks)
             assert len(published) == 1, published
+
+    asyncio.run(main())
+
+
+def test_a_look_that_is_never_answered_holds_no_replay_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, least in (("_AHEAD", 20), ("_BATCH", 5)):
+        monkeypatch.setattr(feeding, name, least)
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=tmp_path.as_uri(), publish_timeout=0.5)
+    hung = list[Channel]()
+
+    @train.on("t")
+    async def handle(number: int) -> None: ...
+
+    class Hangs(feeding.Feeder):
+        async def _not_too_far(self, replay: Replay, channel: Channel, count: int) -> None:
+            answers = self._broker.depth
+
+            async def depth(channels: Sequence[Channel]) -> Sequence[Depth]:
+                self._broker.depth = answers  # type: ignore[method-assign]
+                hung.append(channel)
+                await asyncio.Event().wait()
+                return []
+
+            if not hung:
+                self._broker.depth = depth  # type: ignore[method-assign]
+            await super()._not_too_far(replay, channel, count)
+
+    monkeypatch.setattr(connection_module, "Feeder", Hangs)
+
+    async def main() -> None:
+        async with train.connect("memory://") as connection, connection.running(), asyncio.timeout(30):
+            await connection.publish_many(range(100))
+            await connection.request_switch()
+            await connection.wait_drained(1)
+            replay = await connection.replays.request(PastEvents(wagon=1))
+            await connection.replays.wait(replay.number)
+        assert len(hung) == 1
 
     asyncio.run(main())
 

@@ -17,6 +17,7 @@ from ..errors import EventRefused, EventwagonError, PublishUncertain, StorageBro
 from ..event import DEAD, LEVEL, REPLAY, REPLAYED_FROM, UNDO, Channel, Event, at_level, level_of, wagon_name
 from ..policy.replays import cancelled, claimed, fed, let_go, recounted, to_feed, torn, troubled
 from .dead_letters import died, smaller
+from .in_time import in_time
 from .publish_queue import fitting
 from .runtime import Runtime, Steps
 from .tasks import to_the_end
@@ -201,7 +202,9 @@ class Feeder:
         that is written down."""
         loop, me, looks = asyncio.get_running_loop(), self._runtime.name, Backoff(*_LOOKS)
         while self._is_mine(replay):
-            (depth,) = await self._broker.depth([channel])
+            (depth,) = await in_time(
+                lambda: self._broker.depth([channel]), self._runtime.settings.publish_timeout, f"looking at {channel}"
+            )
             if depth.waiting is None or depth.waiting <= _AHEAD:
                 return
             if loop.time() - self._noted >= _NOTED_EVERY:

@@ -22,7 +22,7 @@ from eventwagon.contracts.archive import ArchiveFile
 from eventwagon.contracts.broker import Depth
 from eventwagon.contracts.facts import ReplayCancelled, ReplayEnded, ReplayTorn
 from eventwagon.contracts.lifecycle import Move
-from eventwagon.contracts.manifest import moved
+from eventwagon.contracts.manifest import moved, replay_changed
 from eventwagon.contracts.replay import NothingKeptError, PastEvents, Replay
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.errors import (
@@ -403,6 +403,40 @@ def test_a_look_that_is_never_answered_holds_no_replay_up(tmp_path: Path, monkey
             replay = await connection.replays.request(PastEvents(wagon=1))
             await connection.replays.wait(replay.number)
         assert len(hung) == 1
+
+    asyncio.run(main())
+
+
+def test_a_registry_that_forgets_what_was_fed_holds_no_replay_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Train("t", limit=Volume(10**9), observe_every=0.02, archive=tmp_path.as_uri())
+    handled = list[str]()
+    forgot = list[int]()
+
+    @train.on("t")
+    async def handle(number: int, ctx: Context) -> None:
+        handled.append(ctx.event.extensions.get(REPLAY, ""))
+
+    class Forgets(feeding.Feeder):
+        async def _store(self, replay: Replay, channel: Channel, events: Sequence[Event], count: int) -> None:
+            await super()._store(replay, channel, events, count)
+            me = self._runtime.name
+            if not forgot:
+                forgot.append(count)
+                await self._state.apply(lambda m: Edit(replay_changed(m, replay.number, fed=0, feeder=me)))
+
+    monkeypatch.setattr(connection_module, "Feeder", Forgets)
+
+    async def main() -> None:
+        async with train.connect("memory://") as connection, connection.running(), asyncio.timeout(30):
+            await connection.publish_many(range(10))
+            await connection.request_switch()
+            await connection.wait_drained(1)
+            replay = await connection.replays.request(PastEvents(wagon=1))
+            await connection.replays.wait(replay.number)
+        assert forgot == [10]
+        assert Counter(handled) == {"": 10, replay.name("t"): 10}
 
     asyncio.run(main())
 

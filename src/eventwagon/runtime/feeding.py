@@ -178,6 +178,9 @@ class Feeder:
         began, since, looked = loop.time(), 0, -_AHEAD  # what the feeder before has left there counts, too
         number, wagon, stored = self._stored
         count = max(replay.fed, stored) if (number, wagon) == (replay.number, replay.wagon) else replay.fed
+        if count == replay.count:  # it was written down, and the registry stepped back
+            await self._state.apply(lambda m: fed(m, replay.number, self._runtime.name, count))
+            return
         async for events in self._left(replay, source, count):
             left = list(events)
             while left:

@@ -117,6 +117,7 @@ def _in_turn(
         if other == position:
             break
         before = produced[other]
+        is_stored = is_stored or reader.stored[other] > 0  # of a batch that it lost, was given again, and still is at
         if before.partition == written.partition and before.fits and not is_stored:
             says = f"{position} ({written.key}) was published before {other} ({before.key}), which comes before it"
             yield Violation(invariant="bridge", says=says, key=written.key, moments=moments)

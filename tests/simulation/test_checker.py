@@ -607,5 +607,8 @@ def test_what_a_bridge_has_lost_or_had_in_hand_in_trouble_may_come_twice() -> No
     assert tale.committed("k", by="b.2").judged() == []
     again = bridged("k").done("k").add(TakenAway, "b.1", positions=("f/k",)).given("b.1", "k").stored("k", by="b.1")
     assert again.committed("k").judged() == []
+    still_at_it = bridged("k", "l").done("k").add(TakenAway, "b.1", positions=("f/k", "f/l")).given("b.1", "k", "l")
+    still_at_it.done("l").stored("k", by="b.1").stored("l", by="b.1")
+    assert still_at_it.committed("k", "l").judged(batch=2) == []
     uncertain = bridged("k").done("k").add(Faulted, "b.1", op="publish", call=1, kind="lost", amount=0.0)
     assert uncertain.stored("k", by="b.1").committed("k").judged() == []

@@ -90,4 +90,5 @@ def test_one_that_is_killed_is_finished_by_calling_it_again(place: Path, after: 
         os.kill(cut.pid, signal.SIGKILL)
         cut.wait()
     assert cli(place, "remove", "parcels", "--force").returncode == 0
-    assert directories_in(place) == {"0removed"}
+    probes = {name for name in directories_in(place) if name.startswith(".probe-")}  # they may stay for an hour
+    assert directories_in(place) - probes == {"0removed"}

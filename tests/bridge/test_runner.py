@@ -288,6 +288,33 @@ def test_a_hold_up_is_in_the_journal_with_how_long_it_was_also_in_virtual_time()
     run(main())
 
 
+def test_a_defect_of_the_registry_s_driver_ends_no_bridge(caplog: pytest.LogCaptureFixture) -> None:
+    class Away(MemorySource):
+        async def commit(self, records: Sequence[Record]) -> None:
+            if asyncio.get_running_loop().time() < away_until:
+                raise Unavailable("away")
+            await super().commit(records)
+
+    away_until = 0.0
+
+    async def main() -> None:
+        nonlocal away_until
+        async with memory_flow(Away) as flow, shop().connect("memory://") as c:
+
+            async def fails(*_: object, **__: object) -> None:
+                raise TypeError("a defect")
+
+            c.registry.append = fails  # type: ignore[method-assign]
+            away_until = asyncio.get_running_loop().time() + 5.0
+            await flow.write(numbered(3))
+            async with bridging(flow.open(), c) as bridge:
+                await until(lambda: len(flow.committed) == 3, "it goes on")
+            assert bridge.passed == 3
+
+    run(main())
+    assert "writing to the journal raised TypeError: a defect" in caplog.text
+
+
 OPENS = """
 from tests.bridge.memory import MemoryFlow
 

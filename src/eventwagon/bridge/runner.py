@@ -295,10 +295,19 @@ class Bridge:
     async def _note(self, fact: Decision) -> bool:
         """Write it to the journal, if that can be reached now."""
         train, entry = self._c.train, Entry(self._clock(), self._c.name, fact)
+        append = self._c.registry.append
+        return await self._told("writing to the journal", lambda: append(train.name, [entry], keep=train.settings.keep))
+
+    async def _told(self, step: str, call: Callable[[], Awaitable[None]]) -> bool:
+        """Whether the registry took it, in time. If it did not, nothing else fails."""
         try:
             async with asyncio.timeout(_NOTED):
-                await self._c.registry.append(train.name, [entry], keep=train.settings.keep)
-        except (EventwagonError, TimeoutError):
+                await call()
+        except BaseException as e:
+            if is_ours(e):
+                raise
+            if not isinstance(e, EventwagonError | TimeoutError):
+                self._bulkhead.report(step, e)
             return False
         return True
 
@@ -323,21 +332,14 @@ class Bridge:
             await asyncio.sleep(_LOOK)
 
     async def _check_in(self, *, leaves: bool = False) -> None:
-        """Say in the registry that this bridge is there, and what it waits for. If that fails, nothing else does."""
+        """Say in the registry that this bridge is there, and what it waits for."""
         c, trouble = self._c, self.trouble
         if not c.manifest.wagons:
             return  # a train that is not there yet, or no more: a check-in would make something of it
         because = plain(f"the bridge from {self._name} is held up: {trouble}", 500) if trouble else ""
         member = Member(name=bridge_member(c.name, self._name), roles=("bridge",), trouble=because)
-        ttl = max(c.train.settings.member_ttl, 3 * _LOOK)
-        try:
-            async with asyncio.timeout(_NOTED):
-                await c.registry.check_in(c.train.name, member, ttl=0 if leaves else ttl)
-        except BaseException as e:
-            if is_ours(e):
-                raise
-            if not isinstance(e, EventwagonError | TimeoutError):
-                self._bulkhead.report("checking in", e)
+        ttl = 0 if leaves else max(c.train.settings.member_ttl, 3 * _LOOK)
+        await self._told("checking in", lambda: c.registry.check_in(c.train.name, member, ttl=ttl))
 
     def _compare(self, age: float | None, promise: float | None) -> None:
         if age is None or promise is None or (age > promise) is self._late:

@@ -83,14 +83,12 @@ class Bridge:
         self._bulkhead = Bulkhead(f"bridge from {self._name}")
         self._seldom = Seldom()
         self._late = False
-        self._room = asyncio.Semaphore(0)
-        """Batches that may be read in advance."""
 
     async def run(self, asked: asyncio.Event) -> None:
         """Carry records until `asked` is set or the source has ended. When asked it finishes the batches that it has
         read, unless the train takes no events. Raises UsageError, TrainRemoved."""
         self._asked = asked
-        batches: asyncio.Queue[_Batch | None] = asyncio.Queue(1)
+        batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(self._look()), tasks.create_task(self._stay())]
@@ -146,9 +144,9 @@ class Bridge:
             if found[0]:
                 batch = _Batch(found[0], self.rules)
                 await batch.map()
-                await batches.put(batch)
-                await self._room.acquire()
-        await batches.put(None)
+                batches.put_nowait(batch)
+                await batches.join()  # one waits at most
+        batches.put_nowait(None)
 
     async def _insist(self, step: str, call: Callable[[], Awaitable[T]]) -> tuple[T] | None:
         """The result of a call to the source, tried until it succeeds. None: asked to end meanwhile."""
@@ -173,7 +171,7 @@ class Bridge:
     async def _carry(self, batches: asyncio.Queue[_Batch | None]) -> None:
         stopped = False
         while (batch := await batches.get()) is not None:
-            self._room.release()
+            batches.task_done()
             if stopped:  # an earlier record was given up: those after it come again too
                 continue
             stopped = not await self._pass_on(batch)

@@ -83,9 +83,9 @@ class KafkaSource:
     async def __aenter__(self) -> Self:
         self._admin = Admin(self._options)
         try:
-            if await self._admin.describe(self._topic) is None:
+            if (described := (await self._admin.described([self._topic]))[self._topic]) is None:
                 raise UsageError(f"{self.name}: there is no topic {self._topic!r}")
-            self._topic_id = await self._admin.identity(self._topic)
+            self._topic_id = described.identity
             if await self._blocking(self._has_position):
                 self._begin = "earliest"  # of partitions that were added since
             elif self._begin is None:

@@ -51,7 +51,7 @@ class Depths:
         return known, claimless, totals
 
     async def _known(self, channels: Sequence[Channel]) -> tuple[dict[Channel, ClaimedTopic], list[Channel]]:
-        """Those channels that exist; and those that exist without a claims log."""
+        """The channels that exist with a claims log, and those that exist without one."""
         topics, followed = await asyncio.gather(
             asyncio.gather(*map(self._wagons().publisher.topic, channels), return_exceptions=True),
             asyncio.gather(*map(self._wagons().of, channels), return_exceptions=True),
@@ -84,7 +84,7 @@ class Depths:
         for (topic, p), start in (await self._wagons().admin.starts(asked)).items():
             one = asked[topic, p]
             if start and (runs := one.claims.to_lose(p, start, one.wagon.log.now)):
-                with contextlib.suppress(BrokerError):  # a process that may only read leaves it to those that may write
+                with contextlib.suppress(BrokerError):  # without the right to write, leave it to others
                     await one.wagon.lose(
                         one.channel, runs, f"the records before offset {start} of {topic}, partition {p}"
                     )
@@ -102,7 +102,7 @@ class Depths:
                 depths[channel] = msgspec.structs.replace(depths[channel], oldest_at=min(found), newest_at=max(found))
 
     def _claimless(self, channel: Channel) -> str:
-        """What is wrong with a wagon that has channels and no claims log; told of its ingress."""
+        """Trouble of a wagon whose claims log was deleted: reported once, for its ingress; empty for other channels."""
         log = self._wagons().names.claims(channel)
         if not channel.wagon:
             return (
@@ -136,7 +136,8 @@ class Depths:
 
 
 def _remade(one: ClaimedTopic, ends: Mapping[Place, int | None]) -> Depth:
-    """Of a topic that the claims are not about: all that it has, with the seal's probes, counts as not settled."""
+    """The depth of a topic that replaced the one the claims are about: all its records, the seal's probes too, count as
+    not settled."""
     claims, new = one.claims, sum(ends[place] or 0 for place in one.places)
     trouble = (
         f"topic {one.topic.name} was made anew, or has lost its end: its events would pass for settled ones; "

@@ -62,7 +62,7 @@ class DeadLetterProbes:
             for one in {firsts[spot] for spot in probes}:
                 offsets = [(p, first) for topic, p, first in probes if topic == one.topic.name]
                 await one.wagon.propose(Void(one.channel.name, runs_of(offsets)))
-        except BrokerError as e:  # a process that may only read leaves it to those that may write
+        except BrokerError as e:  # without the right to write, leave it to others
             LOGGER.debug("the probes in channels of dead letters are left for later: %s", e)
         for spot, one in firsts.items():
             message = found.get(spot)

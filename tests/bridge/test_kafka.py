@@ -144,7 +144,7 @@ def test_a_crash_between_publish_and_commit_repeats_one_batch_with_the_same_ids(
 PROGRAM = """
 from eventwagon import Train
 
-orders = Train("orders", publish_batch=200)
+orders = Train("orders", publish_batch=100)  # a batch of the bridge is two of these
 
 
 @orders.on("orders")

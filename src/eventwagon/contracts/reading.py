@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import msgspec
 
@@ -97,13 +96,22 @@ def busy_rate(samples: Sequence[Sample], *, seconds: float = 30.0, least: int = 
     Only a stretch with a backlog shows what workers can do: without one they settle what arrives, not what they
     could. None until `least` events have been settled in such stretches (a cold start).
     """
+    if not samples:
+        return None
+    since = samples[-1].at - seconds
     settled, busy = 0, 0.0
-    for later, before in pairwise(reversed(samples)):
-        if before.at < samples[-1].at - seconds:
+    later = None  # the next sample, if events were waiting then
+    for sample in reversed(samples):
+        at = sample.at
+        if at < since:
             break
-        if before.waiting > 0 and later.waiting > 0 and before.at < later.at:
-            settled += later.settled - before.settled
-            busy += later.at - before.at
+        if sample.waiting > 0:
+            if later is not None and at < later.at:
+                settled += later.settled - sample.settled
+                busy += later.at - at
+            later = sample
+        else:
+            later = None
     return settled / busy if settled >= least and busy > 0 else None
 
 

@@ -124,11 +124,11 @@ def take_readings(
         w.number: _reading_of(
             w,
             depths[w.number],
-            history.of(w.number),
+            samples := history.of(w.number),
             now=now,
             age=ages[w.number],
             crowding=crowding,
-            settle_rate=shared_rate if shared else busy_rate(history.of(w.number)),
+            settle_rate=shared_rate if shared else busy_rate(samples),
         )
         for w in wagons
         if w.number in depths

@@ -128,6 +128,9 @@ class Observer:
         self._settings = runtime.settings
         self._broker = runtime.broker
         self._orchestrator = runtime.orchestrator
+        self._in_steps = runtime.orchestrator if isinstance(runtime.orchestrator, InSteps) else None
+        self._hears_late = isinstance(state.registry, Polling)
+        """What others change is seen late: their changes are polled for."""
         self._clock = runtime.clock
         self._tell = runtime.tell
         self._pulse = runtime.pulse
@@ -287,7 +290,7 @@ class Observer:
             leftovers=await self._leftovers(),
             demand=demand,
             outcomes=self._judge(base.manifest, deployments, members, steady),
-            step=self._orchestrator.step if isinstance(self._orchestrator, InSteps) else 1,
+            step=1 if self._in_steps is None else self._in_steps.step,
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
@@ -337,7 +340,7 @@ class Observer:
         """How long to wait after this look, and whether a sign of life ends that. `is_steady`: it changed and refused
         nothing; to ensure what stands changes nothing either."""
         every = self._settings.observe_every
-        if isinstance(self._state.registry, Polling):  # what others change is seen late
+        if self._hears_late:
             return every, False
         rest = pause(seen, self._name, self._pulse.quiet) if is_steady else every
         if rest > every:

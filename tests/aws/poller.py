@@ -24,6 +24,8 @@ class Instance:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
+        self.ended = False
+        """Its output has ended. That its process has is known a little later."""
 
     async def ask(self, event: dict[str, Any], seconds: float) -> dict[str, Any]:
         """What the function returned. Raises RuntimeError where it raised, or its process ended."""
@@ -32,6 +34,7 @@ class Instance:
         self.process.stdin.write(json.dumps({"event": event, "seconds": seconds}).encode() + b"\n")
         line = await self.process.stdout.readline()
         if not line:
+            self.ended = True
             raise RuntimeError("the instance has ended")
         said = json.loads(line)
         if "error" in said:
@@ -62,6 +65,7 @@ class Poller:
         self._free: defaultdict[str, list[Instance]] = defaultdict(list)
         self._calls: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
         self._polls: dict[str, asyncio.Task[None]] = {}
+        self._urls: dict[str, str] = {}
         self.instances: list[Instance] = []
         self.failed = 0
         """Messages that calls reported as failed."""
@@ -113,7 +117,7 @@ class Poller:
             answer = await instance.ask(event, self._timeout)
         except RuntimeError as e:
             answer = {"errorMessage": str(e)}
-        if instance.process.returncode is None:
+        if not instance.ended:
             self._free[version].append(instance)
         return answer
 
@@ -165,7 +169,7 @@ class Poller:
                 calls.add(call := asyncio.create_task(self._call(mapping, messages)))
                 call.add_done_callback(calls.discard)
             else:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.25)
 
     async def _mapping(self, uuid: str) -> dict[str, Any] | None:
         """As it is now: what comes into the queue of one that was deleted is not for it."""
@@ -179,7 +183,9 @@ class Poller:
 
     async def _url(self, mapping: dict[str, Any]) -> str:
         queue = mapping["EventSourceArn"].rpartition(":")[2]
-        return str((await self._clients.call("sqs", "get_queue_url", QueueName=queue))["QueueUrl"])
+        if queue not in self._urls:
+            self._urls[queue] = str((await self._clients.call("sqs", "get_queue_url", QueueName=queue))["QueueUrl"])
+        return self._urls[queue]
 
     async def _call(self, mapping: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         event = {"Records": [record_of(message, mapping["EventSourceArn"]) for message in messages]}

@@ -34,7 +34,7 @@ from tests.servers.moto import MotoServer
 from tests.support import journal
 
 PROGRAM = "tests.programs.sign_ups:train"
-PATIENCE = 240.0
+PATIENCE = 340.0
 
 
 class Workers:

@@ -91,7 +91,7 @@ class _Producer:
 def test_a_success_without_an_offset_is_none(offsets: tuple[int | None, ...], at: int | None, left: int) -> None:
     async def main() -> tuple[KafkaError | None, Message | None]:
         sender = Sender({})
-        sender.producer = producer = _Producer(*offsets)  # type: ignore[assignment]
+        sender._producer = producer = _Producer(*offsets)  # type: ignore[assignment]  # noqa: SLF001
         said = await sender.one("t", 0, b"x")
         assert len(producer.offsets) == left
         await sender.close()
@@ -106,11 +106,11 @@ def test_a_success_without_an_offset_is_none(offsets: tuple[int | None, ...], at
 def test_events_that_are_reported_so_are_not_surely_stored(kafka_server: KafkaServer) -> None:
     async def main() -> None:
         admin = Admin(Options.from_url(kafka_server.url))
-        publisher = Publisher(admin, Names(""), linger=0)
+        publisher = Publisher(admin, Names(""))
         channel = Channel("t", 1)
         await admin.create(str(channel), 1, {})
         await publisher.topic(channel)  # known before the producer is another
-        publisher.sender.producer = _Producer(0, None, 1)  # type: ignore[assignment]
+        publisher.sender._producer = _Producer(0, None, 1)  # type: ignore[assignment]  # noqa: SLF001
         with pytest.raises(PublishUncertain, match="1 of 3 events were not acknowledged: taken for a repetition"):
             await publisher.publish(channel, events(3))
         await admin.delete(str(channel))

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from secrets import token_hex
+from typing import Any
 
 import pytest
-from confluent_kafka import Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
+from eventwagon.drivers.kafka import forward
+from eventwagon.drivers.kafka.forward import Forwards
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.reader import offset_of
-from eventwagon.drivers.kafka.tail import Tail
+from eventwagon.drivers.kafka.tail import QUICK, SPARING, Tail
 from tests.kafka.support import topics
 from tests.servers.server import Server
 
@@ -21,9 +24,10 @@ from tests.servers.server import Server
 class Followed:
     """A topic of one partition, a tail that follows it, and what it has read."""
 
-    def __init__(self, topic: str, tail: Tail, producer: Producer) -> None:
+    def __init__(self, topic: str, quick: Forwards, sparing: Forwards, producer: Producer) -> None:
         self.topic = topic
-        self.tail = tail
+        self.quick, self.sparing = quick, sparing
+        self.tail = Tail(quick, sparing)
         self.got: list[bytes] = []
         self.next = 0
         """The offset after the last one."""
@@ -40,15 +44,15 @@ class Followed:
             assert offset_of(new[0]) == self.next, "none is left out"
             self.next = offset_of(new[-1]) + 1
 
-    def send(self, count: int = 1) -> None:
+    def send(self, count: int = 1, fill: int = 1) -> None:
         for _ in range(count):
-            self._producer.produce(self.topic, str(self._sent).encode(), partition=0)
+            self._producer.produce(self.topic, b"%0*d" % (fill, self._sent), partition=0)
             self._sent += 1
         self._producer.poll(0)
 
     async def all_read(self) -> None:
         await until(lambda: len(self.got) >= self._sent)
-        assert self.got == [str(n).encode() for n in range(self._sent)]
+        assert [int(value) for value in self.got] == list(range(self._sent))
 
     @property
     def is_sparing(self) -> bool:
@@ -65,18 +69,20 @@ async def until(holds: Callable[[], bool]) -> None:
 async def followed(server: Server) -> AsyncIterator[Followed]:
     bootstrap = server.url.removeprefix("kafka://").partition("?")[0]
     options = Options(bootstrap)
-    tail = Tail(partial(options.consumer, queued=4096), "test-tail")
+    config = partial(options.consumer, queued=4096)
+    quick = Forwards(config(wait=QUICK), "test-tail", prompt=True)
+    sparing = Forwards(config(wait=SPARING), "test-tail-quiet", prompt=False)
     topic = f"tail{token_hex(5)}"
     try:
         async with topics(server.url) as admin:
             await admin.create(topic, 1, {})
-            one = Followed(topic, tail, Producer({"bootstrap.servers": bootstrap, "linger.ms": 0}))
+            one = Followed(topic, quick, sparing, Producer({"bootstrap.servers": bootstrap, "linger.ms": 0}))
             one.follow()
             yield one
-            tail.leave(topic, 0)
+            one.tail.close()
             await admin.delete(topic)
     finally:
-        await tail.close()
+        await asyncio.gather(quick.close(), sparing.close())
 
 
 def test_a_quiet_partition_is_read_sparingly_and_misses_nothing(kafka_server: Server) -> None:
@@ -91,7 +97,7 @@ def test_a_quiet_partition_is_read_sparingly_and_misses_nothing(kafka_server: Se
             one.send(1000)
             await one.all_read()
             assert one.is_sparing
-            await until(lambda: not one.tail.quick.assigned)
+            await until(lambda: not one.quick._clients[0].assigned)  # noqa: SLF001
             one.tail.leave(one.topic, 0)
             one.send(5)
             one.follow()  # by the client that had none left
@@ -109,7 +115,7 @@ def test_a_client_forgets_the_topics_that_it_has_left(kafka_server: Server, busy
             others = [f"{one.topic}-{n}" for n in range(35)]
             await asyncio.gather(*(admin.create(name, 1, {}) for name in others))
             await until(lambda: one.is_sparing)
-            client, done = one.tail.sparing, asyncio.Event()
+            client, done = one.sparing._clients[0], asyncio.Event()  # noqa: SLF001
 
             async def send() -> None:
                 while busy and not done.is_set():
@@ -128,5 +134,101 @@ def test_a_client_forgets_the_topics_that_it_has_left(kafka_server: Server, busy
             assert one.is_sparing
             assert not client.left & {one.topic}
             await asyncio.gather(*(admin.delete(name) for name in others))
+
+    asyncio.run(main())
+
+
+def test_an_owner_that_fails_costs_the_others_nothing() -> None:
+    async def main() -> None:
+        clients = Forwards(Options("127.0.0.1:1").consumer(wait=QUICK, queued=4096), "test-tail", prompt=False)
+        ends, told = list[int](), list[object]()
+
+        def fail(end: int) -> None:
+            raise ValueError(end)
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about["exception"]))
+        client = clients.follow("one", 0, 0, lambda _: None, fail)
+        assert clients.follow("other", 0, 0, lambda _: None, ends.append) is client
+        client._hand_over([(at, client._sinks[at], 3) for at in (("one", 0), ("other", 0))])  # noqa: SLF001
+        await asyncio.sleep(0)
+        assert ends == [3]
+        assert [type(error) for error in told] == [ValueError]
+        await clients.close()
+
+    asyncio.run(main())
+
+
+def test_several_may_read_the_same_by_clients_that_they_share(kafka_server: Server) -> None:
+    async def main() -> None:
+        async with followed(kafka_server) as one:
+            other = Followed(one.topic, one.quick, one.sparing, one._producer)  # noqa: SLF001
+            one.send(3)
+            await one.all_read()
+            other.follow()
+            await until(lambda: one.is_sparing and other.is_sparing)
+            assert [len(clients._clients) for clients in (one.quick, one.sparing)] == [2, 2]  # noqa: SLF001
+            other.tail.leave(other.topic, 0)
+            one.send()
+            await one.all_read()
+            assert other.got == one.got[:3]
+            other.follow()
+            await until(lambda: other.got == one.got)
+            other.tail.close()
+
+    asyncio.run(main())
+
+
+def test_what_gets_busy_is_read_by_the_owner_s_own_client_again(kafka_server: Server) -> None:
+    """Others share the sparing one, and a cache that is full holds up what its client reads."""
+
+    async def main() -> None:
+        async with followed(kafka_server) as one:
+            one.send(3)
+            await until(lambda: one.is_sparing)
+            one.send(200, fill=2000)
+            await until(lambda: not one.is_sparing)
+            await one.all_read()
+            await until(lambda: one.is_sparing)
+            one.tail.hold(one.topic, 0)
+            assert not one.is_sparing
+            one.send(10)
+            one.tail.go_on(one.topic, 0)
+            await one.all_read()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", ["made", "read"])
+def test_a_client_that_fails_is_replaced_and_goes_on(
+    kafka_server: Server, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, left = list[object](), [3]
+
+    class Fails(Consumer):
+        def __init__(self, config: dict[str, object]) -> None:
+            made.append(self)
+            self.check("made")
+            super().__init__(config)
+
+        def consume(self, *args: Any, **kwargs: Any) -> list[Message]:
+            self.check("read")
+            return super().consume(*args, **kwargs)
+
+        def check(self, what: str) -> None:
+            if what == fails and left[0] and len(made) > 1:
+                left[0] -= 1
+                raise KafkaException(KafkaError(KafkaError._FAIL))  # noqa: SLF001
+
+    async def main() -> None:
+        monkeypatch.setattr(forward, "_AGAIN", 0.1)
+        monkeypatch.setattr(forward, "Consumer", Fails)
+        made.append(None)
+        async with followed(kafka_server) as one:
+            for _ in range(20):
+                one.send(10)
+                await asyncio.sleep(0.05)
+            await one.all_read()
+            assert not left[0]
+            assert len(made) < 12
 
     asyncio.run(main())

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from concurrent.futures import Future
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
 
-from eventwagon.drivers.kafka import KafkaBroker, admin, reader
+from eventwagon import Train
+from eventwagon.drivers.kafka import KafkaBroker, admin, reader, sender
 from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
+from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, new_channel, standing, take
 from tests.servers.server import Server
 from tests.support import until
@@ -22,7 +26,11 @@ from tests.support import until
 
 def clients() -> int:
     """How many of librdkafka's clients live in this process."""
-    return sum(path.read_text() == "rdk:main\n" for path in Path("/proc/self/task").glob("*/comm"))
+    count = 0
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # the thread has ended meanwhile
+            count += path.read_text() == "rdk:main\n"
+    return count
 
 
 def test_who_leaves_takes_nothing_from_the_others(kafka_server: Server) -> None:
@@ -78,6 +86,75 @@ def test_a_consumer_that_is_not_used_is_closed(kafka_server: Server, monkeypatch
                 # what is left: for topics, two producers, and a consumer that follows the claims
                 await until(lambda: clients() <= before + 4, seconds=20.0)
             await broker.delete(channel)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by name in /proc")
+def test_one_more_idle_train_needs_no_client_of_its_own(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_KEPT", 1.0)
+
+    async def main() -> None:
+        before = clients()
+        async with AsyncExitStack() as opened:
+            for _ in range(3):
+                train = Train(f"t{token_hex(5)}")
+
+                @train.on(train.name)
+                async def handle(order: dict[str, int]) -> None: ...
+
+                connection = await opened.enter_async_context(train.connect(kafka_server.url))
+                await connection.found()
+                await opened.enter_async_context(connection.running())
+                # for topics, the logs' producer, the logs' and the events' consumer, and one that reads who is alive
+                await until(lambda: clients() <= before + 6, seconds=30.0)
+
+    asyncio.run(main())
+
+
+def test_a_producer_that_rested_is_asked_for_the_topic_first(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its first message waits for half a second."""
+    monkeypatch.setattr(sender, "_KEPT", 0.2)
+    asked = list[Any]()
+    describe = Admin.describe
+
+    async def counted(self: Admin, topic: str, client: Any = None) -> Any:
+        asked.append(client)
+        return await describe(self, topic, client)
+
+    async def main() -> None:
+        channel = new_channel()
+        async with KafkaBroker.from_url(kafka_server.url) as broker:
+            await broker.create(channel)
+            await broker.publish(channel, events(1))
+            used = broker.wagons.publisher.sender
+            await until(lambda: used.rests)
+            monkeypatch.setattr(Admin, "describe", counted)
+            await broker.publish(channel, events(2))
+            assert asked == [used.producer]
+            assert len(await standing(broker, channel)) == 3
+            await broker.delete(channel)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by name in /proc")
+def test_many_logs_that_are_read_at_once_take_few_clients(kafka_server: Server) -> None:
+    async def main() -> None:
+        train, before, most = f"t{token_hex(5)}", clients(), 0
+        channels = [Channel(train, number) for number in range(1, 25)]
+        async with KafkaBroker.from_url(kafka_server.url) as creates:
+            await asyncio.gather(*(creates.create(channel) for channel in channels))
+        async with KafkaBroker.from_url(kafka_server.url) as broker:
+            depth = asyncio.create_task(broker.depth(channels))
+            while not depth.done():
+                most = max(most, clients() - before)
+                await asyncio.sleep(0.02)
+            assert len(await depth) == len(channels)
+            assert most <= 12
+            await asyncio.gather(*(broker.delete(channel) for channel in channels))
 
     asyncio.run(main())
 

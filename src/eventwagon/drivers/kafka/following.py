@@ -9,7 +9,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,7 +20,6 @@ from .cluster import Cluster
 from .errors import absent
 from .reader import Reader, offset_of
 from .sealing import how_to_end, open_transactions
-from .tail import Tail
 
 RECORD = b"r"
 """Keys of records begin with it."""
@@ -36,23 +34,27 @@ class LogGone(BrokerError):
 class LogClient:
     """What all logs of one driver share. Belongs to the event loop that made it."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.options = options = cluster.admin.options
+    def __init__(self, cluster: Cluster) -> None:
+        self.options = cluster.admin.options
         self.me = os.urandom(8)
         """Distinguishes this client's records from all others."""
         self.admin, self.sender = cluster.admin, cluster.sender
-        causes = self.admin.causes
-        self.reader = Reader(self.admin, options.consumer(wait=5, queued=4096, logger=causes))
-        self.tail = Tail(partial(options.consumer, queued=4096, logger=causes), f"eventwagon-kafka-{name}")
+        self._readers = cluster.logs_readers
+        self.tail = cluster.logs_tail()
         self._numbers = count(1)
 
     def key(self) -> bytes:
         """A key that no other record has."""
         return RECORD + self.me + next(self._numbers).to_bytes(8, "big")
 
-    async def close(self) -> None:
-        """End what is not the cluster's."""
-        await asyncio.gather(self.reader.close(), self.tail.close())
+    @property
+    def reader(self) -> Reader:
+        """A reader for one call, which is to be made at once."""
+        return self._readers.free()
+
+    def close(self) -> None:
+        """Follow no log any more."""
+        self.tail.close()
 
 
 class LogClock:

@@ -8,12 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from ...display.text import said
 from .options import LOGGER
+from .reader import offset_of
 
 Sink = Callable[[list[Message]], None]
 """Takes the next messages of one partition, in order, in the event loop."""
@@ -28,12 +31,13 @@ _LOOK, _SELDOM = 0.02, 0.1  # s between two checks for requests to the thread, w
 _KEPT = 3.0  # s for which a client without partitions stays connected
 _LEFT_MOST = 32  # topics that a client has left: it goes on asking where they are, once a second
 _STILL = 0.5  # s for which a full cache may keep the others from being read
+_AGAIN = 1.0  # s before a client or a thread that could not be had is tried again
 
 
 class Forward:
     """Reads partitions from given offsets on. Only its own thread calls the consumer's methods: that is not safe while
-    another thread waits in `poll`. While it has no partition it has no connection. Belongs to the event loop that made
-    it."""
+    another thread waits in `poll`. While it has no partition it has no connection and no thread. Belongs to the event
+    loop that made it."""
 
     def __init__(self, config: dict[str, Any], name: str, *, prompt: bool) -> None:
         """`prompt`: begin at once with a partition that is added."""
@@ -43,7 +47,7 @@ class Forward:
         self._loop = asyncio.get_running_loop()
         self._sinks: dict[tuple[str, int], tuple[Sink, End | None]] = {}
         self.assigned: dict[tuple[str, int], tuple[Sink, End | None]] = {}  # the same, as far as the thread is
-        self._starts: dict[tuple[str, int], int] = {}  # where it began to read them; the thread's own
+        self._starts: dict[tuple[str, int], int] = {}  # behind what was passed on of them; the thread's own
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
         self._closing = False
@@ -55,8 +59,11 @@ class Forward:
         """How often a client was replaced, to forget them."""
         self._signal = threading.Event()  # there is room again
         self._size = 1  # bytes of a message, recently
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._name = name
+        self._thread: threading.Thread | None = None
+        """While it has partitions, and a little longer."""
+        self._turning = threading.Lock()
+        """Held to start the thread, and by the thread to end."""
 
     def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
         """Read this partition from `offset` on."""
@@ -75,7 +82,11 @@ class Forward:
             consumer.resume([TopicPartition(topic, partition)])  # a pause outlives its assignment
 
         self._asked.append(assign)
-        self._signal.set()
+        self._wake()
+
+    def follows(self, topic: str, partition: int) -> bool:
+        """Whether it reads this partition, or is about to."""
+        return (topic, partition) in self._sinks
 
     def leave(self, topic: str, partition: int) -> None:
         """Stop reading it."""
@@ -90,11 +101,17 @@ class Forward:
 
         if self._sinks.pop((topic, partition), None) is not None:
             self._asked.append(unassign)
-            self._signal.set()
+            self._wake()
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on from `offset`. Messages that were read before may still be passed on."""
-        self._asked.append(lambda consumer: consumer.seek(TopicPartition(topic, partition, offset)))
+
+        def seek(consumer: Consumer) -> None:
+            if (topic, partition) in self.assigned:
+                self._starts[topic, partition] = offset
+                consumer.seek(TopicPartition(topic, partition, offset))
+
+        self._asked.append(seek)
 
     def hold(self, topic: str, partition: int) -> None:
         """Read no more of it for now. First nothing at all is read, since pausing a partition discards what the client
@@ -123,25 +140,44 @@ class Forward:
         self._closing = True
         self._room.release()
         self._signal.set()
-        await asyncio.to_thread(self._thread.join)
+        if (thread := self._thread) is not None:
+            await asyncio.to_thread(thread.join)
+
+    def _wake(self) -> None:
+        """Have the thread see what it is asked for; start it if it has ended."""
+        with self._turning:
+            self._signal.set()
+            if self._thread is not None or self._closing:
+                return
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as e:  # the system has none left
+                LOGGER.warning("a thread for a Kafka consumer could not be started, and is tried again: %s", e)
+                self._loop.call_later(_AGAIN, self._wake)
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
-        while not self._closing:
-            if self._asked:
+        while True:
+            try:
                 self._read_while_needed()
-            else:
-                self._signal.wait()
+            except Exception as e:  # noqa: BLE001 - it reads for several owners, who would never hear of it
+                if self._loop.is_closed():
+                    return
+                LOGGER.warning("a Kafka consumer failed, and another one is made: %s", said(e))
                 self._signal.clear()
+                self._signal.wait(_AGAIN)
+            with self._turning:
+                if self._closing or not (self._asked or self.assigned):
+                    self._thread = None
+                    return
 
     def _read_while_needed(self) -> None:
         """Until there has been no partition for a while."""
+        consumer = Consumer(self._config)
         try:
-            consumer = Consumer(self._config)
-        except KafkaException as e:  # no file descriptor, no thread
-            LOGGER.warning("a Kafka consumer could not be made, and is tried again: %s", e)
-            self._signal.wait(_KEPT)
-            return
-        try:
+            self._go_on_with(consumer)
             needed = time.monotonic()
             while not self._closing and time.monotonic() < needed + _KEPT:
                 self._turn(consumer)
@@ -149,12 +185,17 @@ class Forward:
                     needed = time.monotonic()
                 if len(self.left) > _LEFT_MOST:
                     consumer = self._renewed(consumer)
-        except RuntimeError:  # the event loop was closed meanwhile
-            if not self._loop.is_closed():
-                raise
         finally:
             self.left.clear()
-            consumer.close()
+            with contextlib.suppress(KafkaException):
+                consumer.close()
+
+    def _go_on_with(self, consumer: Consumer) -> None:
+        """Have it read what the one before has read, from there on."""
+        if self.assigned:
+            consumer.assign([TopicPartition(*at, self._starts[at]) for at in self.assigned])
+        if self._paused:
+            consumer.pause([TopicPartition(*at) for at in self._paused])
 
     def _renewed(self, old: Consumer) -> Consumer:
         """Another consumer that reads the same, and knows no other topics."""
@@ -166,14 +207,8 @@ class Forward:
         except KafkaException as e:
             LOGGER.debug("a Kafka consumer could not be replaced: %s", e)
             return old
-        read = old.position([TopicPartition(topic, partition) for topic, partition in self.assigned])
         old.close()
-        for one in read:
-            if one.offset < 0:  # nothing was read of it
-                one.offset = self._starts[one.topic, one.partition]
-        new.assign(read)
-        if self._paused:
-            new.pause([TopicPartition(topic, partition) for topic, partition in self._paused])
+        self._go_on_with(new)
         self.left.clear()
         self.renewed += 1
         return new
@@ -203,6 +238,9 @@ class Forward:
             self._room.acquire()
             if not self._closing:
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
+            for at, follower, read in groups:
+                if follower is not None:
+                    self._starts[at] = read if isinstance(read, int) else offset_of(read[-1]) + 1
 
     def _stands_still(self, consumer: Consumer) -> bool:
         """Wait a moment for room; or, if there was none for long and others could be read, pause what is full."""
@@ -220,14 +258,42 @@ class Forward:
 
     def _hand_over(self, groups: list[_Group]) -> None:
         self._room.release()
-        for at, follower, read in groups:
-            if follower is None or self._sinks.get(at) is not follower:  # left meanwhile, and perhaps followed anew
-                continue
-            sink, end = follower
-            if not isinstance(read, int):
-                sink(read)
-            elif end:
-                end(read)
+        for group in groups:  # each by itself: an owner that fails costs the others nothing
+            self._loop.call_soon(self._pass_on, *group)
+
+    def _pass_on(
+        self, at: tuple[str, int], follower: tuple[Sink, End | None] | None, read: list[Message] | int
+    ) -> None:
+        if follower is None or self._sinks.get(at) is not follower:  # left meanwhile, and perhaps followed anew
+            return
+        sink, end = follower
+        if not isinstance(read, int):
+            sink(read)
+        elif end:
+            end(read)
+
+
+class Forwards:
+    """Clients of one kind for several owners. A client reads a partition from one offset on: what several owners read
+    is read by as many clients. Belongs to the event loop that made it."""
+
+    def __init__(self, config: dict[str, Any], name: str, *, prompt: bool) -> None:
+        """As `Forward`."""
+        self._new = partial(Forward, config, name, prompt=prompt)
+        self._clients: list[Forward] = []
+
+    def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> Forward:
+        """Read this partition from `offset` on. Returns the client that does so, which is to be told to leave it."""
+        client = next((client for client in self._clients if not client.follows(topic, partition)), None)
+        if client is None:
+            client = self._new()
+            self._clients.append(client)
+        client.follow(topic, partition, offset, sink, end)
+        return client
+
+    async def close(self) -> None:
+        """End the threads and the clients."""
+        await asyncio.gather(*(client.close() for client in self._clients))
 
 
 def _place(message: Message) -> tuple[str, int]:

@@ -24,6 +24,8 @@ CLIENT_LOGGER.setLevel(logging.CRITICAL)
 
 BATCH = 1_000_000
 """Bytes of a batch of records; a topic with a lower limit needs its own producer."""
+LINGER = 0.2
+"""Milliseconds for which a producer of events gathers a batch."""
 _OURS = ("partitions", "replication", "max_message_bytes", "timeout", "topic_prefix", "group", "mode")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}")
 _PASSED = (

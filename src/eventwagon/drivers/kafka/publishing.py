@@ -15,7 +15,7 @@ from ...event import Channel, Event
 from .admin import Admin, unsuitable
 from .errors import absent, cause
 from .names import Names
-from .options import BATCH, LOGGER
+from .options import BATCH, LINGER, LOGGER
 from .sender import Sender, failure
 from .wire import encode, size
 
@@ -59,11 +59,10 @@ class Topic:
 class Publisher:
     """Publishes to any channel. `warm` makes a topic known to the producer, so that its first send is fast."""
 
-    def __init__(self, admin: Admin, names: Names, *, linger: float) -> None:
+    def __init__(self, admin: Admin, names: Names) -> None:
         self._admin = admin
         self._names = names
-        self._linger = linger
-        self.sender = Sender(admin.options.producer(linger=linger, logger=admin.causes))
+        self.sender = Sender(admin.options.producer(linger=LINGER, logger=admin.causes))
         self._smaller: dict[int, Sender] = {}  # for topics that accept only smaller batches
         self._topics: dict[str, Topic] = {}
         self._asked: dict[str, asyncio.Task[Topic | None]] = {}
@@ -73,6 +72,8 @@ class Publisher:
         name = self._names.topic(channel)
         known = self._topics.get(name)
         if known is not None:
+            if (sender := self._sender(known)).rests:
+                await self._admin.describe(name, sender.producer)
             return known
         task = self._asked.get(name)
         if task is None:
@@ -120,7 +121,7 @@ class Publisher:
         sender = self._smaller.get(topic.limit)
         if sender is None:
             options = self._admin.options.producer(
-                linger=self._linger, batch=max(1, topic.limit - _FRAME), logger=self._admin.causes
+                linger=LINGER, batch=max(1, topic.limit - _FRAME), logger=self._admin.causes
             )
             sender = self._smaller[topic.limit] = Sender(options)
         return sender

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -19,6 +20,7 @@ Spot = tuple[str, int, int]
 """Topic, partition, offset."""
 
 _ROOM = 8_000_000  # bytes of messages that are read in one call
+_READERS = 4  # that several owners share: each is a client with threads and connections of its own
 _KEPT = 5.0  # s for which a consumer that is not used stays connected
 _FAR = 2000  # if the gap between two wanted offsets is larger, seeking is cheaper than reading on
 
@@ -83,6 +85,11 @@ class Reader:
 
         found: dict[Spot, Message] = await self._read(read, spots[0][0])
         return found
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a read is in progress."""
+        return self._lock.locked()
 
     async def close(self) -> None:
         """End the reads in progress, and the consumer."""
@@ -181,6 +188,30 @@ class Reader:
                     found.append(message)
                     room -= len(message)
         return found
+
+
+class Readers:
+    """A few readers for several owners. A read waits for another one only when all of them read."""
+
+    def __init__(self, admin: Admin, config: dict[str, Any]) -> None:
+        """As `Reader`."""
+        self._new = partial(Reader, admin, config)
+        self._readers: list[Reader] = []
+        self._turns = 0
+
+    def free(self) -> Reader:
+        """One that reads nothing now, if there is one: use it at once."""
+        if (reader := next((reader for reader in self._readers if not reader.is_busy), None)) is not None:
+            return reader
+        if len(self._readers) < _READERS:
+            self._readers.append(self._new())
+            return self._readers[-1]
+        self._turns += 1
+        return self._readers[self._turns % _READERS]
+
+    async def close(self) -> None:
+        """End the reads in progress, and the consumers."""
+        await asyncio.gather(*(reader.close() for reader in self._readers))
 
 
 def offset_of(message: Message) -> int:

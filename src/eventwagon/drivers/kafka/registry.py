@@ -93,7 +93,7 @@ class KafkaRegistry:
     async def __aenter__(self) -> Self:
         """Does nothing yet: it connects with the first call."""
         cluster = await self._opened.enter_async_context(cluster_of(self._options))
-        self._client = LogClient(cluster, "manifests")
+        self._client = LogClient(cluster)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -108,7 +108,7 @@ class KafkaRegistry:
                     found.log.leave()
             self._trains.clear()
             if client is not None:
-                await client.close()
+                client.close()
 
     async def read(self, train: str) -> Snapshot:
         standing = await self._train(train)

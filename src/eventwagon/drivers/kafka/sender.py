@@ -15,6 +15,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from ...background import Background
 from .errors import cause
 from .options import LOGGER
 
@@ -24,6 +25,7 @@ Headers = Sequence[tuple[str, str | bytes]]
 REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
 """The error of a report without an error or an offset."""
 _SHORT, _LONG = 0.001, 0.02  # s between two polls for reports
+_KEPT = 60.0  # s for which a producer that is not used stays connected
 
 
 class Sender:
@@ -36,13 +38,47 @@ class Sender:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self.producer = Producer(config)
+        self._producer: Producer | None = None
+        self._used = 0.0
+        self._resting: asyncio.TimerHandle | None = None
+        self._background = Background()
         self._renewed = -1.0
         self._old: list[Producer] = []  # replaced, with reports still to come
         self._due = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _SHORT
         self._closed = False
+
+    @property
+    def producer(self) -> Producer:
+        """The producer, made when it is needed. One that nobody needs for a while is closed: its threads and its
+        connections cost more than its making."""
+        self._used = self._loop.time()
+        if self._producer is None:
+            self._producer = Producer(self._config)
+        if self._resting is None and not self._closed:
+            self._resting = self._loop.call_later(_KEPT, self._rest)
+        return self._producer
+
+    @property
+    def rests(self) -> bool:
+        """Whether the producer is yet to be made. A new one that is not asked for a topic first needs half a second to
+        begin."""
+        return self._producer is None
+
+    def _rest(self) -> None:
+        self._resting = None
+        left = self._used + _KEPT - self._loop.time()
+        if left > 0 or self._due > 0 or self._old:
+            self._resting = self._loop.call_later(max(left, 1.0), self._rest)
+        elif self._producer is not None:
+            old, self._producer = self._producer, None
+            self._background.start(self._end_of(old))
+
+    @staticmethod
+    async def _end_of(producer: Producer) -> None:
+        with contextlib.suppress(KafkaException):  # one that has failed for good reports it here, too
+            await asyncio.to_thread(producer.flush, 0.0)
 
     def begin(self, count: int = 1) -> None:
         """This many reports are due, of messages that are about to be passed to `producer.produce`."""
@@ -57,7 +93,7 @@ class Sender:
 
     def look(self) -> int:
         """Serve the reports that have arrived."""
-        served = self._serve(self.producer)
+        served = self._serve(self._producer) if self._producer is not None else 0
         for old in self._old:
             served += self._serve(old)
         self._old = [old for old in self._old if len(old)]
@@ -67,7 +103,7 @@ class Sender:
         try:
             return producer.poll(0)
         except KafkaException as e:  # the producer has failed for good; the next poll serves the reports
-            if producer is self.producer and not self._closed:
+            if producer is self._producer and not self._closed:
                 self.mind(cause(e))
             return 0
 
@@ -90,10 +126,11 @@ class Sender:
     def renew(self) -> None:
         """Replace the producer after an error from which it does not recover. Its messages get their reports first."""
         LOGGER.warning("a Kafka producer failed for good and is replaced")
-        old, self.producer = self.producer, Producer(self._config)
-        with contextlib.suppress(KafkaException):
-            old.purge()
-        self._old.append(old)
+        old, self._producer = self._producer, Producer(self._config)
+        if old is not None:
+            with contextlib.suppress(KafkaException):
+                old.purge()
+            self._old.append(old)
 
     def send(
         self,
@@ -151,16 +188,17 @@ class Sender:
         while self._due > 0 and self._loop.time() < until:  # noqa: ASYNC110 - reports come by looking for them
             await asyncio.sleep(_SHORT)
         self._closed = True
-        if self._due > 0:
+        producer, self._producer = self._producer, None
+        if producer is not None and self._due > 0:
             with contextlib.suppress(KafkaException):
-                self.producer.purge()
-            self.look()
-        if self._timer is not None:
-            self._timer.cancel()
-        producer = self.producer
-        del self.producer
-        with contextlib.suppress(KafkaException):  # one that has failed for good reports it here, too
-            await asyncio.to_thread(producer.flush, 0.0)
+                producer.purge()
+            self._serve(producer)
+        for timer in (self._timer, self._resting):
+            if timer is not None:
+                timer.cancel()
+        if producer is not None:
+            await self._end_of(producer)
+        await self._background.wait()
 
 
 def failure(error: KafkaError | None, message: Message) -> KafkaError | None:

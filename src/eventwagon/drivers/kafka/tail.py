@@ -2,7 +2,8 @@
 
 A server answers a fetch as soon as one of its partitions has something new, and otherwise after a while; a client has
 one fetch under way, and a partition that is added waits for its answer. So what is new is read by a client whose empty
-answers come after 50 ms. What is not busy goes over to another one, whose empty answers come after a second.
+answers come after 50 ms. What is not busy goes over to another one, whose empty answers come after a second, and comes
+back when it is.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from confluent_kafka import Message
 
-from .forward import End, Forward, Sink
+from .forward import End, Forward, Forwards, Sink
 from .reader import offset_of
 
-_QUICK, _SPARING = 50, 1000  # ms after which an empty answer comes
+QUICK, SPARING = 50, 1000
+"""Milliseconds after which the two clients' empty answers come."""
 _CALM = 1.0  # s in which a partition that goes over had little
 _LITTLE = 16_384  # bytes: so much, at most, may be read twice
+_MUCH = 65_536  # bytes in that time with which it goes back
 
 
 class _Followed:
@@ -36,27 +39,38 @@ class _Followed:
         """When its bytes began to be counted."""
         self.bytes = 0
         self.held = False
-        self.by: Literal["quick", "both", "sparing"] = "quick"
+        self.quick: Forward | None = None
+        """The client that reads it; None once it has gone over."""
+        self.sparing: Forward | None = None
+        """The one that it goes over to, or has gone over to."""
+
+    @property
+    def clients(self) -> list[Forward]:
+        """Those that read it."""
+        return [client for client in (self.quick, self.sparing) if client is not None]
 
 
 class Tail:
     """Reads partitions from given offsets on. While a partition goes over from one client to the other, a message may
-    come twice. Belongs to the event loop that made it."""
+    come twice. Belongs to the event loop that made it. The clients may be others', too, and are their owner's to
+    close."""
 
-    def __init__(self, config: Callable[..., dict[str, Any]], name: str) -> None:
-        """`config`: the consumer's options, for a `wait` in ms."""
+    def __init__(self, quick: Forwards, sparing: Forwards) -> None:
         self._loop = asyncio.get_running_loop()
-        self.quick = Forward(config(wait=_QUICK), name, prompt=True)
-        self.sparing = Forward(config(wait=_SPARING), f"{name}-quiet", prompt=False)
+        self._quick = quick
+        self._sparing = sparing
         self._followed: dict[tuple[str, int], _Followed] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
         """Read this partition from `offset` on."""
         self.leave(topic, partition)
+        if self._closed:
+            return
         one = _Followed(topic, partition, offset, sink, end, self._loop.time())
         self._followed[topic, partition] = one
-        self.quick.follow(topic, partition, offset, partial(self._read, one), partial(self._ended, one))
+        one.quick = self._quick.follow(topic, partition, offset, partial(self._read, one), partial(self._ended, one))
         self._look_later()
 
     def follows(self, topic: str, partition: int) -> bool:
@@ -65,51 +79,64 @@ class Tail:
 
     def is_sparing(self, topic: str, partition: int) -> bool:
         """Whether a partition that it reads has gone over."""
-        return self._followed[topic, partition].by == "sparing"
+        return self._followed[topic, partition].quick is None
 
     def leave(self, topic: str, partition: int) -> None:
         """Stop reading it. Idempotent."""
         if one := self._followed.pop((topic, partition), None):
-            for client in self._clients(one):
+            for client in one.clients:
                 client.leave(topic, partition)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on from `offset`. Messages that were read before may still be passed on."""
         if one := self._followed.get((topic, partition)):
             one.position, one.since = offset, self._loop.time()
-            for client in self._clients(one):
+            for client in one.clients:
                 client.seek(topic, partition, offset)
 
     def hold(self, topic: str, partition: int) -> None:
-        """Read no more of it for now. First nothing at all is read, since pausing a partition discards what the client
-        has fetched of it; if this lasts, it is paused and the others go on."""
+        """Read no more of it for now. First the quick client reads nothing at all, since pausing a partition discards
+        what the client has fetched of it; if this lasts, it is paused and the others go on."""
         if one := self._followed.get((topic, partition)):
             one.held = True
-            for client in self._clients(one):
-                client.hold(topic, partition)
+            self._go_back(one).hold(topic, partition)
 
     def go_on(self, topic: str, partition: int) -> None:
         """Read it again."""
         if one := self._followed.get((topic, partition)):
             one.held, one.since = False, self._loop.time()
-            for client in self._clients(one):
+            for client in one.clients:
                 client.go_on(topic, partition)
 
-    async def close(self) -> None:
-        """End the threads and the clients."""
+    def close(self) -> None:
+        """Leave all partitions, and follow none any more. Idempotent."""
+        self._closed = True
+        for topic, partition in list(self._followed):
+            self.leave(topic, partition)
         if self._timer is not None:
             self._timer.cancel()
-        await asyncio.gather(self.quick.close(), self.sparing.close())
-
-    def _clients(self, one: _Followed) -> list[Forward]:
-        """Those that read it."""
-        return [self.quick] * (one.by != "sparing") + [self.sparing] * (one.by != "quick")
 
     def _read(self, one: _Followed, messages: list[Message]) -> None:
         one.position = max(one.position, offset_of(messages[-1]) + 1)
-        if one.by == "quick":
-            one.bytes += sum(map(len, messages))
+        now = self._loop.time()
+        if one.quick is None and now > one.since + _CALM:
+            one.bytes, one.since = 0, now
+        one.bytes += sum(map(len, messages))
+        if one.quick is None and one.bytes > _MUCH:
+            self._go_back(one)
         one.sink(messages)
+
+    def _go_back(self, one: _Followed) -> Forward:
+        """Have it read by the quick client alone: others share the sparing one, and would wait for it."""
+        sparing, one.sparing = one.sparing, None
+        if sparing is not None:
+            sparing.leave(one.topic, one.partition)
+        if one.quick is None:
+            read, ended = partial(self._read, one), partial(self._ended, one)
+            one.quick = self._quick.follow(one.topic, one.partition, one.position, read, ended)
+            one.bytes, one.since = 0, self._loop.time()
+            self._look_later()
+        return one.quick
 
     def _ended(self, one: _Followed, end: int) -> None:
         one.position = max(one.position, end)
@@ -125,19 +152,18 @@ class Tail:
         self._timer = None
         now = self._loop.time()
         for one in self._followed.values():
-            if one.by != "quick" or one.since > now - _CALM:
+            if one.sparing is not None or one.since > now - _CALM:
                 continue
             if one.bytes <= _LITTLE and not one.held:
-                one.by = "both"
                 read, ended = partial(self._over, one, self._read), partial(self._over, one, self._ended)
-                self.sparing.follow(one.topic, one.partition, one.position, read, ended)
+                one.sparing = self._sparing.follow(one.topic, one.partition, one.position, read, ended)
             one.bytes, one.since = 0, now
-        if any(one.by == "quick" for one in self._followed.values()):
+        if any(one.sparing is None for one in self._followed.values()):
             self._look_later()
 
     def _over(self, one: _Followed, then: Callable[[_Followed, Any], None], read: Any) -> None:
         """The sparing client has had its first answer for it, or a further one."""
-        if one.by == "both":
-            one.by = "sparing"
-            self.quick.leave(one.topic, one.partition)
+        if one.quick is not None:
+            one.quick.leave(one.topic, one.partition)
+            one.quick = None
         then(one, read)

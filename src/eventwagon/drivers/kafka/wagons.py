@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from ...background import Background
 from ...display.text import count
@@ -24,19 +23,15 @@ from .progress import Progress
 from .proposals import Void
 from .publishing import Publisher
 from .reader import Reader
-from .tail import Tail
 from .totals import ClaimedTopic, Totals, is_guarded, totals_of
 from .wagon import KafkaWagon
 
 _LOOK = 1.0  # s between two checks whether what is followed still exists
 _BEAT = 0.5  # s between two checks whether the others should hear from this process
-_QUEUED = 2048  # kilobytes of events that a client fetches ahead
-_FETCH = 524_288  # bytes of events that are fetched at once
-_SPARING = 65_536  # the same where little is asked for: single events, others' partitions
+_SPARING = 65_536  # bytes that are fetched at once where little is asked for: single events, others' partitions
 _DESCRIBE = 5  # of these checks, those that also ask whether topics were made anew or have more partitions
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
-_LINGER = 0.2  # ms for which the producer gathers a batch
 
 
 class Wagons:
@@ -45,9 +40,9 @@ class Wagons:
     def __init__(self, cluster: Cluster, cache: int) -> None:
         options = cluster.admin.options
         self.names = Names(options.topic_prefix)
-        self.client = LogClient(cluster, "claims")
+        self.client = LogClient(cluster)
         self.admin = self.client.admin
-        self.publisher = Publisher(self.admin, self.names, linger=_LINGER)
+        self.publisher = Publisher(self.admin, self.names)
         causes = self.admin.causes
         self.reader = Reader(self.admin, options.consumer(wait=5, queued=8192, logger=causes))
         self.few = asyncio.Semaphore(8)
@@ -56,8 +51,8 @@ class Wagons:
         self.ages = EventTimes(self.admin)
         self.sparing = Reader(self.admin, options.consumer(wait=5, queued=128, fetch=_SPARING, logger=causes))
         """For single records."""
-        few = partial(options.consumer, queued=_QUEUED, fetch=_FETCH, logger=causes)
-        self._tail = Tail(few, "eventwagon-kafka-events")
+        self._quick = cluster.quick_events()
+        self._tail = cluster.events_tail(self._quick)
         self._cache = cache
         self._told_partitions: set[str] = set()
         self._added = AddedPartitions(self.publisher, self.live)
@@ -84,11 +79,12 @@ class Wagons:
         for wagon in self.live():
             wagon.end()
         self._wagons.clear()
+        self._tail.close()
         readers = (self.reader, self.sparing)
         await asyncio.gather(
-            self.publisher.close(), self.ages.close(), self._tail.close(), *(reader.close() for reader in readers)
+            self.publisher.close(), self.ages.close(), self._quick.close(), *(reader.close() for reader in readers)
         )
-        await self.client.close()
+        self.client.close()
 
     async def of(self, channel: Channel) -> KafkaWagon:
         """The channel's wagon, attached. Raises ChannelGone, Unavailable."""

@@ -109,7 +109,7 @@ def test_events_that_are_reported_so_are_not_surely_stored(kafka_server: KafkaSe
         publisher = Publisher(admin, Names(""))
         channel = Channel("t", 1)
         await admin.create(str(channel), 1, {})
-        await publisher.topic(channel)  # known before the producer is another
+        await publisher.warm(channel)  # known before the producer is another
         publisher.sender._producer = _Producer(0, None, 1)  # type: ignore[assignment]  # noqa: SLF001
         with pytest.raises(PublishUncertain, match="1 of 3 events were not acknowledged: taken for a repetition"):
             await publisher.publish(channel, events(3))

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 
 from eventwagon.drivers.kafka import forward
-from eventwagon.drivers.kafka.forward import Forwards
+from eventwagon.drivers.kafka.forward import ForwardPool
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.reader import offset_of
 from eventwagon.drivers.kafka.tail import QUICK, SPARING, Tail
@@ -24,7 +24,7 @@ from tests.servers.server import Server
 class Followed:
     """A topic of one partition, a tail that follows it, and what it has read."""
 
-    def __init__(self, topic: str, quick: Forwards, sparing: Forwards, producer: Producer) -> None:
+    def __init__(self, topic: str, quick: ForwardPool, sparing: ForwardPool, producer: Producer) -> None:
         self.topic = topic
         self.quick, self.sparing = quick, sparing
         self.tail = Tail(quick, sparing)
@@ -70,8 +70,8 @@ async def followed(server: Server) -> AsyncIterator[Followed]:
     bootstrap = server.url.removeprefix("kafka://").partition("?")[0]
     options = Options(bootstrap)
     config = partial(options.consumer, queued=4096)
-    quick = Forwards(config(wait=QUICK), "test-tail", prompt=True)
-    sparing = Forwards(config(wait=SPARING), "test-tail-quiet", prompt=False)
+    quick = ForwardPool(config(wait=QUICK), "test-tail", prompt=True)
+    sparing = ForwardPool(config(wait=SPARING), "test-tail-quiet", prompt=False)
     topic = f"tail{token_hex(5)}"
     try:
         async with topics(server.url) as admin:
@@ -94,7 +94,7 @@ def test_a_quiet_partition_is_read_sparingly_and_misses_nothing(kafka_server: Se
                 one.send()  # also while it goes over
                 await asyncio.sleep(0.02)
             await one.all_read()
-            one.send(1000)
+            one.send(200)
             await one.all_read()
             assert one.is_sparing
             await until(lambda: not one.quick._clients[0].assigned)  # noqa: SLF001
@@ -140,7 +140,7 @@ def test_a_client_forgets_the_topics_that_it_has_left(kafka_server: Server, busy
 
 def test_an_owner_that_fails_costs_the_others_nothing() -> None:
     async def main() -> None:
-        clients = Forwards(Options("127.0.0.1:1").consumer(wait=QUICK, queued=4096), "test-tail", prompt=False)
+        clients = ForwardPool(Options("127.0.0.1:1").consumer(wait=QUICK, queued=4096), "test-tail", prompt=False)
         ends, told = list[int](), list[object]()
 
         def fail(end: int) -> None:

@@ -108,6 +108,9 @@ def test_one_more_idle_train_needs_no_client_of_its_own(kafka_server: Server, mo
                 await opened.enter_async_context(connection.running())
                 # for topics, the logs' producer, the logs' and the events' consumer, and one that reads who is alive
                 await until(lambda: clients() <= before + 6, seconds=30.0)
+            for _ in range(30):
+                await asyncio.sleep(0.1)
+                assert clients() <= before + 6
 
     asyncio.run(main())
 
@@ -130,8 +133,10 @@ def test_a_producer_that_rested_is_asked_for_the_topic_first(
             await broker.create(channel)
             await broker.publish(channel, events(1))
             used = broker.wagons.publisher.sender
-            await until(lambda: used.rests)
+            await until(lambda: used.at_rest)
             monkeypatch.setattr(Admin, "describe", counted)
+            await broker.depth([channel])
+            assert used.at_rest, "who only looks needs none"
             await broker.publish(channel, events(2))
             assert asked == [used.producer]
             assert len(await standing(broker, channel)) == 3

@@ -1,7 +1,7 @@
 """What the drivers of an event loop share that name the same cluster with the same options.
 
-A client of Kafka has four threads and more, and trains are many: so only what a busy train must not take from the
-others is each train's own.
+A client of Kafka has four threads and more, and trains are many. A train has a client of its own only where it could
+hold up the others.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import msgspec
 
 from ...sharing import Shared
 from .admin import Admin
-from .forward import Forwards
+from .forward import ForwardPool
 from .options import Options
-from .reader import Readers
+from .reader import ReaderPool
 from .sender import Sender
 from .tail import QUICK, SPARING, Tail
 
@@ -35,17 +35,17 @@ class Cluster:
         self.sender = Sender(options.producer(linger=0, logger=causes))
         """For records of logs."""
         logs = partial(options.consumer, queued=4096, logger=causes)
-        self._quick_logs = Forwards(logs(wait=QUICK), "eventwagon-kafka-logs", prompt=True)
-        self._sparing_logs = Forwards(logs(wait=SPARING), "eventwagon-kafka-logs-quiet", prompt=False)
-        self.logs_readers = Readers(self.admin, logs(wait=5))
+        self._quick_logs = ForwardPool(logs(wait=QUICK), "eventwagon-kafka-logs", prompt=True)
+        self._sparing_logs = ForwardPool(logs(wait=SPARING), "eventwagon-kafka-logs-quiet", prompt=False)
+        self.logs_reader = ReaderPool(self.admin, logs(wait=5))
         self._events = partial(options.consumer, queued=_QUEUED, fetch=_FETCH, logger=causes)
-        self._sparing_events = Forwards(self._events(wait=SPARING), "eventwagon-kafka-events-quiet", prompt=False)
+        self._sparing_events = ForwardPool(self._events(wait=SPARING), "eventwagon-kafka-events-quiet", prompt=False)
 
-    def quick_events(self) -> Forwards:
+    def quick_events(self) -> ForwardPool:
         """New clients for events, whose owner closes them."""
-        return Forwards(self._events(wait=QUICK), "eventwagon-kafka-events", prompt=True)
+        return ForwardPool(self._events(wait=QUICK), "eventwagon-kafka-events", prompt=True)
 
-    def events_tail(self, quick: Forwards) -> Tail:
+    def events_tail(self, quick: ForwardPool) -> Tail:
         """A new tail for events, by these clients at first."""
         return Tail(quick, self._sparing_events)
 
@@ -55,7 +55,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Finish sending, for up to 1 s; then end all of them."""
-        readers = self._quick_logs, self._sparing_logs, self._sparing_events, self.logs_readers
+        readers = self._quick_logs, self._sparing_logs, self._sparing_events, self.logs_reader
         await asyncio.gather(self.sender.close(), *(clients.close() for clients in readers))
         await self.admin.close()
 

@@ -18,7 +18,7 @@ from ...errors import BrokerError, Unavailable
 from .admin import Admin
 from .cluster import Cluster
 from .errors import absent
-from .reader import Reader, offset_of
+from .reader import offset_of
 from .sealing import how_to_end, open_transactions
 
 RECORD = b"r"
@@ -39,18 +39,13 @@ class LogClient:
         self.me = os.urandom(8)
         """Distinguishes this client's records from all others."""
         self.admin, self.sender = cluster.admin, cluster.sender
-        self._readers = cluster.logs_readers
+        self.reader = cluster.logs_reader
         self.tail = cluster.logs_tail()
         self._numbers = count(1)
 
     def key(self) -> bytes:
         """A key that no other record has."""
         return RECORD + self.me + next(self._numbers).to_bytes(8, "big")
-
-    @property
-    def reader(self) -> Reader:
-        """A reader for one call, which is to be made at once."""
-        return self._readers.free()
 
     def close(self) -> None:
         """Follow no log any more."""

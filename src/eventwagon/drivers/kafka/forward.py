@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import threading
 import time
 from collections import deque
@@ -31,6 +33,8 @@ _LOOK, _SELDOM = 0.02, 0.1  # s between two checks for requests to the thread, w
 _KEPT = 3.0  # s for which a client without partitions stays connected
 _LEFT_MOST = 32  # topics that a client has left: it goes on asking where they are, once a second
 _STILL = 0.5  # s for which a full cache may keep the others from being read
+_PATIENCE = 2.0  # s for which a new topic is asked for
+_TOLD_AGAIN = 60.0  # s between two warnings that clients fail
 _AGAIN = 1.0  # s before a client or a thread that could not be had is tried again
 
 
@@ -50,7 +54,7 @@ class Forward:
         self._starts: dict[tuple[str, int], int] = {}  # behind what was passed on of them; the thread's own
         self._asked: deque[Callable[[Consumer], None]] = deque()
         self._room = threading.Semaphore(2)  # batches on their way to the loop
-        self._closing = False
+        self._closing = threading.Event()
         self._full: dict[tuple[str, int], float] = {}  # these are not to be read, since then; the thread's own
         self._paused: set[tuple[str, int]] = set()
         self.left: set[str] = set()
@@ -62,8 +66,12 @@ class Forward:
         self._name = name
         self._thread: threading.Thread | None = None
         """While it has partitions, and a little longer."""
-        self._turning = threading.Lock()
+        self._starting = threading.Lock()
         """Held to start the thread, and by the thread to end."""
+        self._asks = 0
+        """Questions to the cluster so far; the thread's own."""
+        self._told = -math.inf
+        """When the log had it last that a client failed."""
 
     def follow(self, topic: str, partition: int, offset: int, sink: Sink, end: End | None = None) -> None:
         """Read this partition from `offset` on."""
@@ -73,8 +81,9 @@ class Forward:
             # without it the consumer learns of a new topic only at its next regular check; but it waits for the answer
             # to the fetch under way
             if self._prompt and not any(topic == known for known, _ in self.assigned):
+                self._asks += 1
                 with contextlib.suppress(KafkaException):
-                    consumer.list_topics(topic, timeout=2.0)
+                    consumer.list_topics(topic, timeout=_PATIENCE)
             self.assigned[topic, partition], self._starts[topic, partition] = follower, offset
             consumer.incremental_assign([TopicPartition(topic, partition, offset)])
             self._full.pop((topic, partition), None)
@@ -137,7 +146,7 @@ class Forward:
 
     async def close(self) -> None:
         """End the thread and the consumer."""
-        self._closing = True
+        self._closing.set()
         self._room.release()
         self._signal.set()
         if (thread := self._thread) is not None:
@@ -145,9 +154,9 @@ class Forward:
 
     def _wake(self) -> None:
         """Have the thread see what it is asked for; start it if it has ended."""
-        with self._turning:
+        with self._starting:
             self._signal.set()
-            if self._thread is not None or self._closing:
+            if self._thread is not None or self._closing.is_set():
                 return
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
@@ -165,13 +174,19 @@ class Forward:
             except Exception as e:  # noqa: BLE001 - it reads for several owners, who would never hear of it
                 if self._loop.is_closed():
                     return
-                LOGGER.warning("a Kafka consumer failed, and another one is made: %s", said(e))
-                self._signal.clear()
-                self._signal.wait(_AGAIN)
-            with self._turning:
-                if self._closing or not (self._asked or self.assigned):
+                self._tell(e)
+                self._closing.wait(_AGAIN)
+            with self._starting:
+                if self._closing.is_set() or not (self._asked or self.assigned):
                     self._thread = None
                     return
+
+    def _tell(self, error: Exception) -> None:
+        """A client failed. Perhaps each one does."""
+        seldom, self._told = time.monotonic() < self._told + _TOLD_AGAIN, time.monotonic()
+        is_ours = not isinstance(error, KafkaException)
+        level = logging.DEBUG if seldom else logging.WARNING
+        LOGGER.log(level, "a Kafka consumer failed, and another one is made: %s", said(error), exc_info=is_ours)
 
     def _read_while_needed(self) -> None:
         """Until there has been no partition for a while."""
@@ -179,7 +194,7 @@ class Forward:
         try:
             self._go_on_with(consumer)
             needed = time.monotonic()
-            while not self._closing and time.monotonic() < needed + _KEPT:
+            while not self._closing.is_set() and time.monotonic() < needed + _KEPT:
                 self._turn(consumer)
                 if self.assigned or self._asked:
                     needed = time.monotonic()
@@ -214,14 +229,15 @@ class Forward:
         return new
 
     def _turn(self, consumer: Consumer) -> None:
-        while self._asked:
+        asks = self._asks
+        while self._asked and self._asks == asks and not self._closing.is_set():  # a question may take long
             try:
                 self._asked.popleft()(consumer)
             except KafkaException as e:  # the partition is gone meanwhile, or not there yet
                 LOGGER.debug("a Kafka consumer could not change what it reads: %s", e)
         if self._full and self._stands_still(consumer):
             return
-        first = consumer.poll(self._look)
+        first = consumer.poll(0 if self._asked else self._look)
         if first is None:
             return
         size = max(self._size, len(first) if first.error() is None else 0)
@@ -236,7 +252,7 @@ class Forward:
                 groups += [(at, follower, end) for message in some if (end := _end(message)) is not None]
         if groups:
             self._room.acquire()
-            if not self._closing:
+            if not self._closing.is_set():
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
             for at, follower, read in groups:
                 if follower is not None:
@@ -273,7 +289,7 @@ class Forward:
             end(read)
 
 
-class Forwards:
+class ForwardPool:
     """Clients of one kind for several owners. A client reads a partition from one offset on: what several owners read
     is read by as many clients. Belongs to the event loop that made it."""
 

@@ -62,18 +62,17 @@ class Publisher:
     def __init__(self, admin: Admin, names: Names) -> None:
         self._admin = admin
         self._names = names
-        self.sender = Sender(admin.options.producer(linger=LINGER, logger=admin.causes))
+        self.sender = Sender(admin.options.producer(linger=LINGER, logger=admin.causes), rests=True)
         self._smaller: dict[int, Sender] = {}  # for topics that accept only smaller batches
         self._topics: dict[str, Topic] = {}
         self._asked: dict[str, asyncio.Task[Topic | None]] = {}
 
     async def topic(self, channel: Channel) -> Topic:
-        """The channel's topic, known to the producer. Raises ChannelGone, Unavailable, StorageBroken."""
+        """The channel's topic, known to a producer that is not at rest. Raises ChannelGone, Unavailable,
+        StorageBroken."""
         name = self._names.topic(channel)
         known = self._topics.get(name)
         if known is not None:
-            if (sender := self._sender(known)).rests:
-                await self._admin.describe(name, sender.producer)
             return known
         task = self._asked.get(name)
         if task is None:
@@ -101,6 +100,8 @@ class Publisher:
     def forget_topic(self, name: str) -> None:
         """The same, by the topic's name."""
         self._topics.pop(name, None)
+        for sender in (self.sender, *self._smaller.values()):
+            sender.known.discard(name)
 
     def sealed(self, channel: Channel) -> None:
         """The channel was sealed."""
@@ -123,26 +124,35 @@ class Publisher:
             options = self._admin.options.producer(
                 linger=LINGER, batch=max(1, topic.limit - _FRAME), logger=self._admin.causes
             )
-            sender = self._smaller[topic.limit] = Sender(options)
+            sender = self._smaller[topic.limit] = Sender(options, rests=True)
         return sender
+
+    async def _introduce(self, topic: Topic, sender: Sender) -> None:
+        """Have the producer know the topic. Raises Unavailable, StorageBroken."""
+        # on some brokers what is new may not be known yet: then the producer asks on by itself
+        if await self._admin.describe(topic.name, sender.producer) is not None:
+            sender.known.add(topic.name)
 
     async def _look(self, channel: Channel, name: str) -> Topic | None:
         described, found = await asyncio.gather(self._admin.described([name]), self._admin.configuration(name))
         if (known := described[name]) is None:  # a producer that was asked for it would ask the server for it for ever
             return None
-        await self._admin.describe(name, self.sender.producer)
         limit = int((found or {}).get(LIMIT, self._admin.options.max_message_bytes))
         topic = Topic(channel, name, known.partitions, limit, known.identity)
         self._judge(topic, found or {})
         if topic.partitions:
             self._topics[name] = topic
+        if not (sender := self._sender(topic)).at_rest:
+            await self._introduce(topic, sender)
         return topic
 
     async def grow(self, old: Topic, partitions: int) -> bool:
         """Use the partitions that were added to a known topic, if the producer's broker knows of them, too. Raises
         Unavailable, StorageBroken."""
         name = old.name
-        for sender in filter(None, (self.sender, self._smaller.get(old.limit))):
+        for sender in (self.sender, self._smaller.get(old.limit)):
+            if sender is None or sender.at_rest:
+                continue
             found = await self._admin.describe(name, sender.producer)  # it refuses partitions that it does not know
             if found is None or len(found.partitions) < partitions:
                 return False
@@ -168,7 +178,9 @@ class Publisher:
 
     async def warm(self, channel: Channel) -> None:
         """As `Broker.warm`."""
-        self._sender(await self.topic(channel))
+        topic = await self.topic(channel)
+        if topic.name not in (sender := self._sender(topic)).known:
+            await self._introduce(topic, sender)
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         """As `Broker.publish`."""
@@ -191,6 +203,8 @@ class Publisher:
                     "send a reference to the data"
                 )
         sender = self._sender(topic)
+        if topic.name not in sender.known:
+            await self._introduce(topic, sender)
         sending = _Sending(sender, len(events), structured=structured)
         await sending.send(topic, events)
         if sending.errors:

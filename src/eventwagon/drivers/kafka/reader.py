@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -85,11 +86,6 @@ class Reader:
 
         found: dict[Spot, Message] = await self._read(read, spots[0][0])
         return found
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a read is in progress."""
-        return self._lock.locked()
 
     async def close(self) -> None:
         """End the reads in progress, and the consumer."""
@@ -190,27 +186,46 @@ class Reader:
         return found
 
 
-class Readers:
-    """A few readers for several owners. A read waits for another one only when all of them read."""
+class ReaderPool:
+    """A few readers for several owners. A read waits for others only while all readers read."""
 
     def __init__(self, admin: Admin, config: dict[str, Any]) -> None:
         """As `Reader`."""
         self._new = partial(Reader, admin, config)
         self._readers: list[Reader] = []
-        self._turns = 0
+        self._free: list[Reader] = []
+        self._turn = asyncio.Semaphore(_READERS)
+        self._where = admin.options.servers
+        self._closed = False
 
-    def free(self) -> Reader:
-        """One that reads nothing now, if there is one: use it at once."""
-        if (reader := next((reader for reader in self._readers if not reader.is_busy), None)) is not None:
-            return reader
-        if len(self._readers) < _READERS:
-            self._readers.append(self._new())
-            return self._readers[-1]
-        self._turns += 1
-        return self._readers[self._turns % _READERS]
+    async def range(self, topic: str, partition: int, start: int, stop: int, most: int = 5000) -> list[Message]:
+        """As `Reader.range`."""
+        async with self._one() as reader:
+            return await reader.range(topic, partition, start, stop, most)
+
+    async def these(self, topic: str, partition: int, offsets: Sequence[int]) -> list[Message]:
+        """As `Reader.these`."""
+        async with self._one() as reader:
+            return await reader.these(topic, partition, offsets)
+
+    @asynccontextmanager
+    async def _one(self) -> AsyncIterator[Reader]:
+        """A reader that reads nothing now. Raises Unavailable after `close`."""
+        async with self._turn:
+            if self._closed:
+                raise Unavailable(f"Kafka at {self._where}: the connection is closed")
+            if not self._free:
+                self._free.append(self._new())
+                self._readers.append(self._free[-1])
+            reader = self._free.pop()
+            try:
+                yield reader
+            finally:
+                self._free.append(reader)
 
     async def close(self) -> None:
         """End the reads in progress, and the consumers."""
+        self._closed = True
         await asyncio.gather(*(reader.close() for reader in self._readers))
 
 

@@ -25,7 +25,7 @@ Headers = Sequence[tuple[str, str | bytes]]
 REPEATED = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER, "taken for a repetition, and perhaps not stored")
 """The error of a report without an error or an offset."""
 _SHORT, _LONG = 0.001, 0.02  # s between two polls for reports
-_KEPT = 60.0  # s for which a producer that is not used stays connected
+_KEPT = 300.0  # s for which a producer that is not used stays connected
 
 
 class Sender:
@@ -35,8 +35,13 @@ class Sender:
     once for each message, and compete with a busy event loop.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], *, rests: bool = False) -> None:
+        """`rests`: close a producer that nobody uses for some minutes. A new one needs half a second to begin; asked
+        for a topic first, mostly some 40 ms."""
         self._config = config
+        self._rests = rests
+        self.known: set[str] = set()
+        """Topics that the producer was asked for."""
         self._loop = asyncio.get_running_loop()
         self._producer: Producer | None = None
         self._used = 0.0
@@ -51,19 +56,19 @@ class Sender:
 
     @property
     def producer(self) -> Producer:
-        """The producer, made when it is needed. One that nobody needs for a while is closed: its threads and its
-        connections cost more than its making."""
+        """The producer, made when it is needed. Raises KafkaException after `close`."""
         self._used = self._loop.time()
         if self._producer is None:
+            if self._closed:
+                raise KafkaException(KafkaError(KafkaError._DESTROY, "the connection is closed"))
             self._producer = Producer(self._config)
-        if self._resting is None and not self._closed:
+        if self._rests and self._resting is None:
             self._resting = self._loop.call_later(_KEPT, self._rest)
         return self._producer
 
     @property
-    def rests(self) -> bool:
-        """Whether the producer is yet to be made. A new one that is not asked for a topic first needs half a second to
-        begin."""
+    def at_rest(self) -> bool:
+        """Whether the producer is yet to be made."""
         return self._producer is None
 
     def _rest(self) -> None:
@@ -73,12 +78,9 @@ class Sender:
             self._resting = self._loop.call_later(max(left, 1.0), self._rest)
         elif self._producer is not None:
             old, self._producer = self._producer, None
-            self._background.start(self._end_of(old))
-
-    @staticmethod
-    async def _end_of(producer: Producer) -> None:
-        with contextlib.suppress(KafkaException):  # one that has failed for good reports it here, too
-            await asyncio.to_thread(producer.flush, 0.0)
+            self.known.clear()
+            self._background.start(_end([old]))
+            del old
 
     def begin(self, count: int = 1) -> None:
         """This many reports are due, of messages that are about to be passed to `producer.produce`."""
@@ -125,8 +127,11 @@ class Sender:
 
     def renew(self) -> None:
         """Replace the producer after an error from which it does not recover. Its messages get their reports first."""
+        if self._closed:
+            return
         LOGGER.warning("a Kafka producer failed for good and is replaced")
         old, self._producer = self._producer, Producer(self._config)
+        self.known.clear()
         if old is not None:
             with contextlib.suppress(KafkaException):
                 old.purge()
@@ -197,8 +202,21 @@ class Sender:
             if timer is not None:
                 timer.cancel()
         if producer is not None:
-            await self._end_of(producer)
+            held = [producer]
+            del producer
+            await _end(held)
         await self._background.wait()
+
+
+async def _end(held: list[Producer]) -> None:
+    """End the only producer in `held`, whose last reference that is: ending waits for what its threads do."""
+
+    def end() -> None:
+        with contextlib.suppress(KafkaException):  # one that has failed for good reports it here, too
+            held[0].flush(0.0)
+        held.clear()
+
+    await asyncio.to_thread(end)
 
 
 def failure(error: KafkaError | None, message: Message) -> KafkaError | None:

@@ -15,12 +15,13 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from .forward import End, Forward, Forwards, Sink
+from .forward import End, Forward, ForwardPool, Sink
 from .reader import offset_of
 
 QUICK, SPARING = 50, 1000
 """Milliseconds after which the two clients' empty answers come."""
 _CALM = 1.0  # s in which a partition that goes over had little
+_AROUND = 200  # bytes of a record besides its value, roughly: key and headers
 _LITTLE = 16_384  # bytes: so much, at most, may be read twice
 _MUCH = 65_536  # bytes in that time with which it goes back
 
@@ -40,7 +41,7 @@ class _Followed:
         self.bytes = 0
         self.held = False
         self.quick: Forward | None = None
-        """The client that reads it; None once it has gone over."""
+        """The quick client, while that reads it."""
         self.sparing: Forward | None = None
         """The one that it goes over to, or has gone over to."""
 
@@ -55,7 +56,7 @@ class Tail:
     come twice. Belongs to the event loop that made it. The clients may be others', too, and are their owner's to
     close."""
 
-    def __init__(self, quick: Forwards, sparing: Forwards) -> None:
+    def __init__(self, quick: ForwardPool, sparing: ForwardPool) -> None:
         self._loop = asyncio.get_running_loop()
         self._quick = quick
         self._sparing = sparing
@@ -121,7 +122,7 @@ class Tail:
         now = self._loop.time()
         if one.quick is None and now > one.since + _CALM:
             one.bytes, one.since = 0, now
-        one.bytes += sum(map(len, messages))
+        one.bytes += sum(map(len, messages)) + _AROUND * len(messages)
         if one.quick is None and one.bytes > _MUCH:
             self._go_back(one)
         one.sink(messages)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
+import threading
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ from secrets import token_hex
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
 
 from eventwagon import Train
@@ -160,6 +163,36 @@ def test_many_logs_that_are_read_at_once_take_few_clients(kafka_server: Server) 
             assert len(await depth) == len(channels)
             assert most <= 12
             await asyncio.gather(*(broker.delete(channel) for channel in channels))
+
+    asyncio.run(main())
+
+
+def test_a_read_that_fails_after_its_caller_has_gone_is_nobody_s() -> None:
+    async def main() -> None:
+        told = list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about))
+        asked = Admin(Options("127.0.0.1:1"))
+        begun, goes_on = threading.Event(), threading.Event()
+
+        def fail(_: object) -> None:
+            begun.set()
+            goes_on.wait(5.0)
+            raise KafkaException(KafkaError(KafkaError._FAIL))  # noqa: SLF001
+
+        some = reader.Reader(asked, asked.options.consumer(wait=5, queued=128))
+        read = asyncio.create_task(some._read(fail, "t"))  # noqa: SLF001
+        await asyncio.to_thread(begun.wait, 5.0)
+        read.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await read
+        await some.close()
+        await asked.close()
+        del read
+        gc.collect()
+        await asyncio.sleep(0)
+        assert told == []
 
     asyncio.run(main())
 

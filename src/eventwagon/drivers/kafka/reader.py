@@ -111,6 +111,8 @@ class Reader:
                 found = await asyncio.shield(job)
             except asyncio.CancelledError:
                 await asyncio.wait([job])  # one thread at a time uses the consumer
+                if not job.cancelled():
+                    job.exception()  # nobody waits for it
                 raise
             except KafkaException as e:
                 error = cause(e)

@@ -35,6 +35,9 @@ PAGES = [
 ]
 
 
+pytestmark = pytest.mark.timeout(400)  # the first one builds the site
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's
         pass
@@ -44,7 +47,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 def site() -> Iterator[str]:
     """Its address, freshly built."""
     command = [sys.executable, "scripts/make_site.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(ROOT / "site"))) as server:
         thread = threading.Thread(target=server.serve_forever)

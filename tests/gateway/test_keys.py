@@ -1,4 +1,4 @@
-"""The file of keys, and the rate of a key."""
+"""The file of keys."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eventwagon.errors import UsageError
-from eventwagon.gateway.keys import Bucket, hashed, load_keys, new_key
+from eventwagon.gateway.keys import hashed, load_keys, new_key
 
 
 def test_a_new_key_is_found_by_its_hash_only(tmp_path: Path) -> None:
@@ -72,16 +70,3 @@ def test_no_file(tmp_path: Path) -> None:
 def test_bad_names(name: str) -> None:
     with pytest.raises(UsageError, match="its name is"):
         new_key(name, ["orders"])
-
-
-@given(st.floats(0.1, 100), st.lists(st.tuples(st.floats(0, 3), st.integers(1, 20)), min_size=1))
-def test_a_bucket_lets_the_rate_through_and_a_second_s_worth_more(rate: float, asked: list[tuple[float, int]]) -> None:
-    bucket, now, passed, largest = Bucket(rate, 0.0), 0.0, 0, 0
-    for pause, events in asked:
-        now += pause
-        wait = bucket.take(events, now)
-        if wait:
-            assert bucket.take(events, now + wait + 1e-6) == 0.0
-            now += wait + 1e-6
-        passed, largest = passed + events, max(largest, events)
-        assert passed <= max(1.0, rate) + rate * now + largest + 1e-6

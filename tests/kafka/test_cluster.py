@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from secrets import token_hex
+from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from eventwagon.contracts.registry import Member
@@ -14,11 +16,11 @@ from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel
-from tests.kafka.support import Publishing, events, new_channel, patiently, send, standing, take
+from tests.kafka.support import Publishing, events, new_channel, patiently, send, standing, take, topics
 from tests.servers.kafka import KafkaCluster, KafkaServer
 
 
-def leader(cluster: KafkaCluster, channel: Channel, partition: int = 0) -> KafkaServer:
+def leader(cluster: KafkaCluster, channel: Channel | str, partition: int = 0) -> KafkaServer:
     """The node that leads this partition."""
     running = next(n for n in cluster.nodes if n.running)
     admin = AdminClient({"bootstrap.servers": running.bootstrap, "log_level": 0})
@@ -55,6 +57,46 @@ def test_every_partitions_leader_has_refused(kafka_cluster: KafkaCluster) -> Non
             await broker.seal(channel)
             assert await standing(other, channel) == stood
             await broker.delete(channel)
+
+    asyncio.run(main())
+
+
+def test_a_frozen_leader_holds_up_calls_about_its_own_partitions(
+    kafka_cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those about others share one call with them until it was late once."""
+    asked = list[set[str]]()
+    list_offsets = AdminClient.list_offsets
+
+    def recorded(self: AdminClient, wanted: dict[TopicPartition, Any], **options: Any) -> Any:
+        asked.append({at.topic for at in wanted})
+        return list_offsets(self, wanted, **options)
+
+    monkeypatch.setattr(AdminClient, "list_offsets", recorded)
+
+    async def main() -> None:
+        names = [f"t{token_hex(5)}" for _ in range(3)]
+        async with topics(kafka_cluster.url) as admin:
+            for name in names:
+                await admin.create(name, 1, {})
+            leaders = {name: leader(kafka_cluster, name) for name in names}
+            slow = names[0]
+            quick = next(name for name in names if leaders[name] is not leaders[slow])
+            both = (slow, 0), (quick, 0)
+            assert await admin.ends(both) == dict.fromkeys(both, 0)
+            leaders[slow].pause()
+            held_up = list[asyncio.Task[Any]]()
+            while len(held_up) < 4 and not any(
+                one.done() for one in held_up
+            ):  # on a slow machine another one leads then
+                held_up.append(asyncio.create_task(admin.ends(both[:1])))
+                assert await admin.ends(both[1:]) == {both[1]: 0}
+            leaders[slow].resume()
+            for one in held_up:
+                assert await one == {both[0]: 0}
+            assert asked.count({slow, quick}) == 2  # before it was frozen, and the first one after that
+            for name in names:
+                await admin.delete(name)
 
     asyncio.run(main())
 

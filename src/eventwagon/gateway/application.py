@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ..bucket import Bucket
 from ..connection import Connection
 from ..errors import (
     EventRefused,
@@ -27,7 +28,7 @@ from ..hosts import checked_hosts, names_ours
 from ..runtime.bulkhead import Bulkhead, Seldom
 from .describing import description
 from .intake import answer_to, events_of
-from .keys import Bucket, Key, hashed
+from .keys import Key, hashed
 from .refusal import Refused
 from .remote import Receiving, RemoteHandlers
 from .working import VERBS, answer, check_json, encoded, items_of, receive, receive_of

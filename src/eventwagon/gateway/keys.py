@@ -89,23 +89,3 @@ def _key(where: str, name: str, table: Any) -> tuple[str, Key]:
     if not isinstance(work, bool):
         raise UsageError(f"{where}: work must be true or false")
     return digest, Key(name, frozenset(each if each == ANY else check_train_name(each) for each in trains), rate, work)
-
-
-class Bucket:
-    """A token bucket: `rate` events a second, and up to a second's worth (at least one event) at a time."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._most = max(1.0, rate)
-        self._left = self._most
-        self._at = now
-
-    def take(self, events: int, now: float) -> float:
-        """Take tokens for that many events. Returns 0, or the seconds to wait if there are too few; then none is taken.
-        A batch that is larger than the bucket passes when it is full, and delays those after it."""
-        self._left = min(self._most, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left >= min(events, self._most):
-            self._left -= events
-            return 0.0
-        return (min(events, self._most) - self._left) / self._rate

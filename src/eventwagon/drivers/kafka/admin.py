@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
@@ -28,10 +30,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     TopicMetadata,
 )
 
+from ...background import Background
 from ...backoff import Backoff
 from ...errors import BrokerError, StorageBroken
 from .causes import Causes
 from .errors import AWAY, MOVING, absent, cause, translate
+from .merged import Merged
 from .options import Options
 
 R = TypeVar("R")
@@ -39,6 +43,9 @@ R = TypeVar("R")
 _GRACE = 1.0  # s after which an overdue call counts as never answered
 _AT_ONCE = 2  # topics: the cluster creates one after the other, and more calls would only wait there, up to their time
 _TRY = 1.5  # s to wait for a leader before another may have taken over
+_LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
+_LOOKS = 5.0  # calls a second about all trains, by those who look whether their topics are still there
+_CALLS = 25.0  # the same by those in whose figures something else waits
 Place = tuple[str, int]
 """Topic and partition."""
 
@@ -108,6 +115,14 @@ class Described(NamedTuple):
         return cls(len(description.partitions), "" if set(identity) == {"A"} else identity)
 
 
+class _Kind(Enum):
+    """Which offset of a partition is asked for: how, and whether records of open transactions count."""
+
+    LATEST = OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
+    STABLE = OffsetSpec.latest(), IsolationLevel.READ_COMMITTED  # type: ignore[no-untyped-call]
+    EARLIEST = OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
+
+
 class Admin:
     """One cluster's topics. Calls raise Unavailable and StorageBroken, which name the missing right."""
 
@@ -119,9 +134,23 @@ class Admin:
         self.threads = ThreadPoolExecutor(32, thread_name_prefix="eventwagon-kafka")
         """For blocking calls."""
         self._creating = asyncio.Semaphore(_AT_ONCE)
+        self._calls = Background()
+        self._descriptions: Merged[str, Described | KafkaError | None] = Merged(
+            self._describe_all, self._calls, rate=_LOOKS
+        )
+        self._offsets = {kind: self._merged(kind) for kind in _Kind}
+        self._late_offsets = {kind: self._merged(kind) for kind in _Kind}
+        """For partitions whose leader did not answer last time: the others do not wait for it again."""
+        self._late = dict[Place, float]()
+        """Those, and until when (the loop's time)."""
+
+    def _merged(self, kind: _Kind) -> Merged[Place, Any]:
+        return Merged(partial(self._list, kind), self._calls, rate=_LOOKS if kind is _Kind.STABLE else _CALLS)
 
     async def close(self) -> None:
         """End its threads."""
+        self._calls.cancel()
+        await self._calls.wait()
         await asyncio.to_thread(self.threads.shutdown, True, cancel_futures=True)
         del self._client
 
@@ -170,32 +199,33 @@ class Admin:
     async def described(self, topics: Iterable[str]) -> dict[str, Described | None]:
         """Each of these topics, None if there is no such topic; one call for all. Without those of which the server
         tells nothing; raises if it tells nothing of all."""
-        names = list(topics)
-        if not names:
-            return {}
+        answers = await self._descriptions.of(topics)
+        found = {topic: one for topic, one in answers.items() if not isinstance(one, KafkaError)}
+        failed = [(topic, one) for topic, one in answers.items() if isinstance(one, KafkaError)]
+        if failed and not found:
+            topic, error = failed[0]
+            raise self.trouble(error, "DESCRIBE", f"topic {topic}")
+        return found
+
+    async def _describe_all(self, topics: set[str]) -> dict[str, Described | KafkaError | None]:
+        """Each of these topics, None if there is no such topic, or why the server tells nothing of it."""
         futures = dict[str, Future[Any]]()
+        first = min(topics)
 
         def ask(seconds: float) -> Future[Any]:
-            futures.update(self._client.describe_topics(TopicCollection(names), request_timeout=seconds))
-            return futures[names[0]]
+            futures.update(self._client.describe_topics(TopicCollection(list(topics)), request_timeout=seconds))
+            return futures[first]
 
         try:
             error, _ = await self._insist(ask)
         except KafkaException as e:
-            raise self.trouble(cause(e), "DESCRIBE", "topics") from None
+            return dict.fromkeys(topics, cause(e))
         if error is not None and error.code() == KafkaError._TIMED_OUT:  # then none of them has an answer
-            raise self.trouble(error, "DESCRIBE", f"topic {names[0]}")
-        found, failed = dict[str, Described | None](), KafkaError(KafkaError._FAIL)
+            return dict.fromkeys(topics, error)
+        found = dict[str, Described | KafkaError | None]()
         for topic, future in futures.items():
             error = await self._done(future, renew=False)
-            if error is None:
-                found[topic] = Described.of(future.result())
-            elif absent(error):
-                found[topic] = None
-            else:
-                failed = error
-        if not found:
-            raise self.trouble(failed, "DESCRIBE", f"topic {names[0]}")
+            found[topic] = Described.of(future.result()) if error is None else None if absent(error) else error
         return found
 
     async def identity(self, topic: str) -> str:
@@ -290,30 +320,42 @@ class Admin:
     async def ends(self, places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
         """The offset after the last record of each partition, None if there is no such topic; one call for all.
         `stable`: before the first record of an open transaction."""
-        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
-        found = await self._offsets(places, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
+        found = await self._places(_Kind.STABLE if stable else _Kind.LATEST, places)
         return {place: None if one is None else one.offset for place, one in found.items()}
 
     async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
         """The leader epoch of each partition, which grows whenever another broker takes over; None if there is no such
         topic."""
-        found = await self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        found = await self._places(_Kind.LATEST, places)
         return {place: None if one is None else one.leader_epoch for place, one in found.items()}
 
     async def starts(self, places: Iterable[Place]) -> dict[Place, int | None]:
         """The offset of the first record that still exists in each partition; None if there is no such topic."""
-        found = await self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        found = await self._places(_Kind.EARLIEST, places)
         return {place: None if one is None else one.offset for place, one in found.items()}
 
-    async def _offsets(
-        self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED
-    ) -> dict[Place, Any]:
+    async def _places(self, kind: _Kind, places: Iterable[Place]) -> dict[Place, Any]:
+        """What the client says of each partition's offset, None if there is no such topic. A partition without a leader
+        is asked for again, until the time is over."""
         found: dict[Place, Any] = {}
         left = set(places)
         loop = asyncio.get_running_loop()
         deadline, backoff = loop.time() + self.options.timeout, Backoff(0.005, 0.25)
         while left:
-            moving = await self._ask(left, spec, level, found)
+            late = {place for place in left if self._late.get(place, 0.0) > loop.time()}
+            asked = (self._offsets[kind], left - late), (self._late_offsets[kind], late)
+            answers = await asyncio.gather(*(calls.of(some) for calls, some in asked if some))
+            moving = None
+            for place, answer in (item for some in answers for item in some.items()):
+                error = answer if isinstance(answer, KafkaError) else None
+                if error is None:
+                    found[place] = answer
+                elif absent(error) and await self.describe(place[0]) is None:
+                    found[place] = None
+                elif absent(error) or error.code() in MOVING or error.code() == KafkaError._TIMED_OUT:
+                    moving = error  # an absent topic that exists: the client's own view, after a lost connection
+                else:
+                    raise self.trouble(error, "DESCRIBE", f"topic {place[0]}")
             left -= found.keys()
             if moving is None:
                 break
@@ -324,35 +366,34 @@ class Admin:
                 await self.describe(topic)
         return found
 
-    async def _ask(
-        self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel, found: dict[Place, Any]
-    ) -> KafkaError | None:
-        """Fill in what is known. Returns an error of those partitions that have no leader now."""
-        asked = {TopicPartition(topic, partition): spec for topic, partition in places}
-        moving = None
+    async def _list(self, kind: _Kind, places: set[Place]) -> dict[Place, Any]:
+        """What the client says of each partition's offset, or why it says nothing."""
+        spec, level = kind.value
         try:
             futures = self._client.list_offsets(
-                asked, isolation_level=level, request_timeout=min(_TRY, self.options.timeout)
+                {TopicPartition(topic, partition): spec for topic, partition in places},
+                isolation_level=level,
+                request_timeout=min(_TRY, self.options.timeout),
             )
         except KafkaException as e:
-            raise self.trouble(cause(e), "DESCRIBE", "topics") from None
+            return dict.fromkeys(places, cause(e))
+        found = dict[Place, Any]()
         for at, future in futures.items():
-            error = await self._done(future, renew=False)
+            place, error = (at.topic, at.partition), await self._done(future, renew=False)
             if error is None and future.result().offset >= 0:
-                found[at.topic, at.partition] = future.result()
-            elif error is None:  # seen right after the leader was killed: no offset, and no error
-                moving = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
-            elif absent(error):
-                # may be the client's own view, after a lost connection: ask the cluster
-                if await self.describe(at.topic) is None:
-                    found[at.topic, at.partition] = None
-                else:
-                    moving = error
-            elif error.code() in MOVING or error.code() == KafkaError._TIMED_OUT:
-                moving = error
-            else:
-                raise self.trouble(error, "DESCRIBE", f"topic {at.topic}")
-        return moving
+                found[place] = future.result()
+            else:  # no offset, and no error: the leader was just killed, or does not answer
+                found[place] = error or KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+        self._note_late(found)
+        return found
+
+    def _note_late(self, answers: Mapping[Place, Any]) -> None:
+        """Remember the partitions without an answer."""
+        now = asyncio.get_running_loop().time()
+        late = {place for place, one in answers.items() if isinstance(one, KafkaError) and not absent(one)}
+        if late or self._late:
+            stay = {place: until for place, until in self._late.items() if place not in answers and until > now}
+            self._late = stay | dict.fromkeys(late, now + _LATE)
 
     async def commit(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Commit these offsets for a group that has no members."""
@@ -400,8 +441,10 @@ class Admin:
         controller that was killed."""
         asked = self._client
         try:
-            async with asyncio.timeout(self.options.timeout + _GRACE):
-                await asyncio.wrap_future(future)
+            if not future.done():  # of a call about many things, all are done at once
+                async with asyncio.timeout(self.options.timeout + _GRACE):
+                    await asyncio.wrap_future(future)
+            future.result()
         except KafkaException as e:
             error = cause(e)
         except TimeoutError:

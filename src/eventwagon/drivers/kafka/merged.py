@@ -1,0 +1,48 @@
+"""Calls that several callers share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from ...background import Background
+from ...bucket import Bucket
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Merged(Generic[K, V]):
+    """Asks for the values of keys. Few callers wait for nobody; where many ask, those who ask meanwhile share one call,
+    so that 40 trains cost hardly more than one. Belongs to the event loop that made it."""
+
+    def __init__(
+        self, call: Callable[[set[K]], Awaitable[Mapping[K, V]]], background: Background, *, rate: float
+    ) -> None:
+        """`call` returns the value of each key. Up to `rate` calls begin a second; the next one waits for its turn, and
+        takes along who asks meanwhile. `background` owns the calls that are under way."""
+        self._call = call
+        self._background = background
+        self._turns = Bucket(rate, asyncio.get_running_loop().time())
+        self._asked = set[K]()
+        self._next: asyncio.Task[Mapping[K, V]] | None = None
+        """The call that has not begun, for those in `_asked`."""
+
+    async def of(self, keys: Iterable[K]) -> dict[K, V]:
+        """The value of each of these keys, by a call that begins after this one. Raises what the call raises."""
+        wanted = set(keys)
+        if not wanted:
+            return {}
+        self._asked |= wanted
+        if self._next is None:
+            self._next = self._background.start(self._in_turn())
+        found = await asyncio.shield(self._next)  # others wait for it, too
+        return {key: found[key] for key in wanted}
+
+    async def _in_turn(self) -> Mapping[K, V]:
+        loop = asyncio.get_running_loop()
+        while wait := self._turns.take(1, loop.time()):  # noqa: ASYNC110 - nobody tells when it is time
+            await asyncio.sleep(wait)
+        asked, self._asked, self._next = self._asked, set[K](), None
+        return await self._call(asked)

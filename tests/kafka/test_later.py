@@ -283,6 +283,9 @@ def test_a_topic_that_loses_events_is_refused(kafka_server: Server) -> None:
     async def main() -> None:
         async with KafkaBroker.from_url(kafka_server.url) as broker, topics(kafka_server.url) as admin:
             await admin.create(f"{train}.0later", 1, {"retention.ms": "1000"})
+            async with asyncio.timeout(20):
+                while await admin.configuration(f"{train}.0later") is None:  # not known there yet
+                    await asyncio.sleep(0.05)
             with pytest.raises(StorageBroken, match=r"cleanup.policy=delete .*set .*cleanup.policy=compact"):
                 await broker.timetable.add(train, [event("one", 5.0)])
             await broker.timetable.clear(train)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 import threading
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
 
 from eventwagon import Train
-from eventwagon.drivers.kafka import KafkaBroker, admin, reader, sender
+from eventwagon.drivers.kafka import KafkaBroker, admin, forward, reader, sender
 from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
@@ -164,6 +167,21 @@ def test_many_logs_that_are_read_at_once_take_few_clients(kafka_server: Server) 
             assert most <= 12
             await asyncio.gather(*(broker.delete(channel) for channel in channels))
 
+    asyncio.run(main())
+
+
+def test_a_client_that_fails_for_hours_is_warned_of_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        clock = count(0.0, 7.0)
+        monkeypatch.setattr(forward, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        failing = forward.Forward({}, "reads", prompt=True)
+        for _ in range(100):
+            failing._tell(KafkaException(KafkaError(KafkaError._FAIL)))  # noqa: SLF001
+        assert 700 / 63 <= len(caplog.records) <= 700 / 63 + 1
+
+    caplog.set_level(logging.WARNING, "eventwagon")
     asyncio.run(main())
 
 

@@ -1,4 +1,4 @@
-"""What the drivers of an event loop share that name the same cluster with the same options.
+"""What drivers share if they name the same cluster, with the same options, in one event loop.
 
 A client of Kafka has four threads and more, and trains are many. A train has a client of its own only where it could
 hold up the others.

@@ -51,7 +51,7 @@ class Depths:
         return known, claimless, totals
 
     async def _known(self, channels: Sequence[Channel]) -> tuple[dict[Channel, ClaimedTopic], list[Channel]]:
-        """The channels that exist with a claims log, and those that exist without one."""
+        """The channels that have a claims log, and those that have none."""
         topics, followed = await asyncio.gather(
             asyncio.gather(*map(self._wagons().publisher.topic, channels), return_exceptions=True),
             asyncio.gather(*map(self._wagons().of, channels), return_exceptions=True),

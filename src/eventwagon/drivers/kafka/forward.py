@@ -183,9 +183,10 @@ class Forward:
 
     def _tell(self, error: Exception) -> None:
         """A client failed. Perhaps each one does."""
-        seldom, self._told = time.monotonic() < self._told + _TOLD_AGAIN, time.monotonic()
+        now, level = time.monotonic(), logging.DEBUG
+        if now >= self._told + _TOLD_AGAIN:
+            self._told, level = now, logging.WARNING
         is_ours = not isinstance(error, KafkaException)
-        level = logging.DEBUG if seldom else logging.WARNING
         LOGGER.log(level, "a Kafka consumer failed, and another one is made: %s", said(error), exc_info=is_ours)
 
     def _read_while_needed(self) -> None:

@@ -128,7 +128,9 @@ class Publisher:
         return sender
 
     async def _introduce(self, topic: Topic, sender: Sender) -> None:
-        """Have the producer know the topic. Raises Unavailable, StorageBroken."""
+        """Have the producer know the topic, if it does not yet. Raises Unavailable, StorageBroken."""
+        if topic.name in sender.known:
+            return
         # on some brokers what is new may not be known yet: then the producer asks on by itself
         if await self._admin.describe(topic.name, sender.producer) is not None:
             sender.known.add(topic.name)
@@ -179,8 +181,7 @@ class Publisher:
     async def warm(self, channel: Channel) -> None:
         """As `Broker.warm`."""
         topic = await self.topic(channel)
-        if topic.name not in (sender := self._sender(topic)).known:
-            await self._introduce(topic, sender)
+        await self._introduce(topic, self._sender(topic))
 
     async def publish(self, channel: Channel, events: Sequence[Event]) -> None:
         """As `Broker.publish`."""
@@ -203,8 +204,7 @@ class Publisher:
                     "send a reference to the data"
                 )
         sender = self._sender(topic)
-        if topic.name not in sender.known:
-            await self._introduce(topic, sender)
+        await self._introduce(topic, sender)
         sending = _Sending(sender, len(events), structured=structured)
         await sending.send(topic, events)
         if sending.errors:

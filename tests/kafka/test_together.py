@@ -20,12 +20,12 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
 
 from eventwagon import Train
-from eventwagon.drivers.kafka import KafkaBroker, admin, forward, reader, sender
+from eventwagon.drivers.kafka import KafkaBroker, admin, forward, reader, sender, wagons
 from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.event import Channel
-from tests.kafka.support import LONG, events, new_channel, standing, take
+from tests.kafka.support import LONG, events, holding, new_channel, standing, take
 from tests.servers.server import Server
 from tests.support import until
 
@@ -168,6 +168,33 @@ def test_many_logs_that_are_read_at_once_take_few_clients(kafka_server: Server) 
             await asyncio.gather(*(broker.delete(channel) for channel in channels))
 
     asyncio.run(main())
+
+
+def test_a_defect_in_one_look_ends_none_of_the_later_ones(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = list[bool]()
+    look = wagons.Wagons._look  # noqa: SLF001
+
+    async def breaks_twice(self: wagons.Wagons, *, describe: bool = False) -> None:
+        looks.append(describe)
+        if len(looks) <= 2:
+            raise ValueError("a defect")
+        await look(self, describe=describe)
+
+    monkeypatch.setattr(wagons.Wagons, "_look", breaks_twice)
+    monkeypatch.setattr(wagons, "_LOOK", 0.05)
+
+    async def main() -> None:
+        async with holding(kafka_server.url) as (broker, channel), asyncio.timeout(30):
+            await broker.depth([channel])
+            while len(looks) < 4:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    told = [record for record in caplog.records if record.exc_info]
+    assert len(told) == 1
+    assert "failed unexpectedly" in told[0].getMessage()
 
 
 def test_a_client_that_fails_for_hours_is_warned_of_once_a_minute(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ...background import Background
 from ...display.text import count
@@ -31,6 +32,7 @@ _BEAT = 0.5  # s between two checks whether the others should hear from this pro
 _SPARING = 65_536  # bytes that are fetched at once where little is asked for: single events, others' partitions
 _DESCRIBE = 5  # of these checks, those that also ask whether topics were made anew or have more partitions
 _LOOK_CLOSER = 60  # a check of the configuration for this many of them
+_TOLD_AGAIN = 60.0  # s between two reports of defects
 _SURE = 2  # checks that find nothing before a topic counts as gone: one broker may not know yet what is new
 
 
@@ -63,9 +65,11 @@ class Wagons:
         self._last_claims: dict[tuple[str, int], WagonClaims] = {}
         self._lost_logs: dict[tuple[str, int], str] = {}
         """The identity of each claims log that this process has followed, and that is gone while its wagon is not."""
+        self._turn = 0
+        """Looks whether the topics still exist, so far."""
         self._background = Background()
-        self._background.start(self._watch())
-        self._background.start(self._beat())
+        self._background.start(self._each(_LOOK, self._watch))
+        self._background.start(self._each(_BEAT, self._beat))
         if options.group:
             self._background.start(Progress(self.admin, options.group, self.live).run())
 
@@ -212,20 +216,27 @@ class Wagons:
             raise ChannelGone(f"topic {wagon.log.topic} was deleted and made anew")
         return wagon
 
-    async def _beat(self) -> None:
+    async def _each(self, seconds: float, turn: Callable[[], Awaitable[None]]) -> None:
+        """Take a turn every so many seconds. A defect in one ends none of the others."""
+        told = -math.inf
         while True:
-            await asyncio.sleep(_BEAT)
-            for wagon in self.live():
-                wagon.beat()
+            await asyncio.sleep(seconds)
+            try:
+                await turn()
+            except Exception:  # noqa: BLE001 - it is logged
+                if (now := asyncio.get_running_loop().time()) >= told + _TOLD_AGAIN:
+                    told = now
+                    LOGGER.exception("a look at Kafka's topics failed unexpectedly; the next is in %g s", seconds)
+
+    async def _beat(self) -> None:
+        for wagon in self.live():
+            wagon.beat()
 
     async def _watch(self) -> None:
-        turn = 0
-        while True:
-            await asyncio.sleep(_LOOK)
-            turn += 1
-            await self._look(describe=turn % _DESCRIBE == 0)
-            if turn % _LOOK_CLOSER == 0:
-                await self._look_closer()
+        self._turn += 1
+        await self._look(describe=self._turn % _DESCRIBE == 0)
+        if self._turn % _LOOK_CLOSER == 0:
+            await self._look_closer()
 
     async def _look_closer(self) -> None:
         """Check whether the topics in use still keep their records: somebody may have changed their configuration."""

@@ -370,6 +370,17 @@ def test_no_feeder_adds_to_a_wagon_in_which_much_waits_already(tmp_path: Path, l
     asyncio.run(main())
 
 
+async def replayed(train: Train, published: Sequence[int]) -> Replay:
+    """The replay of wagon 1, which got these, after its end."""
+    async with train.connect("memory://") as connection, connection.running(), asyncio.timeout(30):
+        await connection.publish_many(published)
+        await connection.request_switch()
+        await connection.wait_drained(1)
+        replay = await connection.replays.request(PastEvents(wagon=1))
+        await connection.replays.wait(replay.number)
+        return replay
+
+
 def test_a_look_that_is_never_answered_holds_no_replay_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, least in (("_AHEAD", 20), ("_BATCH", 5)):
         monkeypatch.setattr(feeding, name, least)
@@ -396,12 +407,7 @@ def test_a_look_that_is_never_answered_holds_no_replay_up(tmp_path: Path, monkey
     monkeypatch.setattr(connection_module, "Feeder", Hangs)
 
     async def main() -> None:
-        async with train.connect("memory://") as connection, connection.running(), asyncio.timeout(30):
-            await connection.publish_many(range(100))
-            await connection.request_switch()
-            await connection.wait_drained(1)
-            replay = await connection.replays.request(PastEvents(wagon=1))
-            await connection.replays.wait(replay.number)
+        await replayed(train, range(100))
         assert len(hung) == 1
 
     asyncio.run(main())
@@ -429,12 +435,7 @@ def test_a_registry_that_forgets_what_was_fed_holds_no_replay_up(
     monkeypatch.setattr(connection_module, "Feeder", Forgets)
 
     async def main() -> None:
-        async with train.connect("memory://") as connection, connection.running(), asyncio.timeout(30):
-            await connection.publish_many(range(10))
-            await connection.request_switch()
-            await connection.wait_drained(1)
-            replay = await connection.replays.request(PastEvents(wagon=1))
-            await connection.replays.wait(replay.number)
+        replay = await replayed(train, range(10))
         assert forgot == [10]
         assert Counter(handled) == {"": 10, replay.name("t"): 10}
 

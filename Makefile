@@ -15,7 +15,7 @@ WORKERS ?= --numprocesses=$(PROCESSES) --dist=worksteal
 ON_SERVERS := kubernetes aws kafka pulsar redis bridge examples dashboard prometheus site servers
 EXAMPLE ?= signups logins mailing iot orders
 CHAOS_ON := redis kafka pulsar
-# how many of them, and the simulation, run at a time in `make test`: they wait more than they work
+# how many of them, and what needs none, run at a time in `make test`: they wait more than they work
 AT_ONCE ?= $(if $(filter output-sync,$(.FEATURES)),2,1)
 # Containers often set it. Without bytecode a process of ours takes twice the CPU time to start, and tests start thousands.
 export PYTHONDONTWRITEBYTECODE :=
@@ -27,6 +27,7 @@ export PYTHONDONTWRITEBYTECODE :=
 get = @$(BIN)/python scripts/servers.py install $(1) || test "$$CI" != true
 run = @test ! -d tests/$(1) || $(BIN)/pytest $(call cache,$(1)) $(WORKERS) tests/$(1) $(ARGS) \
 	|| $(call again,$(call cache,$(1)) tests/$(1))
+at_once = --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target)
 # what failed is noted for each folder by itself, since others may run beside it
 cache = -o cache_dir=.pytest_cache/$(1)
 # A machine of CI may stand still for seconds: what failed there has one more try, one test after another, which the log
@@ -68,9 +69,9 @@ site-serve: $(STAMP) ## Build them, and serve them to this machine on port 8000 
 links: $(STAMP) ## Ask the other hosts that the documents link to (not part of `make test`)
 	@$(BIN)/python scripts/make_site.py --links
 
-test: check unit test-wheel servers ## Everything that must pass (AT_ONCE=1: the targets that need servers one after the other)
-	@$(MAKE) --no-print-directory $(if $(filter-out 1,$(AT_ONCE)),-j$(AT_ONCE) --output-sync=target) \
-		simulate $(ON_SERVERS:%=test-%)
+test: $(STAMP) ## Everything that must pass (AT_ONCE=1: one target after the other)
+	@$(MAKE) $(at_once) check
+	@$(MAKE) $(at_once) unit servers $(ON_SERVERS:%=test-%) test-wheel simulate
 	@$(MAKE) --no-print-directory test-alone
 
 check: lint types layers manifests templates ## Format, lint, types, layers, what is deployed with
@@ -98,9 +99,8 @@ templates: $(STAMP) ## The CloudFormation template, against what AWS says of its
 	@if test -x $(BIN)/cfn-lint; then $(BIN)/cfn-lint deploy/aws/*.yaml; \
 	else echo "SKIPPED: deploy/aws/*.yaml are not linted, cfn-lint is not installed: rm -r $(VENV) && make install" >&2; test "$$CI" != true; fi
 
-# some start processes and wait for them
-unit: PROCESSES = 3
-unit: $(STAMP) ## The tests that need no server
+unit: $(STAMP) ## The tests that need no server; a few need Redis or Kafka
+	$(call get,redis kafka)
 	@$(BIN)/pytest $(WORKERS) $(ON_SERVERS:%=--ignore=tests/%) $(ARGS) \
 	|| $(call again,$(ON_SERVERS:%=--ignore=tests/%))
 

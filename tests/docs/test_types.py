@@ -107,10 +107,11 @@ async def use() -> None:
 Checker = Callable[..., list[str]]
 
 
-def mypy(*files: Path) -> list[str]:
-    """The errors that mypy finds in these files, as `FILE:LINE: …`."""
-    options = ["--strict", "--no-error-summary", "--hide-error-context", "--explicit-package-bases", "--no-incremental"]
-    command = [sys.executable, "-m", "mypy", *options, *map(str, files)]
+def mypy(kept: Path, *files: Path) -> list[str]:
+    """The errors that mypy finds in these files, as `FILE:LINE: …`. What it knows of our source is kept for the next
+    call."""
+    options = ["--strict", "--no-error-summary", "--hide-error-context", "--explicit-package-bases"]
+    command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={kept}", *map(str, files)]
     environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
     (files[0].parent / "mypy.ini").write_text("[mypy]\n[mypy-django.*]\nignore_missing_imports = True\n")
     done = subprocess.run(
@@ -120,7 +121,7 @@ def mypy(*files: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if ": error:" in line]
 
 
-def pyright(*files: Path) -> list[str]:
+def pyright(_: Path, *files: Path) -> list[str]:
     """The same by pyright, in the build that brings its own node."""
     command = Path(sys.executable).with_name("basedpyright")
     if not command.exists():
@@ -156,6 +157,11 @@ def code_of(document: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mypy")
+
+
+@pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
     """The examples and the code of all documents, in as few directories as their names allow. Each has the files of
     the README beside them, unless a document has others of the same name."""
@@ -178,17 +184,17 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", [mypy, pyright])
-def test_examples_and_documents_pass(checker: Checker, programs: list[list[Path]]) -> None:
-    assert [error for files in programs for error in checker(*files)] == []
+def test_examples_and_documents_pass(checker: Checker, kept: Path, programs: list[list[Path]]) -> None:
+    assert [error for files in programs for error in checker(kept, *files)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", [mypy, pyright])
-def test_what_is_wrong_is_found_where_it_is(checker: Checker, tmp_path: Path) -> None:
+def test_what_is_wrong_is_found_where_it_is(checker: Checker, kept: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     lines = PROGRAM.splitlines()
     refused = {number for number, line in enumerate(lines, 1) if line.endswith("# refused")}
-    found = {int(error.split(":")[1]): error for error in checker(program)}
+    found = {int(error.split(":")[1]): error for error in checker(kept, program)}
     assert {number: lines[number - 1] for number in refused - found.keys()} == {}
     assert [found[number] for number in found.keys() - refused] == []

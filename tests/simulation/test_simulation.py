@@ -196,7 +196,7 @@ BRIDGED_SEEDS = (1047, 1055)
 
 @pytest.mark.parametrize("start", [0, 10, 1047])  # with bridges among the last ones
 def test_no_invariant_is_violated(start: int) -> None:
-    for seed in range(start, start + 10):
+    for seed in range(start, start + 3):
         assert try_seed(seed).violations == [], f"see: python -m tests.simulation --seed {seed}"
 
 
@@ -590,12 +590,12 @@ def test_a_failing_seed_is_made_smaller_and_told() -> None:
 
 
 def test_the_command_line_counts_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "20", "--jobs", "1", "--first-seed", "200"]) == 0
+    assert main(["--seeds", "5", "--jobs", "1", "--first-seed", "200"]) == 0
     said = capsys.readouterr().out
-    assert "20 seeds in" in said
+    assert "5 seeds in" in said
     assert "faults injected" in said
-    assert said.startswith("seeds 200 to 219: --first-seed 200\n")
-    assert said.endswith("20 passed, 0 failed\n")
+    assert said.startswith("seeds 200 to 204: --first-seed 200\n")
+    assert said.endswith("5 passed, 0 failed\n")
 
 
 def test_each_commit_has_seeds_of_its_own_and_what_is_printed_repeats_them(

@@ -162,7 +162,9 @@ async def removed(orchestrator: Orchestrator, unit: int) -> None:
 
 
 @pytest.mark.timeout(PATIENCE + 60)
-@pytest.mark.parametrize("kind", [ByLambda, ByECS])
+@pytest.mark.parametrize(  # Lambda's parts have tests of their own: test_handler, test_mappings, test_lambda
+    "kind", [pytest.param(ByLambda, marks=pytest.mark.soak), ByECS]
+)
 def test_a_burst(kind: type[ByLambda] | type[ByECS], moto_server: MotoServer, tmp_path: Path) -> None:
     url = moto_server.url.replace("/ew?", f"/b{token_hex(4)}?") + "&resend=3&poll=0.3"
     directory = tmp_path / "handled"

@@ -33,7 +33,7 @@ from tests.support import World
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("isolated", "switches", "plan"), [(True, 30, 4), (False, 25, 7)], ids=["a process per wagon", "shared workers"]
+    ("isolated", "switches", "plan"), [(True, 15, 4), (False, 12, 7)], ids=["a process per wagon", "shared workers"]
 )
 def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path, isolated: bool, switches: int, plan: int) -> None:
     chaos = Chaos(tmp_path, switches=switches + 4, plan=plan, isolated=isolated)  # a wagon may fail and be left out

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from eventwagon.cli.app import app
 
@@ -69,6 +69,13 @@ def cli(place: Path, *arguments: str, given: str = "", **further: str) -> subpro
         timeout=60,
         check=False,
     )
+
+
+def cli_here(place: Path, *arguments: str) -> Result:
+    """The same in this process, which takes a hundredth of the time; for what ends by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return CliRunner().invoke(app, arguments, env=environment())
 
 
 @contextmanager
@@ -554,7 +561,7 @@ def test_a_wagon_is_named_or_numbered(place: Path) -> None:
         ("1" * 30, "give a wagon's name"),
         ("\u0661", "give a wagon's name"),
     ):
-        done = cli(place, "why", "signups", f"--wagon={wagon}")
-        assert (done.returncode, done.stdout) == (2, "")
+        done = cli_here(place, "why", "signups", f"--wagon={wagon}")
+        assert (done.exit_code, done.stdout) == (2, "")
         assert why in done.stderr
     assert "is a wagon: name its train, signups" in cli(place, "status", "signups_v1").stderr

@@ -15,7 +15,7 @@ import pytest
 from eventwagon import Volume
 from eventwagon.contracts.facts import StepFailed, UnknownFact
 from eventwagon.errors import BrokenManifest
-from tests.scenarios.test_cli import cli, place
+from tests.scenarios.test_cli import cli, cli_here, place
 from tests.support import SignUp, signups, until
 
 __all__ = ["place"]  # a fixture
@@ -137,8 +137,7 @@ def test_no_command_takes_what_is_no_revision(place: Path, revision: str) -> Non
     target = f"{place}/app-{{revision}}.py:train"
     commands = [["run", target], ["observe", target], ["work", "app:train"], ["switch", "signups"]]
     for arguments in commands:
-        done = cli(place, *arguments, "--revision", revision)
-        assert done.returncode == 2, done.stderr
+        done = cli_here(place, *arguments, "--revision", revision)
+        assert done.exit_code == 2, done.stderr
         assert "use 1 to 63 of A-Z" in done.stderr
-    done = cli(place, "run", "app:train", EVENTWAGON_REVISION=revision)
-    assert done.returncode == 2
+    assert cli(place, "run", "app:train", EVENTWAGON_REVISION=revision).returncode == 2

@@ -271,7 +271,7 @@ def test_budgets_and_events_for_later_and_a_pause() -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_wagons_are_as_few_series_as_ten() -> None:
+def test_hundreds_of_wagons_are_as_few_series_as_ten() -> None:
     async def main() -> None:
         world = World()
         metrics = Metrics(clock=world.clock)
@@ -284,7 +284,7 @@ def test_a_thousand_wagons_are_as_few_series_as_ten() -> None:
 
         counts = []
         async with world.connect(train, meter=metrics) as connection, connection.running():
-            for number in (10, 1000):
+            for number in (10, 300):
                 while connection.manifest.next_number <= number:
                     await connection.publish_many([1] * 6)
                     await asyncio.sleep(1)

@@ -39,7 +39,7 @@ def test_what_once_broke_holds(scenario: Scenario) -> None:
         ("LEFT_WHILE_ITS_TRAIN_WAS_FULL", "leaving waits for what can't be stored", ()),
         ("GONE_WHEN_THE_REGISTRY_STEPPED_BACK", "an active wagon that is gone or sealed is kept", ()),
         ("HUNG_WHILE_LETTERS_MOVED", "moving dead letters on waits for ever", ()),
-        ("EMITTED_WHEN_NOBODY_SERVED_THE_CHANNEL", "a channel that nobody serves goes with what came late", ()),
+        ("EMITTED_WHEN_NOBODY_SERVED_THE_CHANNEL", "a channel that nobody serves goes with what came late", (32,)),
         ("COUNTS_CAME_TOO_LATE_FOR_THE_RECORD", "figures that come too late for a record are a defect", ()),
         ("CAME_LATE_TO_A_WAGON_THAT_IS_UNDONE", "what died or was skipped is undone, too", ()),
         ("UNDONE_AFTER_A_REPLAY", "what is replayed forgets how deep it was", ()),

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from confluent_kafka import Message
 
+from ...contracts.broker import Delivery
 from ...errors import ChannelGone, Unavailable
-from ...event import Channel
+from ...event import Channel, Event
 from .claims import ChannelClaims, Grant, WagonClaims
-from .kept import KeptMessages
+from .kept import KeptEvents
 from .lane import Lane
 from .proposals import Beat, Held, Join, Leave, Op, Run
 from .reader import Reader, offset_of
@@ -32,10 +33,18 @@ _AGAIN = 0.05  # s between two looks at others' partitions while something waits
 _SELDOM = 0.25  # s between two such looks of a process that has events of its own
 
 
-class Taken(NamedTuple):
-    """The result of a claim: the messages of each grant, and offsets without a message."""
+class Piece(NamedTuple):
+    """What there is at the offsets of one grant: messages in their order, and events that were kept, by offset."""
 
-    messages: list[tuple[Grant, list[Message]]]
+    grant: Grant
+    messages: list[Message]
+    kept: dict[int, Event]
+
+
+class Taken(NamedTuple):
+    """The result of a claim, and offsets without a message."""
+
+    pieces: list[Piece]
     missing: list[tuple[int, int]]
 
 
@@ -67,7 +76,7 @@ class Feed:
         """How many checks in a row did not find the topic."""
         self.partition_count = partitions
         self.lanes: dict[int, Lane] = {}
-        self.kept = KeptMessages()
+        self.kept = KeptEvents()
         self._wagon = claims
         self._me = me
         self._propose = propose
@@ -361,40 +370,38 @@ class Feed:
             self._later("look", _AGAIN, self.wake)
 
     async def take(self, grants: Sequence[Grant]) -> Taken:
-        """The messages of the granted offsets: from the cache, or read again. Raises Unavailable, ChannelGone."""
+        """What there is at these offsets: from the cache, kept, or read again. Raises Unavailable, ChannelGone."""
         self.check()
-        found: list[tuple[Grant, list[Message]]] = []
-        again: list[tuple[Grant, list[Message], list[int]]] = []
-        mixed: list[list[Message]] = []
+        pieces: list[Piece] = []
+        again: list[tuple[Piece, list[int]]] = []
         for grant in grants:
             partition, start, stop = grant[:3]
             lane = self.lanes.get(partition)
-            messages = lane.take(start, stop) if lane is not None else []
-            if len(messages) < stop - start:
-                here = set(map(offset_of, messages))
+            piece = Piece(grant, lane.take(start, stop) if lane is not None else [], {})
+            pieces.append(piece)
+            if len(piece.messages) < stop - start:
+                here = set(map(offset_of, piece.messages))
                 away = [offset for offset in range(start, stop) if offset not in here]
-                kept = [m for offset in away if (m := self.kept.take(partition, offset)) is not None]
-                messages += kept
-                here.update(map(offset_of, kept))
-                mixed.append(messages)
-                if missing := [offset for offset in away if offset not in here]:
-                    again.append((grant, messages, missing))
-            found.append((grant, messages))
+                piece.kept.update({o: event for o in away if (event := self.kept.take(partition, o)) is not None})
+                if missing := [offset for offset in away if offset not in piece.kept]:
+                    again.append((piece, missing))
         missing_places: list[tuple[int, int]] = []
-        for grant, messages, offsets in again:
-            some = await self._reader.these(self.topic, grant.partition, offsets)
-            messages += some
-            missing_places += [(grant.partition, o) for o in sorted(set(offsets).difference(map(offset_of, some)))]
+        for piece, offsets in again:
+            some = await self._reader.these(self.topic, piece.grant.partition, offsets)
+            piece.messages.extend(some)
+            piece.messages.sort(key=offset_of)
+            absent = set(offsets).difference(map(offset_of, some))
+            missing_places += [(piece.grant.partition, offset) for offset in sorted(absent)]
         self.check()
-        for messages in mixed:
-            messages.sort(key=offset_of)
-        for grant, messages in found:
-            if messages:
-                self.kept.keep(grant.partition, grant.claim, messages)
-        self.kept.shrink(self._room())
         for lane in self.lanes.values():
             self._mind_room(lane)
-        return Taken(found, missing_places)
+        return Taken(pieces, missing_places)
+
+    def delivered(self, grant: Grant, deliveries: Sequence[Delivery]) -> None:
+        """Keep these events of the grant for a retry, as far as there is room."""
+        if deliveries:
+            self.kept.keep(grant.partition, grant.claim, deliveries)
+            self.kept.shrink(self._room())
 
     def lost(self, runs: Sequence[Run]) -> None:
         """These are not handed out any more."""

@@ -1,39 +1,38 @@
-"""Messages that were delivered and are not settled: kept for a retry, so that it needs no second read."""
+"""Events that were delivered and are not settled: kept for a retry, so that it needs no second read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from confluent_kafka import Message
-
+from ...contracts.broker import Delivery
+from ...event import Event
 from .lane import EACH
 from .proposals import Held
-from .reader import offset_of
 
 
 class _Delivered:
-    __slots__ = ("bytes", "left", "messages")
+    __slots__ = ("bytes", "deliveries", "left")
 
-    def __init__(self, messages: list[Message]) -> None:
-        self.messages = messages
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
         self.left = 0
         self.bytes = 0
 
 
-class KeptMessages:
+class KeptEvents:
     """Kept by claim while that stands, and by offset once they were released. The oldest are dropped first."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._claimed: dict[tuple[int, int], _Delivered] = {}
-        self._released: dict[tuple[int, int], Message] = {}
+        self._released: dict[tuple[int, int], Event] = {}
 
-    def keep(self, partition: int, claim: int, messages: list[Message]) -> None:
+    def keep(self, partition: int, claim: int, deliveries: Sequence[Delivery]) -> None:
         """The claim has delivered these of the partition."""
-        known = self._claimed.setdefault((partition, claim), _Delivered([]))
-        known.messages += messages
-        known.left += len(messages)
-        more = _size(messages)
+        known = self._claimed.setdefault((partition, claim), _Delivered())
+        known.deliveries += deliveries
+        known.left += len(deliveries)
+        more = sum([_size(d.event) for d in deliveries])
         known.bytes += more
         self.bytes += more
 
@@ -50,19 +49,19 @@ class KeptMessages:
         for partition, start, stop, claim in held:
             if (known := self._claimed.get((partition, claim))) is None:
                 continue
-            again = [m for m in known.messages if start <= offset_of(m) < stop]
-            self._released |= {(partition, offset_of(m)): m for m in again}
-            self.bytes += _size(again)
+            again = {d.token[:2]: d.event for d in known.deliveries if start <= d.token[1] < stop}
+            self._released |= again
+            self.bytes += sum(map(_size, again.values()))
             known.left -= len(again)
             if known.left <= 0:
                 self._forget((partition, claim))
 
-    def take(self, partition: int, offset: int) -> Message | None:
-        """The released message at this offset, if it is kept."""
-        message = self._released.pop((partition, offset), None)
-        if message is not None:
-            self.bytes -= _size([message])
-        return message
+    def take(self, partition: int, offset: int) -> Event | None:
+        """The released event at this offset, if it is kept."""
+        event = self._released.pop((partition, offset), None)
+        if event is not None:
+            self.bytes -= _size(event)
+        return event
 
     def shrink(self, most: int) -> None:
         """Keep no more than so many bytes."""
@@ -79,5 +78,5 @@ class KeptMessages:
         self.bytes -= self._claimed.pop(key).bytes
 
 
-def _size(messages: list[Message]) -> int:
-    return sum(map(len, messages)) + EACH * len(messages)
+def _size(event: Event) -> int:
+    return len(event.data) + EACH

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
 
 from confluent_kafka import Message
 
@@ -15,14 +14,14 @@ EACH = 600
 
 
 class _Chunk:
-    """Messages that were read together, from index `begin` on."""
+    """Messages that were read together; `each`: the bytes of one, on average."""
 
-    __slots__ = ("begin", "first", "messages", "solid")
+    __slots__ = ("each", "first", "messages", "solid")
 
-    def __init__(self, messages: list[Message]) -> None:
+    def __init__(self, messages: list[Message], each: int) -> None:
         self.messages = messages
+        self.each = each
         self.first = offset_of(messages[0])
-        self.begin = 0
         self.solid = offset_of(messages[-1]) - self.first + 1 == len(messages)
 
     def index(self, offset: int) -> int:
@@ -30,10 +29,6 @@ class _Chunk:
         if self.solid:
             return min(max(offset - self.first, 0), len(self.messages))
         return bisect_left(self.messages, offset, key=offset_of)
-
-    def start(self) -> int:
-        """The offset of the first message that is left."""
-        return self.first + self.begin if self.solid else offset_of(self.messages[self.begin])
 
 
 class Lane:
@@ -57,29 +52,29 @@ class Lane:
         if offset_of(messages[0]) < start:
             messages = [m for m in messages if offset_of(m) >= start]
         if messages:
-            self._chunks.append(_Chunk(messages))
-            self._count(messages, 1)
+            self._chunks.append(_Chunk(messages, EACH + sum(map(len, messages)) // len(messages)))
+            self._count(len(messages), self._chunks[-1].each)
         return True
 
     def take(self, start: int, stop: int) -> list[Message]:
-        """Take out what was read between these offsets."""
+        """Take out what was read between these offsets: nothing here refers to it any more."""
         taken: list[Message] = []
-        earlier: list[_Chunk] = []
+        passed: list[_Chunk] = []
         chunks = self._chunks
-        while chunks and chunks[0].start() < stop:
+        while chunks and chunks[0].first < stop:
             chunk = chunks.popleft()
-            low, high = max(chunk.begin, chunk.index(start)), chunk.index(stop)
+            low, high = chunk.index(start), chunk.index(stop)
             taken += chunk.messages[low:high]
-            if low > chunk.begin:
-                earlier.append(_Chunk(chunk.messages[chunk.begin : low]))
-            if high < len(chunk.messages):
-                chunk.begin = max(high, chunk.begin)
-                chunks.appendleft(chunk)
+            self._count(low - high, chunk.each)
+            if low:
+                passed.append(_Chunk(chunk.messages[:low], chunk.each))
+            del chunk.messages[:high]
+            if chunk.messages:
+                chunks.appendleft(_Chunk(chunk.messages, chunk.each))
                 break
-        chunks.extendleft(reversed(earlier))
-        self._count(taken, -1)
+        chunks.extendleft(reversed(passed))
         return taken
 
-    def _count(self, messages: Sequence[Message], sign: int) -> None:
-        self.messages += sign * len(messages)
-        self.bytes += sign * (sum(map(len, messages)) + EACH * len(messages))
+    def _count(self, more: int, each: int) -> None:
+        self.messages += more
+        self.bytes += more * each

@@ -9,7 +9,7 @@ from ...contracts.broker import Delivery
 from ...errors import BrokerError
 from ...event import Channel
 from .claims import Grant
-from .feed import Feed, Taken
+from .feed import Feed, Piece
 from .options import LOGGER
 from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
 from .reader import offset_of
@@ -104,7 +104,12 @@ class KafkaSubscription:
         except BaseException:
             self._give_back(proposed)
             raise
-        got, probes = _decoded(taken)
+        got: list[Delivery] = []
+        probes: list[tuple[int, int]] = []
+        for piece in taken.pieces:
+            some = _delivered(piece, probes)
+            feed.delivered(piece.grant, some)
+            got += some
         if probes:
             self._wagon.propose(Void(self._name, runs_of(probes)))
         if taken.missing:
@@ -147,16 +152,18 @@ class KafkaSubscription:
             self._wagon.propose(Release(self._name, held, 0, False))
 
 
-def _decoded(taken: Taken) -> tuple[list[Delivery], list[tuple[int, int]]]:
-    """The events that were taken; and the places of messages that are none."""
+def _delivered(piece: Piece, probes: list[tuple[int, int]]) -> list[Delivery]:
+    """The events that were taken. The places of messages that are none are added to `probes`."""
+    (partition, start, stop, attempt, claim, suspect), messages, kept = piece
+    solid = len(messages) == stop - start
+    offsets = range(start, stop) if solid else sorted([*map(offset_of, messages), *kept])
     got: list[Delivery] = []
-    probes: list[tuple[int, int]] = []
-    for (partition, start, stop, attempt, claim, suspect), messages in taken.messages:
-        solid = len(messages) == stop - start
-        for offset, message in zip(range(start, stop) if solid else map(offset_of, messages), messages, strict=True):
-            event = decode(message)
-            if event is None:
-                probes.append((partition, offset))
-            else:
-                got.append(Delivery(event, attempt, (partition, offset, claim), suspect))
-    return got, probes
+    messages.reverse()
+    for offset in offsets:
+        # a message goes at once, with its headers: of thousands that live at a time the garbage collector looks at all
+        event = kept[offset] if offset in kept else decode(messages.pop())
+        if event is None:
+            probes.append((partition, offset))
+        else:
+            got.append(Delivery(event, attempt, (partition, offset, claim), suspect))
+    return got

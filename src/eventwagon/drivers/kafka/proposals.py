@@ -147,22 +147,27 @@ def runs_of(offsets: Iterable[tuple[int, int]]) -> list[Run]:
 
 def held_of(tokens: Iterable[tuple[int, int, int]]) -> list[Held]:
     """Runs by claim that cover these (partition, offset, claim), each once."""
-    given = list(tokens)
-    held = _merged(given)
-    return held if len(held) <= 1 else _merged(sorted(set(given), key=lambda token: (token[2], *token)))
-
-
-def _merged(tokens: list[tuple[int, int, int]]) -> list[Held]:
-    held: list[Held] = []
+    runs: list[Held] = []
     p = start = stop = claim = -1
-    for token in tokens:
-        if token == (p, stop, claim):
+    for partition, offset, number in tokens:
+        if offset == stop and number == claim and partition == p:
             stop += 1
             continue
         if start >= 0:
-            held.append((p, start, stop, claim))
-        p, start, claim = token
-        stop = start + 1
+            runs.append((p, start, stop, claim))
+        p, start, stop, claim = partition, offset, offset + 1, number
     if start >= 0:
-        held.append((p, start, stop, claim))
+        runs.append((p, start, stop, claim))
+    return runs if len(runs) <= 1 else _merged(runs)
+
+
+def _merged(runs: list[Held]) -> list[Held]:
+    """The same offsets without those named twice, in order of the claims."""
+    held: list[Held] = []
+    for run in sorted(runs, key=lambda run: (run[3], *run)):
+        p, start, stop, claim = held[-1] if held else (-1, -1, -1, -1)
+        if (run[0], run[3]) == (p, claim) and run[1] <= stop:
+            held[-1] = (p, start, max(stop, run[2]), claim)
+        else:
+            held.append(run)
     return held

@@ -50,6 +50,7 @@ Pairs = Sequence[tuple[str | bytes, str | bytes | None]]
 """A message's headers, properties or fields, in their order."""
 
 _ANY = sys.maxsize  # bytes: decoding does not limit an event's size
+_OUR_LENGTH = 27  # of a time as `rfc3339` writes it
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _document = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _documents = msgspec.json.Decoder(list[msgspec.Raw])
@@ -79,16 +80,18 @@ def _date(second: int) -> str:
 def seconds(text: str) -> float | None:
     """An RFC 3339 time in seconds since the epoch; without a zone it counts as UTC. None if the text is not a time, or
     is so close to the ends of the years 1 to 9999 that it can't be written again in every zone."""
-    if len(text) == 27 and text[26] == "Z" and text[19] == "." and text[20:26].isdecimal():
-        return _as_we_write(text)
-    time = _parsed(text)
-    return time if time is not None and EARLIEST <= time <= LATEST else None
+    return _as_long_as_ours(text) if len(text) == _OUR_LENGTH else _in_range(_parsed(text))
 
 
 @lru_cache(64)  # events published together have the same time
-def _as_we_write(text: str) -> float | None:
-    second = _second(text[:19])
-    time = None if second is None else second + int(text[20:26]) / 1e6
+def _as_long_as_ours(text: str) -> float | None:
+    if text[26] == "Z" and text[19] == "." and text[20:26].isdecimal():
+        second = _second(text[:19])
+        return None if second is None else _in_range(second + int(text[20:26]) / 1e6)
+    return _in_range(_parsed(text))
+
+
+def _in_range(time: float | None) -> float | None:
     return time if time is not None and EARLIEST <= time <= LATEST else None
 
 
@@ -159,28 +162,24 @@ def read(pairs: Pairs, data: bytes, *, position: str, written: float, bare: bool
 def known(name: str, kind: str, source: str, time: str, data: bytes, content_type: str) -> Event | None:
     """The event with these attributes and no others: the fast path for nearly all that we write. None: use `read`."""
     at = seconds(time)
-    words = name + kind + source
-    if (
-        at is not None
-        and name
-        and kind
-        and source
-        and len(words) <= LONGEST_WORD
-        and words.isascii()
-        and words.isprintable()
-        and " " not in words
-        and _is_plain(content_type)
-    ):
+    if at is not None and is_plain(name) and are_plain(kind, source, content_type):
         return Event(name, kind, source, at, data, None, content_type)
     return None
 
 
-@lru_cache(64)
-def _is_plain(content_type: str) -> bool:
+def is_plain(word: str) -> bool:
+    """Whether `known` takes it for an id, a type or a source."""
+    return 0 < len(word) <= LONGEST_WORD and word.isascii() and word.isprintable() and " " not in word
+
+
+@lru_cache(256)  # the same few recur
+def are_plain(kind: str, source: str, content_type: str) -> bool:
+    """Whether `known` takes them for an event's."""
     try:
-        return check_word("content_type", content_type)[:23].lower() != "application/cloudevents"
+        content = check_word("content_type", content_type)
     except UsageError:
         return False
+    return is_plain(kind) and is_plain(source) and content[:23].lower() != "application/cloudevents"
 
 
 def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, because: str) -> Event:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import msgspec
 from confluent_kafka import Message
 
-from ...cloudevents import STRUCTURED, known, read, rfc3339, undecodable
+from ...cloudevents import STRUCTURED, are_plain, is_plain, known, read, rfc3339, seconds, undecodable
 from ...display.text import said
 from ...event import JSON, Event
 
@@ -116,27 +116,33 @@ def decode(message: Message) -> Event | None:
         return undecodable(data, (), position=_position(message), written=_written(message), because=said(e))
     if headers and headers[0][0] == PROBE:
         return None
-    if headers == _STRUCTURED:
-        try:
-            found = _document.decode(data)
-            event = _known(found) if found.specversion == "1.0" else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it has more attributes, or is not ours
-            event = None
-        if event is not None:
-            return event
+    event: Event | None = None
     if len(headers) == len(_OURS):
-        (first, spec), (second, name), (third, source), (fourth, kind), (fifth, at), (sixth, content) = headers
-        if (first, second, third, fourth, fifth, sixth) == _OURS and spec == b"1.0":
-            try:
-                event = known(name.decode(), _word(kind), _word(source), _word(at), data, _word(content))  # type: ignore[union-attr]
-            except (UnicodeDecodeError, AttributeError):  # no text, or a header without a value
-                event = None
-            if event is not None:
-                return event
-    return read(headers, data, position=_position(message), written=_written(message))
+        event = _of_headers(headers, data)
+    elif headers == _STRUCTURED:
+        event = _of_document(data)
+    return event or read(headers, data, position=_position(message), written=_written(message))
 
 
-def _known(found: _Document) -> Event | None:
+def _of_headers(headers: list[tuple[str, bytes | None]], data: bytes) -> Event | None:
+    """The event of a message in binary mode as `encode` writes it; None: use `read`."""
+    (first, spec), (second, name), (third, source), (fourth, kind), (fifth, time), (sixth, content) = headers
+    if (first, second, third, fourth, fifth, sixth) != _OURS or spec != b"1.0" or not name or not name.isascii():
+        return None
+    words, at, text = _words(kind, source, content), _time(time), name.decode()
+    if words is None or at is None or not is_plain(text):
+        return None
+    return Event(text, words[0], words[1], at, data, None, words[2])
+
+
+def _of_document(document: bytes) -> Event | None:
+    """The event of a message in structured mode as `encode` writes it; None: use `read`."""
+    try:
+        found = _document.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it has more attributes, or is not ours
+        return None
+    if found.specversion != "1.0":
+        return None
     return known(found.id, found.type, found.source, found.time, bytes(found.data), found.datacontenttype)
 
 
@@ -149,7 +155,21 @@ def _written(message: Message) -> float:
     return milliseconds / 1000 if kind else 0.0
 
 
-@lru_cache(256)
-def _word(value: bytes | None) -> str:
-    """A value that occurs often: types, sources, times."""
-    return value.decode()  # type: ignore[union-attr]
+@lru_cache(256)  # the same few recur
+def _words(kind: bytes | None, source: bytes | None, content: bytes | None) -> tuple[str, str, str] | None:
+    """Type, source and content type; None: use `read`."""
+    if kind is None or source is None or content is None:
+        return None
+    try:
+        words = kind.decode(), source.decode(), content.decode()
+    except UnicodeDecodeError:
+        return None
+    return words if are_plain(*words) else None
+
+
+@lru_cache(64)  # events published together have the same time
+def _time(value: bytes | None) -> float | None:
+    try:
+        return None if value is None else seconds(value.decode())
+    except UnicodeDecodeError:
+        return None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from eventwagon.background import Background
 from eventwagon.drivers.kafka.merged import Merged
+from eventwagon.errors import Unavailable
 from eventwagon.testing.virtual_time import run
 
 
@@ -95,5 +98,35 @@ def test_a_failure_is_told_to_all_who_asked_and_to_nobody_later() -> None:
             assert failed is asked.failure
         asked.failure = None
         assert set(await asked.merged.of("a")) == {"a"}
+
+    run(check())
+
+
+def test_who_waits_for_a_call_that_its_owner_ends_is_told() -> None:
+    """It may be under way, or wait for its turn; who asks afterwards gets an answer."""
+
+    async def check() -> None:
+        asked = Asked(rate=1)
+        waiting = [asyncio.create_task(asked.merged.of("a"))]
+        await asyncio.sleep(0.5)
+        waiting.append(asyncio.create_task(asked.merged.of("b")))
+        await asyncio.sleep(0.1)
+        asked.background.cancel()
+        for failed in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(failed, Unavailable)
+        assert set(await asked.merged.of("c")) == {"c"}
+
+    run(check())
+
+
+def test_a_cancelled_caller_is_cancelled() -> None:
+    async def check() -> None:
+        asked = Asked(rate=1)
+        caller = asyncio.create_task(asked.merged.of("a"))
+        await asyncio.sleep(0.5)
+        caller.cancel()
+        asked.background.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
 
     run(check())

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
 
 from eventwagon import Train
 from eventwagon.drivers.kafka import KafkaBroker, admin, forward, reader, sender, wagons
@@ -25,7 +25,7 @@ from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.event import Channel
-from tests.kafka.support import LONG, events, holding, new_channel, standing, take
+from tests.kafka.support import LONG, events, holding, new_channel, standing, take, topics
 from tests.servers.server import Server
 from tests.support import until
 
@@ -166,6 +166,36 @@ def test_many_logs_that_are_read_at_once_take_few_clients(kafka_server: Server) 
             assert len(await depth) == len(channels)
             assert most <= 12
             await asyncio.gather(*(broker.delete(channel) for channel in channels))
+
+    asyncio.run(main())
+
+
+def test_a_topic_that_cannot_be_looked_up_holds_up_its_own_calls(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client waits for it before it asks for any other, so it is asked for apart from then on."""
+    mine, impossible = f"t{token_hex(5)}", "a b/c"
+    asked = list[set[str]]()
+    list_offsets = AdminClient.list_offsets
+
+    def recorded(self: AdminClient, wanted: dict[TopicPartition, Any], **options: Any) -> Any:
+        asked.append({at.topic for at in wanted})
+        return list_offsets(self, wanted, **options)
+
+    monkeypatch.setattr(AdminClient, "list_offsets", recorded)
+
+    async def main() -> None:
+        async with topics(kafka_server.url) as admin:
+            await admin.create(mine, 1, {})
+            hopeless = list[asyncio.Task[Any]]()
+            for _ in range(3):
+                hopeless.append(asyncio.create_task(admin.ends([(impossible, 0)])))
+                assert await admin.ends([(mine, 0)]) == {(mine, 0): 0}
+            assert asked.count({mine, impossible}) == 1
+            for one in hopeless:
+                one.cancel()
+            await asyncio.wait(hopeless)
+            await admin.delete(mine)
 
     asyncio.run(main())
 

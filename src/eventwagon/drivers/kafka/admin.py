@@ -44,8 +44,8 @@ _GRACE = 1.0  # s after which an overdue call counts as never answered
 _AT_ONCE = 2  # topics: the cluster creates one after the other, and more calls would only wait there, up to their time
 _TRY = 1.5  # s to wait for a leader before another may have taken over
 _LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
-_LOOKS = 5.0  # calls a second about all trains, by those who look whether their topics are still there
-_CALLS = 25.0  # the same by those in whose figures something else waits
+_PROMPT = 25.0  # calls a second of one kind, about all trains
+_PATIENT = 5.0  # the same for those that nobody waits for
 Place = tuple[str, int]
 """Topic and partition."""
 
@@ -135,17 +135,18 @@ class Admin:
         """For blocking calls."""
         self._creating = asyncio.Semaphore(_AT_ONCE)
         self._calls = Background()
-        self._descriptions: Merged[str, Described | KafkaError | None] = Merged(
-            self._describe_all, self._calls, rate=_LOOKS
-        )
-        self._offsets = {kind: self._merged(kind) for kind in _Kind}
-        self._late_offsets = {kind: self._merged(kind) for kind in _Kind}
-        """For partitions whose leader did not answer last time: the others do not wait for it again."""
+        self._descriptions: dict[float, Merged[str, Described | KafkaError | None]] = {}
+        """By the rate of calls, as the following."""
+        self._offsets: dict[tuple[float, _Kind, bool], Merged[Place, Any]] = {}
+        """The last: for partitions without an answer last time, so that the others do not wait for it again."""
         self._late = dict[Place, float]()
-        """Those, and until when (the loop's time)."""
+        """These, and until when (the loop's time)."""
 
-    def _merged(self, kind: _Kind) -> Merged[Place, Any]:
-        return Merged(partial(self._list, kind), self._calls, rate=_LOOKS if kind is _Kind.STABLE else _CALLS)
+    def _merged_offsets(self, rate: float, kind: _Kind, *, late: bool) -> Merged[Place, Any]:
+        key = rate, kind, late
+        if key not in self._offsets:
+            self._offsets[key] = Merged(partial(self._list, kind), self._calls, rate=rate)
+        return self._offsets[key]
 
     async def close(self) -> None:
         """End its threads."""
@@ -196,10 +197,13 @@ class Admin:
             raise self.trouble(metadata.error, "DESCRIBE", f"topic {topic}")
         return metadata
 
-    async def described(self, topics: Iterable[str]) -> dict[str, Described | None]:
+    async def described(self, topics: Iterable[str], *, patient: bool = False) -> dict[str, Described | None]:
         """Each of these topics, None if there is no such topic; one call for all. Without those of which the server
-        tells nothing; raises if it tells nothing of all."""
-        answers = await self._descriptions.of(topics)
+        tells nothing; raises if it tells nothing of all. `patient`: where many ask, it may come 0.2 s later."""
+        rate = _PATIENT if patient else _PROMPT
+        if rate not in self._descriptions:
+            self._descriptions[rate] = Merged(self._describe_all, self._calls, rate=rate)
+        answers = await self._descriptions[rate].of(topics)
         found = {topic: one for topic, one in answers.items() if not isinstance(one, KafkaError)}
         failed = [(topic, one) for topic, one in answers.items() if isinstance(one, KafkaError)]
         if failed and not found:
@@ -317,10 +321,12 @@ class Admin:
         if wrong := await self.unsuitable(topic, needed):
             raise StorageBroken(wrong)
 
-    async def ends(self, places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
+    async def ends(
+        self, places: Iterable[Place], *, stable: bool = False, patient: bool = False
+    ) -> dict[Place, int | None]:
         """The offset after the last record of each partition, None if there is no such topic; one call for all.
-        `stable`: before the first record of an open transaction."""
-        found = await self._places(_Kind.STABLE if stable else _Kind.LATEST, places)
+        `stable`: before the first record of an open transaction. `patient`: where many ask, it may come 0.2 s later."""
+        found = await self._places(_Kind.STABLE if stable else _Kind.LATEST, places, patient=patient)
         return {place: None if one is None else one.offset for place, one in found.items()}
 
     async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
@@ -334,7 +340,7 @@ class Admin:
         found = await self._places(_Kind.EARLIEST, places)
         return {place: None if one is None else one.offset for place, one in found.items()}
 
-    async def _places(self, kind: _Kind, places: Iterable[Place]) -> dict[Place, Any]:
+    async def _places(self, kind: _Kind, places: Iterable[Place], *, patient: bool = False) -> dict[Place, Any]:
         """What the client says of each partition's offset, None if there is no such topic. A partition without a leader
         is asked for again, until the time is over."""
         found: dict[Place, Any] = {}
@@ -343,8 +349,11 @@ class Admin:
         deadline, backoff = loop.time() + self.options.timeout, Backoff(0.005, 0.25)
         while left:
             late = {place for place in left if self._late.get(place, 0.0) > loop.time()}
-            asked = (self._offsets[kind], left - late), (self._late_offsets[kind], late)
-            answers = await asyncio.gather(*(calls.of(some) for calls, some in asked if some))
+            asked = (left - late, False), (late, True)
+            rate = _PATIENT if patient else _PROMPT
+            answers = await asyncio.gather(
+                *(self._merged_offsets(rate, kind, late=is_late).of(some) for some, is_late in asked if some)
+            )
             moving = None
             for place, answer in (item for some in answers for item in some.items()):
                 error = answer if isinstance(answer, KafkaError) else None
@@ -368,6 +377,17 @@ class Admin:
 
     async def _list(self, kind: _Kind, places: set[Place]) -> dict[Place, Any]:
         """What the client says of each partition's offset, or why it says nothing."""
+        found = await self._list_at_once(kind, places)
+        topics = {topic for topic, _ in places}
+        if len(topics) > 1 and all(map(_is_failure, found.values())):
+            # the client waits for all leaders before it asks one: whose is missing shows when they are asked apart
+            apart = ({place for place in places if place[0] == topic} for topic in topics)
+            for some in await asyncio.gather(*(self._list_at_once(kind, each) for each in apart)):
+                found |= some
+        self._note_late(found)
+        return found
+
+    async def _list_at_once(self, kind: _Kind, places: set[Place]) -> dict[Place, Any]:
         spec, level = kind.value
         try:
             futures = self._client.list_offsets(
@@ -384,13 +404,12 @@ class Admin:
                 found[place] = future.result()
             else:  # no offset, and no error: the leader was just killed, or does not answer
                 found[place] = error or KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
-        self._note_late(found)
         return found
 
     def _note_late(self, answers: Mapping[Place, Any]) -> None:
         """Remember the partitions without an answer."""
         now = asyncio.get_running_loop().time()
-        late = {place for place, one in answers.items() if isinstance(one, KafkaError) and not absent(one)}
+        late = {place for place, one in answers.items() if _is_failure(one)}
         if late or self._late:
             stay = {place: until for place, until in self._late.items() if place not in answers and until > now}
             self._late = stay | dict.fromkeys(late, now + _LATE)
@@ -464,3 +483,8 @@ class Admin:
 
     def _times(self) -> dict[str, float]:
         return {"request_timeout": self.options.timeout, "operation_timeout": self.options.timeout}
+
+
+def _is_failure(answer: object) -> bool:
+    """Whether it is an error, and not that there is no such topic."""
+    return isinstance(answer, KafkaError) and not absent(answer)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from ...background import Background
 from ...bucket import Bucket
+from ...errors import Unavailable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,14 +31,21 @@ class Merged(Generic[K, V]):
         """The call that has not begun, for those in `_asked`."""
 
     async def of(self, keys: Iterable[K]) -> dict[K, V]:
-        """The value of each of these keys, by a call that begins after this one. Raises what the call raises."""
+        """The value of each of these keys, by a call that begins after this one. Raises what the call raises;
+        Unavailable if its owner ends it."""
         wanted = set(keys)
         if not wanted:
             return {}
         self._asked |= wanted
-        if self._next is None:
+        if self._next is None or self._next.done():  # done: ended by its owner before it could begin
             self._next = self._background.start(self._in_turn())
-        found = await asyncio.shield(self._next)  # others wait for it, too
+        call = self._next
+        try:
+            found = await asyncio.shield(call)  # others wait for it, too
+        except asyncio.CancelledError:
+            if call.cancelled() and not _is_cancelled():
+                raise Unavailable("the connection was closed meanwhile: nothing was done") from None
+            raise
         return {key: found[key] for key in wanted}
 
     async def _in_turn(self) -> Mapping[K, V]:
@@ -46,3 +54,9 @@ class Merged(Generic[K, V]):
             await asyncio.sleep(wait)
         asked, self._asked, self._next = self._asked, set[K](), None
         return await self._call(asked)
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -262,11 +262,12 @@ class Wagons:
         feeds = [(wagon, feed) for wagon in wagons for feed in wagon.feeds.values()]
         places = [(f.topic, p) for _, f in feeds for p in range(f.partition_count)] + [(w.log.topic, 0) for w in wagons]
         try:
-            ends = await self.admin.ends(places, stable=True)
+            ends = await self.admin.ends(places, stable=True, patient=True)
             lacking = [wagon for wagon in wagons if await self._lacks_records(wagon, ends, read[wagon])]
             shorter = any(_is_shorter(wagon, feed, ends) for wagon, feed in feeds)
             names = [*self.publisher.topics(), *(wagon.log.topic for wagon in wagons)]
-            found = await self.admin.described(names) if describe or lacking or shorter else {}
+            look_up = describe or lacking or shorter
+            found = await self.admin.described(names, patient=True) if look_up else {}
         except BrokerError as e:
             LOGGER.debug("could not check whether channels still exist: %s", e)
             return

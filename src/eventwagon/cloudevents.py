@@ -50,6 +50,7 @@ Pairs = Sequence[tuple[str | bytes, str | bytes | None]]
 """A message's headers, properties or fields, in their order."""
 
 _ANY = sys.maxsize  # bytes: decoding does not limit an event's size
+CACHEABLE = 1000  # characters of an event's attributes beyond which none of them are kept: they may be a stranger's
 _OUR_LENGTH = 27  # of a time as `rfc3339` writes it
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _document = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -162,6 +163,8 @@ def read(pairs: Pairs, data: bytes, *, position: str, written: float, bare: bool
 def known(name: str, kind: str, source: str, time: str, data: bytes, content_type: str) -> Event | None:
     """The event with these attributes and no others: the fast path for nearly all that we write. None: use `read`."""
     at = seconds(time)
+    if len(kind) + len(source) + len(content_type) > CACHEABLE:
+        return None
     if at is not None and is_plain(name) and are_plain(kind, source, content_type):
         return Event(name, kind, source, at, data, None, content_type)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eventwagon.cloudevents import BATCH, STRUCTURED, UNDECODABLE, parts
+from eventwagon.cloudevents import BATCH, STRUCTURED, UNDECODABLE, parts, rfc3339
 from eventwagon.drivers.aws import wire as sqs
 from eventwagon.drivers.aws.subscription import QueueMessage
 from eventwagon.drivers.kafka import wire as kafka
@@ -341,3 +342,35 @@ def test_any_batch(data: bytes) -> None:
     for again in AGAIN:
         for event in found:
             sound(event, again)
+
+
+@pytest.mark.parametrize("attribute", ["id", "type", "source", "time", "contenttype"])
+@pytest.mark.parametrize("driver", ["redis", "kafka", "kafka, structured", "pulsar"])
+def test_nothing_is_kept_of_huge_attributes(driver: str, attribute: str) -> None:
+    """Types, sources and times that recur are kept: not those of a stranger, who sends another megabyte each time."""
+
+    def read(number: int) -> None:
+        plain = {"id": "1", "source": "/s", "type": "t", "time": rfc3339(5.0), "contenttype": "text/plain"}
+        said = {**plain, attribute: f"{number}" + "x" * 500_000}
+        content = said.pop("contenttype")
+        named = {"specversion": "1.0", **said}
+        if driver == "redis":
+            by_redis([(name.encode(), text.encode()) for name, text in {**named, "datacontenttype": content}.items()])
+        elif driver == "kafka":
+            headers = [(f"ce_{name}", text.encode()) for name, text in named.items()]
+            by_kafka([*headers, ("content-type", content.encode())], b"1")
+        elif driver == "pulsar":
+            by_pulsar({**{f"ce_{name}": text for name, text in named.items()}, "content-type": content}, b"1")
+        else:
+            document = {**named, "datacontenttype": content, "data": 1}
+            by_kafka([("content-type", STRUCTURED.encode())], msgspec.json.encode(document))
+
+    read(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 21):
+            read(number)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000

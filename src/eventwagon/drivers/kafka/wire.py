@@ -11,7 +11,7 @@ from functools import lru_cache
 import msgspec
 from confluent_kafka import Message
 
-from ...cloudevents import STRUCTURED, are_plain, is_plain, known, read, rfc3339, seconds, undecodable
+from ...cloudevents import CACHEABLE, STRUCTURED, are_plain, is_plain, known, read, rfc3339, seconds, undecodable
 from ...display.text import said
 from ...event import JSON, Event
 
@@ -129,6 +129,8 @@ def _of_headers(headers: list[tuple[str, bytes | None]], data: bytes) -> Event |
     (first, spec), (second, name), (third, source), (fourth, kind), (fifth, time), (sixth, content) = headers
     if (first, second, third, fourth, fifth, sixth) != _OURS or spec != b"1.0" or not name or not name.isascii():
         return None
+    if not (kind and source and time and content) or len(kind) + len(source) + len(time) + len(content) > CACHEABLE:
+        return None
     words, at, text = _words(kind, source, content), _time(time), name.decode()
     if words is None or at is None or not is_plain(text):
         return None
@@ -156,10 +158,8 @@ def _written(message: Message) -> float:
 
 
 @lru_cache(256)  # the same few recur
-def _words(kind: bytes | None, source: bytes | None, content: bytes | None) -> tuple[str, str, str] | None:
+def _words(kind: bytes, source: bytes, content: bytes) -> tuple[str, str, str] | None:
     """Type, source and content type; None: use `read`."""
-    if kind is None or source is None or content is None:
-        return None
     try:
         words = kind.decode(), source.decode(), content.decode()
     except UnicodeDecodeError:
@@ -168,8 +168,8 @@ def _words(kind: bytes | None, source: bytes | None, content: bytes | None) -> t
 
 
 @lru_cache(64)  # events published together have the same time
-def _time(value: bytes | None) -> float | None:
+def _time(value: bytes) -> float | None:
     try:
-        return None if value is None else seconds(value.decode())
+        return seconds(value.decode())
     except UnicodeDecodeError:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from secrets import token_hex
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from eventwagon.contracts.broker import Delivery
 from eventwagon.drivers.kafka.claims import ChannelClaims, WagonClaims
+from eventwagon.drivers.kafka.forward import Forward
 from eventwagon.drivers.kafka.kept import KeptEvents
 from eventwagon.drivers.kafka.lane import EACH, Lane
 from eventwagon.drivers.kafka.proposals import FORMAT, Beat, Claim, Join, Member, Op, encode, held_of
@@ -92,6 +94,49 @@ def test_events_are_kept_until_they_are_settled() -> None:
     assert kept.bytes == 3 * (10 + EACH)
     kept.clear()
     assert kept.bytes == 0
+
+
+def test_an_event_that_is_given_back_twice_is_kept_once() -> None:
+    kept = KeptEvents()
+    kept.keep(0, 7, deliveries(7, 1, 2, 3))
+    kept.keep(0, 8, deliveries(8, 2, 4))
+    for _ in range(2):
+        kept.released([(0, 1, 2, 7)])
+    kept.released([(0, 2, 3, 7), (0, 2, 3, 8)])
+    assert kept.take(0, 1) is not None
+    assert kept.take(0, 2) is not None
+    kept.settled([(0, 3, 4, 7), (0, 4, 5, 8)])
+    assert kept.bytes == 0
+
+
+def test_what_is_kept_of_events_counts_with_their_extensions() -> None:
+    kept = KeptEvents()
+    large = Event("1", "t", "/t", 0.0, b"x" * 10, extensions={f"x{n}": "y" * 8000 for n in range(10)})
+    kept.keep(0, 7, [Delivery(large, 1, (0, 1, 7))])
+    assert kept.bytes == 80_010 + EACH
+
+
+def test_what_was_read_is_its_owner_s_once_it_is_handed_over() -> None:
+    """The owner may take it out of the list before the thread goes on."""
+
+    class Client:
+        def poll(self, _: float) -> Message:
+            return messages(7)[0]
+
+        def consume(self, *_: object) -> list[Message]:
+            return messages(8)
+
+    async def main() -> None:
+        reads = Forward({}, "reads", prompt=True)
+        at_once = SimpleNamespace(
+            call_soon=lambda call, *args: call(*args), call_soon_threadsafe=lambda call, *args: call(*args)
+        )
+        reads._loop = at_once  # type: ignore[assignment]  # noqa: SLF001
+        reads.assigned["t", 0] = reads._sinks["t", 0] = (list[Message].clear, None)  # noqa: SLF001
+        reads._turn(Client())  # type: ignore[arg-type]  # noqa: SLF001
+        assert reads._starts == {("t", 0): 9}  # noqa: SLF001
+
+    asyncio.run(main())
 
 
 @examples(200)

@@ -251,13 +251,13 @@ class Forward:
                 groups.append((at, follower, list(some)))
             else:
                 groups += [(at, follower, end) for message in some if (end := _end(message)) is not None]
+        for at, follower, read in groups:  # before they are handed over: then their owners take from them
+            if follower is not None:
+                self._starts[at] = read if isinstance(read, int) else offset_of(read[-1]) + 1
         if groups:
             self._room.acquire()
             if not self._closing.is_set():
                 self._loop.call_soon_threadsafe(self._hand_over, groups)
-            for at, follower, read in groups:
-                if follower is not None:
-                    self._starts[at] = read if isinstance(read, int) else offset_of(read[-1]) + 1
 
     def _stands_still(self, consumer: Consumer) -> bool:
         """Wait a moment for room; or, if there was none for long and others could be read, pause what is full."""

@@ -50,6 +50,8 @@ class KeptEvents:
             if (known := self._claimed.get((partition, claim))) is None:
                 continue
             again = {d.token[:2]: d.event for d in known.deliveries if start <= d.token[1] < stop}
+            for at in again:  # one may be given back twice
+                self.take(*at)
             self._released |= again
             self.bytes += sum(map(_size, again.values()))
             known.left -= len(again)
@@ -79,4 +81,5 @@ class KeptEvents:
 
 
 def _size(event: Event) -> int:
-    return len(event.data) + EACH
+    extensions = sum(map(len, event.extensions.values())) if event.extensions else 0
+    return len(event.data) + extensions + EACH

@@ -182,7 +182,7 @@ def are_plain(kind: str, source: str, content_type: str) -> bool:
         content = check_word("content_type", content_type)
     except UsageError:
         return False
-    return is_plain(kind) and is_plain(source) and content[:23].lower() != "application/cloudevents"
+    return is_plain(kind) and is_plain(source) and not _media(content).startswith("application/cloudevents")
 
 
 def undecodable(data: bytes, pairs: Pairs, *, position: str, written: float, because: str) -> Event:

@@ -374,3 +374,23 @@ def test_nothing_is_kept_of_huge_attributes(driver: str, attribute: str) -> None
     finally:
         tracemalloc.stop()
     assert kept < 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "application/json"])
+@pytest.mark.parametrize("more", [{}, {"subject": "s"}])
+def test_a_structured_event_s_data_depend_on_its_content_type_alone(kind: str, more: dict[str, str]) -> None:
+    """The CloudEvents JSON format, 3.1.1: data that are no JSON are a JSON string."""
+    text = 'hello "you"'
+    document = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "time": rfc3339(5.0)}
+    document |= {"datacontenttype": kind, "data": text, **more}
+    event = by_kafka([("content-type", STRUCTURED.encode())], msgspec.json.encode(document))
+    assert event.data == (msgspec.json.encode(text) if kind == "application/json" else text.encode())
+
+
+@pytest.mark.parametrize("content", [STRUCTURED, f" {STRUCTURED}", f"{STRUCTURED}; charset=utf-8"])
+def test_headers_that_repeat_a_structured_event(content: str) -> None:
+    """It is read from the document."""
+    said = {"id": "1", "source": "/s", "type": "t", "time": rfc3339(5.0)}
+    document = msgspec.json.encode({"specversion": "1.0", **said, "data": 5})
+    headers = [(f"ce_{name}", text.encode()) for name, text in {"specversion": "1.0", **said}.items()]
+    assert by_kafka([*headers, ("content-type", content.encode())], document).data == b"5"

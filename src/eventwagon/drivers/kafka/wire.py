@@ -143,7 +143,7 @@ def _of_document(document: bytes) -> Event | None:
         found = _document.decode(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it has more attributes, or is not ours
         return None
-    if found.specversion != "1.0":
+    if found.specversion != "1.0" or found.datacontenttype != JSON:  # of another type, a text in quotes may stand there
         return None
     return known(found.id, found.type, found.source, found.time, bytes(found.data), found.datacontenttype)
 

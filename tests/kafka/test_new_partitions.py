@@ -269,11 +269,11 @@ def test_who_notices_partitions_amid_a_look_goes_on_looking(
             admin, looks = broker.wagons.admin, 0
             ends = admin.ends
 
-            async def meanwhile(places: Iterable[Place], *, stable: bool = False) -> dict[Place, int | None]:
+            async def meanwhile(places: Iterable[Place], **how: bool) -> dict[Place, int | None]:
                 nonlocal looks
                 asked = list(places)
-                found = await ends(asked, stable=stable)
-                if stable and (str(channel), 0) in asked:
+                found = await ends(asked, **how)
+                if how.get("patient") and (str(channel), 0) in asked:
                     looks += 1
                     await broker.wagons.recount(channel)
                 return found

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from secrets import token_hex
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, Message, Producer
+import pytest
+from confluent_kafka import KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from eventwagon.contracts.broker import Broker, Delivery, Subscription
 from eventwagon.drivers.kafka import KafkaBroker
@@ -53,6 +55,19 @@ async def topics(url: str) -> AsyncIterator[Admin]:
         yield admin
     finally:
         await admin.close()
+
+
+def offset_calls(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The topics of each call for offsets from now on."""
+    asked = list[set[str]]()
+    list_offsets = AdminClient.list_offsets
+
+    def recorded(self: AdminClient, wanted: dict[TopicPartition, Any], **options: Any) -> Any:
+        asked.append({at.topic for at in wanted})
+        return list_offsets(self, wanted, **options)
+
+    monkeypatch.setattr(AdminClient, "list_offsets", recorded)
+    return asked
 
 
 async def standing(broker: Broker, channel: Channel) -> list[str]:

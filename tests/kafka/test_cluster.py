@@ -8,7 +8,7 @@ from secrets import token_hex
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
 from eventwagon.contracts.registry import Member
@@ -16,7 +16,7 @@ from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.errors import PublishUncertain, Sealed, Unavailable
 from eventwagon.event import Channel
-from tests.kafka.support import Publishing, events, new_channel, patiently, send, standing, take, topics
+from tests.kafka.support import Publishing, events, new_channel, offset_calls, patiently, send, standing, take, topics
 from tests.servers.kafka import KafkaCluster, KafkaServer
 
 
@@ -65,14 +65,7 @@ def test_a_frozen_leader_holds_up_calls_about_its_own_partitions(
     kafka_cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those about others share one call with them until it was late once."""
-    asked = list[set[str]]()
-    list_offsets = AdminClient.list_offsets
-
-    def recorded(self: AdminClient, wanted: dict[TopicPartition, Any], **options: Any) -> Any:
-        asked.append({at.topic for at in wanted})
-        return list_offsets(self, wanted, **options)
-
-    monkeypatch.setattr(AdminClient, "list_offsets", recorded)
+    asked = offset_calls(monkeypatch)
 
     async def main() -> None:
         leaders = dict[str, KafkaServer]()

@@ -205,7 +205,7 @@ def test_a_producer_that_failed_for_good_closes_quietly(tmp_path: Path) -> None:
             with pytest.raises(KafkaException, match="_FATAL"):
                 async with asyncio.timeout(20):
                     for number in itertools.count():
-                        sender.producer.produce(f"any-{number}")
+                        sender.producer().produce(f"any-{number}")
                         await asyncio.sleep(0.05)
             if due:  # a report that never comes: it is looked for until the sender closes
                 sender.begin(due)

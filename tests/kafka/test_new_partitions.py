@@ -21,8 +21,9 @@ from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import Entry, StepFailed
 from eventwagon.contracts.registry import Registry
 from eventwagon.drivers.kafka import KafkaBroker, wagons
-from eventwagon.drivers.kafka.admin import Admin, Place
+from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.names import Names
+from eventwagon.drivers.kafka.offsets import Place
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.publishing import Publisher
 from eventwagon.drivers.kafka.registry import KafkaRegistry

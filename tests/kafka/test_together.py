@@ -16,8 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the package exports it without saying so
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
+    AdminClient,
+    NewTopic,
+)
 
 from eventwagon import Train
 from eventwagon.drivers.kafka import KafkaBroker, admin, forward, reader, sender, wagons
@@ -25,7 +28,7 @@ from eventwagon.drivers.kafka.admin import Admin
 from eventwagon.drivers.kafka.options import Options
 from eventwagon.drivers.kafka.registry import KafkaRegistry
 from eventwagon.event import Channel
-from tests.kafka.support import LONG, events, holding, new_channel, standing, take, topics
+from tests.kafka.support import LONG, events, holding, new_channel, offset_calls, standing, take, topics
 from tests.servers.server import Server
 from tests.support import until
 
@@ -89,8 +92,8 @@ def test_a_consumer_that_is_not_used_is_closed(kafka_server: Server, monkeypatch
             await broker.publish(channel, some)
             for _ in range(2):
                 assert await standing(broker, channel) == [event.id for event in some]
-                # what is left: for topics, two producers, and a consumer that follows the claims
-                await until(lambda: clients() <= before + 4, seconds=20.0)
+                # what is left: for topics, for offsets, two producers, and a consumer that follows the claims
+                await until(lambda: clients() <= before + 5, seconds=20.0)
             await broker.delete(channel)
 
     asyncio.run(main())
@@ -112,11 +115,11 @@ def test_one_more_idle_train_needs_no_client_of_its_own(kafka_server: Server, mo
                 connection = await opened.enter_async_context(train.connect(kafka_server.url))
                 await connection.found()
                 await opened.enter_async_context(connection.running())
-                # for topics, the logs' producer, the logs' and the events' consumer, and one that reads who is alive
-                await until(lambda: clients() <= before + 6, seconds=30.0)
+                # for topics, for offsets, the logs' producer and consumer, the events' consumer, and one for check-ins
+                await until(lambda: clients() <= before + 7, seconds=30.0)
             for _ in range(30):
                 await asyncio.sleep(0.1)
-                assert clients() <= before + 6
+                assert clients() <= before + 7
 
     asyncio.run(main())
 
@@ -144,7 +147,7 @@ def test_a_producer_that_rested_is_asked_for_the_topic_first(
             await broker.depth([channel])
             assert used.at_rest, "who only looks needs none"
             await broker.publish(channel, events(2))
-            assert asked == [used.producer]
+            assert asked == [used.producer()]
             assert len(await standing(broker, channel)) == 3
             await broker.delete(channel)
 
@@ -175,14 +178,7 @@ def test_a_topic_that_cannot_be_looked_up_holds_up_its_own_calls(
 ) -> None:
     """The client waits for it before it asks for any other, so it is asked for apart from then on."""
     mine, impossible = f"t{token_hex(5)}", "a b/c"
-    asked = list[set[str]]()
-    list_offsets = AdminClient.list_offsets
-
-    def recorded(self: AdminClient, wanted: dict[TopicPartition, Any], **options: Any) -> Any:
-        asked.append({at.topic for at in wanted})
-        return list_offsets(self, wanted, **options)
-
-    monkeypatch.setattr(AdminClient, "list_offsets", recorded)
+    asked = offset_calls(monkeypatch)
 
     async def main() -> None:
         async with topics(kafka_server.url) as admin:
@@ -198,6 +194,74 @@ def test_a_topic_that_cannot_be_looked_up_holds_up_its_own_calls(
             await admin.delete(mine)
 
     asyncio.run(main())
+
+
+def test_a_client_for_offsets_has_one_call_at_a_time_and_no_other(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka may end the process if metadata come in by another call as one begins."""
+    list_offsets, list_topics = AdminClient.list_offsets, AdminClient.list_topics
+    under_way = dict[int, list[Future[Any]]]()
+    looks_up = set[int]()
+    at_once = list[str]()
+
+    def offsets(self: AdminClient, wanted: Any, **options: Any) -> Any:
+        if not all(call.done() for call in under_way.get(id(self), ())):
+            at_once.append("list_offsets")
+        if id(self) in looks_up:
+            at_once.append("list_topics")
+        futures = list_offsets(self, wanted, **options)
+        under_way[id(self)] = list(futures.values())
+        return futures
+
+    def look_up(self: AdminClient, *args: Any, **options: Any) -> Any:
+        looks_up.add(id(self))
+        try:
+            return list_topics(self, *args, **options)
+        finally:
+            looks_up.discard(id(self))
+
+    monkeypatch.setattr(AdminClient, "list_offsets", offsets)
+    monkeypatch.setattr(AdminClient, "list_topics", look_up)
+
+    async def main() -> None:
+        async with topics(kafka_server.url) as admin:
+            names = [f"t{token_hex(5)}" for _ in range(8)]
+            await asyncio.gather(*(admin.create(name, 2, {}) for name in names))
+            for _ in range(5):
+                calls = [admin.ends([(name, 0), (name, 5)]) for name in names]  # there is no partition 5
+                calls += [admin.starts([(name, 1)]) for name in names]
+                asking = [asyncio.create_task(call) for call in calls]
+                await asyncio.gather(*(admin.describe(name) for name in names))
+                await asyncio.sleep(0.2)
+                for one in asking:
+                    one.cancel()
+                await asyncio.wait(asking)
+            await asyncio.gather(*(admin.delete(name) for name in names))
+
+    asyncio.run(main())
+    assert under_way
+    assert at_once == []
+
+
+def test_a_client_that_has_nothing_to_send_is_asked_itself() -> None:
+    asked = list[str]()
+
+    class Idle:
+        def __len__(self) -> int:
+            return 0
+
+        def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:
+            asked.append(topic)
+            return SimpleNamespace(topics={})
+
+    async def main() -> None:
+        admin = Admin(Options("127.0.0.1:1"))
+        assert await admin.describe("t", Idle()) is None
+        await admin.close()
+
+    asyncio.run(main())
+    assert asked == ["t"]
 
 
 def test_a_defect_in_one_look_ends_none_of_the_later_ones(

@@ -15,7 +15,7 @@ from eventwagon.lab.job import Figures, figures
 
 BURSTS = tuple(f"random-{n}" for n in range(1, 11))
 TELLING = ("random-1", "random-3", "random-10")
-"""Three in which the strategies differ. In most others all have all events on time; `make soak` takes all ten."""
+"""Three in which the strategies differ. In most others all have all events on time; `make long` takes all ten."""
 
 
 class Bounds(msgspec.Struct, frozen=True):

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -23,8 +20,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    ListOffsetsResultInfo,
     NewTopic,
-    OffsetSpec,
     ResourceType,
     TopicDescription,
     TopicMetadata,
@@ -34,20 +31,16 @@ from ...background import Background
 from ...backoff import Backoff
 from ...errors import BrokerError, StorageBroken
 from .causes import Causes
-from .errors import AWAY, MOVING, absent, cause, translate
-from .merged import Merged
+from .errors import AWAY, MOVING, absent, cause, failure, translate
+from .merged import PATIENT, PROMPT, Merged
+from .offsets import Kind, Offsets, Place
 from .options import Options
 
 R = TypeVar("R")
 
-_GRACE = 1.0  # s after which an overdue call counts as never answered
 _AT_ONCE = 2  # topics: the cluster creates one after the other, and more calls would only wait there, up to their time
-_TRY = 1.5  # s to wait for a leader before another may have taken over
-_LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
-_PROMPT = 25.0  # calls a second of one kind, about all trains
-_PATIENT = 5.0  # the same for those that nobody waits for
-Place = tuple[str, int]
-"""Topic and partition."""
+_TRY = 3.0  # s to wait for one broker before another is asked
+_TRY_LEADER = 1.5  # s to wait for a leader before another may have taken over
 
 FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """The options with which only eventwagon deletes records, whatever the cluster's defaults are."""
@@ -106,21 +99,17 @@ class Described(NamedTuple):
     partitions: int
     identity: str
     """What distinguishes the topic from others that had its name before; empty if the server is too old to tell."""
+    leaderless: frozenset[int] = frozenset()
+    """The partitions without a leader."""
 
     @classmethod
     def of(cls, description: TopicDescription) -> Self:
         """As the client has it."""
         identity = str(description.topic_id)
-        # all zeros: before Kafka had ids, which it may get later
-        return cls(len(description.partitions), "" if set(identity) == {"A"} else identity)
-
-
-class _Kind(Enum):
-    """Which offset of a partition is asked for: how, and whether records of open transactions count."""
-
-    LATEST = OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
-    STABLE = OffsetSpec.latest(), IsolationLevel.READ_COMMITTED  # type: ignore[no-untyped-call]
-    EARLIEST = OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
+        if set(identity) == {"A"}:  # all zeros: before Kafka had ids, which it may get later
+            identity = ""
+        leaderless = frozenset(one.id for one in description.partitions if one.leader is None)
+        return cls(len(description.partitions), identity, leaderless)
 
 
 class Admin:
@@ -135,24 +124,24 @@ class Admin:
         """For blocking calls."""
         self._creating = asyncio.Semaphore(_AT_ONCE)
         self._calls = Background()
-        self._descriptions: dict[float, Merged[str, Described | KafkaError | None]] = {}
-        """By the rate of calls, as the following."""
-        self._offsets: dict[tuple[float, _Kind, bool], Merged[Place, Any]] = {}
-        """The last: for partitions without an answer last time, so that the others do not wait for it again."""
-        self._late = dict[Place, float]()
-        """These, and until when (the loop's time)."""
-
-    def _merged_offsets(self, rate: float, kind: _Kind, *, late: bool) -> Merged[Place, Any]:
-        key = rate, kind, late
-        if key not in self._offsets:
-            self._offsets[key] = Merged(partial(self._list, kind), self._calls, rate=rate)
-        return self._offsets[key]
+        self._describing = {
+            patient: Merged(self._describe_all, self._calls, rate=PATIENT if patient else PROMPT)
+            for patient in (False, True)
+        }
+        self._offsets = Offsets(
+            lambda: AdminClient(options.common(self.causes)),
+            self.threads,
+            self._calls,
+            self._led,
+            seconds=min(_TRY_LEADER, options.timeout),
+        )
 
     async def close(self) -> None:
         """End its threads."""
         self._calls.cancel()
         await self._calls.wait()
         await asyncio.to_thread(self.threads.shutdown, True, cancel_futures=True)
+        self._offsets.close()
         del self._client
 
     async def blocking(self, call: Callable[..., R], *args: Any) -> R:
@@ -170,6 +159,7 @@ class Admin:
             return ""
         with suppress(KafkaException):
             self._client.poll(0)  # delivers the client's log records
+        self._offsets.poll()
         return self.causes.why(self.options.servers, self.options.timeout)
 
     async def names(self) -> list[str]:
@@ -182,7 +172,7 @@ class Admin:
 
     async def describe(self, topic: str, client: Any = None) -> TopicMetadata | None:
         """The topic, or None if there is none. With a `client`, that client knows the topic from then on."""
-        asked = client or self._client
+        asked = self._client if client is None else client  # one that has nothing to send counts as false
         try:
             found = await self.blocking(lambda: asked.list_topics(topic, timeout=self.options.timeout))
         except KafkaException as e:
@@ -200,10 +190,7 @@ class Admin:
     async def described(self, topics: Iterable[str], *, patient: bool = False) -> dict[str, Described | None]:
         """Each of these topics, None if there is no such topic; one call for all. Without those of which the server
         tells nothing; raises if it tells nothing of all. `patient`: where many ask, it may come 0.2 s later."""
-        rate = _PATIENT if patient else _PROMPT
-        if rate not in self._descriptions:
-            self._descriptions[rate] = Merged(self._describe_all, self._calls, rate=rate)
-        answers = await self._descriptions[rate].of(topics)
+        answers = await self._describing[patient].of(topics)
         found = {topic: one for topic, one in answers.items() if not isinstance(one, KafkaError)}
         failed = [(topic, one) for topic, one in answers.items() if isinstance(one, KafkaError)]
         if failed and not found:
@@ -229,8 +216,16 @@ class Admin:
         found = dict[str, Described | KafkaError | None]()
         for topic, future in futures.items():
             error = await self._done(future, renew=False)
-            found[topic] = Described.of(future.result()) if error is None else None if absent(error) else error
+            if error is None:
+                found[topic] = Described.of(future.result())
+            else:
+                found[topic] = None if absent(error) else error
         return found
+
+    async def _led(self, topics: set[str]) -> set[Place]:
+        found = await self._describing[False].of(topics)
+        some = [(topic, one) for topic, one in found.items() if isinstance(one, Described)]
+        return {(topic, p) for topic, one in some for p in range(one.partitions) if p not in one.leaderless}
 
     async def identity(self, topic: str) -> str:
         """The topic's `Described.identity`; empty if there is no topic, too."""
@@ -300,11 +295,10 @@ class Admin:
 
     async def knows_newest_times(self, topic: str) -> bool:
         """Whether the brokers can find a record by its time (KIP-734); they can since 3.0."""
-        at = TopicPartition(topic, 0)
-        spec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
-        (future,) = self._client.list_offsets({at: spec}, request_timeout=self.options.timeout).values()
-        error = await self._done(future)
-        return error is None or error.code() not in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE)
+        deadline = asyncio.get_running_loop().time() + self.options.timeout
+        (found,) = (await self._offsets.of(Kind.NEWEST_TIME, [(topic, 0)], deadline)).values()
+        refusals = KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE
+        return not isinstance(found, KafkaError) or found.code() not in refusals
 
     async def option(self, topic: str, name: str) -> str | None:
         """One of the topic's options."""
@@ -326,93 +320,48 @@ class Admin:
     ) -> dict[Place, int | None]:
         """The offset after the last record of each partition, None if there is no such topic; one call for all.
         `stable`: before the first record of an open transaction. `patient`: where many ask, it may come 0.2 s later."""
-        found = await self._places(_Kind.STABLE if stable else _Kind.LATEST, places, patient=patient)
+        found = await self._places(Kind.STABLE if stable else Kind.LATEST, places, patient=patient)
         return {place: None if one is None else one.offset for place, one in found.items()}
 
     async def epochs(self, places: Iterable[Place]) -> dict[Place, int | None]:
         """The leader epoch of each partition, which grows whenever another broker takes over; None if there is no such
         topic."""
-        found = await self._places(_Kind.LATEST, places)
+        found = await self._places(Kind.LATEST, places)
         return {place: None if one is None else one.leader_epoch for place, one in found.items()}
 
     async def starts(self, places: Iterable[Place]) -> dict[Place, int | None]:
         """The offset of the first record that still exists in each partition; None if there is no such topic."""
-        found = await self._places(_Kind.EARLIEST, places)
+        found = await self._places(Kind.EARLIEST, places)
         return {place: None if one is None else one.offset for place, one in found.items()}
 
-    async def _places(self, kind: _Kind, places: Iterable[Place], *, patient: bool = False) -> dict[Place, Any]:
-        """What the client says of each partition's offset, None if there is no such topic. A partition without a leader
-        is asked for again, until the time is over."""
-        found: dict[Place, Any] = {}
+    async def _places(
+        self, kind: Kind, places: Iterable[Place], *, patient: bool = False
+    ) -> dict[Place, ListOffsetsResultInfo | None]:
+        """Each partition's offset, None if there is no such topic. A partition without a leader is asked for again,
+        until the time is over."""
+        found: dict[Place, ListOffsetsResultInfo | None] = {}
         left = set(places)
         loop = asyncio.get_running_loop()
         deadline, backoff = loop.time() + self.options.timeout, Backoff(0.005, 0.25)
         while left:
-            late = {place for place in left if self._late.get(place, 0.0) > loop.time()}
-            asked = (left - late, False), (late, True)
-            rate = _PATIENT if patient else _PROMPT
-            answers = await asyncio.gather(
-                *(self._merged_offsets(rate, kind, late=is_late).of(some) for some, is_late in asked if some)
-            )
-            moving = None
-            for place, answer in (item for some in answers for item in some.items()):
-                error = answer if isinstance(answer, KafkaError) else None
-                if error is None:
+            moving, answers = None, await self._offsets.of(kind, left, deadline, patient=patient)
+            for place, answer in answers.items():
+                if not isinstance(answer, KafkaError):
                     found[place] = answer
-                elif absent(error) and await self.describe(place[0]) is None:
+                elif absent(answer) and await self.describe(place[0]) is None:
                     found[place] = None
-                elif absent(error) or error.code() in MOVING or error.code() == KafkaError._TIMED_OUT:
-                    moving = error  # an absent topic that exists: the client's own view, after a lost connection
+                elif absent(answer) or answer.code() in MOVING or answer.code() == KafkaError._TIMED_OUT:
+                    moving = answer  # an absent topic that exists: the client's own view, after a lost connection
                 else:
-                    raise self.trouble(error, "DESCRIBE", f"topic {place[0]}")
+                    raise self.trouble(answer, "DESCRIBE", f"topic {place[0]}")
             left -= found.keys()
             if moving is None:
                 break
             if loop.time() > deadline:
                 raise self.trouble(moving, "DESCRIBE", f"topic {min(left)[0]}")
             await asyncio.sleep(backoff.next())
-            for topic in {topic for topic, _ in left}:
-                await self.describe(topic)
+            await self._offsets.learn(left)
         return found
-
-    async def _list(self, kind: _Kind, places: set[Place]) -> dict[Place, Any]:
-        """What the client says of each partition's offset, or why it says nothing."""
-        found = await self._list_at_once(kind, places)
-        topics = {topic for topic, _ in places}
-        if len(topics) > 1 and all(map(_is_failure, found.values())):
-            # the client waits for all leaders before it asks one: whose is missing shows when they are asked apart
-            apart = ({place for place in places if place[0] == topic} for topic in topics)
-            for some in await asyncio.gather(*(self._list_at_once(kind, each) for each in apart)):
-                found |= some
-        self._note_late(found)
-        return found
-
-    async def _list_at_once(self, kind: _Kind, places: set[Place]) -> dict[Place, Any]:
-        spec, level = kind.value
-        try:
-            futures = self._client.list_offsets(
-                {TopicPartition(topic, partition): spec for topic, partition in places},
-                isolation_level=level,
-                request_timeout=min(_TRY, self.options.timeout),
-            )
-        except KafkaException as e:
-            return dict.fromkeys(places, cause(e))
-        found = dict[Place, Any]()
-        for at, future in futures.items():
-            place, error = (at.topic, at.partition), await self._done(future, renew=False)
-            if error is None and future.result().offset >= 0:
-                found[place] = future.result()
-            else:  # no offset, and no error: the leader was just killed, or does not answer
-                found[place] = error or KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
-        return found
-
-    def _note_late(self, answers: Mapping[Place, Any]) -> None:
-        """Remember the partitions without an answer."""
-        now = asyncio.get_running_loop().time()
-        late = {place for place, one in answers.items() if _is_failure(one)}
-        if late or self._late:
-            stay = {place: until for place, until in self._late.items() if place not in answers and until > now}
-            self._late = stay | dict.fromkeys(late, now + _LATE)
 
     async def commit(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Commit these offsets for a group that has no members."""
@@ -450,7 +399,7 @@ class Admin:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.timeout
         while True:
-            future = start(max(0.1, min(2 * _TRY, deadline - loop.time())))
+            future = start(max(0.1, min(_TRY, deadline - loop.time())))
             error = await self._done(future)
             if error is None or error.code() != KafkaError._TIMED_OUT or loop.time() > deadline - 0.1:
                 return error, future
@@ -459,16 +408,8 @@ class Admin:
         """The call's error, if any. With `renew`, a client that timed out is replaced: it may wait for ever for a
         controller that was killed."""
         asked = self._client
-        try:
-            if not future.done():  # of a call about many things, all are done at once
-                async with asyncio.timeout(self.options.timeout + _GRACE):
-                    await asyncio.wrap_future(future)
-            future.result()
-        except KafkaException as e:
-            error = cause(e)
-        except TimeoutError:
-            error = KafkaError(KafkaError._TIMED_OUT, "no answer")
-        else:
+        error = await failure(future, self.options.timeout)
+        if error is None:
             return None
         if error.code() in AWAY:
             with suppress(KafkaException):
@@ -483,8 +424,3 @@ class Admin:
 
     def _times(self) -> dict[str, float]:
         return {"request_timeout": self.options.timeout, "operation_timeout": self.options.timeout}
-
-
-def _is_failure(answer: object) -> bool:
-    """Whether it is an error, and not that there is no such topic."""
-    return isinstance(answer, KafkaError) and not absent(answer)

@@ -11,7 +11,7 @@ import msgspec
 from ...contracts.broker import Depth
 from ...errors import BrokerError, ChannelGone
 from ...event import DEAD, Channel
-from .admin import Place
+from .offsets import Place
 from .probes import DeadLetterProbes
 from .reader import Spot
 from .totals import ClaimedTopic, Totals

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
 from confluent_kafka import KafkaError, KafkaException
 
 from ...errors import BrokerError, StorageBroken, Unavailable
@@ -39,6 +43,7 @@ AWAY = frozenset(
     }
 )
 """No server answered, or none that can carry out the call."""
+_GRACE = 1.0  # s after which an overdue call counts as never answered
 _FORBIDDEN = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
@@ -69,6 +74,20 @@ def cause(error: BaseException) -> KafkaError:
         return KafkaError(KafkaError._QUEUE_FULL, str(error))
     found = error.args[0] if isinstance(error, KafkaException) and error.args else None
     return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
+async def failure(call: Future[Any], seconds: float) -> KafkaError | None:
+    """The error of a call that is given this time, if any, once it is over."""
+    try:
+        if not call.done():  # of a call about many things, all are done at once
+            async with asyncio.timeout(seconds + _GRACE):
+                await asyncio.wrap_future(call)
+        call.result()
+    except KafkaException as e:
+        return cause(e)
+    except TimeoutError:
+        return KafkaError(KafkaError._TIMED_OUT, "no answer")
+    return None
 
 
 def translate(error: KafkaError, servers: str, right: str, resource: str, why: str = "") -> BrokerError:

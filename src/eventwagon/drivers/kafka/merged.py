@@ -13,10 +13,15 @@ from ...errors import Unavailable
 K = TypeVar("K")
 V = TypeVar("V")
 
+PROMPT = 25.0
+"""Calls a second of one kind, about all trains."""
+PATIENT = 5.0
+"""The same for those that nobody waits for."""
+
 
 class Merged(Generic[K, V]):
-    """Asks for the values of keys. Few callers wait for nobody; where many ask, those who ask meanwhile share one call,
-    so that 40 trains cost hardly more than one. Belongs to the event loop that made it."""
+    """Asks for the values of keys. Where few ask, nobody waits; where many ask, those who ask meanwhile share one call,
+    so that 40 trains cost hardly more than one. Belongs to the event loop that uses it first."""
 
     def __init__(
         self, call: Callable[[set[K]], Awaitable[Mapping[K, V]]], background: Background, *, rate: float
@@ -25,7 +30,7 @@ class Merged(Generic[K, V]):
         takes along who asks meanwhile. `background` owns the calls that are under way."""
         self._call = call
         self._background = background
-        self._turns = Bucket(rate, asyncio.get_running_loop().time())
+        self._turns = Bucket(rate, 0.0)  # full
         self._asked = set[K]()
         self._next: asyncio.Task[Mapping[K, V]] | None = None
         """The call that has not begun, for those in `_asked`."""

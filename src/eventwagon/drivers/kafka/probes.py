@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from confluent_kafka import Message
 
 from ...errors import BrokerError
-from .admin import Place
+from .offsets import Place
 from .options import LOGGER
 from .proposals import Void, runs_of
 from .reader import Reader, Spot

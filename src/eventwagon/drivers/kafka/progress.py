@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ...errors import BrokerError
-from .admin import Admin, Place
+from .admin import Admin
+from .offsets import Place
 from .options import LOGGER
 from .wagon import KafkaWagon
 

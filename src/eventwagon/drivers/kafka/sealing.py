@@ -22,8 +22,9 @@ from confluent_kafka import KafkaError
 from ...backoff import Backoff
 from ...display.text import plain
 from ...errors import BrokerError, Unavailable
-from .admin import Admin, Place
+from .admin import Admin
 from .errors import absent
+from .offsets import Place
 from .publishing import LIMIT, PROBES_ONLY, SEALED
 from .reader import Reader
 from .sender import Sender

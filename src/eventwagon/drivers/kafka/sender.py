@@ -54,7 +54,6 @@ class Sender:
         self._pause = _SHORT
         self._closed = False
 
-    @property
     def producer(self) -> Producer:
         """The producer, made when it is needed. Raises KafkaException after `close`."""
         self._used = self._loop.time()
@@ -83,7 +82,7 @@ class Sender:
             del old
 
     def begin(self, count: int = 1) -> None:
-        """This many reports are due, of messages that are about to be passed to `producer.produce`."""
+        """This many reports are due, of messages that are about to be passed to `producer().produce`."""
         self._due += count
         self._pause = _SHORT
         if self._timer is None:
@@ -158,7 +157,7 @@ class Sender:
 
         def produce(reported: Callable[[KafkaError | None, Message], None]) -> None:
             try:
-                self.producer.produce(topic, value, key, partition, reported, headers=list(headers))
+                self.producer().produce(topic, value, key, partition, reported, headers=list(headers))
             except (KafkaException, BufferError) as e:
                 ended(cause(e), None)
 

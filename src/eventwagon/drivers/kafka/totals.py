@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ...event import ARCHIVE, DEAD, Channel
-from .admin import Admin, Place
+from .admin import Admin
 from .claims import ChannelClaims
+from .offsets import Place
 from .publishing import Topic
 from .wagon import KafkaWagon
 

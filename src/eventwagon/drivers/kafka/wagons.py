@@ -12,13 +12,14 @@ from ...display.text import count
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel
 from .added import AddedPartitions
-from .admin import LOG_TIME, Described, Place
+from .admin import LOG_TIME, Described
 from .ages import EventTimes
 from .claims import WagonClaims
 from .cluster import Cluster
 from .feed import Feed
 from .following import LogClient, LogGone
 from .names import Names
+from .offsets import Place
 from .options import LOGGER
 from .progress import Progress
 from .proposals import Void
@@ -68,8 +69,8 @@ class Wagons:
         self._turn = 0
         """Looks whether the topics still exist, so far."""
         self._background = Background()
-        self._background.start(self._each(_LOOK, self._watch))
-        self._background.start(self._each(_BEAT, self._beat))
+        self._background.start(self._each(_LOOK, self._watch, "a look at Kafka's topics"))
+        self._background.start(self._each(_BEAT, self._beat, "a sign of life"))
         if options.group:
             self._background.start(Progress(self.admin, options.group, self.live).run())
 
@@ -216,7 +217,7 @@ class Wagons:
             raise ChannelGone(f"topic {wagon.log.topic} was deleted and made anew")
         return wagon
 
-    async def _each(self, seconds: float, turn: Callable[[], Awaitable[None]]) -> None:
+    async def _each(self, seconds: float, turn: Callable[[], Awaitable[None]], name: str) -> None:
         """Take a turn every so many seconds. A defect in one ends none of the others."""
         told = -math.inf
         while True:
@@ -226,7 +227,7 @@ class Wagons:
             except Exception:  # noqa: BLE001 - it is logged
                 if (now := asyncio.get_running_loop().time()) >= told + _TOLD_AGAIN:
                     told = now
-                    LOGGER.exception("a look at Kafka's topics failed unexpectedly; the next is in %g s", seconds)
+                    LOGGER.exception("%s failed unexpectedly; the next is in %g s", name, seconds)
 
     async def _beat(self) -> None:
         for wagon in self.live():

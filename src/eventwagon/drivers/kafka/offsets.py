@@ -1,0 +1,197 @@
+"""The offsets of partitions, asked for by calls that all trains of a process share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+from itertools import product
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package exports them without saying so
+    AdminClient,
+    ListOffsetsResultInfo,
+    OffsetSpec,
+)
+
+from ...background import Background
+from .errors import absent, cause, failure
+from .merged import PATIENT, PROMPT, Merged
+
+_LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
+_EITHER = (False, True)
+
+Place = tuple[str, int]
+"""Topic and partition."""
+Answer = ListOffsetsResultInfo | KafkaError
+"""A partition's offset and leader epoch, or why there is none."""
+Led = Callable[[set[str]], Awaitable[set[Place]]]
+"""Returns those partitions of the topics that have a leader, by the cluster."""
+
+
+class Kind(Enum):
+    """Which offset of a partition is asked for: how, and whether records of open transactions count."""
+
+    LATEST = OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
+    STABLE = OffsetSpec.latest(), IsolationLevel.READ_COMMITTED  # type: ignore[no-untyped-call]
+    EARLIEST = OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
+    NEWEST_TIME = OffsetSpec.max_timestamp(), IsolationLevel.READ_UNCOMMITTED  # type: ignore[no-untyped-call]
+
+
+class Offsets:
+    """Asks each partition's leader. One that does not answer holds up calls about others only until it was late once:
+    then it is asked by calls of its own."""
+
+    def __init__(
+        self, make: Callable[[], AdminClient], threads: Executor, calls: Background, led: Led, *, seconds: float
+    ) -> None:
+        """`make` returns a new client, `threads` are for blocking calls, `calls` owns what is under way. `seconds`: for
+        which a call waits for a leader."""
+        self._led = led
+        self._seconds = seconds
+        self._clients = {late: _Client(make, threads, seconds) for late in _EITHER}
+        """For partitions whose leaders answer, and for those that were late."""
+        self._late = dict[Place, float]()
+        """Partitions without an answer last time, and until when that counts (the loop's time)."""
+        self._asking = {
+            (kind, patient, late): Merged(partial(self._ask, kind, late), calls, rate=PATIENT if patient else PROMPT)
+            for kind, patient, late in product(Kind, _EITHER, _EITHER)
+        }
+        self._learning = {late: Merged(self._clients[late].learn, calls, rate=PROMPT) for late in _EITHER}
+
+    async def of(
+        self, kind: Kind, places: Iterable[Place], deadline: float, *, patient: bool = False
+    ) -> dict[Place, Answer]:
+        """The offset of each of these partitions; that there is none after the `deadline` (the loop's time). `patient`:
+        where many ask, it may come 0.2 s later."""
+        found: dict[Place, Answer] = dict.fromkeys(places, KafkaError(KafkaError._TIMED_OUT, "no answer"))
+        asked = self._by_lateness(found).items()
+        calls = (self._asking[kind, patient, late].of(some) for late, some in asked if some)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                for some in await asyncio.gather(*calls):
+                    found |= some
+        return found
+
+    async def learn(self, places: Iterable[Place]) -> None:
+        """Let the clients look up who leads these partitions: by themselves they look up none of a topic of which they
+        know some. A failure is not raised: the next call meets it."""
+        asked = self._by_lateness(places)
+        await asyncio.gather(*(self._learning[late].of({topic for topic, _ in asked[late]}) for late in _EITHER))
+
+    def poll(self) -> None:
+        """Let the clients deliver their log records."""
+        for client in self._clients.values():
+            client.poll()
+
+    def close(self) -> None:
+        """End the clients."""
+        for client in self._clients.values():
+            client.close()
+
+    async def _ask(self, kind: Kind, late: bool, places: set[Place]) -> dict[Place, Answer]:
+        """What the client says of each partition's offset, or why it says nothing."""
+        client, found = self._clients[late], dict[Place, Answer]()
+        async with client.turn:
+            if not late:  # what was found late while this call waited for its turn: nobody waits for it again
+                unanswered = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+                found = dict.fromkeys(self._by_lateness(places)[True], unanswered)
+            asked = places - found.keys()
+            answers = await client.list(kind, asked)
+            if len(asked) > 1 and all(map(_is_failure, answers.values())):
+                # the client waits for all leaders before it asks one, so one that is missing fails all
+                led = await self._of_leaders(asked)
+                if led != asked:
+                    answers |= await client.list(kind, led)
+            recovered = {topic for topic, _ in self._late.keys() & _answered(answers)}
+            self._note_late(answers)
+        if recovered:
+            await self._learning[False].of(recovered)
+        return found | answers
+
+    async def _of_leaders(self, places: set[Place]) -> set[Place]:
+        """Those that have a leader; none if the cluster does not answer in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                return places & await self._led({topic for topic, _ in places})
+        return set()
+
+    def _by_lateness(self, places: Iterable[Place]) -> dict[bool, set[Place]]:
+        now = asyncio.get_running_loop().time()
+        late = {place for place in places if self._late.get(place, 0.0) > now}
+        return {False: set(places) - late, True: late}
+
+    def _note_late(self, answers: Mapping[Place, Answer]) -> None:
+        now = asyncio.get_running_loop().time()
+        late = {place for place, answer in answers.items() if _is_failure(answer)}
+        if late or self._late:
+            stay = {place: until for place, until in self._late.items() if place not in answers and until > now}
+            self._late = stay | dict.fromkeys(late, now + _LATE)
+
+
+class _Client:
+    """A client that does nothing else, one call at a time. librdkafka 2.16 may end the process otherwise: when metadata
+    come in, by another call of the same client, in the moment in which `list_offsets` begins, two of its threads finish
+    that call (`rd_kafka_topic_partition_list_query_leaders_async`)."""
+
+    def __init__(self, make: Callable[[], AdminClient], threads: Executor, seconds: float) -> None:
+        self.turn = asyncio.Lock()
+        self._make = make
+        self._threads = threads
+        self._seconds = seconds
+        self._client: AdminClient | None = None
+
+    async def list(self, kind: Kind, places: set[Place]) -> dict[Place, Answer]:
+        """Whose turn it is: each partition's offset."""
+        if not places:
+            return {}
+        if self._client is None:
+            self._client = self._make()
+        spec, level = kind.value
+        wanted = {TopicPartition(topic, partition): spec for topic, partition in places}
+        try:
+            futures = self._client.list_offsets(wanted, isolation_level=level, request_timeout=self._seconds)
+        except KafkaException as e:
+            return dict.fromkeys(places, cause(e))
+        found = dict[Place, Answer]()
+        for at, future in futures.items():
+            error = await failure(future, self._seconds)
+            if error is None and future.result().offset < 0 and kind is not Kind.NEWEST_TIME:
+                # no offset, and no error: the leader was just killed, or does not answer
+                error = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+            found[at.topic, at.partition] = error or future.result()
+        return found
+
+    async def learn(self, topics: set[str]) -> dict[str, None]:
+        """Look up the topics' partitions and leaders. Failures are not raised."""
+        async with self.turn:
+            if self._client is not None:
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, self._client, topics)
+        return dict.fromkeys(topics)
+
+    def _look_up(self, client: AdminClient, topics: set[str]) -> None:
+        with suppress(KafkaException):
+            for topic in topics:
+                client.list_topics(topic, timeout=self._seconds)
+
+    def poll(self) -> None:
+        """Deliver log records."""
+        if self._client is not None:
+            with suppress(KafkaException):
+                self._client.poll(0)
+
+    def close(self) -> None:
+        """End it."""
+        self._client = None
+
+
+def _is_failure(answer: Answer) -> bool:
+    """Whether it is an error, and not that there is no such topic."""
+    return isinstance(answer, KafkaError) and not absent(answer)
+
+
+def _answered(answers: Mapping[Place, Answer]) -> set[Place]:
+    return {place for place, answer in answers.items() if not isinstance(answer, KafkaError)}

@@ -129,12 +129,12 @@ def test_a_producer_that_rested_is_asked_for_the_topic_first(
 ) -> None:
     """Else its first message waits for half a second."""
     monkeypatch.setattr(sender, "_KEPT", 0.2)
-    asked = list[Any]()
-    describe = Admin.describe
+    asked = list[sender.Sender]()
+    describe_to = Admin.describe_to
 
-    async def counted(self: Admin, topic: str, client: Any = None) -> Any:
-        asked.append(client)
-        return await describe(self, topic, client)
+    async def counted(self: Admin, producers: sender.Sender, topic: str) -> Any:
+        asked.append(producers)
+        return await describe_to(self, producers, topic)
 
     async def main() -> None:
         channel = new_channel()
@@ -143,11 +143,11 @@ def test_a_producer_that_rested_is_asked_for_the_topic_first(
             await broker.publish(channel, events(1))
             used = broker.wagons.publisher.sender
             await until(lambda: used.at_rest)
-            monkeypatch.setattr(Admin, "describe", counted)
+            monkeypatch.setattr(Admin, "describe_to", counted)
             await broker.depth([channel])
             assert used.at_rest, "who only looks needs none"
             await broker.publish(channel, events(2))
-            assert asked == [used.producer()]
+            assert asked == [used]
             assert len(await standing(broker, channel)) == 3
             await broker.delete(channel)
 
@@ -244,24 +244,29 @@ def test_a_client_for_offsets_has_one_call_at_a_time_and_no_other(
     assert at_once == []
 
 
-def test_a_client_that_has_nothing_to_send_is_asked_itself() -> None:
-    asked = list[str]()
+def test_a_new_producer_is_asked_twice() -> None:
+    """And itself, although a client that has nothing to send counts as false."""
+    asked = list[object]()
 
     class Idle:
         def __len__(self) -> int:
             return 0
 
         def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:
-            asked.append(topic)
+            asked.append(self)
             return SimpleNamespace(topics={})
 
     async def main() -> None:
-        admin = Admin(Options("127.0.0.1:1"))
-        assert await admin.describe("t", Idle()) is None
-        await admin.close()
+        cluster = Admin(Options("127.0.0.1:1"))
+        used, producer = sender.Sender({}), Idle()
+        used._producer = producer  # type: ignore[assignment]  # noqa: SLF001
+        assert await cluster.describe_to(used, "t") is None
+        assert asked == [producer] * 2
+        assert await cluster.describe_to(used, "t") is None
+        assert asked == [producer] * 3
+        await cluster.close()
 
     asyncio.run(main())
-    assert asked == ["t"]
 
 
 def test_a_defect_in_one_look_ends_none_of_the_later_ones(

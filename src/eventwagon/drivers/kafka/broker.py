@@ -152,7 +152,7 @@ class KafkaBroker:
         )
 
         async def ready() -> None:
-            metadata = await admin.describe(topic, self.wagons.publisher.sender.producer())
+            metadata = await admin.describe_to(self.wagons.publisher.sender, topic)
             if metadata is None or any(p.leader < 0 for p in metadata.partitions.values()):
                 raise Unavailable(f"topic {topic} has no leader yet")
             wagon = await self.wagons.of(channel)
@@ -245,7 +245,7 @@ class KafkaBroker:
         count = sealed = 0
         try:
             while metadata is not None and (count := len(metadata.partitions)) > sealed:
-                known = await client.admin.describe(topic, client.sender.producer())
+                known = await client.admin.describe_to(client.sender, topic)
                 if known is not None and len(known.partitions) < count:  # it would take them for absent
                     raise Unavailable(
                         f"Kafka at {self._options.servers}: topic {topic}: a broker does not know of all its "
@@ -324,9 +324,11 @@ class KafkaBroker:
         wagon = await self.wagons.of(channel)
         feed = await self.wagons.feed(wagon, channel, owner)
         feed.users += 1
+        subscription = KafkaSubscription(wagon, feed, channel, visibility, owner)
         try:
-            yield KafkaSubscription(wagon, feed, channel, visibility, owner)
+            yield subscription
         finally:
+            subscription.close()
             feed.users -= 1
             if not feed.users:
                 feed.stop()

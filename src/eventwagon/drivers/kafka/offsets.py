@@ -148,12 +148,14 @@ class _Client:
         """Whose turn it is: each partition's offset."""
         if not places:
             return {}
-        if self._client is None:
+        if self._client is None:  # one that has no connection yet may wait for its whole time
             self._client = self._make()
+            await self._look_up({topic for topic, _ in places})
+        client = self._client
         spec, level = kind.value
         wanted = {TopicPartition(topic, partition): spec for topic, partition in places}
         try:
-            futures = self._client.list_offsets(wanted, isolation_level=level, request_timeout=self._seconds)
+            futures = client.list_offsets(wanted, isolation_level=level, request_timeout=self._seconds)
         except KafkaException as e:
             return dict.fromkeys(places, cause(e))
         found = dict[Place, Answer]()
@@ -169,13 +171,19 @@ class _Client:
         """Look up the topics' partitions and leaders. Failures are not raised."""
         async with self.turn:
             if self._client is not None:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._look_up, self._client, topics)
+                await self._look_up(topics)
         return dict.fromkeys(topics)
 
-    def _look_up(self, client: AdminClient, topics: set[str]) -> None:
-        with suppress(KafkaException):
-            for topic in topics:
-                client.list_topics(topic, timeout=self._seconds)
+    async def _look_up(self, topics: set[str]) -> None:
+        client, seconds = self._client, self._seconds
+        assert client is not None  # noqa: S101
+
+        def ask() -> None:
+            with suppress(KafkaException):
+                for topic in topics:
+                    client.list_topics(topic, timeout=seconds)
+
+        await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
     def poll(self) -> None:
         """Deliver log records."""

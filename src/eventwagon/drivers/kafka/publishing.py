@@ -132,7 +132,7 @@ class Publisher:
         if topic.name in sender.known:
             return
         # on some brokers what is new may not be known yet: then the producer asks on by itself
-        if await self._admin.describe(topic.name, sender.producer()) is not None:
+        if await self._admin.describe_to(sender, topic.name) is not None:
             sender.known.add(topic.name)
 
     async def _look(self, channel: Channel, name: str) -> Topic | None:
@@ -155,7 +155,7 @@ class Publisher:
         for sender in (self.sender, self._smaller.get(old.limit)):
             if sender is None or sender.at_rest:
                 continue
-            found = await self._admin.describe(name, sender.producer())  # it refuses partitions that it does not know
+            found = await self._admin.describe_to(sender, name)  # it refuses partitions that it does not know
             if found is None or len(found.partitions) < partitions:
                 return False
         new = Topic(old.channel, name, partitions, old.limit, old.identity)  # calls under way count with the old one

@@ -270,7 +270,7 @@ class KafkaRegistry:
         """Add these to the journal. Returns the offset after the last one; None if there is no such topic."""
         client = self._have
         deadline = time.monotonic() + self._options.timeout
-        while await client.admin.describe(topic, client.sender.producer()) is None:
+        while await client.admin.describe_to(client.sender, topic) is None:
             if not patient:
                 return None
             if time.monotonic() > deadline:
@@ -325,7 +325,7 @@ class KafkaRegistry:
                         standing.log.leave()
                         raise StorageBroken(wrong)
                     LOGGER.warning("%s", wrong)
-                found = await client.admin.describe(topic, client.sender.producer())
+                found = await client.admin.describe_to(client.sender, topic)
                 if found is not None and len(found.partitions) > PARTITION:
                     standing.check_ins = CheckIns(client, topic)
                 return standing

@@ -37,11 +37,13 @@ class Sender:
 
     def __init__(self, config: dict[str, Any], *, rests: bool = False) -> None:
         """`rests`: close a producer that nobody uses for some minutes. A new one needs half a second to begin; asked
-        for a topic first, mostly some 40 ms."""
+        for a topic first, some 40 ms."""
         self._config = config
         self._rests = rests
         self.known: set[str] = set()
         """Topics that the producer was asked for."""
+        self.is_new = True
+        """The producer was not asked for a topic yet (see `Admin.describe_to`)."""
         self._loop = asyncio.get_running_loop()
         self._producer: Producer | None = None
         self._used = 0.0
@@ -78,6 +80,7 @@ class Sender:
         elif self._producer is not None:
             old, self._producer = self._producer, None
             self.known.clear()
+            self.is_new = True
             self._background.start(_end([old]))
             del old
 
@@ -131,6 +134,7 @@ class Sender:
         LOGGER.warning("a Kafka producer failed for good and is replaced")
         old, self._producer = self._producer, Producer(self._config)
         self.known.clear()
+        self.is_new = True
         if old is not None:
             with contextlib.suppress(KafkaException):
                 old.purge()

@@ -167,7 +167,7 @@ class _Train:
         if not await client.admin.create(self._topic, 1, {**self._needed, **_SEGMENT}):
             await client.admin.check(self._topic, self._needed)
         deadline, backoff = time.monotonic() + client.options.timeout, Backoff(0.005, 0.25)
-        while (found := await client.admin.describe(self._topic, client.sender.producer())) is None or any(
+        while (found := await client.admin.describe_to(client.sender, self._topic)) is None or any(
             partition.leader < 0 for partition in found.partitions.values()
         ):
             if time.monotonic() > deadline:
@@ -256,7 +256,7 @@ class _Train:
         try:
             await followed.log.attach()
             await self._look(followed)
-            await self._client.admin.describe(self._topic, self._client.sender.producer())
+            await self._client.admin.describe_to(self._client.sender, self._topic)
         except BaseException as e:
             followed.log.leave()
             if isinstance(e, LogGone):

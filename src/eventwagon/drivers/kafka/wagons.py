@@ -129,12 +129,17 @@ class Wagons:
         if feed := _feed_of(wagon, channel):
             return feed
         # this warms the producer for a process that soon publishes here
-        one = ClaimedTopic(wagon, await self.publisher.topic(channel))
+        topic, _ = await asyncio.gather(self.publisher.topic(channel), self._warm(wagon))
+        one = ClaimedTopic(wagon, topic)
         await self._check_topic(one)
         if one.id_to_record:
             wagon.propose(Void(channel.name, [], topic=one.id_to_record))
         # another consumer may have made it meanwhile
         return _feed_of(wagon, channel) or await self._start_feed(one, owner)
+
+    async def _warm(self, wagon: KafkaWagon) -> None:
+        if self.client.sender.is_new:  # the consumer's first record would wait for it
+            await self.admin.describe_to(self.client.sender, wagon.log.topic)
 
     async def _check_topic(self, one: ClaimedTopic) -> None:
         """Raise ChannelGone if the topic does not exist, or is not the one that the claims are about."""

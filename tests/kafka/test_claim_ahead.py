@@ -1,0 +1,168 @@
+"""A consumer that settles large batches as fast as they come claims the next one in the record of the settle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+
+import pytest
+
+from eventwagon.contracts.broker import Delivery, Subscription
+from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.event import Channel
+from tests.kafka.support import LONG, events, holding
+from tests.servers.server import Server
+
+SIZE = 200
+
+
+async def work(consumer: Subscription, batches: int) -> list[Delivery]:
+    """What so many batches had, each settled at once."""
+    done = list[Delivery]()
+    for _ in range(batches):
+        got = await consumer.receive(SIZE, 10.0)
+        await consumer.settle(got)
+        done += got
+    return done
+
+
+async def in_flight(broker: KafkaBroker, channel: Channel) -> int:
+    (depth,) = await broker.depth([channel])
+    return depth.in_flight or 0
+
+
+def test_a_batch_takes_one_record(kafka_server: Server) -> None:
+    batches = 20
+
+    async def main() -> None:
+        some = events(SIZE * batches)
+        async with holding(kafka_server.url, *some) as (broker, channel):
+            log = (await broker.wagons.of(channel)).log
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                before = log.next
+                done = await work(consumer, batches)
+                # a receive may come before all of its events were read, and then returns fewer
+                while len(done) < len(some):
+                    done += await work(consumer, 1)
+                records = log.next - before
+            assert [d.event.id for d in done] == [event.id for event in some]
+            assert {d.attempt for d in done} == {1}
+            assert records < 1.5 * batches  # two a batch, if the claim had one of its own
+
+    asyncio.run(main())
+
+
+def test_what_nobody_asks_for_is_given_back(kafka_server: Server) -> None:
+    async def main() -> None:
+        some = events(SIZE * 20)
+        async with (
+            holding(kafka_server.url, *some) as (broker, channel),
+            KafkaBroker.from_url(kafka_server.url) as other,
+        ):
+            async with broker.consume(channel, visibility=LONG) as rests:
+                await rests.receive(1, 10.0)
+                await asyncio.sleep(0.3)  # the rest is read
+                done = await work(rests, 10)
+                assert await in_flight(broker, channel) > 1  # one more batch than the first event
+                async with asyncio.timeout(5):
+                    while await in_flight(other, channel) > 1:
+                        await asyncio.sleep(0.02)
+                async with other.consume(channel, visibility=LONG) as consumer:
+                    while len(done) < len(some) - 1:
+                        done += await work(consumer, 1)
+            assert sorted(d.event.id for d in done) == sorted(event.id for event in some[1:])
+            assert {d.attempt for d in done} == {1}
+
+    asyncio.run(main())
+
+
+def test_a_process_that_leaves_gives_it_back(kafka_server: Server) -> None:
+    async def main() -> None:
+        some = events(SIZE * 20)
+        async with holding(kafka_server.url, *some) as (broker, channel):
+            async with (
+                KafkaBroker.from_url(kafka_server.url) as leaves,
+                leaves.consume(channel, visibility=LONG) as consumer,
+            ):
+                done = await work(consumer, 10)
+            assert await in_flight(broker, channel) == 0
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                while len(done) < len(some):
+                    done += await work(consumer, 1)
+            assert sorted(d.event.id for d in done) == sorted(event.id for event in some)
+            assert {d.attempt for d in done} == {1}
+
+    asyncio.run(main())
+
+
+def test_slow_handlers_claim_nothing_ahead(kafka_server: Server) -> None:
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url, *events(SIZE * 10)) as (broker, channel),
+            broker.consume(channel, visibility=LONG) as consumer,
+        ):
+            for _ in range(5):
+                got = await consumer.receive(SIZE, 10.0)
+                await asyncio.sleep(0.06)
+                await consumer.settle(got)
+                assert await in_flight(broker, channel) == 0
+
+    asyncio.run(main())
+
+
+def test_who_asks_for_less_gets_no_more(kafka_server: Server) -> None:
+    async def main() -> None:
+        some = events(SIZE * 10)
+        async with holding(kafka_server.url, *some) as (broker, channel):
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                done = await work(consumer, 5)
+                got = await consumer.receive(7, 10.0)
+                assert 0 < len(got) <= 7
+                done += got
+                await consumer.settle(got)
+                while len(done) < len(some):
+                    done += await work(consumer, 1)
+            assert [d.event.id for d in done] == [event.id for event in some]
+            assert {d.attempt for d in done} == {1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_event_is_delivered_once_whatever_consumers_do(kafka_server: Server, seed: int) -> None:
+    """Two processes with three consumers, which ask for more or less, are cancelled, rest, and close."""
+    rng = random.Random(seed)
+    some = events(12_000)
+    done = list[Delivery]()
+
+    async def consume(broker: KafkaBroker, channel: Channel) -> None:
+        while len(done) < len(some):
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                for _ in range(rng.randint(1, 12)):
+                    limit = SIZE if rng.random() < 0.8 else rng.randint(1, 2 * SIZE)
+                    receiving = asyncio.create_task(consumer.receive(limit, 0.3))
+                    if rng.random() < 0.1:
+                        await asyncio.sleep(rng.random() * 0.01)
+                        receiving.cancel()
+                        await asyncio.wait([receiving])
+                        if receiving.cancelled():
+                            continue
+                    got = await receiving
+                    await consumer.settle(got)
+                    done.extend(got)
+                    if rng.random() < 0.1:
+                        await asyncio.sleep(rng.random() * 0.1)
+
+    async def main() -> None:
+        async with AsyncExitStack() as opened:
+            broker, channel = await opened.enter_async_context(holding(f"{kafka_server.url}?partitions=2", *some))
+            other = await opened.enter_async_context(KafkaBroker.from_url(kafka_server.url))
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                for one in (broker, broker, other):
+                    group.create_task(consume(one, channel))
+            assert await in_flight(other, channel) == 0
+
+    asyncio.run(main())
+    assert sorted(d.event.id for d in done) == sorted(event.id for event in some)
+    assert {d.attempt for d in done} == {1}

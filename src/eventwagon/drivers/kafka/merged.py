@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Generic, TypeVar
 
 from ...background import Background
@@ -24,13 +25,20 @@ class Merged(Generic[K, V]):
     so that 40 trains cost hardly more than one. Belongs to the event loop that uses it first."""
 
     def __init__(
-        self, call: Callable[[set[K]], Awaitable[Mapping[K, V]]], background: Background, *, rate: float
+        self,
+        call: Callable[[set[K]], Awaitable[Mapping[K, V]]],
+        background: Background,
+        *,
+        rate: float,
+        lock: asyncio.Lock | None = None,
     ) -> None:
-        """`call` returns the value of each key. Up to `rate` calls begin a second; the next one waits for its turn, and
-        takes along who asks meanwhile. `background` owns the calls that are under way."""
+        """`call` returns the value of each key. Up to `rate` calls begin a second, one at a time of all that share the
+        `lock`; the next one waits for its turn, and takes along who asks meanwhile. `background` owns the calls that
+        are under way."""
         self._call = call
         self._background = background
         self._turns = Bucket(rate, 0.0)  # full
+        self._lock = lock or nullcontext()
         self._asked = set[K]()
         self._next: asyncio.Task[Mapping[K, V]] | None = None
         """The call that has not begun, for those in `_asked`."""
@@ -57,8 +65,9 @@ class Merged(Generic[K, V]):
         loop = asyncio.get_running_loop()
         while wait := self._turns.take(1, loop.time()):  # noqa: ASYNC110 - nobody tells when it is time
             await asyncio.sleep(wait)
-        asked, self._asked, self._next = self._asked, set[K](), None
-        return await self._call(asked)
+        async with self._lock:
+            asked, self._asked, self._next = self._asked, set[K](), None
+            return await self._call(asked)
 
 
 def _is_cancelled() -> bool:

@@ -57,10 +57,17 @@ class Offsets:
         self._late = dict[Place, float]()
         """Partitions without an answer last time, and until when that counts (the loop's time)."""
         self._asking = {
-            (kind, patient, late): Merged(partial(self._ask, kind, late), calls, rate=PATIENT if patient else PROMPT)
+            (kind, patient, late): Merged(
+                partial(self._ask, kind, late),
+                calls,
+                rate=PATIENT if patient else PROMPT,
+                lock=self._clients[late].turn,
+            )
             for kind, patient, late in product(Kind, _EITHER, _EITHER)
         }
-        self._learning = {late: Merged(self._clients[late].learn, calls, rate=PROMPT) for late in _EITHER}
+        self._learning = {
+            late: Merged(one.learn, calls, rate=PROMPT, lock=one.turn) for late, one in self._clients.items()
+        }
 
     async def of(
         self, kind: Kind, places: Iterable[Place], deadline: float, *, patient: bool = False
@@ -93,22 +100,21 @@ class Offsets:
             client.close()
 
     async def _ask(self, kind: Kind, late: bool, places: set[Place]) -> dict[Place, Answer]:
-        """What the client says of each partition's offset, or why it says nothing."""
+        """In the client's turn: what it says of each partition's offset, or why it says nothing."""
         client, found = self._clients[late], dict[Place, Answer]()
-        async with client.turn:
-            if not late:  # what was found late while this call waited for its turn: nobody waits for it again
-                unanswered = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
-                found = dict.fromkeys(self._by_lateness(places)[True], unanswered)
-            asked = places - found.keys()
-            answers = await client.list(kind, asked)
-            if len(asked) > 1 and all(map(_is_failure, answers.values())):
-                # the client waits for all leaders before it asks one, so one that is missing fails all
-                led = await self._of_leaders(asked)
-                if led != asked:
-                    answers |= await client.list(kind, led)
-            recovered = {topic for topic, _ in self._late.keys() & _answered(answers)}
-            self._note_late(answers)
-        if recovered:
+        if not late:  # what was found late while this call waited for its turn: nobody waits for it again
+            unanswered = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+            found = dict.fromkeys(self._by_lateness(places)[True], unanswered)
+        asked = places - found.keys()
+        answers = await client.list(kind, asked)
+        if len(asked) > 1 and all(map(_is_failure, answers.values())):
+            # the client waits for all leaders before it asks one, so one that is missing fails all
+            led = await self._of_leaders(asked)
+            if led != asked:
+                answers |= await client.list(kind, led)
+        recovered = {topic for topic, _ in self._late.keys() & _answered(answers)}
+        self._note_late(answers)
+        if late and recovered:
             await self._learning[False].of(recovered)
         return found | answers
 
@@ -139,13 +145,14 @@ class _Client:
 
     def __init__(self, make: Callable[[], AdminClient], threads: Executor, seconds: float) -> None:
         self.turn = asyncio.Lock()
+        """Who has it may call `list` and `learn`."""
         self._make = make
         self._threads = threads
         self._seconds = seconds
         self._client: AdminClient | None = None
 
     async def list(self, kind: Kind, places: set[Place]) -> dict[Place, Answer]:
-        """Whose turn it is: each partition's offset."""
+        """Each partition's offset."""
         if not places:
             return {}
         if self._client is None:  # one that has no connection yet may wait for its whole time
@@ -169,9 +176,8 @@ class _Client:
 
     async def learn(self, topics: set[str]) -> dict[str, None]:
         """Look up the topics' partitions and leaders. Failures are not raised."""
-        async with self.turn:
-            if self._client is not None:
-                await self._look_up(topics)
+        if self._client is not None:
+            await self._look_up(topics)
         return dict.fromkeys(topics)
 
     async def _look_up(self, topics: set[str]) -> None:

@@ -1,0 +1,98 @@
+"""Who waits for whom where many ask for offsets, in virtual time with a client that answers as a cluster would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from eventwagon.background import Background
+from eventwagon.drivers.kafka import offsets
+from eventwagon.drivers.kafka.offsets import Kind, Offsets, Place
+from eventwagon.testing.virtual_time import run
+
+TRY = 1.5
+
+
+class Cluster:
+    """A client of one whose leaders answer after `seconds`, but for those of some topics."""
+
+    def __init__(self, *, seconds: float = 0.001, frozen: Container[str] = (), silent: Container[str] = ()) -> None:
+        """`frozen`: a call about these ends when its time is over. `silent`: it never ends."""
+        self.seconds, self.frozen, self.silent = seconds, frozen, silent
+
+    def list_offsets(self, wanted: dict[TopicPartition, Any], *, request_timeout: float, **_: Any) -> dict[Any, Any]:
+        futures: dict[TopicPartition, Future[Any]] = {at: Future() for at in wanted}
+        if not any(at.topic in self.silent for at in wanted):
+            is_late = any(at.topic in self.frozen for at in wanted)
+            pause = request_timeout if is_late else self.seconds
+            asyncio.get_running_loop().call_later(pause, self._answer, futures)
+        return futures
+
+    def _answer(self, futures: dict[TopicPartition, Future[Any]]) -> None:
+        for at, future in futures.items():
+            if at.topic in self.frozen:
+                future.set_exception(KafkaException(KafkaError(KafkaError.REQUEST_TIMED_OUT)))
+            else:
+                future.set_result(SimpleNamespace(offset=1))
+
+
+@pytest.fixture(autouse=True)
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def known(*_: object) -> None:
+        """Who leads."""
+
+    monkeypatch.setattr(offsets._Client, "_look_up", known)  # noqa: SLF001
+
+
+async def led(topics: set[str]) -> set[Place]:
+    return {(topic, 0) for topic in topics}
+
+
+def of(cluster: Any) -> Offsets:
+    return Offsets(lambda: cluster, ThreadPoolExecutor(1), Background(), led, seconds=TRY)
+
+
+def test_where_many_ask_a_distant_cluster_they_share_calls() -> None:
+    """Else each waits for all that asked before: one call follows the other."""
+    waits = list[float]()
+
+    async def main() -> None:
+        asked, loop = of(Cluster(seconds=0.1)), asyncio.get_running_loop()
+
+        async def ask(number: int) -> None:
+            await asyncio.sleep(number * 0.013)
+            for _ in range(20):
+                began = loop.time()
+                await asked.of(Kind.LATEST, [(f"t{number}", 0)], began + 10.0)
+                await asked.of(Kind.STABLE, [(f"t{number}", 0)], began + 10.0)
+                waits.append(loop.time() - began)
+                await asyncio.sleep(0.2)
+
+        await asyncio.gather(*map(ask, range(40)))
+
+    run(main())
+    assert max(waits) < 1.0  # two calls that begin after two others
+
+
+def test_a_frozen_leader_holds_up_others_once_however_many_partitions_it_has() -> None:
+    async def main() -> None:
+        frozen = [f"frozen {number}" for number in range(20)]
+        asked, loop = of(Cluster(frozen=frozen)), asyncio.get_running_loop()
+
+        async def ask(topic: str, after: float) -> float:
+            await asyncio.sleep(after)
+            began = loop.time()
+            await asked.of(Kind.LATEST, [(topic, 0)], began + 100.0)
+            return loop.time() - began
+
+        calls = [ask(topic, number * 0.06) for number, topic in enumerate(frozen)]
+        *_, other = await asyncio.gather(*calls, ask("another", 1.3))
+        assert other < 2 * TRY + 0.5
+
+    run(main())

@@ -96,3 +96,16 @@ def test_a_frozen_leader_holds_up_others_once_however_many_partitions_it_has() -
         assert other < 2 * TRY + 0.5
 
     run(main())
+
+
+def test_a_call_that_never_ends_holds_up_others_for_its_time() -> None:
+    async def main() -> None:
+        asked, loop = of(Cluster(silent=["silent"])), asyncio.get_running_loop()
+        silent = asyncio.create_task(asked.of(Kind.LATEST, [("silent", p) for p in range(10)], loop.time() + 100.0))
+        await asyncio.sleep(0.1)
+        began = loop.time()
+        await asked.of(Kind.STABLE, [("another", 0)], began + 100.0)
+        assert loop.time() - began < 2 * (TRY + 1.0) + 0.1
+        assert all(isinstance(answer, KafkaError) for answer in (await silent).values())
+
+    run(main())

@@ -419,7 +419,7 @@ class Admin:
         """The call's error, if any. With `renew`, a client that timed out is replaced: it may wait for ever for a
         controller that was killed."""
         asked = self._client
-        error = await failure(future, self.options.timeout)
+        error = await failure(future, asyncio.get_running_loop().time() + self.options.timeout)
         if error is None:
             return None
         if error.code() in AWAY:

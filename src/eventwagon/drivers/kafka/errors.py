@@ -76,11 +76,11 @@ def cause(error: BaseException) -> KafkaError:
     return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
 
-async def failure(call: Future[Any], seconds: float) -> KafkaError | None:
-    """The error of a call that is given this time, if any, once it is over."""
+async def failure(call: Future[Any], until: float) -> KafkaError | None:
+    """The error of a call that has until then (the loop's time), if any, once it is over."""
     try:
         if not call.done():  # of a call about many things, all are done at once
-            async with asyncio.timeout(seconds + _GRACE):
+            async with asyncio.timeout_at(until + _GRACE):
                 await asyncio.wrap_future(call)
         call.result()
     except KafkaException as e:

@@ -161,13 +161,14 @@ class _Client:
         client = self._client
         spec, level = kind.value
         wanted = {TopicPartition(topic, partition): spec for topic, partition in places}
+        until = asyncio.get_running_loop().time() + self._seconds
         try:
             futures = client.list_offsets(wanted, isolation_level=level, request_timeout=self._seconds)
         except KafkaException as e:
             return dict.fromkeys(places, cause(e))
         found = dict[Place, Answer]()
         for at, future in futures.items():
-            error = await failure(future, self._seconds)
+            error = await failure(future, until)
             if error is None and future.result().offset < 0 and kind is not Kind.NEWEST_TIME:
                 # no offset, and no error: the leader was just killed, or does not answer
                 error = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)

@@ -13,6 +13,7 @@ from eventwagon.drivers.kafka import KafkaBroker
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, holding
 from tests.servers.server import Server
+from tests.support import until
 
 SIZE = 200
 
@@ -107,6 +108,33 @@ def test_slow_handlers_claim_nothing_ahead(kafka_server: Server) -> None:
                 await asyncio.sleep(0.06)
                 await consumer.settle(got)
                 assert await in_flight(broker, channel) == 0
+
+    asyncio.run(main())
+
+
+def test_what_another_process_leaves_alone_need_not_wait_until_one_has_handled_its_own(kafka_server: Server) -> None:
+    """That process may be dead."""
+
+    async def main() -> None:
+        async with (
+            holding(f"{kafka_server.url}?partitions=2") as (broker, channel),
+            KafkaBroker.from_url(kafka_server.url) as other,
+            broker.consume(channel, visibility=LONG) as consumer,
+            other.consume(channel, visibility=LONG),  # it asks for nothing
+        ):
+            wagon = await broker.wagons.of(channel)
+            claims, feed = wagon.channel(channel.name), wagon.feeds[channel.name]
+            await until(lambda: len(claims.members) == 2 and len(feed.lanes) == 1)
+            (own,) = feed.lanes
+            for _ in range(10):  # each goes to one partition
+                await broker.publish(channel, events(3000))
+            from_partition = own
+            while from_partition == own:
+                got = await consumer.receive(SIZE, 10.0)
+                from_partition = got[0].token[0]
+                await asyncio.sleep(0.03)
+                await consumer.settle(got)
+            assert claims.partition(own).fresh < 15_000
 
     asyncio.run(main())
 

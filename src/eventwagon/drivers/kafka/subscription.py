@@ -60,10 +60,7 @@ class KafkaSubscription:
                 return got
         while True:
             feed.check()
-            own = feed.available(log.now)
-            elsewhere = feed.elsewhere(limit, log.now, busy=own)
-            if own or elsewhere:
-                claimed = self._propose_claim(limit, [elsewhere] if elsewhere else feed.ends())
+            if (claimed := self._propose_claim(limit)) is not None:
                 if got := await self._claimed(limit, claimed):
                     return got
                 await feed.wait(_VAIN)
@@ -115,8 +112,7 @@ class KafkaSubscription:
         (received, at), loop = self._last, asyncio.get_running_loop()
         is_fast = settled == received >= _LARGE and loop.time() - at < _FAST
         self._pace = self._pace + 1 if is_fast else 0
-        if self._pace >= _PACE and self._ahead is None and self._feed.available(self._wagon.log.now):
-            proposed = self._propose_claim(received, self._feed.ends())
+        if self._pace >= _PACE and self._ahead is None and (proposed := self._propose_claim(received)) is not None:
             self._ahead = received, proposed
             proposed.add_done_callback(lambda _: loop.call_later(_UNUSED, self._drop_ahead, proposed))
 
@@ -126,13 +122,19 @@ class KafkaSubscription:
             self._ahead[1].add_done_callback(self._give_back)
             self._ahead, self._pace = None, 0
 
-    def _propose_claim(self, limit: int, ends: list[tuple[int, int]]) -> asyncio.Future[list[Grant]]:
-        feed = self._feed
+    def _propose_claim(self, limit: int) -> asyncio.Future[list[Grant]] | None:
+        """Claim from the own partitions, or from one that another process leaves alone; None if there is nothing."""
+        feed, now = self._feed, self._wagon.log.now
+        own = feed.available(now)
+        elsewhere = feed.elsewhere(limit, now, busy=own)
+        if not own and elsewhere is None:
+            return None
 
         def answered(_: asyncio.Future[list[Grant]]) -> None:
             feed.asked -= limit
 
         feed.asked += limit
+        ends = feed.ends() if elsewhere is None else [elsewhere]
         claim_op = Claim(self._name, limit, self._visibility, ends, self._suspect_first, self._owner)
         proposed = self._wagon.propose(claim_op)
         proposed.add_done_callback(answered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -153,6 +154,46 @@ def test_who_asks_for_less_gets_no_more(kafka_server: Server) -> None:
                     done += await work(consumer, 1)
             assert [d.event.id for d in done] == [event.id for event in some]
             assert {d.attempt for d in done} == {1}
+
+    asyncio.run(main())
+
+
+async def claimed_ahead(consumer: Subscription) -> list[Delivery]:
+    """Work until the consumer has claimed the next batch; what it had until then."""
+    done = list[Delivery]()
+    while consumer._ahead is None:  # type: ignore[attr-defined]  # noqa: SLF001
+        done += await work(consumer, 1)
+    await asyncio.sleep(0)
+    return done
+
+
+def test_what_is_given_back_in_a_busy_loop_comes_before_what_follows(kafka_server: Server) -> None:
+    async def main() -> None:
+        some = events(SIZE * 20)
+        async with holding(kafka_server.url, *some) as (broker, channel):
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                done = await claimed_ahead(consumer)
+                time.sleep(0.06)  # noqa: ASYNC251 - so that the timer is due in the moment in which more is asked for
+                await asyncio.sleep(0)
+                while len(done) < len(some):
+                    done += await work(consumer, 1)
+            assert [d.event.id for d in done] == [event.id for event in some]
+
+    asyncio.run(main())
+
+
+def test_what_was_claimed_before_a_long_stop_is_not_handed_out(kafka_server: Server) -> None:
+    """Its claim has expired: another process may have it."""
+
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url, *events(SIZE * 20)) as (broker, channel),
+            broker.consume(channel, visibility=0.5) as consumer,
+        ):
+            last = (await claimed_ahead(consumer))[-1].token[1]
+            time.sleep(0.6)  # noqa: ASYNC251 - a handler may do that
+            for got in [await consumer.receive(SIZE, 10.0) for _ in range(2)]:
+                assert got[0].suspect or got[0].token[1] > last + SIZE
 
     asyncio.run(main())
 

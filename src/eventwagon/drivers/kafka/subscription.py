@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ...contracts.broker import Delivery
 from ...errors import BrokerError
@@ -26,6 +27,13 @@ _PACE = 2  # such batches in a row
 _UNUSED = 0.05  # s after which a claim ahead is given back
 
 
+class _Ahead(NamedTuple):
+    limit: int
+    claimed: asyncio.Future[list[Grant]]
+    until: float
+    """The loop's time until which it certainly stands."""
+
+
 class KafkaSubscription:
     """The tokens of its deliveries belong to no process: any process that has one may settle, release and extend."""
 
@@ -40,8 +48,8 @@ class KafkaSubscription:
         """How many events the last receive returned, if they were all that it had asked for; and when."""
         self._pace = 0
         """How many large batches in a row were settled fast, as a whole."""
-        self._ahead: tuple[int, asyncio.Future[list[Grant]]] | None = None
-        """A claim for the next receive, and its limit."""
+        self._ahead: _Ahead | None = None
+        """A claim for the next receive."""
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -51,13 +59,14 @@ class KafkaSubscription:
         )  # a consumer in a loop must let others run; before the claim, so that a cancelled one takes nothing
         feed, log = self._feed, self._wagon.log
         feed.check()
-        if self._ahead is not None:
-            (most, ahead), self._ahead = self._ahead, None
-            if most > limit:  # back first, and in order, before anything else is claimed
-                ahead.add_done_callback(self._give_back)
-                await asyncio.wait([ahead])
-            elif got := await self._claimed(limit, ahead):
-                return got
+        if (ahead := self._ahead) is not None:
+            if ahead.limit > limit or loop.time() > ahead.until:
+                self._drop_ahead()
+                await asyncio.wait([ahead.claimed])  # its events are back before others are claimed: they stay in order
+            else:
+                self._ahead = None
+                if got := await self._claimed(limit, ahead.claimed):
+                    return got
         while True:
             feed.check()
             if (claimed := self._propose_claim(limit)) is not None:
@@ -113,14 +122,19 @@ class KafkaSubscription:
         is_fast = settled == received >= _LARGE and loop.time() - at < _FAST
         self._pace = self._pace + 1 if is_fast else 0
         if self._pace >= _PACE and self._ahead is None and (proposed := self._propose_claim(received)) is not None:
-            self._ahead = received, proposed
-            proposed.add_done_callback(lambda _: loop.call_later(_UNUSED, self._drop_ahead, proposed))
+            ahead = self._ahead = _Ahead(received, proposed, loop.time() + self._visibility / 2000)
+            proposed.add_done_callback(lambda _: loop.call_later(_UNUSED, self._drop_ahead, ahead))
 
-    def _drop_ahead(self, only: asyncio.Future[list[Grant]] | None = None) -> None:
+    def _drop_ahead(self, only: _Ahead | None = None) -> None:
         """Give back what was claimed ahead; `only` if it is this."""
-        if self._ahead is not None and only in (None, self._ahead[1]):
-            self._ahead[1].add_done_callback(self._give_back)
-            self._ahead, self._pace = None, 0
+        ahead = self._ahead
+        if ahead is None or only not in (None, ahead):
+            return
+        self._ahead, self._pace = None, 0
+        if ahead.claimed.done():  # now: what is claimed next comes after it
+            self._give_back(ahead.claimed)
+        else:
+            ahead.claimed.add_done_callback(self._give_back)
 
     def _propose_claim(self, limit: int) -> asyncio.Future[list[Grant]] | None:
         """Claim from the own partitions, or from one that another process leaves alone; None if there is nothing."""

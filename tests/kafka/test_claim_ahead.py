@@ -11,6 +11,7 @@ import pytest
 
 from eventwagon.contracts.broker import Delivery, Subscription
 from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, holding
 from tests.servers.server import Server
@@ -194,6 +195,32 @@ def test_what_was_claimed_before_a_long_stop_is_not_handed_out(kafka_server: Ser
             time.sleep(0.6)  # noqa: ASYNC251 - a handler may do that
             for got in [await consumer.receive(SIZE, 10.0) for _ in range(2)]:
                 assert got[0].suspect or got[0].token[1] > last + SIZE
+
+    asyncio.run(main())
+
+
+def test_a_record_that_failed_is_told_once(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url, *events(SIZE * 20)) as (broker, channel),
+            broker.consume(channel, visibility=LONG) as consumer,
+        ):
+            log = (await broker.wagons.of(channel)).log
+            append = log.append
+
+            def fail_once(_: bytes) -> asyncio.Future[object]:
+                monkeypatch.setattr(log, "append", append)
+                failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+                failed.set_exception(Unavailable("try again"))
+                return failed
+
+            await claimed_ahead(consumer)
+            got = await consumer.receive(SIZE, 10.0)
+            monkeypatch.setattr(log, "append", fail_once)
+            with pytest.raises(Unavailable):
+                await consumer.settle(got)
+            assert await consumer.receive(SIZE, 10.0)
+            await consumer.settle(got)
 
     asyncio.run(main())
 

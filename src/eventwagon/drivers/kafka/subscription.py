@@ -123,7 +123,14 @@ class KafkaSubscription:
         self._pace = self._pace + 1 if is_fast else 0
         if self._pace >= _PACE and self._ahead is None and (proposed := self._propose_claim(received)) is not None:
             ahead = self._ahead = _Ahead(received, proposed, loop.time() + self._visibility / 2000)
-            proposed.add_done_callback(lambda _: loop.call_later(_UNUSED, self._drop_ahead, ahead))
+
+            def answered(claimed: asyncio.Future[list[Grant]]) -> None:
+                if claimed.exception():  # the settle's error tells it
+                    self._drop_ahead(ahead)
+                else:
+                    loop.call_later(_UNUSED, self._drop_ahead, ahead)
+
+            proposed.add_done_callback(answered)
 
     def _drop_ahead(self, only: _Ahead | None = None) -> None:
         """Give back what was claimed ahead; `only` if it is this."""

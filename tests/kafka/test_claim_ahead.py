@@ -225,6 +225,34 @@ def test_a_record_that_failed_is_told_once(kafka_server: Server, monkeypatch: py
     asyncio.run(main())
 
 
+def test_what_comes_while_another_claims_does_not_wait(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim asks for more than there is, and gets what there was as it was proposed."""
+
+    async def main() -> None:
+        async with (
+            holding(kafka_server.url) as (broker, channel),
+            broker.consume(channel, visibility=LONG) as first,
+            broker.consume(channel, visibility=LONG) as second,
+        ):
+            wagon, loop = await broker.wagons.of(channel), asyncio.get_running_loop()
+            feed, append = wagon.feeds[channel.name], wagon.log.append
+
+            def slowly(record: bytes) -> asyncio.Future[object]:
+                answered: asyncio.Future[object] = loop.create_future()
+                append(record).add_done_callback(lambda one: loop.call_later(0.5, answered.set_result, one.result()))
+                return answered
+
+            monkeypatch.setattr(wagon.log, "append", slowly)
+            receiving = [asyncio.create_task(one.receive(100, 20.0)) for one in (first, second)]
+            await broker.publish(channel, events(1))
+            await until(lambda: feed.asked > 0)
+            await broker.publish(channel, events(1))
+            async with asyncio.timeout(5):
+                assert [len(await one) for one in receiving] == [1, 1]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_each_event_is_delivered_once_whatever_consumers_do(kafka_server: Server, seed: int) -> None:
     """Two processes with three consumers, which ask for more or less, are cancelled, rest, and close."""

@@ -153,6 +153,7 @@ class KafkaSubscription:
 
         def answered(_: asyncio.Future[list[Grant]]) -> None:
             feed.asked -= limit
+            feed.wake()  # who saw too little for two may have what came meanwhile
 
         feed.asked += limit
         ends = feed.ends() if elsewhere is None else [elsewhere]

@@ -183,6 +183,23 @@ def test_what_is_given_back_in_a_busy_loop_comes_before_what_follows(kafka_serve
     asyncio.run(main())
 
 
+def test_what_a_cancelled_receive_has_claimed_comes_before_what_follows(kafka_server: Server) -> None:
+    async def main() -> None:
+        some, done, rng = events(2000), list[Delivery](), random.Random(1)
+        async with holding(kafka_server.url, *some) as (broker, channel):
+            async with broker.consume(channel, visibility=LONG) as consumer:
+                for _ in range(40):
+                    receiving = asyncio.create_task(consumer.receive(20, 10.0))
+                    await asyncio.sleep(rng.random() * 0.004)
+                    receiving.cancel()
+                    await asyncio.wait([receiving])
+                    done += [] if receiving.cancelled() else receiving.result()
+                    done += await consumer.receive(5, 10.0)
+            assert [d.event.id for d in done] == [event.id for event in some[: len(done)]]
+
+    asyncio.run(main())
+
+
 def test_what_was_claimed_before_a_long_stop_is_not_handed_out(kafka_server: Server) -> None:
     """Its claim has expired: another process may have it."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Container
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +38,7 @@ class Cluster:
     def _answer(self, futures: dict[TopicPartition, Future[Any]]) -> None:
         for at, future in futures.items():
             if at.topic in self.frozen:
-                future.set_exception(KafkaException(KafkaError(KafkaError.REQUEST_TIMED_OUT)))
+                future.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))  # noqa: SLF001
             else:
                 future.set_result(SimpleNamespace(offset=1))
 
@@ -55,7 +56,7 @@ async def led(topics: set[str]) -> set[Place]:
 
 
 def of(cluster: Any) -> Offsets:
-    return Offsets(lambda: cluster, ThreadPoolExecutor(1), Background(), led, seconds=TRY)
+    return Offsets(lambda: cluster, Background(), led, seconds=TRY)
 
 
 def test_where_many_ask_a_distant_cluster_they_share_calls() -> None:
@@ -109,3 +110,36 @@ def test_a_call_that_never_ends_holds_up_others_for_its_time() -> None:
         assert all(isinstance(answer, KafkaError) for answer in (await silent).values())
 
     run(main())
+
+
+def test_a_question_that_a_server_refuses_makes_no_partition_late() -> None:
+    class Old(Cluster):
+        def _answer(self, futures: dict[TopicPartition, Future[Any]]) -> None:
+            for future in futures.values():
+                future.set_exception(KafkaException(KafkaError(KafkaError.UNSUPPORTED_VERSION)))
+
+    async def main() -> None:
+        clients = list[Any]()
+
+        def new() -> Any:
+            clients.append(Old())
+            return clients[-1]
+
+        asked = Offsets(new, Background(), led, seconds=TRY)
+        for _ in range(2):
+            (answer,) = (await asked.of(Kind.NEWEST_TIME, [("t", 0)], 10.0)).values()
+            assert isinstance(answer, KafkaError)
+        assert len(clients) == 1
+
+    run(main())
+
+
+def test_after_the_end_nothing_is_asked() -> None:
+    async def main() -> None:
+        asked = of(Cluster())
+        await asked.close()
+        (answer,) = (await asked.of(Kind.LATEST, [("t", 0)], math.inf)).values()
+        assert isinstance(answer, KafkaError)
+        assert answer.str() == "the connection is closed"
+
+    asyncio.run(main())

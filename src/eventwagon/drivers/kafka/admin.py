@@ -131,7 +131,6 @@ class Admin:
         }
         self._offsets = Offsets(
             lambda: AdminClient(options.common(self.causes)),
-            self.threads,
             self._calls,
             self._led,
             seconds=min(_TRY_LEADER, options.timeout),
@@ -142,7 +141,7 @@ class Admin:
         self._calls.cancel()
         await self._calls.wait()
         await asyncio.to_thread(self.threads.shutdown, True, cancel_futures=True)
-        self._offsets.close()
+        await self._offsets.close()
         del self._client
 
     async def blocking(self, call: Callable[..., R], *args: Any) -> R:
@@ -181,7 +180,7 @@ class Admin:
         producer = sender.producer()
         if sender.is_new:
             await self._describe(producer, topic)
-            sender.is_new = False
+            sender.is_new = sender.producer() is not producer
         return await self._describe(producer, topic)
 
     async def _describe(self, client: Any, topic: str) -> TopicMetadata | None:
@@ -371,7 +370,7 @@ class Admin:
             if loop.time() > deadline:
                 raise self.trouble(moving, "DESCRIBE", f"topic {min(left)[0]}")
             await asyncio.sleep(backoff.next())
-            await self._offsets.learn(left)
+            await self._offsets.learn(left, deadline)
         return found
 
     async def commit(self, group: str, offsets: Mapping[Place, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -18,11 +18,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from ...background import Background
-from .errors import absent, cause, failure
+from .errors import AWAY, MOVING, cause, failure
 from .merged import PATIENT, PROMPT, Merged
 
 _LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
 _EITHER = (False, True)
+_UNANSWERED = (MOVING | AWAY) - {KafkaError._UNSUPPORTED_FEATURE}
 
 Place = tuple[str, int]
 """Topic and partition."""
@@ -45,14 +46,14 @@ class Offsets:
     """Asks each partition's leader. One that does not answer holds up calls about others only until it was late once:
     then it is asked by calls of its own."""
 
-    def __init__(
-        self, make: Callable[[], AdminClient], threads: Executor, calls: Background, led: Led, *, seconds: float
-    ) -> None:
-        """`make` returns a new client, `threads` are for blocking calls, `calls` owns what is under way. `seconds`: for
-        which a call waits for a leader."""
+    def __init__(self, make: Callable[[], AdminClient], calls: Background, led: Led, *, seconds: float) -> None:
+        """`make` returns a new client, `calls` owns what is under way. `seconds`: for which a call waits for a
+        leader."""
         self._led = led
         self._seconds = seconds
-        self._clients = {late: _Client(make, threads, seconds) for late in _EITHER}
+        self._threads = ThreadPoolExecutor(len(_EITHER), thread_name_prefix="eventwagon-kafka-offsets")
+        """For look-ups: their clients have their turn meanwhile, so they wait for no other blocking call."""
+        self._clients = {late: _Client(make, self._threads, seconds) for late in _EITHER}
         """For partitions whose leaders answer, and for those that were late."""
         self._late = dict[Place, float]()
         """Partitions without an answer last time, and until when that counts (the loop's time)."""
@@ -83,19 +84,23 @@ class Offsets:
                     found |= some
         return found
 
-    async def learn(self, places: Iterable[Place]) -> None:
-        """Let the clients look up who leads these partitions: by themselves they look up none of a topic of which they
-        know some. A failure is not raised: the next call meets it."""
+    async def learn(self, places: Iterable[Place], deadline: float) -> None:
+        """Let the clients look up who leads these partitions, until the `deadline` (the loop's time): by themselves
+        they look up none of a topic of which they know some. A failure is not raised: the next call meets it."""
         asked = self._by_lateness(places)
-        await asyncio.gather(*(self._learning[late].of({topic for topic, _ in asked[late]}) for late in _EITHER))
+        calls = (self._learning[late].of({topic for topic, _ in asked[late]}) for late in _EITHER)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await asyncio.gather(*calls)
 
     def poll(self) -> None:
         """Let the clients deliver their log records."""
         for client in self._clients.values():
             client.poll()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the clients."""
+        await asyncio.to_thread(self._threads.shutdown, True, cancel_futures=True)
         for client in self._clients.values():
             client.close()
 
@@ -150,11 +155,14 @@ class _Client:
         self._threads = threads
         self._seconds = seconds
         self._client: AdminClient | None = None
+        self._closed = False
 
     async def list(self, kind: Kind, places: set[Place]) -> dict[Place, Answer]:
         """Each partition's offset."""
         if not places:
             return {}
+        if self._closed:
+            return dict.fromkeys(places, KafkaError(KafkaError._DESTROY, "the connection is closed"))
         if self._client is None:  # one that has no connection yet may wait for its whole time
             self._client = self._make()
             await self._look_up({topic for topic, _ in places})
@@ -200,12 +208,12 @@ class _Client:
 
     def close(self) -> None:
         """End it."""
-        self._client = None
+        self._client, self._closed = None, True
 
 
 def _is_failure(answer: Answer) -> bool:
-    """Whether it is an error, and not that there is no such topic."""
-    return isinstance(answer, KafkaError) and not absent(answer)
+    """Whether nobody answered, or nobody who leads the partition."""
+    return isinstance(answer, KafkaError) and answer.code() in _UNANSWERED
 
 
 def _answered(answers: Mapping[Place, Answer]) -> set[Place]:

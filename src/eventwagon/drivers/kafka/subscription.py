@@ -50,6 +50,8 @@ class KafkaSubscription:
         """How many large batches in a row were settled fast, as a whole."""
         self._ahead: _Ahead | None = None
         """A claim for the next receive."""
+        self._returned: asyncio.Future[list[Grant]] | None = None
+        """The last claim that is given back as soon as it is answered."""
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
@@ -59,14 +61,15 @@ class KafkaSubscription:
         )  # a consumer in a loop must let others run; before the claim, so that a cancelled one takes nothing
         feed, log = self._feed, self._wagon.log
         feed.check()
+        if self._ahead and (self._ahead.limit > limit or loop.time() > self._ahead.until):
+            self._drop_ahead()
+        if self._returned is not None:  # its events are back before others are claimed: they stay in order
+            await asyncio.wait([self._returned])
+            self._returned = None
         if (ahead := self._ahead) is not None:
-            if ahead.limit > limit or loop.time() > ahead.until:
-                self._drop_ahead()
-                await asyncio.wait([ahead.claimed])  # its events are back before others are claimed: they stay in order
-            else:
-                self._ahead = None
-                if got := await self._claimed(limit, ahead.claimed):
-                    return got
+            self._ahead = None
+            if got := await self._claimed(limit, ahead.claimed):
+                return got
         while True:
             feed.check()
             if (claimed := self._propose_claim(limit)) is not None:
@@ -138,10 +141,15 @@ class KafkaSubscription:
         if ahead is None or only not in (None, ahead):
             return
         self._ahead, self._pace = None, 0
-        if ahead.claimed.done():  # now: what is claimed next comes after it
-            self._give_back(ahead.claimed)
+        self._abandon(ahead.claimed)
+
+    def _abandon(self, claimed: asyncio.Future[list[Grant]]) -> None:
+        """Give back what was claimed: now if that is known, so that it is back before anything else is claimed."""
+        if claimed.done():
+            self._give_back(claimed)
         else:
-            ahead.claimed.add_done_callback(self._give_back)
+            claimed.add_done_callback(self._give_back)
+            self._returned = claimed
 
     def _propose_claim(self, limit: int) -> asyncio.Future[list[Grant]] | None:
         """Claim from the own partitions, or from one that another process leaves alone; None if there is nothing."""
@@ -168,7 +176,7 @@ class KafkaSubscription:
         try:
             grants = await asyncio.shield(proposed)
         except asyncio.CancelledError:
-            proposed.add_done_callback(self._give_back)
+            self._abandon(proposed)
             raise
         if not grants:
             return []

@@ -17,7 +17,6 @@ from ...errors import UsageError
 from ...values import MOST, is_a, shown
 
 LOGGER = logging.getLogger("eventwagon.kafka")
-LOGGER.addHandler(logging.NullHandler())
 CLIENT_LOGGER = logging.getLogger("eventwagon.kafka.client")
 """librdkafka's log. Silent by default: it repeats messages that also come back as errors."""
 CLIENT_LOGGER.setLevel(logging.CRITICAL)

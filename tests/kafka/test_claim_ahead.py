@@ -11,6 +11,7 @@ import pytest
 
 from eventwagon.contracts.broker import Delivery, Subscription
 from eventwagon.drivers.kafka import KafkaBroker
+from eventwagon.drivers.kafka.pace import Pace
 from eventwagon.errors import Unavailable
 from eventwagon.event import Channel
 from tests.kafka.support import LONG, events, holding
@@ -18,6 +19,25 @@ from tests.servers.server import Server
 from tests.support import until
 
 SIZE = 200
+
+
+def test_only_large_batches_settled_fast_and_whole_set_the_pace() -> None:
+    def pace(*batches: tuple[int, int, int, float]) -> bool:
+        """What each was asked for, received, settled, and took."""
+        seen, is_due = Pace(), False
+        for limit, received, settled, seconds in batches:
+            seen.received(received, limit, 10.0)
+            is_due = seen.settled(settled, 10.0 + seconds)
+        return is_due
+
+    good = 1000, 1000, 1000, 0.01
+    assert pace(good, good)
+    assert not pace(good)
+    assert not pace(good, (2000, 1000, 1000, 0.01))  # there was no more
+    assert not pace(good, (1000, 1000, 999, 0.01))
+    assert not pace(good, (1000, 1000, 1000, 0.06))
+    assert not pace(good, (10, 10, 10, 0.01))
+    assert not pace((1000, 1000, 1, 0.01), good)
 
 
 async def work(consumer: Subscription, batches: int) -> list[Delivery]:

@@ -31,7 +31,7 @@ from ...background import Background
 from ...backoff import Backoff
 from ...errors import BrokerError, StorageBroken
 from .causes import Causes
-from .errors import AWAY, MOVING, absent, cause, failure, translate
+from .errors import AWAY, MOVING, absent, cause, error_of, translate
 from .merged import PATIENT, PROMPT, Merged
 from .offsets import Kind, Offsets, Place
 from .options import Options
@@ -418,7 +418,7 @@ class Admin:
         """The call's error, if any. With `renew`, a client that timed out is replaced: it may wait for ever for a
         controller that was killed."""
         asked = self._client
-        error = await failure(future, asyncio.get_running_loop().time() + self.options.timeout)
+        error = await error_of(future, asyncio.get_running_loop().time() + self.options.timeout)
         if error is None:
             return None
         if error.code() in AWAY:

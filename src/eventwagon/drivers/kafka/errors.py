@@ -76,7 +76,7 @@ def cause(error: BaseException) -> KafkaError:
     return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
 
-async def failure(call: Future[Any], until: float) -> KafkaError | None:
+async def error_of(call: Future[Any], until: float) -> KafkaError | None:
     """The error of a call that has until then (the loop's time), if any, once it is over."""
     try:
         if not call.done():  # of a call about many things, all are done at once

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from ...background import Background
-from .errors import AWAY, MOVING, cause, failure
+from .errors import AWAY, MOVING, cause, error_of
 from .merged import PATIENT, PROMPT, Merged
 
 _LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
@@ -112,7 +112,7 @@ class Offsets:
             found = dict.fromkeys(self._by_lateness(places)[True], unanswered)
         asked = places - found.keys()
         answers = await client.list(kind, asked)
-        if len(asked) > 1 and all(map(_is_failure, answers.values())):
+        if len(asked) > 1 and all(map(_is_unanswered, answers.values())):
             # the client waits for all leaders before it asks one, so one that is missing fails all
             led = await self._of_leaders(asked)
             if led != asked:
@@ -137,7 +137,7 @@ class Offsets:
 
     def _note_late(self, answers: Mapping[Place, Answer]) -> None:
         now = asyncio.get_running_loop().time()
-        late = {place for place, answer in answers.items() if _is_failure(answer)}
+        late = {place for place, answer in answers.items() if _is_unanswered(answer)}
         if late or self._late:
             stay = {place: until for place, until in self._late.items() if place not in answers and until > now}
             self._late = stay | dict.fromkeys(late, now + _LATE)
@@ -176,7 +176,7 @@ class _Client:
             return dict.fromkeys(places, cause(e))
         found = dict[Place, Answer]()
         for at, future in futures.items():
-            error = await failure(future, until)
+            error = await error_of(future, until)
             if error is None and future.result().offset < 0 and kind is not Kind.NEWEST_TIME:
                 # no offset, and no error: the leader was just killed, or does not answer
                 error = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
@@ -211,7 +211,7 @@ class _Client:
         self._client, self._closed = None, True
 
 
-def _is_failure(answer: Answer) -> bool:
+def _is_unanswered(answer: Answer) -> bool:
     """Whether nobody answered, or nobody who leads the partition."""
     return isinstance(answer, KafkaError) and answer.code() in _UNANSWERED
 

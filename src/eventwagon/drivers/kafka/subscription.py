@@ -12,6 +12,7 @@ from ...event import Channel
 from .claims import Grant
 from .feed import Feed, Piece
 from .options import LOGGER
+from .pace import Pace
 from .proposals import Claim, Extend, Release, Settle, Void, held_of, runs_of
 from .reader import offset_of
 from .wagon import KafkaWagon
@@ -21,9 +22,6 @@ Token = tuple[int, int, int]
 """Partition, offset, number of the claim."""
 
 _VAIN = 0.002  # s to wait after a claim that returned nothing
-_LARGE = 100  # events of a batch that is worth a claim ahead
-_FAST = 0.05  # s within which such a batch is handled
-_PACE = 2  # such batches in a row
 _UNUSED = 0.05  # s after which a claim ahead is given back
 
 
@@ -44,10 +42,7 @@ class KafkaSubscription:
         self._visibility = max(1, round(visibility * 1000))
         self._owner = owner
         self._suspect_first = True
-        self._last: tuple[int, float] = 0, 0.0
-        """How many events the last receive returned, if they were all that it had asked for; and when."""
-        self._pace = 0
-        """How many large batches in a row were settled fast, as a whole."""
+        self._pace = Pace()
         self._ahead: _Ahead | None = None
         """A claim for the next receive."""
         self._returned: asyncio.Future[list[Grant]] | None = None
@@ -64,7 +59,9 @@ class KafkaSubscription:
         if self._ahead and (self._ahead.limit > limit or loop.time() > self._ahead.until):
             self._drop_ahead()
         if self._returned is not None:  # its events are back before others are claimed: they stay in order
-            await asyncio.wait([self._returned])
+            await asyncio.wait([self._returned], timeout=max(0.0, deadline - loop.time()))
+            if not self._returned.done():
+                return []
             self._returned = None
         if (ahead := self._ahead) is not None:
             self._ahead = None
@@ -121,11 +118,10 @@ class KafkaSubscription:
     def _claim_ahead(self, settled: int) -> None:
         """Who settles large batches as fast as they come gets the next one by a claim in the record of the settle: the
         log is written once a batch, and waited for once."""
-        (received, at), loop = self._last, asyncio.get_running_loop()
-        is_fast = settled == received >= _LARGE and loop.time() - at < _FAST
-        self._pace = self._pace + 1 if is_fast else 0
-        if self._pace >= _PACE and self._ahead is None and (proposed := self._propose_claim(received)) is not None:
-            ahead = self._ahead = _Ahead(received, proposed, loop.time() + self._visibility / 2000)
+        loop, limit = asyncio.get_running_loop(), self._pace.batch
+        is_due = self._pace.settled(settled, loop.time()) and self._ahead is None
+        if is_due and (proposed := self._propose_claim(limit)) is not None:
+            ahead = self._ahead = _Ahead(limit, proposed, loop.time() + self._visibility / 2000)
 
             def answered(claimed: asyncio.Future[list[Grant]]) -> None:
                 if claimed.exception():  # the settle's error tells it
@@ -140,7 +136,8 @@ class KafkaSubscription:
         ahead = self._ahead
         if ahead is None or only not in (None, ahead):
             return
-        self._ahead, self._pace = None, 0
+        self._ahead = None
+        self._pace.stop()
         self._abandon(ahead.claimed)
 
     def _abandon(self, claimed: asyncio.Future[list[Grant]]) -> None:
@@ -203,7 +200,7 @@ class KafkaSubscription:
                 raise
         if got:
             self._suspect_first = not got[0].suspect
-        self._last = (len(got) if len(got) == limit else 0), asyncio.get_running_loop().time()
+        self._pace.received(len(got), limit, asyncio.get_running_loop().time())
         return got
 
     async def _leave_out(self, missing: list[tuple[int, int]], grants: Sequence[Grant]) -> None:

@@ -166,6 +166,17 @@ def test_a_cluster_that_names_a_host_which_is_unknown_here() -> None:
     assert "advertised.listeners" in causes.why("10.0.0.1:9092", 1.0)
 
 
+def test_a_process_without_descriptors_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    causes = Causes()
+    for number in range(3):
+        text = f"[thrd:10.0.0.{number}:9092/1]: 10.0.0.{number}:9092/1: Failed to create socket: Too many open files"
+        causes.log(40, "%s", "FAIL", "x", text)
+    assert "raise `ulimit -n`" in causes.why("10.0.0.1:9092", 1.0)
+    assert "advertised.listeners" not in causes.why("10.0.0.1:9092", 1.0)
+    (told,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert "no file descriptor left" in told.getMessage()
+
+
 def test_a_server_that_hangs_up_while_we_still_send() -> None:
     """As where it hangs up while we wait: which of the two is met first is chance."""
     causes = Causes()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 
-from .options import CLIENT_LOGGER
+from .options import CLIENT_LOGGER, LOGGER
 
 _REASONS = (
     (r"Failed to resolve '?([^' ]+)", "the host {0} is unknown: check the host in the URL and the name server"),
@@ -47,6 +48,8 @@ _REASONS = (
 _FORMS = [(re.compile(form), said) for form, said in _REASONS]
 _SINCE = re.compile(r" ?\(after \d+ms in state (\w+)[^)]*\)")
 _BROKER = re.compile(r"(?:\w+://)?(\[?[^\s/]+\]?:\d+)/")
+_NO_FILES = "this process has no file descriptor left for connections to Kafka: raise `ulimit -n` and start it again"
+_TOLD_AGAIN = 60.0  # s between two warnings that there is no descriptor
 _FRESH = 10.0  # the least time, in s, for which a reason explains failures
 
 
@@ -55,11 +58,16 @@ class Causes:
 
     def __init__(self) -> None:
         self._last: tuple[float, str] | None = None
+        self._told = -math.inf
 
     def log(self, level: int, form: str, facility: str, name: str, text: str) -> None:
         """A record of librdkafka's log; any thread may call this."""
         if facility == "FAIL":
-            self._last = time.monotonic(), text
+            now = time.monotonic()
+            self._last = now, text
+            if _lacks_files(text) and now >= self._told + _TOLD_AGAIN:
+                self._told = now
+                LOGGER.warning("%s; a client that begins without one may stay slow", _NO_FILES)
         CLIENT_LOGGER.log(level, form, facility, name, text)
 
     def why(self, servers: str, seconds: float) -> str:
@@ -67,6 +75,8 @@ class Causes:
         last = self._last
         if last is None or time.monotonic() - last[0] > max(_FRESH, 2 * seconds):
             return ""
+        if _lacks_files(last[1]):
+            return _NO_FILES
         text = last[1].partition("]: ")[2] or last[1]
         where = found[1] if (found := _BROKER.match(text)) else servers
         advice = next((said.format(*m.groups()) for form, said in _FORMS if (m := form.search(text))), "")
@@ -74,3 +84,7 @@ class Causes:
             advice += f" (the cluster itself names {where}: see its advertised.listeners)"
         text = _SINCE.sub("", text).partition("/bootstrap: ")[2] or text
         return f"{where}: {advice}: {text}" if advice else f"{where}: {text}"
+
+
+def _lacks_files(text: str) -> bool:
+    return "Too many open files" in text

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -32,6 +31,7 @@ from ...backoff import Backoff
 from ...errors import BrokerError, StorageBroken
 from .causes import Causes
 from .errors import AWAY, MOVING, absent, cause, error_of, translate
+from .group import Group
 from .merged import PATIENT, PROMPT, Merged
 from .offsets import Kind, Offsets, Place
 from .options import Options
@@ -121,6 +121,8 @@ class Admin:
         self.causes = Causes()
         """The causes of connection failures, from the log of the clients that use it as their logger."""
         self._client = AdminClient(options.common(self.causes))
+        self.group = Group(options, self.causes, self.trouble)
+        """The group of `options.group`, if there is one."""
         self.threads = ThreadPoolExecutor(32, thread_name_prefix="eventwagon-kafka")
         """For blocking calls."""
         self._creating = asyncio.Semaphore(_AT_ONCE)
@@ -142,6 +144,7 @@ class Admin:
         await self._calls.wait()
         await asyncio.to_thread(self.threads.shutdown, True, cancel_futures=True)
         await self._offsets.close()
+        await self.group.close()
         del self._client
 
     async def blocking(self, call: Callable[..., R], *args: Any) -> R:
@@ -372,28 +375,6 @@ class Admin:
             await asyncio.sleep(backoff.next())
             await self._offsets.learn(left, deadline)
         return found
-
-    async def commit(self, group: str, offsets: Mapping[Place, int]) -> None:
-        """Commit these offsets for a group that has no members."""
-        places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-        asked = [ConsumerGroupTopicPartitions(group, places)]
-        error, future = await self._insist(
-            lambda seconds: self._client.alter_consumer_group_offsets(asked, request_timeout=seconds)[group]
-        )
-        failed = [error] if error is not None else [each.error for each in future.result().topic_partitions]
-        for one in failed:
-            if one is not None and not absent(one):
-                raise self.trouble(one, "READ", f"group {group}")
-
-    async def committed(self, group: str, places: Iterable[Place]) -> dict[Place, int]:
-        """The offset that is committed for the group in each of these partitions; 0: none."""
-        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])]
-        error, future = await self._insist(
-            lambda seconds: self._client.list_consumer_group_offsets(asked, request_timeout=seconds)[group]
-        )
-        if error is not None:
-            raise self.trouble(error, "DESCRIBE", f"group {group}")
-        return {(at.topic, at.partition): max(0, at.offset) for at in future.result().topic_partitions}
 
     async def trim(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the records of a partition before this offset. An absent topic is no error."""

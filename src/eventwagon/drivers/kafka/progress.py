@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ...errors import BrokerError
-from .admin import Admin
+from .group import Group
 from .offsets import Place
 from .options import LOGGER
 from .wagon import KafkaWagon
@@ -20,8 +20,7 @@ class Progress:
     also for those of others for which nobody does, since their processes were not told the group. The group gets no
     members: nobody joins it, and its offsets decide nothing."""
 
-    def __init__(self, admin: Admin, group: str, live: Callable[[], Sequence[KafkaWagon]]) -> None:
-        self._admin = admin
+    def __init__(self, group: Group, live: Callable[[], Sequence[KafkaWagon]]) -> None:
         self._group = group
         self._live = live
         self._committed: dict[Place, int] = {}
@@ -41,7 +40,7 @@ class Progress:
                 if turn % _LOOK == 0:
                     new |= await self._left_alone()
                 if new:
-                    await self._admin.commit(self._group, new)
+                    await self._group.commit(new)
             except BrokerError as e:
                 if str(e) != self._trouble:
                     LOGGER.warning("the progress of channels is not shown: %s", e)
@@ -52,7 +51,7 @@ class Progress:
     async def _left_alone(self) -> dict[Place, int]:
         """The progress of others' partitions whose committed offset is behind and has not moved since the last look."""
         theirs = self._now(own=False)
-        known = await self._admin.committed(self._group, theirs) if theirs else {}
+        known = await self._group.committed(theirs) if theirs else {}
         before, self._others = self._others, known
         return {
             place: offset

@@ -72,7 +72,7 @@ class Wagons:
         self._background.start(self._each(_LOOK, self._watch, "a look at Kafka's topics"))
         self._background.start(self._each(_BEAT, self._beat, "a sign of life"))
         if options.group:
-            self._background.start(Progress(self.admin, options.group, self.live).run())
+            self._background.start(Progress(self.admin.group, self.live).run())
 
     async def close(self) -> None:
         """Finish sending, for up to 1 s; then end all threads and connections but the cluster's."""

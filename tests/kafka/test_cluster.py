@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from secrets import token_hex
 from typing import Any
@@ -24,8 +25,13 @@ def leader(cluster: KafkaCluster, channel: Channel | str, partition: int = 0) ->
     """The node that leads this partition."""
     running = next(n for n in cluster.nodes if n.running)
     admin = AdminClient({"bootstrap.servers": running.bootstrap, "log_level": 0})
-    number = admin.list_topics(str(channel), timeout=10).topics[str(channel)].partitions[partition].leader
-    return cluster.nodes[number - 1]
+    until = time.monotonic() + 10
+    while True:  # a new topic may not be known to the node that is asked
+        known = admin.list_topics(str(channel), timeout=10).topics[str(channel)].partitions.get(partition)
+        if known is not None and known.leader > 0:
+            return cluster.nodes[known.leader - 1]
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_every_partitions_leader_has_refused(kafka_cluster: KafkaCluster) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 
 from ..contracts.manifest import Manifest
@@ -22,6 +22,10 @@ from .train_state import TrainState, no_publishing
 _EVERY = 0.5
 """Seconds between two looks at the timetable, so that events of other processes are on time. Sooner if something is due
 sooner."""
+_CALM = 3.0
+"""Seconds after the last sign of life, and without an event that waits, after which it looks less often."""
+_AT_REST = 2.0
+"""Seconds between two looks then; a sign of life ends the pause."""
 _LEASE = 10.0
 """Seconds for which a process claims due events. If it is killed, they are late by as long."""
 _TO_PUBLISH = 8.0
@@ -59,6 +63,7 @@ class DueEvents:
         self._state = state
         self._switcher = switcher
         self._timetable = timetable
+        self._pulse = runtime.pulse
         self._defects: dict[str, int] = {}
         """By key: how often the broker's driver has failed on the event."""
         self._steps = Steps(runtime)
@@ -74,14 +79,14 @@ class DueEvents:
             self._woken.clear()
             pause = _EVERY
             with self._steps.going_on("publishing events that are due"):
-                pause = min(_EVERY, await self._look())
+                pause = await self._look()
             if pause > 0:
-                with suppress(TimeoutError):
+                with suppress(TimeoutError), self._pulse.ending(self._woken) if pause > _EVERY else nullcontext():
                     async with asyncio.timeout(pause):
                         await self._woken.wait()
 
     async def _look(self) -> float:
-        """Publish what is due now. Returns the seconds until something else is."""
+        """Publish what is due now. Returns the seconds until the next look."""
         if not publishes(self._state.snapshot.manifest):
             return _EVERY
         asked = asyncio.get_running_loop().time()
@@ -89,7 +94,9 @@ class DueEvents:
         if due.events:
             await to_the_end(partial(self._publish, due, asked + _TO_PUBLISH), _TO_THE_END)
             return 0.0
-        return _EVERY if due.next_at is None else max(0.001, due.next_at - due.now)
+        if due.next_at is None:
+            return _AT_REST if self._pulse.quiet >= _CALM else _EVERY
+        return min(_EVERY, max(0.001, due.next_at - due.now))
 
     # --- what is due -----------------------------------------------------------------------------
 

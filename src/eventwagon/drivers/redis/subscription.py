@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...contracts.broker import Delivery
 from ...errors import ChannelGone, Displaced
@@ -19,9 +19,18 @@ _PAGE = 64
 """How many new events to request if the sizes of those just before are not known."""
 _BYTES = 4 << 20
 """The most bytes of an answer, roughly."""
+_SHORT = 0.1
+"""Seconds: a receive that waits for less asks the server, whatever the one before found."""
 
 Token = tuple[bytes, bytes]
 """The entry's id and the mark of its claim."""
+
+
+class _Empty(NamedTuple):
+    """Nothing is there until this notification or this time (the loop's)."""
+
+    notice: asyncio.Event
+    until: float
 
 
 class RedisSubscription:
@@ -51,12 +60,21 @@ class RedisSubscription:
         self._more = False  # some come back now
         self._turn = 0
         self._idle = False  # nothing came the last time
+        self._empty: _Empty | None = None
 
     async def receive(self, limit: int, timeout: float) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         looked = False
         while True:
+            if (empty := self._empty) is not None and timeout >= _SHORT and loop.time() < empty.until:
+                try:
+                    async with asyncio.timeout_at(min(deadline, empty.until)):
+                        await empty.notice.wait()
+                except TimeoutError:
+                    if loop.time() >= deadline:
+                        return []
+            self._empty = None
             notice = self._next_notice()  # before the read, so that no notification is missed in between
             patient = self._idle and timeout > 0
             got, due = await self._take(min(limit, _MOST), patient)
@@ -67,19 +85,11 @@ class RedisSubscription:
             if (self._more or self._suspects) and not looked:
                 looked = self._suspect_first = True  # they were noticed when others had been requested only
                 continue
-            left = deadline - loop.time()
-            if left <= 0:
-                return []
-            if not patient:
-                continue  # asks for a notification only when there is nothing: a busy consumer needs none
             looked = False
-            pause = min(left, self._client.notifier.poll, due)
-            try:
-                async with asyncio.timeout(pause):
-                    await notice.wait()
-            except TimeoutError:
-                if pause == left:
-                    return []
+            if patient:  # another receive need not ask again
+                self._empty = _Empty(notice, loop.time() + min(self._client.notifier.poll, due))
+            if loop.time() >= deadline:  # otherwise it asks for a notification: a busy consumer needs none
+                return []
 
     async def _take(self, limit: int, patient: bool) -> tuple[list[Delivery], float]:
         """What is available now; otherwise nothing, and the seconds after which something may come back by itself."""
@@ -157,6 +167,7 @@ class RedisSubscription:
         for start in range(0, len(deliveries), _MOST):
             await self._change("giving back to", scripts.RELEASE, [*head, *_pairs(deliveries[start : start + _MOST])])
         self._more = self._more or not delay
+        self._empty = None
         self._suspects = self._suspects or any(d.suspect for d in deliveries)
 
     async def alone(self, delivery: Delivery) -> bool:

@@ -1,0 +1,70 @@
+"""What receives ask of the server while a channel is empty."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis.client import Client
+from eventwagon.event import Channel
+from tests.redis.support import LONG, events
+from tests.servers.server import Server
+
+CHANNEL = Channel("idle_receives", 1)
+
+
+class Asked:
+    """Counts the claims."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, pair = 0, Client.pair
+
+        async def counted(client: Client, what: str, *arguments: object) -> object:
+            self.count += what.startswith("receiving")
+            return await pair(client, what, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Client, "pair", counted)
+
+
+def test_the_next_receive_goes_on_waiting(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten receives of a tenth of a second ask no more often than one of a second; none of them misses anything."""
+
+    async def main() -> None:
+        async with RedisBroker.from_url(redis_server.url) as broker:
+            await broker.delete(CHANNEL)
+            await broker.create(CHANNEL)
+            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                assert await consumer.receive(10, 0.1) == []  # asks for a notification
+                asked = Asked(monkeypatch)
+                for _ in range(9):
+                    assert await consumer.receive(10, 0.1) == []
+                assert asked.count <= 2
+                await broker.publish(CHANNEL, events(1))
+                (got,) = await consumer.receive(10, 5.0)
+                assert await consumer.receive(10, 0.1) == []
+                await consumer.release([got], delay=0.3)
+                (again,) = await consumer.receive(10, 0.5)
+                assert again.attempt == 2
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_a_short_receive_asks_at_once(redis_server: Server) -> None:
+    """It may come before the notification of what was just published."""
+
+    async def main() -> None:
+        async with RedisBroker.from_url(redis_server.url) as broker:
+            await broker.delete(CHANNEL)
+            await broker.create(CHANNEL)
+            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                for _ in range(20):
+                    assert await consumer.receive(1, 0.1) == []
+                    await broker.publish(CHANNEL, events(1))
+                    (got,) = await consumer.receive(1, 0.0)
+                    await consumer.settle([got])
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())

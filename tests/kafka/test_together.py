@@ -254,17 +254,36 @@ def test_a_new_producer_is_asked_twice() -> None:
 
         def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:
             asked.append(self)
-            return SimpleNamespace(topics={})
+            return SimpleNamespace(topics={topic: SimpleNamespace(error=None)})
 
     async def main() -> None:
         cluster = Admin(Options("127.0.0.1:1"))
         used, producer = sender.Sender({}), Idle()
         used._producer = producer  # type: ignore[assignment]  # noqa: SLF001
-        assert await cluster.describe_to(used, "t") is None
+        assert await cluster.describe_to(used, "t")
         assert asked == [producer] * 2
-        assert await cluster.describe_to(used, "t") is None
+        assert await cluster.describe_to(used, "t")
         assert asked == [producer] * 3
         await cluster.close()
+
+    asyncio.run(main())
+
+
+def test_what_producers_know_does_not_grow_with_wagons_that_were(kafka_server: Server) -> None:
+    async def main() -> None:
+        train = f"t{token_hex(5)}"
+        async with KafkaBroker.from_url(kafka_server.url) as broker:
+            logs, own = broker.wagons.client.sender, broker.wagons.publisher.sender
+            for number in range(1, 4):
+                channel = Channel(train, number)
+                await broker.create(channel)
+                await broker.publish(channel, events(1))
+                async with broker.consume(channel, visibility=LONG) as consumer:
+                    await consumer.settle(await take(consumer, 1))
+                    assert (logs.known, own.known) == ({f"{channel}.0claims"}, {f"{channel}"})
+                await broker.seal(channel)
+                await broker.delete(channel)
+                assert (logs.known, own.known) == (set(), set())
 
     asyncio.run(main())
 

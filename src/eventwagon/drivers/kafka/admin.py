@@ -180,11 +180,13 @@ class Admin:
     async def describe_to(self, sender: Sender, topic: str) -> TopicMetadata | None:
         """The same; the producer knows the topic from then on. A new one is asked twice: asked once, every fifth had no
         id yet when it sent its first message, and waited half a second for it; asked twice, none of 300."""
-        producer = sender.producer()
-        if sender.is_new:
+        producer, known = sender.producer(), sender.known
+        if not known:
             await self._describe(producer, topic)
-            sender.is_new = sender.producer() is not producer
-        return await self._describe(producer, topic)
+        found = await self._describe(producer, topic)
+        if found is not None:  # on some brokers what is new may not be known yet
+            known.add(topic)
+        return found
 
     async def _describe(self, client: Any, topic: str) -> TopicMetadata | None:
         try:

@@ -259,6 +259,7 @@ class KafkaBroker:
         except sealing.TopicGone:
             return
         finally:
+            client.sender.known.discard(topic)  # it sends nothing more there
             if probes:
                 with contextlib.suppress(ChannelGone):  # without a claims log nobody counts them
                     wagon = await self.wagons.of(channel)

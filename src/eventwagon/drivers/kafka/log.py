@@ -109,6 +109,7 @@ class Log(FollowedLog):
 
     def leave(self) -> None:
         super().leave()
+        self._client.sender.known.discard(self.topic)
         self._background.cancel()
 
     @property

@@ -129,11 +129,8 @@ class Publisher:
 
     async def _introduce(self, topic: Topic, sender: Sender) -> None:
         """Have the producer know the topic, if it does not yet. Raises Unavailable, StorageBroken."""
-        if topic.name in sender.known:
-            return
-        # on some brokers what is new may not be known yet: then the producer asks on by itself
-        if await self._admin.describe_to(sender, topic.name) is not None:
-            sender.known.add(topic.name)
+        if topic.name not in sender.known:
+            await self._admin.describe_to(sender, topic.name)
 
     async def _look(self, channel: Channel, name: str) -> Topic | None:
         described, found = await asyncio.gather(self._admin.described([name]), self._admin.configuration(name))

@@ -41,9 +41,7 @@ class Sender:
         self._config = config
         self._rests = rests
         self.known: set[str] = set()
-        """Topics that the producer was asked for."""
-        self.is_new = True
-        """The producer was not asked for a topic yet (see `Admin.describe_to`)."""
+        """Topics that the producer knows (see `Admin.describe_to`); another set for another producer."""
         self._loop = asyncio.get_running_loop()
         self._producer: Producer | None = None
         self._used = 0.0
@@ -72,6 +70,11 @@ class Sender:
         """Whether the producer is yet to be made."""
         return self._producer is None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the producer knows no topic."""
+        return not self.known
+
     def _rest(self) -> None:
         self._resting = None
         left = self._used + _KEPT - self._loop.time()
@@ -79,8 +82,7 @@ class Sender:
             self._resting = self._loop.call_later(max(left, 1.0), self._rest)
         elif self._producer is not None:
             old, self._producer = self._producer, None
-            self.known.clear()
-            self.is_new = True
+            self.known = set()
             self._background.start(_end([old]))
             del old
 
@@ -133,8 +135,7 @@ class Sender:
             return
         LOGGER.warning("a Kafka producer failed for good and is replaced")
         old, self._producer = self._producer, Producer(self._config)
-        self.known.clear()
-        self.is_new = True
+        self.known = set()
         if old is not None:
             with contextlib.suppress(KafkaException):
                 old.purge()

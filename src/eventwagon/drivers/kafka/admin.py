@@ -310,10 +310,12 @@ class Admin:
 
     async def knows_newest_times(self, topic: str) -> bool:
         """Whether the brokers can find a record by its time (KIP-734); they can since 3.0."""
-        deadline = asyncio.get_running_loop().time() + self.options.timeout
-        (found,) = (await self._offsets.of(Kind.NEWEST_TIME, [(topic, 0)], deadline)).values()
         refusals = KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE
-        return not isinstance(found, KafkaError) or found.code() not in refusals
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.options.timeout):
+                (found,) = (await self._offsets.of(Kind.NEWEST_TIME, [(topic, 0)])).values()
+                return not isinstance(found, KafkaError) or found.code() not in refusals
+        return True
 
     async def option(self, topic: str, name: str) -> str | None:
         """One of the topic's options."""
@@ -355,27 +357,24 @@ class Admin:
         """Each partition's offset, None if there is no such topic. A partition without a leader is asked for again,
         until the time is over."""
         found: dict[Place, ListOffsetsResultInfo | None] = {}
-        left = set(places)
-        loop = asyncio.get_running_loop()
-        deadline, backoff = loop.time() + self.options.timeout, Backoff(0.005, 0.25)
-        while left:
-            moving, answers = None, await self._offsets.of(kind, left, deadline, patient=patient)
-            for place, answer in answers.items():
-                if not isinstance(answer, KafkaError):
-                    found[place] = answer
-                elif absent(answer) and await self.describe(place[0]) is None:
-                    found[place] = None
-                elif absent(answer) or answer.code() in MOVING or answer.code() == KafkaError._TIMED_OUT:
-                    moving = answer  # an absent topic that exists: the client's own view, after a lost connection
-                else:
-                    raise self.trouble(answer, "DESCRIBE", f"topic {place[0]}")
-            left -= found.keys()
-            if moving is None:
-                break
-            if loop.time() > deadline:
-                raise self.trouble(moving, "DESCRIBE", f"topic {min(left)[0]}")
-            await asyncio.sleep(backoff.next())
-            await self._offsets.learn(left, deadline)
+        left, backoff = set(places), Backoff(0.005, 0.25)
+        try:
+            async with asyncio.timeout(self.options.timeout):
+                while left:
+                    for place, answer in (await self._offsets.of(kind, left, patient=patient)).items():
+                        if not isinstance(answer, KafkaError):
+                            found[place] = answer
+                        elif absent(answer) and await self.describe(place[0]) is None:
+                            found[place] = None
+                        elif not (absent(answer) or answer.code() in MOVING or answer.code() == KafkaError._TIMED_OUT):
+                            raise self.trouble(answer, "DESCRIBE", f"topic {place[0]}")
+                    # an absent topic that exists: the client's own view, after a lost connection
+                    left -= found.keys()
+                    if left:
+                        await asyncio.sleep(backoff.next())
+                        await self._offsets.learn(left)
+        except TimeoutError as e:
+            raise self.trouble(cause(e), "DESCRIBE", f"topic {min(left)[0]}") from None
         return found
 
     async def trim(self, topic: str, before: int, partition: int = 0) -> None:

@@ -69,9 +69,12 @@ def absent(error: KafkaError) -> bool:
 
 
 def cause(error: BaseException) -> KafkaError:
-    """The KafkaError in an exception of the client; a BufferError says that its queue is full."""
+    """The KafkaError in an exception of the client; a BufferError says that its queue is full, a TimeoutError that
+    nobody answered."""
     if isinstance(error, BufferError):
         return KafkaError(KafkaError._QUEUE_FULL, str(error))
+    if isinstance(error, TimeoutError):
+        return KafkaError(KafkaError._TIMED_OUT, "no answer")
     found = error.args[0] if isinstance(error, KafkaException) and error.args else None
     return found if isinstance(found, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
 
@@ -83,10 +86,8 @@ async def error_of(call: Future[Any], until: float) -> KafkaError | None:
             async with asyncio.timeout_at(until + _GRACE):
                 await asyncio.wrap_future(call)
         call.result()
-    except KafkaException as e:
+    except (KafkaException, TimeoutError) as e:
         return cause(e)
-    except TimeoutError:
-        return KafkaError(KafkaError._TIMED_OUT, "no answer")
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum
@@ -22,7 +22,6 @@ from .errors import AWAY, MOVING, cause, error_of
 from .merged import PATIENT, PROMPT, Merged
 
 _LATE = 60.0  # s after which one that did not answer is trusted again, if nobody has asked it
-_EITHER = (False, True)
 _UNANSWERED = (MOVING | AWAY) - {KafkaError._UNSUPPORTED_FEATURE}
 
 Place = tuple[str, int]
@@ -51,96 +50,100 @@ class Offsets:
         leader."""
         self._led = led
         self._seconds = seconds
-        self._threads = ThreadPoolExecutor(len(_EITHER), thread_name_prefix="eventwagon-kafka-offsets")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="eventwagon-kafka-offsets")
         """For look-ups: their clients have their turn meanwhile, so they wait for no other blocking call."""
-        self._clients = {late: _Client(make, self._threads, seconds) for late in _EITHER}
+        self._prompt, self._late = (
+            _Asking(_Client(make, self._threads, seconds), ask, calls) for ask in (self._ask_prompt, self._ask_late)
+        )
         """For partitions whose leaders answer, and for those that were late."""
-        self._late = dict[Place, float]()
+        self._late_until = dict[Place, float]()
         """Partitions without an answer last time, and until when that counts (the loop's time)."""
-        self._asking = {
-            (kind, patient, late): Merged(
-                partial(self._ask, kind, late),
-                calls,
-                rate=PATIENT if patient else PROMPT,
-                lock=self._clients[late].turn,
-            )
-            for kind, patient, late in product(Kind, _EITHER, _EITHER)
-        }
-        self._learning = {
-            late: Merged(one.learn, calls, rate=PROMPT, lock=one.turn) for late, one in self._clients.items()
-        }
 
-    async def of(
-        self, kind: Kind, places: Iterable[Place], deadline: float, *, patient: bool = False
-    ) -> dict[Place, Answer]:
-        """The offset of each of these partitions; that there is none after the `deadline` (the loop's time). `patient`:
-        where many ask, it may come 0.2 s later."""
-        found: dict[Place, Answer] = dict.fromkeys(places, KafkaError(KafkaError._TIMED_OUT, "no answer"))
-        asked = self._by_lateness(found).items()
-        calls = (self._asking[kind, patient, late].of(some) for late, some in asked if some)
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                for some in await asyncio.gather(*calls):
-                    found |= some
-        return found
+    async def of(self, kind: Kind, places: Collection[Place], *, patient: bool = False) -> dict[Place, Answer]:
+        """The offset of each of these partitions. `patient`: where many ask, it may come 0.2 s later."""
+        prompt, late = self._by_lateness(places)
+        found, of_late = await asyncio.gather(
+            self._prompt.offsets[kind, patient].of(prompt), self._late.offsets[kind, patient].of(late)
+        )
+        return found | of_late
 
-    async def learn(self, places: Iterable[Place], deadline: float) -> None:
-        """Let the clients look up who leads these partitions, until the `deadline` (the loop's time): by themselves
-        they look up none of a topic of which they know some. A failure is not raised: the next call meets it."""
-        asked = self._by_lateness(places)
-        calls = (self._learning[late].of({topic for topic, _ in asked[late]}) for late in _EITHER)
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await asyncio.gather(*calls)
+    async def learn(self, places: Collection[Place]) -> None:
+        """Let the clients look up who leads these partitions: by themselves they look up none of a topic of which they
+        know some. A failure is not raised: the next call meets it."""
+        prompt, late = self._by_lateness(places)
+        await asyncio.gather(self._prompt.leaders.of(_topics(prompt)), self._late.leaders.of(_topics(late)))
 
     def poll(self) -> None:
         """Let the clients deliver their log records."""
-        for client in self._clients.values():
-            client.poll()
+        for asking in (self._prompt, self._late):
+            asking.client.poll()
 
     async def close(self) -> None:
         """End the clients."""
         await asyncio.to_thread(self._threads.shutdown, True, cancel_futures=True)
-        for client in self._clients.values():
-            client.close()
+        for asking in (self._prompt, self._late):
+            asking.client.close()
 
-    async def _ask(self, kind: Kind, late: bool, places: set[Place]) -> dict[Place, Answer]:
+    async def _ask_prompt(self, kind: Kind, places: set[Place]) -> dict[Place, Answer]:
+        prompt, late = self._by_lateness(places)  # those that became so while this call waited for its turn
+        unanswered = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+        return dict.fromkeys(late, unanswered) | await self._ask(self._prompt.client, kind, prompt)
+
+    async def _ask_late(self, kind: Kind, places: set[Place]) -> dict[Place, Answer]:
+        were_late = set(self._late_until)
+        answers = await self._ask(self._late.client, kind, places)
+        if recovered := were_late & _answered(answers):  # the other client's turn again, which knows an earlier leader
+            await self._prompt.leaders.of(_topics(recovered))
+        return answers
+
+    async def _ask(self, client: _Client, kind: Kind, places: set[Place]) -> dict[Place, Answer]:
         """In the client's turn: what it says of each partition's offset, or why it says nothing."""
-        client, found = self._clients[late], dict[Place, Answer]()
-        if not late:  # what was found late while this call waited for its turn: nobody waits for it again
-            unanswered = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
-            found = dict.fromkeys(self._by_lateness(places)[True], unanswered)
-        asked = places - found.keys()
-        answers = await client.list(kind, asked)
-        if len(asked) > 1 and all(map(_is_unanswered, answers.values())):
+        answers = await client.list(kind, places)
+        if len(places) > 1 and all(map(_is_unanswered, answers.values())):
             # the client waits for all leaders before it asks one, so one that is missing fails all
-            led = await self._of_leaders(asked)
-            if led != asked:
+            led = await self._of_leaders(places)
+            if led != places:
                 answers |= await client.list(kind, led)
-        recovered = {topic for topic, _ in self._late.keys() & _answered(answers)}
         self._note_late(answers)
-        if late and recovered:
-            await self._learning[False].of(recovered)
-        return found | answers
+        return answers
 
     async def _of_leaders(self, places: set[Place]) -> set[Place]:
         """Those that have a leader; none if the cluster does not answer in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
-                return places & await self._led({topic for topic, _ in places})
+                return places & await self._led(_topics(places))
         return set()
 
-    def _by_lateness(self, places: Iterable[Place]) -> dict[bool, set[Place]]:
+    def _by_lateness(self, places: Collection[Place]) -> tuple[set[Place], set[Place]]:
+        """Those that are not late, and those that are."""
         now = asyncio.get_running_loop().time()
-        late = {place for place in places if self._late.get(place, 0.0) > now}
-        return {False: set(places) - late, True: late}
+        late = {place for place in places if self._late_until.get(place, 0.0) > now}
+        return set(places) - late, late
 
     def _note_late(self, answers: Mapping[Place, Answer]) -> None:
         now = asyncio.get_running_loop().time()
         late = {place for place, answer in answers.items() if _is_unanswered(answer)}
-        if late or self._late:
-            stay = {place: until for place, until in self._late.items() if place not in answers and until > now}
-            self._late = stay | dict.fromkeys(late, now + _LATE)
+        if late or self._late_until:
+            stay = {at: until for at, until in self._late_until.items() if at not in answers and until > now}
+            self._late_until = stay | dict.fromkeys(late, now + _LATE)
+
+
+class _Asking:
+    """A client, and the calls by it that callers share."""
+
+    def __init__(
+        self,
+        client: _Client,
+        ask: Callable[[Kind, set[Place]], Awaitable[Mapping[Place, Answer]]],
+        calls: Background,
+    ) -> None:
+        """`ask` is called in the client's turn, `calls` owns what is under way."""
+        self.client = client
+        self.offsets = {
+            (kind, patient): Merged(partial(ask, kind), calls, rate=PATIENT if patient else PROMPT, lock=client.turn)
+            for kind, patient in product(Kind, (False, True))
+        }
+        self.leaders = Merged(client.learn, calls, rate=PROMPT, lock=client.turn)
 
 
 class _Client:
@@ -165,7 +168,7 @@ class _Client:
             return dict.fromkeys(places, KafkaError(KafkaError._DESTROY, "the connection is closed"))
         if self._client is None:  # one that has no connection yet may wait for its whole time
             self._client = self._make()
-            await self._look_up({topic for topic, _ in places})
+            await self._look_up(_topics(places))
         client = self._client
         spec, level = kind.value
         wanted = {TopicPartition(topic, partition): spec for topic, partition in places}
@@ -218,3 +221,7 @@ def _is_unanswered(answer: Answer) -> bool:
 
 def _answered(answers: Mapping[Place, Answer]) -> set[Place]:
     return {place for place, answer in answers.items() if not isinstance(answer, KafkaError)}
+
+
+def _topics(places: Iterable[Place]) -> set[str]:
+    return {topic for topic, _ in places}

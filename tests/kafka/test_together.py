@@ -196,6 +196,32 @@ def test_a_topic_that_cannot_be_looked_up_holds_up_its_own_calls(
     asyncio.run(main())
 
 
+def test_an_absent_topic_takes_one_more_look_up_for_all_of_its_partitions(
+    kafka_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def counted(name: str) -> None:
+        real = getattr(AdminClient, name)
+
+        def call(self: AdminClient, *args: Any, **options: Any) -> Any:
+            asked.append(name)
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(AdminClient, name, call)
+
+    async def main() -> None:
+        async with topics(kafka_server.url) as admin:
+            await admin.ends([("no-other", 0)])  # a new client looks up first
+            counted("list_topics")
+            counted("describe_topics")
+            places = [(name, p) for name in ("none", "no-other") for p in range(8)]
+            assert await admin.ends(places) == dict.fromkeys(places)
+
+    asyncio.run(main())
+    assert asked == ["describe_topics"]
+
+
 def test_a_client_for_offsets_has_one_call_at_a_time_and_no_other(
     kafka_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

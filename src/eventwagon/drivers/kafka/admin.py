@@ -30,7 +30,7 @@ from ...background import Background
 from ...backoff import Backoff
 from ...errors import BrokerError, StorageBroken
 from .causes import Causes
-from .errors import AWAY, MOVING, absent, cause, error_of, translate
+from .errors import ABSENT, AWAY, MOVING, absent, cause, error_of, translate
 from .group import Group
 from .merged import PATIENT, PROMPT, Merged
 from .offsets import Kind, Offsets, Place
@@ -42,6 +42,9 @@ R = TypeVar("R")
 _AT_ONCE = 2  # topics: the cluster creates one after the other, and more calls would only wait there, up to their time
 _TRY = 3.0  # s to wait for one broker before another is asked
 _TRY_LEADER = 1.5  # s to wait for a leader before another may have taken over
+_AGAIN = ABSENT | MOVING | {KafkaError._TIMED_OUT}
+"""Answers after which a partition is asked for again. A topic that a client takes for absent may exist: after a lost
+connection the client goes by its own view."""
 
 FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 """The options with which only eventwagon deletes records, whatever the cluster's defaults are."""
@@ -361,14 +364,17 @@ class Admin:
         try:
             async with asyncio.timeout(self.options.timeout):
                 while left:
-                    for place, answer in (await self._offsets.of(kind, left, patient=patient)).items():
+                    answers = await self._offsets.of(kind, left, patient=patient)
+                    gone = await self._gone(
+                        {at[0] for at, answer in answers.items() if isinstance(answer, KafkaError) and absent(answer)}
+                    )
+                    for at, answer in answers.items():
                         if not isinstance(answer, KafkaError):
-                            found[place] = answer
-                        elif absent(answer) and await self.describe(place[0]) is None:
-                            found[place] = None
-                        elif not (absent(answer) or answer.code() in MOVING or answer.code() == KafkaError._TIMED_OUT):
-                            raise self.trouble(answer, "DESCRIBE", f"topic {place[0]}")
-                    # an absent topic that exists: the client's own view, after a lost connection
+                            found[at] = answer
+                        elif at[0] in gone:
+                            found[at] = None
+                        elif answer.code() not in _AGAIN:
+                            raise self.trouble(answer, "DESCRIBE", f"topic {at[0]}")
                     left -= found.keys()
                     if left:
                         await asyncio.sleep(backoff.next())
@@ -376,6 +382,10 @@ class Admin:
         except TimeoutError as e:
             raise self.trouble(cause(e), "DESCRIBE", f"topic {min(left)[0]}") from None
         return found
+
+    async def _gone(self, topics: set[str]) -> set[str]:
+        """Those that do not exist."""
+        return {topic for topic, found in (await self.described(topics)).items() if found is None}
 
     async def trim(self, topic: str, before: int, partition: int = 0) -> None:
         """Delete the records of a partition before this offset. An absent topic is no error."""

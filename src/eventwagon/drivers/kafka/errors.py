@@ -43,7 +43,7 @@ AWAY = frozenset(
     }
 )
 """No server answered, or none that can carry out the call."""
-_GRACE = 1.0  # s after which an overdue call counts as never answered
+GRACE = 1.0  # s after which an overdue call counts as never answered
 _FORBIDDEN = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "topic",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "cluster",
@@ -83,7 +83,7 @@ async def error_of(call: Future[Any], until: float) -> KafkaError | None:
     """The error of a call that has until then (the loop's time), if any, once it is over."""
     try:
         if not call.done():  # of a call about many things, all are done at once
-            async with asyncio.timeout_at(until + _GRACE):
+            async with asyncio.timeout_at(until + GRACE):
                 await asyncio.wrap_future(call)
         call.result()
     except (KafkaException, TimeoutError) as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -13,11 +13,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from ...background import Background, in_daemon
 from ...errors import BrokerError
 from .causes import Causes
-from .errors import absent, cause
+from .errors import GRACE, absent, cause
 from .offsets import Place
 from .options import Options
-
-_GRACE = 1.0  # s after which an overdue call counts as never answered, or is left to itself at the end
 
 R = TypeVar("R")
 Trouble = Callable[[KafkaError, str, str], BrokerError]
@@ -42,16 +40,19 @@ class Group:
 
     async def commit(self, offsets: Mapping[Place, int]) -> None:
         """Commit these offsets. Those of topics that are gone are passed over. Raises Unavailable, StorageBroken."""
-        places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
 
-        def commit(consumer: Consumer) -> None:
+        def commit(topics: Set[str], consumer: Consumer) -> None:
+            places = [TopicPartition(topic, p, offset) for (topic, p), offset in offsets.items() if topic in topics]
             try:
                 consumer.commit(offsets=places, asynchronous=False)
-            except KafkaException as e:  # the first error of any; the others are committed
+            except KafkaException as e:  # the error of one of them; those without an error are committed
                 if not absent(cause(e)):
                     raise
+                if len(topics) > 1:  # another may have another error
+                    for topic in topics:
+                        commit({topic}, consumer)
 
-        await self._call(commit, "READ")
+        await self._call(partial(commit, {topic for topic, _ in offsets}), "READ")
 
     async def committed(self, places: Iterable[Place]) -> dict[Place, int]:
         """The offset that is committed in each of these partitions; 0: none. Raises Unavailable, StorageBroken."""
@@ -60,39 +61,40 @@ class Group:
         return {(at.topic, at.partition): max(0, at.offset) for at in found}
 
     async def close(self) -> None:
-        """End the consumer, unless a call hangs."""
+        """End the consumer. A call that hangs is left to itself: a commit may still be stored once the server goes
+        on."""
         if self._under_way is not None:
-            await asyncio.wait([self._under_way], timeout=_GRACE)
+            await asyncio.wait([self._under_way], timeout=GRACE)
         if self._under_way is None and self._consumer is not None:
             ending = self._background.start(in_daemon(self._consumer.close, "eventwagon-kafka-group"))
-            await asyncio.wait([ending], timeout=_GRACE)
+            await asyncio.wait([ending], timeout=GRACE)
         self._background.cancel()
         await self._background.wait()
         self._consumer = None
 
     async def _call(self, call: Callable[[Consumer], R], right: str) -> R:
         try:
-            async with asyncio.timeout(self._options.timeout + _GRACE):
+            async with asyncio.timeout(self._options.timeout + GRACE):
                 while self._under_way is not None:
                     await asyncio.wait([self._under_way])
                 task = self._background.start(in_daemon(partial(self._blocking, call), "eventwagon-kafka-group"))
                 self._under_way = task
                 task.add_done_callback(self._over)
                 return await asyncio.shield(task)
-        except TimeoutError:
-            error = KafkaError(KafkaError._TIMED_OUT, "no answer")
-        except KafkaException as e:
-            error = cause(e)
-        raise self._trouble(error, right, f"group {self.name}") from None
+        except (KafkaException, TimeoutError) as e:
+            error, group = cause(e), f"group {self.name}"
+        of_topic = error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+        raise self._trouble(error, right, f"topics of {group}" if of_topic else group) from None
 
     def _blocking(self, call: Callable[[Consumer], R]) -> R:
-        if self._consumer is None:
-            self._consumer = Consumer(self._config())
+        consumer = self._consumer  # `close` may take it away meanwhile
+        if consumer is None:
+            consumer = self._consumer = Consumer(self._config())
         try:
-            return call(self._consumer)
+            return call(consumer)
         finally:
             with suppress(KafkaException):
-                self._consumer.poll(0)  # delivers its log records
+                consumer.poll(0)  # delivers its log records
 
     def _over(self, task: asyncio.Task[Any]) -> None:
         self._under_way = None

@@ -55,7 +55,6 @@ class KafkaSubscription:
             0
         )  # a consumer in a loop must let others run; before the claim, so that a cancelled one takes nothing
         feed, log = self._feed, self._wagon.log
-        feed.check()
         if self._ahead and (self._ahead.limit > limit or loop.time() > self._ahead.until):
             self._drop_ahead()
         if self._returned is not None:  # its events are back before others are claimed: they stay in order
@@ -64,6 +63,7 @@ class KafkaSubscription:
                 return []
             self._returned = None
         if (ahead := self._ahead) is not None:
+            feed.check()
             self._ahead = None
             if got := await self._claimed(limit, ahead.claimed):
                 return got
@@ -141,7 +141,8 @@ class KafkaSubscription:
         self._abandon(ahead.claimed)
 
     def _abandon(self, claimed: asyncio.Future[list[Grant]]) -> None:
-        """Give back what was claimed: now if that is known, so that it is back before anything else is claimed."""
+        """Give back what was claimed. If the claim is answered already, this happens now, before anything else is
+        claimed."""
         if claimed.done():
             self._give_back(claimed)
         else:

@@ -1,4 +1,4 @@
-"""What a program sees that configured no logging."""
+"""What a program sees if it has not configured logging."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     KafkaError,
@@ -97,23 +97,22 @@ def unsuitable(servers: str, topic: str, found: Mapping[str, str], needed: Mappi
     )
 
 
-class Described(NamedTuple):
+class Described:
     """What the cluster says of a topic."""
 
-    partitions: int
-    identity: str
-    """What distinguishes the topic from others that had its name before; empty if the server is too old to tell."""
-    leaderless: frozenset[int] = frozenset()
-    """The partitions without a leader."""
-
-    @classmethod
-    def of(cls, description: TopicDescription) -> Self:
+    def __init__(self, description: TopicDescription) -> None:
         """As the client has it."""
+        self._description = description
+        self.partitions = len(description.partitions)
         identity = str(description.topic_id)
         if set(identity) == {"A"}:  # all zeros: before Kafka had ids, which it may get later
             identity = ""
-        leaderless = frozenset(one.id for one in description.partitions if one.leader is None)
-        return cls(len(description.partitions), identity, leaderless)
+        self.identity = identity
+        """What distinguishes the topic from others that had its name before; empty if the server is too old to tell."""
+
+    def led(self) -> set[int]:
+        """The partitions that have a leader."""
+        return {one.id for one in self._description.partitions if one.leader is not None}
 
 
 class Admin:
@@ -235,7 +234,7 @@ class Admin:
         for topic, future in futures.items():
             error = await self._done(future, renew=False)
             if error is None:
-                found[topic] = Described.of(future.result())
+                found[topic] = Described(future.result())
             else:
                 found[topic] = None if absent(error) else error
         return found
@@ -243,7 +242,7 @@ class Admin:
     async def _led(self, topics: set[str]) -> set[Place]:
         found = await self._describing[False].of(topics)
         some = [(topic, one) for topic, one in found.items() if isinstance(one, Described)]
-        return {(topic, p) for topic, one in some for p in range(one.partitions) if p not in one.leaderless}
+        return {(topic, p) for topic, one in some for p in one.led()}
 
     async def identity(self, topic: str) -> str:
         """The topic's `Described.identity`; empty if there is no topic, too."""

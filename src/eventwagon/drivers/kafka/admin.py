@@ -359,7 +359,7 @@ class Admin:
         """Each partition's offset, None if there is no such topic. A partition without a leader is asked for again,
         until the time is over."""
         found: dict[Place, ListOffsetsResultInfo | None] = {}
-        left, backoff = set(places), Backoff(0.005, 0.25)
+        left, backoff, moving = set(places), Backoff(0.005, 0.25), cause(TimeoutError())
         try:
             async with asyncio.timeout(self.options.timeout):
                 while left:
@@ -372,14 +372,16 @@ class Admin:
                             found[at] = answer
                         elif at[0] in gone:
                             found[at] = None
-                        elif answer.code() not in _AGAIN:
+                        elif answer.code() in _AGAIN:
+                            moving = answer
+                        else:
                             raise self.trouble(answer, "DESCRIBE", f"topic {at[0]}")
                     left -= found.keys()
                     if left:
                         await asyncio.sleep(backoff.next())
                         await self._offsets.learn(left)
-        except TimeoutError as e:
-            raise self.trouble(cause(e), "DESCRIBE", f"topic {min(left)[0]}") from None
+        except TimeoutError:
+            raise self.trouble(moving, "DESCRIBE", f"topic {min(left)[0]}") from None
         return found
 
     async def _gone(self, topics: set[str]) -> set[str]:

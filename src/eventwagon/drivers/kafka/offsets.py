@@ -62,6 +62,8 @@ class Offsets:
     async def of(self, kind: Kind, places: Collection[Place], *, patient: bool = False) -> dict[Place, Answer]:
         """The offset of each of these partitions. `patient`: where many ask, it may come 0.2 s later."""
         prompt, late = self._by_lateness(places)
+        if not late:  # as a rule
+            return await self._prompt.offsets[kind, patient].of(prompt)
         found, of_late = await asyncio.gather(
             self._prompt.offsets[kind, patient].of(prompt), self._late.offsets[kind, patient].of(late)
         )

@@ -152,6 +152,7 @@ class FollowedLog:
             return
         self._left = True
         self._client.tail.leave(self.topic, 0)
+        self._client.sender.known.discard(self.topic)
         gone = LogGone(f"topic {self.topic} is left")
         for _, waiting in self._waiting:
             fail(waiting, gone)

@@ -109,7 +109,6 @@ class Log(FollowedLog):
 
     def leave(self) -> None:
         super().leave()
-        self._client.sender.known.discard(self.topic)
         self._background.cancel()
 
     @property

@@ -94,7 +94,7 @@ def train(now: float, **changes: Any) -> Figures:
         "url": "redis://redis:6379/0",
         "revision": "a1b2c3",
         "channels": ["price", "ship"],
-        "declared": {"limit": "Volume(10000) | Wait(2.0)", "workers": "Workers(each=8)", "wagons": "32"},
+        "declared": {"limit": "Volume(10000) | Wait(2.0)", "workers": "Workers(each=8)", "wagons": 32},
         "limit": "Volume(10000) | Wait(2.0)",
         "workers_text": "Workers(each=8)",
         "cap": 32,

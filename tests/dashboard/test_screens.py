@@ -258,7 +258,7 @@ def test_a_text_without_end_is_cut(page: Page, complaints: Complaints) -> None:
 
 
 def test_settings_are_worded(page: Page, complaints: Complaints) -> None:
-    declared = {"keep_warm": "60.0", "at_cap": "'fill'", "attempts": "None", "max_event_bytes": "262144"}
+    declared = {"keep_warm": 60.0, "at_cap": "fill", "attempts": None, "max_event_bytes": 262144}
     show(page, declared=declared)
     card = page.locator("section", has=page.get_by_role("heading", name="Declaration"))
     for text in ("keep warm60 s", "at capfill", "attemptsnone", "max event bytes262,144 bytes"):

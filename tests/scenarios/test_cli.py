@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from eventwagon import Train, Volume
 from eventwagon.cli.app import app
 
 PROGRAM = """
@@ -216,6 +219,43 @@ def test_the_parts_each_on_their_own(place: Path) -> None:
         took = [w["published"] for w in (*view["removed"], *view["wagons"])]
         assert took[:2] == [1000, 1000]
         assert sum(took) == 2500
+
+
+def in_words_of_python(value: object) -> list[object]:
+    """What stands anywhere in it as Python writes it, and not as JSON does."""
+    if isinstance(value, dict):
+        return [found for each in value.values() for found in in_words_of_python(each)]
+    if isinstance(value, list):
+        return [found for each in value for found in in_words_of_python(each)]
+    return [value] if isinstance(value, str) and re.fullmatch(r"None|True|False|'.*'|[0-9.]+", value) else []
+
+
+def test_json_has_numbers_texts_and_nulls_as_such(place: Path) -> None:
+    async def main() -> None:
+        train = Train("orders", limit=Volume(10), once=3600, attempts=3)
+        train.on("orders")(lambda order: None)
+        async with train.connect(f"sqlite:///{place}/trains") as c, c.running():
+            await c.publish_many(range(11))
+            await c.wait_drained(1)
+            while [w.number for w in c.manifest.wagons] != [2]:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    for command_ in (("status", "--all"), ("why",), ("audit",)):
+        name, *options = command_
+        said = [json.loads(text) for text in cli_here(place, name, "orders", *options, "--json").stdout.splitlines()]
+        assert said, name
+        assert in_words_of_python(said) == [], name
+    declared = json.loads(cli_here(place, "status", "orders", "--json").stdout)["declared"]
+    assert declared["limit"] == "Volume(10)"
+    assert [declared[name] for name in ("at_cap", "once", "attempts", "pause_on", "reuse")] == [
+        "fill",
+        3600.0,
+        3,
+        None,
+        False,
+    ]
+    assert json.loads(cli_here(place, "why", "orders", "--json").stdout.splitlines()[0])["fact"]["settings"] == declared
 
 
 def test_a_line_may_be_as_large_as_the_train_declares(place: Path) -> None:

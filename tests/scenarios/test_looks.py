@@ -133,6 +133,7 @@ def test_looks_of_one_process_are_run_again_by_another(tmp_path: Path) -> None:
     (found,) = [json.loads(text) for text in last.stdout.splitlines()]
     assert found["train"] == "signups"
     assert found["seen"]["manifest"]["train"] == "signups"
+    assert found["seen"]["manifest"]["declared"]["at_cap"] == "fill"
     assert {task["task"] for task in found["plan"]["tasks"]} <= {"Ensure", "Seal", "Remove", "AddChannels"}
 
 

@@ -14,6 +14,7 @@ from eventwagon.cli.status import table
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Wagon
 from eventwagon.contracts.registry import Member, bridge_member
+from eventwagon.views.following import values_of
 from eventwagon.views.schedules import ScheduleView, viewed
 from eventwagon.views.train import View, reason
 
@@ -73,6 +74,13 @@ def printed(shown: View, width: int, high: int | None = None) -> list[str]:
     with console.capture() as capture:
         console.print(table(shown, console, high=high))
     return capture.get().splitlines()
+
+
+@pytest.mark.parametrize(
+    "text", ["1j", "{1}", "b'x'", "inf", "9" * 30, "9" * 5000, "[" * 9000, "\x00", "Wait(2)", "kept"]
+)
+def test_what_is_no_value_in_json_stays_as_it_is_declared(text: str) -> None:
+    assert values_of({"a": text, "b": "2"}) == {"a": text, "b": 2}
 
 
 def test_a_train_that_only_publishers_know_has_no_limit_to_show() -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import msgspec
 from rich.text import Text
 
 from ..contracts.facts import sentence
@@ -22,6 +23,8 @@ from ..policy.edits import Task, words
 from ..policy.plan import Plan, plan
 from ..policy.record import decode_look, find_looks, record
 from ..policy.seen import Seen
+from ..views.following import values_of
+from ..views.journal import fact_as_json
 from .console import Code, Ended, beside, json_line, line, out, say, span
 
 _MOST = 10_000
@@ -137,11 +140,14 @@ def _pressure(seen: Seen) -> Pressure | None:
 
 
 def _as_json(seen: Seen, decided: Plan) -> Mapping[str, object]:
+    look = record(seen)
+    manifest = msgspec.json.decode(look.manifest)
+    manifest["declared"] = values_of(manifest["declared"])
     return {
         "train": seen.manifest.train,
-        "seen": record(seen),
+        "seen": {**msgspec.structs.asdict(look), "manifest": manifest},
         "plan": {
-            "facts": decided.facts,
+            "facts": [fact_as_json(fact) for fact in decided.facts],
             "refusals": decided.refusals,
             "tasks": [_task(task, seen.manifest.train) for task in decided.tasks],
             "defects": [{"phase": phase, "because": said(error)} for phase, error in decided.defects],

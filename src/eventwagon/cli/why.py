@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.text import Text
 
-from ..contracts.facts import encode_entry, sentence
+from ..contracts.facts import sentence
 from ..contracts.registry import Registry
 from ..display.text import local_time
 from ..errors import EventwagonError, UsageError
 from ..event import wagon_name
-from ..views.journal import concerns
+from ..views.journal import concerns, entry_as_json
 from .completion import NAMED
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again
@@ -73,7 +72,7 @@ async def why(
         console = out()
         for entry in entries:
             if as_json:
-                json_line(msgspec.Raw(encode_entry(entry)))
+                json_line(entry_as_json(entry))
             elif console.is_terminal:
                 console.print(beside(Text(local_time(entry.at), "dim"), sentence(entry.fact)))
             else:

@@ -72,7 +72,7 @@ def train_of(found: Found, view: View, measures: Measures, check_ins: Sequence[M
     arrivals, settled = _rates(measures.together)
     notes = [*losses(view, view.wagons), *later_note(view), *conditions(view, view.wagons)]
     active = manifest.active
-    declared = view.declared
+    declared = manifest.declared
     return TrainShape(
         train=view.train,
         verdict=verdict_of(
@@ -97,7 +97,7 @@ def train_of(found: Found, view: View, measures: Measures, check_ins: Sequence[M
         url=view.url,
         revision=manifest.revision,
         channels=view.channels,
-        declared=declared,
+        declared=view.declared,
         limit=declared.get("limit"),
         workers_text=f"{ORCHESTRATED!r} by default" if view.elastic_by_default else declared.get("workers", ""),
         cap=seen.settings.wagons,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ..views.following import Value
 from ..views.schedules import ScheduleView
 
 
@@ -203,7 +204,7 @@ class TrainShape(Card, frozen=True, kw_only=True):
     url: str = ""
     revision: str = ""
     channels: Sequence[str] = ()
-    declared: Mapping[str, str] = {}
+    declared: Mapping[str, Value] = {}
     limit: str | None = None
     workers_text: str = ""
     cap: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,25 @@ from ..limits import parse_limit
 from ..settings import make_settings
 from ..train import Train
 from ..workers import parse_workers
+
+Value = str | int | float | bool | None
+"""What a setting is in JSON."""
+_LARGEST = 2**63 - 1
+"""The largest number that JSON has; a declaration is anybody's text."""
+
+
+def values_of(declared: Mapping[str, str]) -> dict[str, Value]:
+    """What is declared, for machines: `60.0`, `'fill'` and `None` as the number, the text and the null that they mean.
+    What has no such form, such as limits and workers, stays as it is written."""
+    return {name: _value_of(text) for name, text in declared.items()}
+
+
+def _value_of(text: str) -> Value:
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        found: object = ast.literal_eval(text)
+        if found is None or isinstance(found, str | float) or (isinstance(found, int) and abs(found) <= _LARGEST):
+            return found
+    return text
 
 
 def follower(name: str, declared: dict[str, str]) -> Train:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from ..contracts.facts import (
+    Declared,
     DeliveryPaused,
     DeliveryResumed,
     Entry,
+    Fact,
     Switched,
     WagonOpened,
     WagonRemoved,
@@ -15,6 +19,7 @@ from ..contracts.facts import (
     sentence,
 )
 from ..display.text import plain
+from .following import values_of
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -31,6 +36,17 @@ class Row(msgspec.Struct, frozen=True):
     wagons: tuple[int, ...]
     """The wagons that it is about; none: the train."""
     text: str
+
+
+def entry_as_json(entry: Entry) -> Mapping[str, object]:
+    """The entry for machines."""
+    return {"at": entry.at, "by": entry.by, "fact": fact_as_json(entry.fact)}
+
+
+def fact_as_json(fact: Fact) -> Mapping[str, object]:
+    """The fact for machines: what registries store, with settings as `values_of` gives them."""
+    found: dict[str, object] = msgspec.to_builtins(fact)
+    return {**found, "settings": values_of(fact.settings)} if isinstance(fact, Declared) else found
 
 
 _LONGEST = 2_000

@@ -22,6 +22,7 @@ from ..errors import StorageBroken
 from ..event import DEAD, Channel, wagon_name
 from ..policy.edits import removal_step
 from ..policy.losses import GONE
+from .following import Value, values_of
 from .replays import replay_in_words
 from .schedules import ScheduleView, schedules_of
 from .source import Source
@@ -67,7 +68,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     version: int
     """The version of the manifest, which increases with each change."""
-    declared: dict[str, str]
+    declared: dict[str, Value]
+    """The settings on which all its programs agree, as `values_of` gives them."""
     elastic_by_default: bool
     """True if the train does not set its workers, and an orchestrator makes those of each wagon elastic."""
     channels: tuple[str, ...]
@@ -191,7 +193,7 @@ def view_of(found: Found, url: str) -> View:
         url=escaped(shown(url)),
         at=now,
         version=found.snapshot.version,
-        declared=dict(manifest.declared),
+        declared=values_of(manifest.declared),
         elastic_by_default="Elastic" not in manifest.declared.get("workers", "")
         and any(w.workers is not None for w in manifest.wagons),
         channels=manifest.channels,

@@ -146,14 +146,14 @@ function whyNot() {
 }
 
 const SECONDS = new Set(["keep_warm", "idle_after", "cooldown", "hold"]);
-const WORDS = { None: "none", True: "yes", False: "no" };
 
-/** A setting, which is declared in Python's words. */
-function worded(name, text) {
-  if (text in WORDS) return WORDS[text];
-  if (SECONDS.has(name)) return span(Number(text));
-  if (name === "max_event_bytes") return counted(Number(text), "byte");
-  return text.replace(/^'(.*)'$/, "$1");
+/** A setting in words. */
+function worded(name, value) {
+  if (value === null) return "none";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (SECONDS.has(name)) return span(Number(value));
+  if (name === "max_event_bytes") return counted(Number(value), "byte");
+  return String(value);
 }
 
 /** How the train is declared. */
@@ -171,7 +171,7 @@ function aboutCard() {
         ["limit", of.limit ?? limit ?? "not declared"],
         ["workers", of.workers_text || workers || "?"],
         ["most wagons", of.cap === null ? "?" : count(of.cap)],
-        ...Object.entries(others).filter(([name]) => name !== "wagons").map(([name, text]) => [name.replaceAll("_", " "), worded(name, text)]),
+        ...Object.entries(others).filter(([name]) => name !== "wagons").map(([name, value]) => [name.replaceAll("_", " "), worded(name, value)]),
         ["revision", of.revision || "any"],
         ["channels", of.channels.join(", ") || "none but the ingress"],
         ["for later", of.later?.count === null || of.later === null ? "this broker keeps none" : `${counted(of.later.count, "event")}${of.later.next_at === null ? "" : `, the next at ${moment(of.later.next_at)}`}`],

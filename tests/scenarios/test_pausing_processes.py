@@ -201,6 +201,27 @@ def test_a_mistake_is_one_line_and_changes_nothing(place: Path) -> None:
     assert (view["paused"], view["wagons"][0]["paused"]) == ("", "")
 
 
+def test_a_wagon_that_never_was_is_a_mistake_also_where_the_train_was_paused(place: Path) -> None:
+    assert cli(place, "publish", "app:train", given="1\n").returncode == 0
+    world = {"EVENTWAGON_URL": f"sqlite:///{place}/trains"}
+    for verb in ("pause", "resume"):
+        assert CliRunner().invoke(app, [verb, "parcels"], env=world).exit_code == 0
+    for arguments in (
+        ("why", "parcels", "--wagon", "9"),
+        ("why", "parcels", "--wagon", "parcels_v9", "--json"),
+        ("dead", "parcels", "--wagon", "9"),
+        ("dead", "list", "parcels", "--wagon", "9"),
+        ("dead", "retry", "parcels", "--wagon", "9", "--yes"),
+        ("dead", "export", "parcels", "--wagon", "9"),
+    ):
+        wrong = CliRunner().invoke(app, arguments, env=world)
+        told = "eventwagon: there never was a wagon parcels_v9; there are: parcels_v1\n"
+        assert (wrong.exit_code, wrong.stdout, wrong.stderr) == (2, "", told), arguments
+    own = CliRunner().invoke(app, ["why", "parcels", "--wagon", "1"], env=world).stdout
+    assert "parcels_v1 opened" in own
+    assert "the train was paused" in own
+
+
 def test_a_process_that_stands_still_is_named(place: Path) -> None:
     """It has the manifest when it goes on; until then the command can't say that the pause holds."""
     (place / "app.py").write_text(PROGRAM.replace("spares=0", "spares=0, member_ttl=60.0"))

@@ -23,7 +23,7 @@ from ..views.retrying import done_with, left_out, stayed
 from .completion import dead_words
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, ending, json_line, line, out, say
 from .steer import By, Reason
-from .target import reached, wagon_number
+from .target import check_wagon, reached, wagon_number
 from .times import time_given
 
 _SHOWN = 200
@@ -178,16 +178,21 @@ def _empty(verb: str) -> UsageError:
     )
 
 
-def _check_found(asked: _Asked, count: int, train: str) -> None:
-    """Raise Ended if letters were named by id, and there is none of them."""
-    if asked.ids and not count:
+def _check_found(asked: _Asked, count: int, c: Connection) -> None:
+    """Raise Ended if letters were named by id, and there is none of them; UsageError if there never was their wagon."""
+    if count:
+        return
+    train = c.train.name
+    if asked.ids:
         raise Ended(Code.FAILED, f"train {train!r} has no such dead letter: {asked.filter_for(train)}")
+    check_wagon(c.manifest, wagon_number(asked.wagon, train))
 
 
 async def _list(asked: _Asked, as_json: bool) -> None:
     async with reached(asked.target, asked.url) as c:
         where = asked.filter_for(c.train.name)
         found = (await c.dead.preview(where or DeadFilter(all=True))).groups
+        _check_found(asked, len(found), c)
         for group in found:
             if as_json:
                 json_line(group)
@@ -209,7 +214,7 @@ async def _show(asked: _Asked, *, as_json: bool, payload: bool) -> None:
                 json_line(found if payload else {**found, "data": None, "bytes": len(letter.event.data)})
             else:
                 _print(*_of_letter(letter, c.train.name, payload))
-        _check_found(asked, count, c.train.name)
+        _check_found(asked, count, c)
         if not as_json:
             line(counted(count, "dead letter"))
 
@@ -254,7 +259,7 @@ async def _previewed(asked: _Asked, retries: int) -> tuple[DeadPreview, str]:
         if where is None:
             raise _empty(asked.verb)
         preview = await c.dead.preview(where, retries=retries)
-        _check_found(asked, preview.count, c.train.name)
+        _check_found(asked, preview.count, c)
         return preview, c.train.name
 
 

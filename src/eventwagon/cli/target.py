@@ -11,6 +11,7 @@ from typing import cast
 from ..connection import Connection
 from ..contracts.archive import check_archive
 from ..contracts.facts import Listener
+from ..contracts.manifest import Manifest
 from ..contracts.metering import Meter
 from ..contracts.orchestrator import PLACE
 from ..contracts.registry import Registry
@@ -170,6 +171,15 @@ def wagon_number(text: str | None, train: str, what: str = "--wagon") -> int | N
     if name and name != train:
         raise UsageError(f"{what} {text!r} is a wagon of train {name!r}, not of {train!r}")
     return int(digits)
+
+
+def check_wagon(manifest: Manifest, number: int | None) -> None:
+    """Raise UsageError if the train never had a wagon with this number. For commands that also know of removed ones,
+    once they have found nothing of it."""
+    if number is None or number < manifest.next_number:
+        return
+    there = ", ".join(wagon_name(manifest.train, w.number) for w in manifest.wagons) or "none"
+    raise UsageError(f"there never was a wagon {wagon_name(manifest.train, number)}; there are: {there}")
 
 
 def train_name(target: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -10,13 +11,13 @@ from rich.text import Text
 from ..contracts.facts import sentence
 from ..contracts.registry import Registry
 from ..display.text import local_time
-from ..errors import EventwagonError, UsageError
+from ..errors import BrokerError, RegistryError, UsageError
 from ..event import wagon_name
-from ..views.journal import concerns, entry_as_json
+from ..views.journal import entry_as_json, of_wagon
 from .completion import NAMED
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, say
 from .looks import run_again
-from .target import registered, wagon_number
+from .target import check_wagon, registered, wagon_number
 
 
 @job
@@ -61,13 +62,10 @@ async def why(
         # a wagon's own entries are counted after they are picked
         entries = [e async for e in registry.entries(name, last=last or None if number is None else None)]
         if number is not None:
-            entries = [e for e in entries if concerns(e, number)][-last if last else 0 :]
+            entries = of_wagon(entries, number)[-last if last else 0 :]
+            if not entries:
+                raise await _nothing_about(registry, name, number)
         if not entries:
-            if number is not None:
-                raise Ended(
-                    Code.FAILED,
-                    f"the journal has nothing about {wagon_name(name, number)}{await _once(registry, name, number)}",
-                )
             say("the journal is empty")
         console = out()
         for entry in entries:
@@ -79,16 +77,10 @@ async def why(
                 line(f"{local_time(entry.at)}  {sentence(entry.fact)}")
 
 
-async def _once(registry: Registry, name: str, number: int) -> str:
-    """The rest of a sentence: whether the wagon ever existed; empty if that is unknown."""
-    try:
-        following = (await registry.read(name)).manifest.next_number
-    except EventwagonError:
-        return ""
-    if 1 <= number < following:
-        return " any more: there was such a wagon, but the journal keeps only the newest entries (Train(keep=…))"
-    return (
-        f": there was no such wagon, the newest is {wagon_name(name, following - 1)}"
-        if following > 1
-        else ": there is no wagon yet"
-    )
+async def _nothing_about(registry: Registry, name: str, number: int) -> Exception:
+    """The error: whether the wagon ever existed, where that can be known."""
+    more = ""
+    with suppress(BrokerError, RegistryError):
+        check_wagon((await registry.read(name)).manifest, number)
+        more = " any more: there was such a wagon, but the journal keeps only the newest entries (Train(keep=…))"
+    return Ended(Code.FAILED, f"the journal has nothing about {wagon_name(name, number)}{more}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -80,13 +80,19 @@ def _about(entry: Entry) -> tuple[int, ...]:
             return () if found is None else (found,)
 
 
-def concerns(entry: Entry, number: int) -> bool:
-    """Whether the entry is about this wagon; a pause of the whole train is about each."""
-    match entry.fact:
-        case DeliveryPaused(number=None) | DeliveryResumed(number=None):
-            return True
-        case _:
-            return number in _about(entry)
+def of_wagon(entries: Sequence[Entry], number: int) -> list[Entry]:
+    """The entries about this wagon, and about pauses of the whole train while it was there. None at all if no entry is
+    about the wagon."""
+    own = {i: e.fact for i, e in enumerate(entries) if number in _about(e)}
+    if not own:
+        return []
+    opened = next((i for i, fact in own.items() if isinstance(fact, WagonOpened) and fact.number == number), -1)
+    removed = next((i for i, fact in own.items() if isinstance(fact, WagonRemoved)), len(entries))
+    return [e for i, e in enumerate(entries) if i in own or (opened < i < removed and _is_pause_of_train(e.fact))]
+
+
+def _is_pause_of_train(fact: Fact) -> bool:
+    return isinstance(fact, DeliveryPaused | DeliveryResumed) and fact.number is None
 
 
 def is_found(row: Row, words: list[str]) -> bool:

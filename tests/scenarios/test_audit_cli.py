@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from eventwagon import Train
 from eventwagon.cli import console
 from eventwagon.cli.app import app
 from tests.recorded import recorded
@@ -56,14 +58,19 @@ def test_a_terminal_breaks_no_word(
 
 def test_it_searches(url: str) -> None:
     assert json.loads(audit(url, "--json", "1").stdout)["dead"] == 5
-    for nothing in (("9",), ("--revision", "v9"), ("--reason", "no such"), ("--until", "2001-01-01T00:00:00Z")):
+    for nothing in (
+        ("--since", "2100-01-01T00:00:00Z"),
+        ("--revision", "v9"),
+        ("--reason", "no such"),
+        ("--until", "2001-01-01T00:00:00Z"),
+    ):
         found = audit(url, *nothing)
         assert (found.exit_code, found.stdout) == (1, "")
         assert "no such record" in found.stderr
     none = audit(url, "--unreconciled")
     assert (none.exit_code, none.stdout) == (0, "none is unreconciled: the figures of 1 record reconcile\n")
     assert audit(url, "--unreconciled", "--json").stdout == ""
-    assert audit(url, "--unreconciled", "9").exit_code == 1
+    assert audit(url, "--unreconciled", "9").exit_code == 2  # there never was such a wagon
     assert audit(url, "--since", "2001-01-01T00:00:00Z", "--recover").exit_code == 0
 
 
@@ -101,7 +108,54 @@ def test_mistakes_have_no_traceback(url: str, words: tuple[str, ...], says: str)
     assert "Traceback" not in found.output
 
 
-def test_a_train_elsewhere_needs_to_say_where() -> None:
+def advice(program: Path, target: str, url: str) -> str:
+    """What `audit` says instead of records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(program)
+        found = CliRunner().invoke(app, ["audit", target, "--url", url])
+    assert (found.exit_code, found.stdout) == (2, ""), found.output
+    return found.stderr
+
+
+def test_without_a_ledger_it_says_how_a_train_gets_one(tmp_path: Path) -> None:
+    """Where there is none, no --ledger and no TARGET would find one."""
+    (tmp_path / "app.py").write_text(
+        """
+from eventwagon import Train
+train = Train("orders", ledger="none")
+train.on("orders")(lambda order: None)
+"""
+    )
+    url = f"sqlite:///{tmp_path}/trains"
+    asyncio.run(run_once(Train("orders", ledger="none"), url))
+    none = "train 'orders' has no ledger: Train(ledger='sqlite:///var/ledger') gives it one"
+    assert none in advice(tmp_path, "orders", url)
+    assert "it says ledger='none'" in advice(tmp_path, "app:train", url)
+    # where nothing can be beside the events
+    elsewhere = f"memory://audited?registry={quote(url, safe='')}"
+    assert none in advice(tmp_path, "orders", elsewhere)
+    (tmp_path / "app2.py").write_text((tmp_path / "app.py").read_text().replace(', ledger="none"', ""))
+    assert none in advice(tmp_path, "app2:train", elsewhere)
+
+
+def test_a_ledger_elsewhere_is_to_be_named(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/trains"
+    asyncio.run(run_once(Train("orders", ledger=f"sqlite:///{tmp_path}/ledger"), url))
+    found = CliRunner().invoke(app, ["audit", "orders", "--url", url])
+    assert found.exit_code == 1
+    assert "if it keeps its ledger elsewhere, name it (--ledger URL, or its program as TARGET" in found.stderr
+    said = advice(tmp_path, "orders", f"memory://audited?registry={quote(url, safe='')}")
+    assert "the ledger of train 'orders' is not beside its events" in said
+    assert "name it (--ledger URL, or its program as TARGET: module:attribute)" in said
+
+
+async def run_once(train: Train, url: str) -> None:
+    train.on("orders")(lambda order: None)
+    async with train.connect(url) as c, c.running():
+        pass
+
+
+def test_a_train_that_is_not_where_no_ledger_can_be_may_have_been_removed() -> None:
     found = audit("memory://")
     assert found.exit_code == 2
-    assert "--ledger URL" in found.stderr
+    assert "If it was removed, name its ledger: --ledger URL" in found.stderr

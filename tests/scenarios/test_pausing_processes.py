@@ -213,6 +213,7 @@ def test_a_wagon_that_never_was_is_a_mistake_also_where_the_train_was_paused(pla
         ("dead", "list", "parcels", "--wagon", "9"),
         ("dead", "retry", "parcels", "--wagon", "9", "--yes"),
         ("dead", "export", "parcels", "--wagon", "9"),
+        ("audit", "parcels", "9"),
     ):
         wrong = CliRunner().invoke(app, arguments, env=world)
         told = "eventwagon: there never was a wagon parcels_v9; there are: parcels_v1\n"

@@ -13,9 +13,18 @@ from rich.text import Text
 from ..archives import difference, open_archive
 from ..contracts.archive import ArchivedWagon
 from ..contracts.ledger import Archived, ChannelRecord, Ledger, Times, WagonRecord, encode_record, ledger_of
+from ..contracts.manifest import Manifest
 from ..display.text import count, local_time, span
 from ..drivers.opening import open_drivers, open_ledger
-from ..errors import StorageBroken, Unavailable, UsageError
+from ..errors import (
+    BrokerError,
+    EventwagonError,
+    RegistryError,
+    StorageBroken,
+    Unavailable,
+    UnknownTrain,
+    UsageError,
+)
 from ..event import wagon_name
 from ..policy.reconcile import covered, figure, summary
 from ..policy.record_filter import RecordFilter
@@ -24,7 +33,7 @@ from ..settings import NO_LEDGER
 from ..values import shown
 from .completion import NAMED
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, beside, job, json_line, line, out, paragraph, say
-from .target import load_train, registered, train_name, wagon_number
+from .target import check_wagon, load_train, registered, train_name, wagon_number
 from .times import time_given
 
 
@@ -75,10 +84,10 @@ async def audit(
     came out, who ran it, and how long events waited.
 
     A record is written before its wagon is removed, and never changes. It outlasts the train. With --json each is one
-    line, complete. If none is found, or an archive differs, it exits with 1; if there is no such train, with 2. If
-    --unreconciled finds none since all reconcile, it says so and exits with 0.
+    line, complete. If none is found, or an archive differs, it exits with 1; if there is no such train or wagon, or no
+    ledger, with 2. If --unreconciled finds none since all reconcile, it says so and exits with 0.
     """
-    async with _opened(target, url, ledger) as (found, name):
+    async with _opened(target, url, ledger) as (found, name, named):
         which = RecordFilter(
             wagon=wagon_number(wagon, name),
             revision=revision,
@@ -115,21 +124,17 @@ async def audit(
         if not told and reconciled:  # it was asked for those that don't
             (say if as_json else line)(f"none is unreconciled: the figures of {count(reconciled, 'record')} reconcile")
             return
-        if not read:
-            with suppress(Unavailable, StorageBroken):  # the ledger has none of it in either case
-                async with registered(target, url):  # raises if there is no such train
-                    pass
         if not told:
-            what = f"no record of train {name!r}" if which == RecordFilter() else f"no such record of train {name!r}"
-            raise Ended(Code.FAILED, f"the ledger has {what}: a wagon's record is written when it is removed")
+            raise await _nothing_found(target, url, name, which, read=bool(read), beside=named is None)
         if archive and not as_json:
             wagons = count(len(archived), "wagon")
             line(f"the archive agrees with the records of {wagons}" if archived else "none of these was archived")
 
 
 @asynccontextmanager
-async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tuple[Ledger, str]]:
-    """The ledger and the train's name. The train itself may be gone. Raises UsageError."""
+async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tuple[Ledger, str, str | None]]:
+    """The ledger, the train's name, and the ledger's URL; None: beside the events. The train itself may be gone. Raises
+    UsageError."""
     named = ledger
     if ":" in target:
         train = load_train(target)
@@ -140,12 +145,56 @@ async def _opened(target: str, url: str, ledger: str | None) -> AsyncIterator[tu
         raise UsageError(f"train {name!r} has no ledger: it says ledger='none'")
     found = open_ledger(named) if named is not None else ledger_of(open_drivers(url).broker)
     if found is None:
-        raise UsageError(
-            f"no ledger is beside the events at {shown(url)}: say where the train keeps it (--ledger URL, or TARGET as "
-            "module:attribute)"
-        )
+        raise await _none_here(target, url, name)
     async with found:
-        yield found, name
+        yield found, name, named
+
+
+_NO_LEDGER = (
+    "train {0!r} has no ledger: Train(ledger='sqlite:///var/ledger') gives it one, for wagons that are removed from "
+    "then on; `eventwagon why {0}` shows the journal"
+)
+
+
+async def _none_here(target: str, url: str, name: str) -> UsageError:
+    """The error where no ledger can be beside the events: whether the train has one elsewhere."""
+    say_where = "--ledger URL" if ":" in target else "--ledger URL, or its program as TARGET: module:attribute"
+    try:
+        manifest = await _manifest(target, url)
+    except UnknownTrain as e:
+        return UnknownTrain(f"{e}. If it was removed, name its ledger: {say_where}")
+    if manifest is not None and not manifest.recorded:
+        return UsageError(_NO_LEDGER.format(name))
+    return UsageError(f"the ledger of train {name!r} is not beside its events at {shown(url)}: name it ({say_where})")
+
+
+async def _nothing_found(
+    target: str, url: str, name: str, which: RecordFilter, *, read: bool, beside: bool
+) -> EventwagonError | Ended:
+    """The error where the ledger has no such record. `read`: it has others of the train. `beside`: it is the one beside
+    the events. Raises UnknownTrain."""
+    try:
+        manifest = await _manifest(target, url)
+    except UnknownTrain:
+        if not read:
+            raise
+        manifest = None
+    if manifest is not None:
+        if beside and not read and manifest.declared and not manifest.recorded:
+            return UsageError(_NO_LEDGER.format(name))
+        check_wagon(manifest, which.wagon)
+    what = f"no record of train {name!r}" if which == RecordFilter() else f"no such record of train {name!r}"
+    elsewhere = "; if it keeps its ledger elsewhere, name it (--ledger URL, or its program as TARGET: module:attribute)"
+    more = elsewhere if beside and not read and ":" not in target else ""
+    return Ended(Code.FAILED, f"the ledger has {what}: a wagon's record is written when it is removed{more}")
+
+
+async def _manifest(target: str, url: str) -> Manifest | None:
+    """The train's manifest; None if it can't be read. Raises UnknownTrain."""
+    with suppress(BrokerError, RegistryError):
+        async with registered(target, url) as (registry, name):
+            return (await registry.read(name)).manifest
+    return None
 
 
 async def _differences(archived: Sequence[tuple[ArchivedWagon, Archived]]) -> Sequence[str]:

@@ -88,8 +88,19 @@ def _hint(name: str, value: object, known: list[str], *, of_handler: bool) -> st
     """What to write instead; empty if that is not clear."""
     if name.lower() in _HINTS:
         return f"{name}: {_filled(_HINTS[name.lower()][of_handler], value)}"
-    close = get_close_matches(name, known, 1, 0.75)
-    return f"{name}: did you mean {close[0]}=?" if close else ""
+    close = nearest(name, known)
+    return f"{name}: did you mean {close}=?" if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that this one is a slip of; empty if none is near."""
+    return next(iter(get_close_matches(name.lower(), known, 1, 0.75)), "")
+
+
+def doubted(names: Iterable[str], known: Iterable[str]) -> str:
+    """Unknown names for a message, each with the known one that may be meant."""
+    there = tuple(known)
+    return ", ".join(f"{name} (did you mean {near}?)" if (near := nearest(name, there)) else name for name in names)
 
 
 def _filled(hint: str, value: object) -> str:

@@ -60,7 +60,10 @@ def test_what_a_foreign_client_leaves_out() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("pulsar://h:6650/public/default?tokn=a", "unknown option tokn; pulsar knows admin, token"),
+        (
+            "pulsar://h:6650/public/default?tokn=a",
+            "unknown option tokn (did you mean token?); pulsar knows admin, token",
+        ),
         ("pulsar://h:6650/public", "/tenant/namespace"),
         ("pulsar:///public/default", "/tenant/namespace"),
         ("pulsar://h/public/default?admin=h:8080", "admin='h:8080': give a URL, say admin=http://h:8080"),

@@ -26,7 +26,10 @@ def test_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("redis://h?perfix=x", "unknown option perfix; redis knows db, prefix, timeout, wait, cluster, client_name"),
+        (
+            "redis://h?perfix=x",
+            "perfix .did you mean prefix.*; redis knows db, prefix, timeout, wait, cluster, client_name",
+        ),
         ("redis://h:1,h:x", "port"),
         ("redis://h:1,,h2", "write host:port,host2:port"),
         ("redis://h?sentinel_password=hunter2", "unknown option sentinel_password"),

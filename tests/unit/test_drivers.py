@@ -53,6 +53,43 @@ def test_a_named_memory_is_one_world_in_a_process() -> None:
         open_drivers("memory://a?color=red")
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("kafka://h?partitons=8", "option partitons (did you mean partitions?) can't be given"),
+        ("kafka://h?Security_Protocol=ssl", "(did you mean security.protocol?)"),
+        ("kafka://h?sasl_username=me", "(did you mean sasl.username?)"),
+        ("redis://h?perfix=x", "unknown option perfix (did you mean prefix?); redis knows db, prefix"),
+        ("sqlite:///x?snyc=normal", "unknown option snyc (did you mean sync?); sqlite knows sync"),
+        ("sqs://eu-west-1/a?tabel=x&colour=1", "unknown option colour, tabel (did you mean table?); sqs knows"),
+        ("sqlite:///x?colour=red", "unknown option colour; sqlite knows sync"),
+    ],
+)
+def test_a_slip_in_an_option_is_doubted(url: str, says: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        open_drivers(url)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"kafka://h?{name}=" for name in ("group", "topic_prefix", "mode", "partitions")),
+        "redis://h?client_name=",
+        "redis://h?registry=",
+        "sqs://eu-west-1/a?endpoint=",
+        "pulsar://h:6650/a/b?registry=memory://&token=",
+        "sqlite:///x?sync=",
+    ],
+)
+def test_an_option_is_not_empty(url: str) -> None:
+    """A variable that is not set leaves it so: nobody meant the default."""
+    with pytest.raises(UsageError) as refused:
+        open_drivers(url)
+    name = url.removesuffix("=").rpartition("?")[2].rpartition("&")[2]
+    assert f"option {name} is empty: give it a" in str(refused.value)
+
+
 def test_connections_to_a_named_memory_share_their_train() -> None:
     async def main() -> None:
         got = list[int]()

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..display import redaction
 from ..errors import UsageError
+from ..other_words import doubted
 from ..values import MOST, shown, split_url
 from .broker import Broker
 from .registry import Registry
@@ -71,11 +72,20 @@ class Address(NamedTuple):
         return UsageError(f"{self.where}: {why}")
 
     def only(self, *known: str) -> dict[str, str]:
-        """The options. Raises UsageError naming those that the driver does not know."""
-        if unknown := self.options.keys() - set(known):
-            names = ", ".join(sorted(unknown))
-            raise self.wrong(f"unknown option {names}; {self.scheme} knows {', '.join(known) or 'none'}")
+        """The options. Raises UsageError naming those that the driver does not know, or that are empty."""
+        if unknown := sorted(self.options.keys() - set(known)):
+            raise self.wrong(
+                f"unknown option {doubted(unknown, known)}; {self.scheme} knows {', '.join(known) or 'none'}"
+            )
+        self.not_empty(*known)
         return self.options
+
+    def not_empty(self, *names: str) -> None:
+        """Raise UsageError if one of these options is given without a value, as a variable that is not set leaves
+        it."""
+        for name in names:
+            if self.options.get(name) == "":
+                raise self.wrong(f"option {name} is empty: give it a value, or leave it out")
 
     def flag(self, name: str, default: bool = False) -> bool:
         """An option that is true or false; yes, no, 1 and 0 are accepted too."""

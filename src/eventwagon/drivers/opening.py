@@ -52,6 +52,8 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     parts = split_url(url)
     given = options_of(url)
     registry_url = given.pop("registry", None)
+    if registry_url == "":
+        raise Address.of(url).wrong("option registry is empty: give it a URL, or leave it out")
     if registry_url is None:
         address = Address.of(url, clock=clock)
     else:

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from ...contracts.address import Address
 from ...display import redaction
 from ...errors import UsageError
+from ...other_words import doubted
 from ...values import MOST, is_a, shown
 
 LOGGER = logging.getLogger("eventwagon.kafka")
@@ -91,6 +92,7 @@ class Options(msgspec.Struct, frozen=True):
             raise address.wrong(f"{form}; a user and a password go into sasl.username= and sasl.password=")
         if address.path.strip("/"):
             raise address.wrong(f"{form}: no path follows the hosts; what topics' names begin with is topic_prefix=")
+        address.not_empty(*_OURS)
         if not address.host:
             raise address.wrong(f"{form}: the hosts are missing")
         servers = ",".join(
@@ -136,7 +138,7 @@ class Options(msgspec.Struct, frozen=True):
         if wrong := sorted(name for name in self.config if not _is_passed(name)):
             passed = ", ".join(f"{name}*" if name.endswith(".") else name for name in _PASSED)
             raise UsageError(
-                f"{where}: option {', '.join(wrong)} can't be given; known are {', '.join(_OURS)}, and of librdkafka's "
+                f"{where}: option {_doubted(wrong)} can't be given; known are {', '.join(_OURS)}, and of librdkafka's "
                 f"{passed}: eventwagon decides the others"
             )
         if self.config and (refusal := self._refusal()):
@@ -225,6 +227,12 @@ class Options(msgspec.Struct, frozen=True):
 def _is_text(text: str) -> bool:
     """Whether a client can be given it."""
     return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text)
+
+
+def _doubted(names: list[str]) -> str:
+    """These options, each with the one that may be meant: librdkafka's have dots where others have underscores."""
+    dotted = [name for each in names if _is_passed(name := each.lower().replace("_", "."))]
+    return doubted(names, (*_OURS, *(name for name in _PASSED if not name.endswith(".")), *dotted))
 
 
 def _is_passed(name: str) -> bool:

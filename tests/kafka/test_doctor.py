@@ -14,13 +14,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     NewTopic,
     ResourceType,
 )
+from typer.testing import CliRunner
 
 from eventwagon import Train
+from eventwagon.cli.app import app
 from eventwagon.cli.target import reached
 from eventwagon.drivers.kafka.inspection import findings_of_server, findings_of_topic
 from eventwagon.errors import Unavailable, UnknownTrain
 from tests import doctors
 from tests.servers.kafka import KafkaCluster
+from tests.servers.ports import free_port
 from tests.servers.server import Server
 from tests.support import until
 
@@ -55,6 +58,17 @@ def test_it_leaves_no_topic_and_no_group(kafka_server: Server) -> None:
     url = f"{kafka_server.url}?topic_prefix={prefix}"
     doctors.leaves_nothing(url, lambda: of_prefix(url, prefix), doctors.FEW)
     assert standing(kafka_server.url)[1] == groups  # type: ignore[index]
+
+
+def test_a_port_where_nobody_listens_is_told_once() -> None:
+    """The driver opens without a server; nothing is made there that could be left behind."""
+    done = CliRunner().invoke(app, ["doctor", f"kafka://127.0.0.1:{free_port()}?timeout=1"])
+    assert done.exit_code == 1
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith(("✓", "✗")))
+    assert told.startswith("✗ connect: ")
+    assert "no server listens there: check host and port" in told
+    assert "left behind" not in done.stdout
+    assert done.stderr.startswith("eventwagon: the broker does not answer: is it running")
 
 
 def test_nor_when_interrupted(kafka_server: Server) -> None:

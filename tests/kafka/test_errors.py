@@ -184,3 +184,11 @@ def test_a_server_that_hangs_up_while_we_still_send() -> None:
         30, "%s", "FAIL", "x", "[thrd:a]: 10.0.0.1:9092/bootstrap: Send failed: Broken pipe (after 1ms in state UP)"
     )
     assert "it may want TLS or a login" in causes.why("10.0.0.1:9092", 1.0)
+
+
+def test_why_ends_before_the_state_of_a_connection() -> None:
+    causes = Causes()
+    text = "h:1/bootstrap: Connect to ipv4#h:1 failed: Connection refused"
+    state = "(after 0ms in state CONNECT, 5 identical error(s) suppressed)"
+    causes.log(30, "%s", "FAIL", "x", f"[thrd:a]: {text} {state}")
+    assert causes.why("h:1", 1.0).endswith("check host and port: Connect to ipv4#h:1 failed: Connection refused")

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from eventwagon import Train
 from eventwagon.cli.app import app
+from eventwagon.cli.doctor import examine
 from eventwagon.contracts.broker import Finding, told_together
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.drivers.sqlite import inspection
+from eventwagon.errors import StorageBroken, Unavailable
 from tests import doctors
 
 
@@ -119,6 +122,40 @@ def test_a_directory_without_rights_is_a_step_that_fails(tmp_path: Path) -> None
     tmp_path.chmod(0o500)
     done = doctor(f"sqlite:///{tmp_path}/trains")
     assert (done.exit_code, "✗ create a channel: " in done.stdout) == (1, True)
+
+
+def test_a_server_that_does_not_answer_is_asked_once() -> None:
+    """Its driver opens without it. A registry elsewhere is examined all the same."""
+
+    async def away(*_: object) -> Any:
+        raise Unavailable("nobody is there")
+
+    async def main(*, together: bool) -> dict[str, list[tuple[str, str, bool]]]:
+        drivers = open_drivers("memory://")
+        drivers.broker.channels = away  # type: ignore[method-assign, assignment]
+        found = await examine(drivers, together=together)
+        return {name: [(s.what, s.problem, s.skipped) for s in each.steps] for name, each in found.items()}
+
+    found = asyncio.run(main(together=True))
+    assert found == {"broker": [("connect", "nobody is there", False)], "registry": [("connect", "", True)]}
+    apart = asyncio.run(main(together=False))
+    assert apart["broker"] == found["broker"]
+    assert len(apart["registry"]) > 5
+    assert not [step for step in apart["registry"] if step[1]]
+
+
+def test_an_answer_that_is_no_is_left_to_its_own_step() -> None:
+    async def forbidden(*_: object) -> Any:
+        raise StorageBroken("grant DESCRIBE")
+
+    async def main() -> list[tuple[str, str]]:
+        drivers = open_drivers("memory://")
+        drivers.broker.channels = forbidden  # type: ignore[method-assign, assignment]
+        return [(step.what, step.problem) for step in (await examine(drivers))["broker"].steps]
+
+    steps = asyncio.run(main())
+    assert ("connect", "") in steps
+    assert ("list channels", "grant DESCRIBE") in steps
 
 
 def test_findings_of_several_are_told_once_or_with_their_names() -> None:

@@ -46,7 +46,7 @@ _REASONS = (
     (r"[Tt]imed out|timeout", "it does not answer: check host, port and firewall"),
 )
 _FORMS = [(re.compile(form), said) for form, said in _REASONS]
-_SINCE = re.compile(r" ?\(after \d+ms in state (\w+)[^)]*\)")
+_SINCE = re.compile(r" ?\(after \d+ms in state (\w+)(?:[^()]|\([^()]*\))*\)")
 _BROKER = re.compile(r"(?:\w+://)?(\[?[^\s/]+\]?:\d+)/")
 _NO_FILES = "this process has no file descriptor left for connections to Kafka: raise `ulimit -n` and start it again"
 _TOLD_AGAIN = 60.0  # s between two warnings that there is no descriptor

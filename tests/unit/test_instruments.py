@@ -117,6 +117,7 @@ def test_the_cause_of_a_switch(old: int | None, pressure: float, because: str, c
 
 def test_amounts() -> None:
     assert list(counted(WagonReady(train="t", number=2, seconds=1.5))) == [(i.READY_TIME, ("t",), 1.5)]
+    assert list(counted(WagonReady(train="t", number=2, seconds=0.0, again=True))) == []  # it was opened long before
     assert list(counted(EventsLost(train="t", number=2, count=3, total=5))) == [(i.LOST, ("t", "event"), 3)]
     assert list(counted(EventsLost(train="t", number=2, count=None, total=5))) == [(i.LOST, ("t", "event"), 0)]
 

@@ -18,6 +18,7 @@ from eventwagon.contracts.facts import (
     WagonOpened,
     WagonReady,
     WorkersLost,
+    sentence,
 )
 from eventwagon.contracts.lifecycle import State
 from eventwagon.contracts.manifest import Manifest, Request, check
@@ -79,9 +80,12 @@ def test_i3_ready_only_with_channels_and_attached_workers() -> None:
         manifest(wagon(1, State.ACTIVE), wagon(2, State.PROVISIONING, created_at=999.0)), [reading(1, 60)]
     )
     assert states(with_channels)[2] is State.READY
-    assert one(with_channels.facts, WagonReady).seconds == 100.0
-    again = wagon(2, State.PROVISIONING, created_at=999.0, losses=1)
-    assert one(decide(manifest(wagon(1, State.ACTIVE), again), [reading(1, 60)]).facts, WagonReady).seconds < 100.0
+    first = one(with_channels.facts, WagonReady)
+    assert (first.seconds, sentence(first)) == (100.0, "t_v2 ready, 100.00 s after it was opened")
+    lost = wagon(2, State.PROVISIONING, created_at=999.0, losses=1)
+    again = one(decide(manifest(wagon(1, State.ACTIVE), lost), [reading(1, 60)]).facts, WagonReady)
+    assert again.seconds < 100.0
+    assert sentence(again) == "t_v2 ready again: workers are attached to it"  # it was opened long before
 
 
 def test_i3_ready_only_when_attached_to_the_channels_that_it_has_by_now() -> None:

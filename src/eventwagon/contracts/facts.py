@@ -55,7 +55,9 @@ class WagonReady(_Fact, frozen=True):
 
     number: int
     seconds: float
-    """Seconds since it was opened, or since it lost the workers that it had."""
+    """Seconds since it was opened; if it is ready `again`, since its observer saw that it had lost its workers."""
+    again: bool = False
+    """It was ready before, and lost its workers."""
 
 
 NOBODY_ATTACHED = "no workers are attached to it any more"
@@ -860,6 +862,8 @@ def _sentence(fact: Fact) -> str:
             return f"{name(n)} given up after attempt {attempt}: {why}"
         case ProvisioningFailed(number=n, attempt=attempt, because=why, pause=pause):
             return f"{name(n)} not ready at attempt {attempt}: {why}; tried again in {pause:.1f} s"
+        case WagonReady(number=n, again=True):  # how long it takes is known to the look only
+            return f"{name(n)} ready again: workers are attached to it"
         case WagonReady(number=n, seconds=s):
             return f"{name(n)} ready, {s:.2f} s after it was opened"
         case WorkersLost(number=n, because=why):

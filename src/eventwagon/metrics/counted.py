@@ -46,7 +46,7 @@ def counted(fact: Fact) -> Iterator[tuple[Instrument, tuple[str, ...], float]]:
     match fact:
         case Switched():
             yield i.SWITCHES, (train, _cause(fact)), 1
-        case WagonReady(seconds=seconds):
+        case WagonReady(seconds=seconds, again=False):
             yield i.READY_TIME, (train,), seconds
         case WagonDrained(seconds=seconds):
             yield i.DRAIN_TIME, (train,), seconds

@@ -243,8 +243,9 @@ class Draft:
             deployment = self.deployment(wagon)
             if wagon.created_at is not None and deployment is not None and deployment.ready:
                 self.manifest = moved(self.manifest, wagon.number, Move.MADE_READY, ready_at=self.now)
-                took = self.age(wagon) if wagon.losses else max(0.0, self.now - wagon.opened_at)
-                self.facts.append(WagonReady(train=self.manifest.train, number=wagon.number, seconds=took))
+                again = wagon.losses > 0
+                took = self.age(wagon) if again else max(0.0, self.now - wagon.opened_at)
+                self.facts.append(WagonReady(train=self.manifest.train, number=wagon.number, seconds=took, again=again))
             elif self.age(wagon) > attempt_pause(wagon.attempts) + self.settings.provision_timeout:
                 why = (deployment.trouble if deployment else "") or (
                     "no workers are attached to it; is a process running with `eventwagon run` or `work`?"

@@ -18,10 +18,20 @@ from pathlib import Path
 
 import pytest
 
+from eventwagon import Train
 from eventwagon.cli import waiting
 from eventwagon.testing.virtual_time import run
 from eventwagon.views.steering import events_left
-from tests.scenarios.test_cli import cli, command, environment, lines, place, running, until_handled  # noqa: F401 - a fixture
+from tests.scenarios.test_cli import (
+    cli,
+    cli_here,
+    command,
+    environment,
+    lines,
+    place,  # noqa: F401 - a fixture
+    running,
+    until_handled,
+)
 
 LEFT = re.compile(r"draining: (\d+) events? left: signups_v1 \d+")
 
@@ -146,6 +156,34 @@ def test_an_interrupted_switch_says_that_it_stays_requested(place: Path) -> None
     assert said.splitlines()[-1] == (
         "eventwagon: interrupted: the switch stays requested; `eventwagon switch signups --withdraw` withdraws it"
     )
+
+
+def test_a_switch_to_a_ready_wagon_waits_for_an_observer(tmp_path: Path) -> None:
+    """status shows the wagon as ready: it is not what the switch waits for."""
+
+    async def with_a_spare() -> None:
+        train = Train("orders", spares=1)
+        train.on("orders")(lambda order: None)
+        async with train.connect(f"sqlite:///{tmp_path}/trains") as c, c.running():
+            while not c.manifest.ready:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(with_a_spare())
+    late = cli_here(tmp_path, "switch", "orders", "--timeout", "0.2")
+    assert late.exit_code == 3
+    assert "orders_v2 is ready; it waits for an observer, and none is alive. " in late.stderr
+    assert "not ready yet" not in late.stderr
+
+    async def observing() -> None:
+        train = Train("orders", spares=1)
+        train.on("orders")(lambda order: None)
+        async with train.connect(f"sqlite:///{tmp_path}/trains") as c, c.running(work=False):
+            while c.manifest.ready:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(observing())
+    late = cli_here(tmp_path, "switch", "orders", "--timeout", "0.2")
+    assert "It waits for orders_v2: not ready yet. No worker is alive. No observer is alive. " in late.stderr
 
 
 def read_until(terminal: int, marker: re.Pattern[str] | None, seconds: float = 20.0) -> str:

@@ -22,6 +22,7 @@ from ..views.steering import (
     NotConfirmed,
     Outcome,
     code,
+    does,
     drained,
     given_up,
     heeded,
@@ -313,18 +314,10 @@ async def _alive(c: Connection) -> tuple[Sequence[Member], BrokerError | None]:
         return (), e
 
 
-def _does(member: Member, role: str) -> bool:
-    """Whether somebody has this role by what this member says. Workers of an orchestrator check in as `serve`, or not
-    at all: then an observer reports them."""
-    if role in member.roles:
-        return True
-    return role == "work" and ("serve" in member.roles or any(d.workers for d in member.deployed))
-
-
 async def _warn_without(c: Connection, role: str, then: str) -> None:
     members, unknown = await _alive(c)
     if unknown is not None:
         say(f"which processes are alive can't be known: {unknown}")
-    elif not any(_does(m, role) for m in members):
+    elif not any(does(m, role) for m in members):
         who = {"observe": "observer", "work": "worker"}[role]
         say(f"no {who} of train {c.train.name} is alive: {then} (eventwagon run, or {role})")

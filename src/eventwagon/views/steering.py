@@ -11,6 +11,7 @@ from ..connection import Connection
 from ..contracts.broker import outstanding
 from ..contracts.facts import SwitchGivenUp, SwitchWithdrawn, sentence
 from ..contracts.lifecycle import State
+from ..contracts.registry import Member
 from ..display.text import count
 from ..errors import BrokerError
 from ..event import DEAD, wagon_name
@@ -59,6 +60,14 @@ async def given_up(c: Connection) -> str:
     return answers[-1] if answers else "the switch was given up"
 
 
+def does(member: Member, role: str) -> bool:
+    """Whether somebody has this role by what this member says. Workers of an orchestrator check in as `serve`, or not
+    at all: then an observer reports them."""
+    if role in member.roles:
+        return True
+    return role == "work" and ("serve" in member.roles or any(d.workers for d in member.deployed))
+
+
 async def in_the_way(c: Connection) -> str:
     """What the requested switch waits for, in sentences; empty if unknown."""
     try:
@@ -72,15 +81,24 @@ async def in_the_way(c: Connection) -> str:
         if asked.revision not in running:
             others = f"revision {', '.join(sorted(running - {''}))}" if running - {""} else "no revision"
             sentences.append(f"No live worker reports revision {asked.revision}; they report {others}")
+    observed = any(does(m, "observe") for m in members)
     coming = [w for w in manifest.spares if w.revision == manifest.revision]
-    if coming:
+    if manifest.ready:
+        wagon = manifest.ready[0]
+        who = "the observer, which has not made it yet" if observed else "an observer, and none is alive"
+        sentences.append(f"{wagon_name(c.train.name, wagon.number)}{code(wagon.revision)} is ready; it waits for {who}")
+    elif coming:
         wagon = coming[0]
         sentences.append(
             f"It waits for {wagon_name(c.train.name, wagon.number)}{code(wagon.revision)}: "
             f"{wagon.trouble or 'not ready yet'}"
         )
-    elif not manifest.ready:
+        if not any(does(m, "work") for m in members):
+            sentences.append("No worker is alive")
+    else:
         sentences.append("It waits for a wagon that is not opened yet")
+    if not manifest.ready and not observed:
+        sentences.append("No observer is alive")
     return "".join(f"{each}. " for each in sentences)
 
 

@@ -28,6 +28,7 @@ from .contracts.process import this_user
 from .contracts.registry import Member, Registry, Snapshot
 from .contracts.replay import EventSource
 from .contracts.timetable import Waiting, timetable_of
+from .descriptors import needed
 from .display.redaction import redacted
 from .display.text import said
 from .errors import (
@@ -240,7 +241,8 @@ class Connection:
         self._life = "opening"
         try:
             opened = InOwnTask(self._open(), f"the connection to train {self.train.name!r}")
-            await opened.__aenter__()
+            with needed(f"train {self.train.name}"):
+                await opened.__aenter__()
         except BaseException:
             self._life = "new"
             raise

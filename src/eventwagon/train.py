@@ -346,7 +346,8 @@ class Train:
         workers of each wagon; without one, working processes attach to wagons by themselves. Each of `listeners` is
         called with every fact. `redeclare`: if another program has declared the train differently, store this program's
         settings instead. `meter` measures what the connection does: a `Metrics`, or your own (docs/metrics.md).
-        `ledger` keeps the wagons' records instead of the one that the setting names. Raises UsageError.
+        `ledger` keeps the wagons' records instead of the one that the setting names. Raises UsageError, and Unavailable
+        if this process may open no more files.
         """
         if url is None and broker is None and registry is None:
             url = _url_of_environment()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import warnings
 from collections import Counter
@@ -16,8 +17,10 @@ import pytest
 from eventwagon import Context, Reject, Train, Volume, Workers
 from eventwagon.contracts.facts import Fact, StepFailed
 from eventwagon.contracts.manifest import Manifest
+from eventwagon.drivers.opening import open_drivers
 from eventwagon.drivers.redis import RedisBroker
 from eventwagon.drivers.redis.registry import RedisRegistry
+from eventwagon.drivers.redis.server import Server as RedisAddress
 from eventwagon.errors import BrokerError, ChannelGone, PublishTimeout, PublishUncertain, Unavailable
 from eventwagon.event import DEAD, Channel, Event
 from tests.redis.support import LONG, events, raw, standing, take, through
@@ -525,3 +528,26 @@ def test_failover_behind_an_address(tmp_path: Path, own_redis: RedisServer) -> N
                 assert await new.xlen("eventwagon:{faults_v1}") == 0
 
         asyncio.run(main())
+
+
+def test_without_a_file_descriptor_a_connection_says_so(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py reads a file to make one. The task that makes connections goes on."""
+
+    async def main() -> None:
+        real = RedisAddress.connection
+
+        def lacking(self: RedisAddress) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files", "METADATA")
+
+        drivers = open_drivers(f"{redis_server.url}?prefix=lacking")
+        monkeypatch.setattr(RedisAddress, "connection", lacking)
+        with pytest.raises(
+            Unavailable, match="connecting: this process has no file descriptor left: raise `ulimit -n`"
+        ):
+            async with drivers.registry:
+                pass
+        monkeypatch.setattr(RedisAddress, "connection", real)
+        async with drivers.registry:
+            assert list(await drivers.registry.trains()) == []
+
+    asyncio.run(main())

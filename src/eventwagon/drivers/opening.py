@@ -14,6 +14,7 @@ from ..contracts.broker import Broker
 from ..contracts.ledger import Ledger, ledger_of
 from ..contracts.orchestrator import Orchestrator
 from ..contracts.registry import Registry
+from ..descriptors import needed, open_one
 from ..display.redaction import shown
 from ..display.text import said
 from ..errors import UsageError
@@ -47,7 +48,8 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     `kafka://host:9092,host2:9092`, `pulsar://host:6650/tenant/namespace?registry=URL`, `sqs://region/prefix`.
 
     Each of them takes `registry=URL` (with its own ? and & percent-encoded): the manifest is then kept there. Other
-    packages add schemes by an entry point in the group `eventwagon.drivers`. Raises UsageError.
+    packages add schemes by an entry point in the group `eventwagon.drivers`. Raises UsageError, and Unavailable if this
+    process may open no more files.
     """
     parts = split_url(url)
     given = options_of(url)
@@ -64,12 +66,14 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
         registry = open_drivers(registry_url, clock=clock).registry
         # urlunsplit would remove slashes after a scheme that it does not know
         address = Address.of(url.partition("?")[0] + ("?" + query if query else ""), clock=clock, registry=registry)
-    entry = find_entry(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
-    drivers = call_entry(entry, address)
+    with needed(f"{parts.scheme}: its drivers can't be found"):  # by files of their packages
+        entry = find_entry(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
+        drivers = call_entry(entry, address)
+        origin_ = origin(entry)
     if not isinstance(drivers, Drivers):
-        raise UsageError(f"{entry.name}: {origin(entry)} returns {class_name(drivers)}, not Drivers(broker, registry)")
+        raise UsageError(f"{entry.name}: {origin_} returns {class_name(drivers)}, not Drivers(broker, registry)")
     for part, contract in ((drivers.broker, Broker), (drivers.registry, Registry)):
-        must_be(contract, part, f"{entry.name}: {origin(entry)} returns Drivers whose {contract.__name__.lower()}")
+        must_be(contract, part, f"{entry.name}: {origin_} returns Drivers whose {contract.__name__.lower()}")
     return drivers if address.registry is None else drivers._replace(registry=address.registry)
 
 
@@ -104,9 +108,10 @@ def open_orchestrator(url: str, program: Program, *, clock: Callable[[], float] 
     Other packages add schemes by an entry point in the group `eventwagon.orchestrators`. Raises UsageError.
     """
     address = Address.of(url if ":" in url else f"{url}:", clock=clock)
-    entry = find_entry(ORCHESTRATORS, "orchestrator", url, address.scheme)
-    made = call_entry(entry, address, program)
-    must_be(Orchestrator, made, f"{entry.name}: what {origin(entry)} returns")
+    with needed(f"{address.scheme}: its orchestrator can't be found"):
+        entry = find_entry(ORCHESTRATORS, "orchestrator", url, address.scheme)
+        made = call_entry(entry, address, program)
+        must_be(Orchestrator, made, f"{entry.name}: what {origin(entry)} returns")
     return cast("Orchestrator", made)
 
 
@@ -134,7 +139,8 @@ def find_entry(group: str, what: str, url: str, scheme: str, hint: str = "") -> 
 @cache
 def _built_in(group: str) -> Mapping[str, EntryPoint]:
     """The entry points of this package alone. Reading its metadata takes a few ms; reading that of all packages takes
-    much longer."""
+    much longer. Raises OSError."""
+    open_one()  # importlib takes what it can't open for what is not there, and remembers that
     try:
         own = distribution("eventwagon").entry_points
     except PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis import exceptions
 
+from ...descriptors import NONE_LEFT, is_lack
 from ...errors import ChannelGone, Displaced, EventTooLarge, EventwagonError, StorageBroken, Unavailable
 
 
@@ -53,6 +54,8 @@ def explain(error: BaseException, where: str, prefix: str, what: str, *, cluster
         cause = error.__cause__ or error
         if isinstance(error, NotSent) and isinstance(cause, exceptions.ResponseError | exceptions.AuthenticationError):
             return explain(cause, where, prefix, what, cluster=cluster)  # refused while the connection was being made
+        if is_lack(cause):
+            return Unavailable(f"{where}: {what}: {NONE_LEFT} ({_said(cause)})")
         how = "can't be reached" if isinstance(error, NotSent) else "has not answered"
         return Unavailable(f"{where}: {what}: the server {how}: {_said(cause)}")
     name, said = code(error), _said(error)

@@ -72,8 +72,9 @@ class Notifier:
         while self._task is me:  # a cancellation may be lost if the connection breaks at the same time
             began = asyncio.get_running_loop().time()
             server = self._server()
-            connection: Any = server.connection()
+            connection: Any = None
             try:
+                connection = server.connection()  # redis-py opens files for it
                 async with asyncio.timeout(server.timeout):
                     await enter(connection)
                 async with asyncio.TaskGroup() as tasks:
@@ -87,7 +88,8 @@ class Notifier:
                 pass  # waiters poll by themselves meanwhile
             finally:
                 self._connection = None
-                await leave(connection)
+                if connection is not None:
+                    await leave(connection)
             if self._task is not me:
                 return
             for waiter in self._waiters.values():

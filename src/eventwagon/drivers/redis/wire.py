@@ -93,7 +93,11 @@ class Wire:
         try:
             while not self._closed:  # a cancellation may be lost if the connection breaks at the same time
                 await self._wanted.wait()
-                connection: Any = self._server.connection()
+                try:
+                    connection: Any = self._server.connection()
+                except OSError as e:  # redis-py opens files for it
+                    self._refuse(e)
+                    continue
                 try:
                     await self._serve(connection)
                 finally:

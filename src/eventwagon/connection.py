@@ -30,7 +30,7 @@ from .contracts.replay import EventSource
 from .contracts.timetable import Waiting, timetable_of
 from .descriptors import needed
 from .display.redaction import redacted
-from .display.text import said
+from .display.text import said, span
 from .errors import (
     DeclarationDiffers,
     EventwagonError,
@@ -65,6 +65,7 @@ from .runtime.once import once_for
 from .runtime.payload_batches import Attributes, Make, batches, check_payloads
 from .runtime.publish_settings import PublishSettings
 from .runtime.publisher import TrainPublisher
+from .runtime.reach import Reach
 from .runtime.replaying import Replays
 from .runtime.retrying import DeadLetters
 from .runtime.runtime import Runtime
@@ -76,6 +77,7 @@ from .runtime.train_state import TrainState
 from .runtime.undos import Undos
 from .runtime.wagon_channels import WagonChannels
 from .schedules import Schedule, check_channels
+from .seldom import Seldom, counted_in
 from .settings import Settings
 from .times import When, when
 from .tracing import switch_traces
@@ -179,6 +181,7 @@ class Connection:
         )
         self.publishing = PublishSettings(settings)
         """The settings by which this connection publishes: `publishing.now`."""
+        self._reached = Seldom(2)
         self._runtime = Runtime(
             train=train.name,
             settings=settings,
@@ -200,6 +203,7 @@ class Connection:
             counters=None if ledger is None else Counters(),
             switch_traces=switch_traces(train.around_publishing),
             archives=open_archive,
+            reach=Reach(self._tell_reached),
         )
         self._state = TrainState(self._runtime, registry)
         self._later = Later(self._runtime, self._state)
@@ -272,6 +276,13 @@ class Connection:
             if self._runtime.metering is not None:
                 stack.enter_context(self._runtime.metering.joined(self.broker, self.train.revision, self._figures))
             yield
+
+    def _tell_reached(self, after: float) -> None:
+        """The warnings of what failed meanwhile do not say when it is over."""
+        left_out = self._reached.left_out("reached")  # a server may be slow at each call
+        if left_out is not None:
+            text = f"{self.train.name}: the broker or the registry answers again, after {span(after)}"
+            _logger.info("%s", counted_in(text, left_out))
 
     def _figures(self) -> ProcessFigures:
         """What this connection does now, for its meter. From any thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -51,7 +52,7 @@ async def becomes(status: int, ask: Callable[[], Awaitable[httpx.Response]], pat
 @pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.parametrize("works", [False, True])
 def test_a_gateway_at_which_nobody_publishes_says_that_the_server_is_away(
-    own_redis: RedisServer, works: bool, hangs: bool
+    own_redis: RedisServer, works: bool, hangs: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         async with gateway(own_redis.url, works=works) as client:
@@ -75,9 +76,13 @@ def test_a_gateway_at_which_nobody_publishes_says_that_the_server_is_away(
                 assert (await client.post("/trains/shop/receive", json={"wait": 0})).status_code == 200
 
     try:
-        asyncio.run(main())
+        with caplog.at_level(logging.INFO, logger="eventwagon"):
+            asyncio.run(main())
     finally:
         own_redis.resume()
+    over = [r.getMessage() for r in caplog.records if "answers again" in r.getMessage()]
+    assert len(over) == 1
+    assert over[0].startswith("shop: the broker or the registry answers again, after ")
 
 
 def test_a_bridge_that_has_nothing_to_publish_says_so_too(redis_server: Server, own_redis: RedisServer) -> None:

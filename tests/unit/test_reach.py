@@ -54,7 +54,8 @@ def test_one_failure_is_not_enough_and_none_counts_for_ever() -> None:
 
 def test_a_call_that_hangs() -> None:
     async def main() -> None:
-        reach = Reach()
+        over: list[float] = []
+        reach = Reach(over.append)
 
         async def hang() -> None:
             with reach.asking():
@@ -74,6 +75,8 @@ def test_a_call_that_hangs() -> None:
         reach.answered()
         assert reach.trouble == ""
 
+        assert over == [4.0]
+
     run(main())
 
 
@@ -87,5 +90,28 @@ def test_a_refusal_is_an_answer() -> None:
             raise Conflict("another was faster")
         await asyncio.sleep(10)
         assert reach.trouble == ""
+
+    run(main())
+
+
+def test_the_end_of_an_outage_is_told_once() -> None:
+    async def main() -> None:
+        over: list[float] = []
+        reach = Reach(over.append)
+        for seconds in (0, 1, 2):
+            await asyncio.sleep(seconds)
+            reach.failed("refused")
+        reach.answered()
+        assert over == [3.0]
+        reach.answered()
+        assert over == [3.0]
+        reach.failed("refused")
+        await asyncio.sleep(2)
+        reach.answered()
+        assert over == [3.0]  # a short one
+        reach.failed("refused")
+        await asyncio.sleep(100)  # nothing was asked: nobody knows how long it was
+        reach.answered()
+        assert over == [3.0]
 
     run(main())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import EventwagonError, Unavailable
@@ -18,7 +18,9 @@ class Reach:
     """What the calls that each process makes all the time say of the registry, which most often is the broker, too: its
     check-ins, and the watch of the manifest. For one event loop at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, over: Callable[[float], None] = lambda seconds: None) -> None:
+        """`over` is told after how many seconds out of reach they answer again."""
+        self._over = over
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked: dict[object, float] = {}
         """The calls under way: since when (the loop's time)."""
@@ -50,7 +52,11 @@ class Reach:
 
     def answered(self) -> None:
         """There was an answer."""
-        self._answered, self._failing = self._now(), None
+        now = self._now()
+        away = self._away(now)
+        self._answered, self._failing = now, None
+        if away is not None:
+            self._over(away[0])
 
     def failed(self, why: str, since: float | None = None) -> None:
         """A call failed that began at `since` (the loop's time; None: now)."""
@@ -61,17 +67,21 @@ class Reach:
     @property
     def trouble(self) -> str:
         """Why they are out of reach; empty while they answer, or nothing was asked. From any thread."""
-        if self._loop is None:
+        away = self._away(self._loop.time()) if self._loop is not None else None
+        if away is None:
             return ""
-        now, failing = self._loop.time(), self._failing
+        seconds, why = away
+        return f"the broker or the registry has not answered for {seconds:.0f} s{why and f': {why}'}"
+
+    def _away(self, now: float) -> tuple[float, str] | None:
+        """For how many seconds they have been out of reach, and why, if that is known. From any thread."""
+        failing = self._failing
         if failing is not None:
             first, last, why = failing
             if last - first >= _LONG and now - last < _OLD:  # one failure is not enough: the next call may succeed
-                return f"the broker or the registry has not answered for {now - first:.0f} s: {why}"
+                return now - first, why
         since = max(min(list(self._asked.values()), default=now), self._answered)
-        if now - since >= _LONG:
-            return f"the broker or the registry has not answered for {now - since:.0f} s"
-        return ""
+        return (now - since, "") if now - since >= _LONG else None
 
     def _now(self) -> float:
         self._loop = asyncio.get_running_loop()

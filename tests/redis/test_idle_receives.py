@@ -68,3 +68,24 @@ def test_a_short_receive_asks_at_once(redis_server: Server) -> None:
             await broker.delete(CHANNEL)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("timeout", [0.02, 0.09])
+def test_a_short_receive_waits_for_a_notification(
+    redis_server: Server, monkeypatch: pytest.MonkeyPatch, timeout: float
+) -> None:
+    """Asked again and again until its time was over, the server did little else."""
+
+    async def main() -> None:
+        async with RedisBroker.from_url(redis_server.url) as broker:
+            await broker.delete(CHANNEL)
+            await broker.create(CHANNEL)
+            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                assert await consumer.receive(1, 0.1) == []
+                asked = Asked(monkeypatch)
+                for _ in range(5):
+                    assert await consumer.receive(1, timeout) == []
+                assert asked.count <= 10
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())

@@ -66,8 +66,10 @@ class RedisSubscription:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         looked = False
+        if timeout < _SHORT:
+            self._empty = None
         while True:
-            if (empty := self._empty) is not None and timeout >= _SHORT and loop.time() < empty.until:
+            if (empty := self._empty) is not None and loop.time() < empty.until:
                 try:
                     async with asyncio.timeout_at(min(deadline, empty.until)):
                         await empty.notice.wait()

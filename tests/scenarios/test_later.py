@@ -126,6 +126,56 @@ def test_an_event_for_later_is_as_old_as_its_time() -> None:
     run(main())
 
 
+def test_an_observer_that_does_not_work_looks_twice_a_second_while_events_come_to_others() -> None:
+    """What waits is often emitted where no observer runs."""
+
+    async def main() -> None:
+        world, late = World(), list[float]()
+        train = Train("orders", spares=0)
+
+        @train.on("orders")
+        async def order(number: int, ctx: Context) -> None:
+            if number % 10 == 0:
+                await ctx.emit("mail", None, after=0.6)
+
+        @train.on("mail")
+        async def mail(_: None, ctx: Context) -> None:
+            late.append(world.clock() - ctx.event.time)
+
+        async with world.running(train, work=False), world.running(train, observe=False) as c:
+            for number in range(200):
+                await c.publish(number)
+                await asyncio.sleep(0.37)
+        assert len(late) == 20
+        assert max(late) < 0.1
+
+    run(main())
+
+
+def test_what_a_long_handler_emits_for_later_ends_a_rest() -> None:
+    async def main() -> None:
+        world, late = World(), list[float]()
+        train = Train("orders", spares=0)
+
+        @train.on("orders")
+        async def order(seconds: float, ctx: Context) -> None:
+            await asyncio.sleep(seconds)
+            await ctx.emit("mail", None, after=0.4)
+
+        @train.on("mail")
+        async def mail(_: None, ctx: Context) -> None:
+            late.append(world.clock() - ctx.event.time)
+
+        async with world.running(train) as c:
+            for n in range(10):
+                await c.publish(5.0 + n * 0.21)
+                await asyncio.sleep(15)
+            assert len(late) == 10
+            assert max(late) < 0.2
+
+    run(main())
+
+
 def test_what_is_emitted_for_later_goes_to_the_wagon_that_is_active_then() -> None:
     async def main() -> None:
         world = World()

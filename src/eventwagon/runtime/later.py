@@ -109,3 +109,4 @@ async def store_emitted(runtime: Runtime, events: Sequence[Event]) -> None:
     timetable = checked_timetable(runtime.timetable, type(unobserved(runtime.broker)).__name__)
     now = await timetable.now(runtime.train)
     await timetable.add(runtime.train, [msgspec.structs.replace(e, time=now + e.time) for e in events])
+    runtime.pulse.news()

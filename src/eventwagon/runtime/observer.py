@@ -294,6 +294,8 @@ class Observer:
             orchestrated=self._orchestrator is not None,
         )
         self._looks.keep(seen)
+        if not seen.ages.idle:  # events that came to other processes
+            self._pulse.news()
         if self._reporter is not None:
             self._reporter.look(seen, self._letters_kept, tasks)
         if not unasked:

@@ -1,5 +1,5 @@
-"""The signs of life of one train in this process: what is published here, what its workers receive, each change of the
-manifest."""
+"""The signs of life of one train in this process: what is published here, what its workers receive and what they emit
+for later, that an observer sees events come to others, each change of the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pulse:
         self.news()
 
     def news(self) -> None:
-        """The manifest has changed: all processes hear of that."""
+        """Something else has happened: a change of the manifest, or events of other processes."""
         self._at = asyncio.get_running_loop().time()
         for woken in self._resting:
             woken.set()

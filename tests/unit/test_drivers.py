@@ -75,6 +75,7 @@ def test_a_slip_in_an_option_is_doubted(url: str, says: str) -> None:
     "url",
     [
         *(f"kafka://h?{name}=" for name in ("group", "topic_prefix", "mode", "partitions")),
+        *(f"kafka://h?sasl.username=me&{name}=" for name in ("sasl.password", "ssl.ca.location", "debug")),
         "redis://h?client_name=",
         "redis://h?registry=",
         "sqs://eu-west-1/a?endpoint=",

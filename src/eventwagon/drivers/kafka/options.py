@@ -92,7 +92,7 @@ class Options(msgspec.Struct, frozen=True):
             raise address.wrong(f"{form}; a user and a password go into sasl.username= and sasl.password=")
         if address.path.strip("/"):
             raise address.wrong(f"{form}: no path follows the hosts; what topics' names begin with is topic_prefix=")
-        address.not_empty(*_OURS)
+        address.not_empty(*(name for name in address.options if name in _OURS or _is_passed(name)))
         if not address.host:
             raise address.wrong(f"{form}: the hosts are missing")
         servers = ",".join(

@@ -77,7 +77,7 @@ def printed(shown: View, width: int, high: int | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", ["1j", "{1}", "b'x'", "inf", "9" * 30, "9" * 5000, "[" * 9000, "\x00", "Wait(2)", "kept"]
+    "text", ["1j", "1e999", "{1}", "b'x'", "inf", "9" * 30, "9" * 5000, "[" * 9000, "\x00", "Wait(2)", "kept"]
 )
 def test_what_is_no_value_in_json_stays_as_it_is_declared(text: str) -> None:
     assert values_of({"a": text, "b": "2"}) == {"a": text, "b": 2}

@@ -28,7 +28,7 @@ def values_of(declared: Mapping[str, str]) -> dict[str, Value]:
 def _value_of(text: str) -> Value:
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         found: object = ast.literal_eval(text)
-        if found is None or isinstance(found, str | float) or (isinstance(found, int) and abs(found) <= _LARGEST):
+        if found is None or isinstance(found, str) or (isinstance(found, int | float) and abs(found) <= _LARGEST):
             return found
     return text
 

@@ -16,10 +16,10 @@ _LACKS = (errno.EMFILE, errno.ENFILE)
 def is_lack(error: BaseException | None) -> bool:
     """Whether this error, or one that it came of, says that no file can be opened."""
     for _ in range(10):
-        if error is None or (isinstance(error, OSError) and error.errno in _LACKS):
-            break
-        error = error.__cause__ or error.__context__
-    return isinstance(error, OSError) and error.errno in _LACKS
+        if isinstance(error, OSError) and error.errno in _LACKS:
+            return True
+        error = error and (error.__cause__ or error.__context__)
+    return False
 
 
 def open_one() -> None:

@@ -37,7 +37,7 @@ CALLS = (
     "registry.inspect",
 )
 """What a doctor asks of drivers, but for cleaning up."""
-CONNECTING = ("broker.channels", "registry.trains")
+CONNECTING = ("broker.channels",)
 """What it asks first, to find out whether the server answers."""
 FEW = ("broker.create", "broker.publish", "broker.consume", "broker.seal", "registry.check_in")
 """Those that make something."""

@@ -144,6 +144,22 @@ def test_a_server_that_does_not_answer_is_asked_once() -> None:
     assert not [step for step in apart["registry"] if step[1]]
 
 
+def test_one_train_that_can_not_be_read_is_no_server_that_does_not_answer() -> None:
+    """With SQLite each train has a file of its own, and one may be locked."""
+
+    async def locked(*_: object) -> Any:
+        raise Unavailable("train.db has been locked by another process for 10 s")
+
+    async def main() -> list[tuple[str, str]]:
+        drivers = open_drivers("memory://")
+        drivers.registry.trains = locked  # type: ignore[method-assign]
+        return [(step.what, step.problem) for step in (await examine(drivers))["registry"].steps]
+
+    steps = asyncio.run(main())
+    assert ("connect", "") in steps
+    assert ("list the trains", "train.db has been locked by another process for 10 s") in steps
+
+
 def test_an_answer_that_is_no_is_left_to_its_own_step() -> None:
     async def forbidden(*_: object) -> Any:
         raise StorageBroken("grant DESCRIBE")

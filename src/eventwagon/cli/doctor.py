@@ -178,7 +178,7 @@ async def examine(drivers: Drivers, *, together: bool = False) -> dict[str, Exam
         if together and not _is_connected(for_broker):
             for_registry.steps.append(Step("connect", skipped=True))
         else:
-            await for_registry.attempt("connect", lambda: reach(registry, registry.trains))
+            await for_registry.attempt("connect", lambda: reach(registry, lambda: registry.read(train)))
         is_broker_there, is_registry_there = _is_connected(for_broker), _is_connected(for_registry)
 
         async def leave() -> None:

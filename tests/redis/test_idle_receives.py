@@ -36,11 +36,11 @@ def test_the_next_receive_goes_on_waiting(redis_server: Server, monkeypatch: pyt
             await broker.delete(CHANNEL)
             await broker.create(CHANNEL)
             async with broker.consume(CHANNEL, visibility=LONG) as consumer:
-                assert await consumer.receive(10, 0.1) == []  # asks for a notification
+                assert await consumer.receive(10, 1.0) == []  # asks for a notification, once these can come
                 asked = Asked(monkeypatch)
                 for _ in range(9):
                     assert await consumer.receive(10, 0.1) == []
-                assert asked.count <= 2
+                assert asked.count <= 3
                 await broker.publish(CHANNEL, events(1))
                 (got,) = await consumer.receive(10, 5.0)
                 assert await consumer.receive(10, 0.1) == []

@@ -165,7 +165,8 @@ async def _none_here(target: str, url: str, name: str) -> UsageError:
         return UnknownTrain(f"{e}. If it was removed, name its ledger: {say_where}")
     if manifest is not None and not manifest.recorded:
         return UsageError(_NO_LEDGER.format(name))
-    return UsageError(f"the ledger of train {name!r} is not beside its events at {shown(url)}: name it ({say_where})")
+    its = f"the ledger of train {name!r}" if manifest is not None else f"a ledger of train {name!r}, if it has one,"
+    return UsageError(f"{its} is not beside its events at {shown(url)}: name it ({say_where})")
 
 
 async def _nothing_found(

@@ -26,6 +26,7 @@ from ..display.text import escaped
 from ..drivers.opening import Drivers, open_drivers
 from ..errors import ChannelGone, Conflict, EventwagonError, Sealed, Unavailable, UsageError
 from ..event import Channel, Event, new_ids
+from ..values import split_url
 from .console import DEFAULT_URL, AsJson, Code, Ended, Url, job, json_line, out, say, words
 
 _TRAIN = "eventwagon-doctor"
@@ -396,7 +397,8 @@ async def doctor(
     problems = []
     if silent := [name for name, examination in found.items() if not examination.steps[0].answered]:
         who = f"the {silent[0]} does not answer" if len(silent) == 1 else "neither the broker nor the registry answers"
-        problems.append(f"{who}: is it running, can it be reached from here, and are host and port right?")
+        reached = ": is it running, can it be reached from here, and are host and port right?"
+        problems.append(f"{who}{reached if split_url(url).hostname else ': see above'}")
     elif not is_all_there:
         is_reached = all(_is_connected(examination) for examination in found.values())
         lacking = "lacks something that a train needs" if is_reached else "could not be examined: see above"

@@ -69,11 +69,11 @@ def open_drivers(url: str, *, clock: Callable[[], float] = time.time) -> Drivers
     with needed(f"{parts.scheme}: its drivers can't be found"):  # by files of their packages
         entry = find_entry(ENTRY_POINTS, "broker", url, parts.scheme, " (say sqlite:///var/trains)")
         drivers = call_entry(entry, address)
-        origin_ = origin(entry)
+        made_by = origin(entry)
     if not isinstance(drivers, Drivers):
-        raise UsageError(f"{entry.name}: {origin_} returns {class_name(drivers)}, not Drivers(broker, registry)")
+        raise UsageError(f"{entry.name}: {made_by} returns {class_name(drivers)}, not Drivers(broker, registry)")
     for part, contract in ((drivers.broker, Broker), (drivers.registry, Registry)):
-        must_be(contract, part, f"{entry.name}: {origin_} returns Drivers whose {contract.__name__.lower()}")
+        must_be(contract, part, f"{entry.name}: {made_by} returns Drivers whose {contract.__name__.lower()}")
     return drivers if address.registry is None else drivers._replace(registry=address.registry)
 
 

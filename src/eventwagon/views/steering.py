@@ -85,7 +85,7 @@ async def in_the_way(c: Connection) -> str:
     coming = [w for w in manifest.spares if w.revision == manifest.revision]
     if manifest.ready:
         wagon = manifest.ready[0]
-        who = "the observer, which has not made it yet" if observed else "an observer, and none is alive"
+        who = "the observer to switch" if observed else "an observer, and none is alive"
         sentences.append(f"{wagon_name(c.train.name, wagon.number)}{code(wagon.revision)} is ready; it waits for {who}")
     elif coming:
         wagon = coming[0]

@@ -33,4 +33,5 @@ class Seldom:
 
 def counted_in(text: str, left_out: int) -> str:
     """The line's text, with the number of those that were left out before it."""
-    return f"{text} ({left_out:,} before it were not logged)" if left_out else text
+    were = "was" if left_out == 1 else "were"
+    return f"{text} ({left_out:,} before it {were} not logged)" if left_out else text

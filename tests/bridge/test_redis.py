@@ -308,7 +308,8 @@ def test_a_wrong_url_is_refused_without_its_password(url: str) -> None:
 
 
 def test_a_wrong_option_is_refused_with_the_names_of_all_that_there_are() -> None:
-    with pytest.raises(UsageError, match=r"unknown option gruop; redis knows group, stream, field, idle, db, prefix"):
+    known = "redis knows group, stream, field, idle, db, prefix"
+    with pytest.raises(UsageError, match=rf"unknown option gruop \(did you mean group\?\); {known}"):
         open_source("redis://h/s?group=g&gruop=x")
 
 

@@ -546,7 +546,7 @@ def test_why_tells_a_wagon_that_never_was_from_one_whose_entries_are_gone(place:
     assert "nothing about signups_v1 any more: there was such a wagon" in gone.stderr
     never = cli(place, "why", "signups", "--wagon", "99")
     assert never.returncode == 2
-    assert "there never was a wagon signups_v99; there are: signups_v" in never.stderr
+    assert "there never was a wagon signups_v99: the newest is signups_v" in never.stderr
 
 
 def test_doctor_tries_everything_and_leaves_nothing(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_wagon_that_never_was_is_a_mistake_also_where_the_train_was_paused(pla
         ("audit", "parcels", "9"),
     ):
         wrong = CliRunner().invoke(app, arguments, env=world)
-        told = "eventwagon: there never was a wagon parcels_v9; there are: parcels_v1\n"
+        told = "eventwagon: there never was a wagon parcels_v9: the newest is parcels_v1\n"
         assert (wrong.exit_code, wrong.stdout, wrong.stderr) == (2, "", told), arguments
     own = CliRunner().invoke(app, ["why", "parcels", "--wagon", "1"], env=world).stdout
     assert "parcels_v1 opened" in own

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import apsw
 import pytest
 
 from eventwagon.contracts.broker import Delivery
-from eventwagon.drivers.sqlite import SQLiteBroker, actor, storage, turn
+from eventwagon.drivers.sqlite import SQLiteBroker, SQLiteRegistry, actor, storage, turn
 from eventwagon.errors import Unavailable
 from eventwagon.event import LATEST, Channel, Event, checked
 from tests.sqlite import DEAD, INGRESS, INNER, Clock, broker_with, events
@@ -461,5 +462,21 @@ def test_a_receive_that_is_cancelled_as_it_is_answered_gives_its_events_back(
                 monkeypatch.undo()
                 (again,) = await subscription.receive(10, 10)
                 assert (again.event.id, again.attempt) == ("1", 1)
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_can_not_be_listed_for_want_of_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(folder))
+
+    async def main() -> None:
+        async with SQLiteBroker(tmp_path) as broker, SQLiteRegistry(tmp_path) as registry:
+            monkeypatch.setattr(os, "scandir", full)
+            for listing in (broker.channels("t"), registry.trains()):
+                with pytest.raises(Unavailable, match="can't be listed: this process has no file descriptor left"):
+                    await listing
 
     asyncio.run(main())

@@ -147,7 +147,11 @@ async def _check_known(registry: Registry, name: str, url: str, known: bool, tar
                 f"{', '.join(orphans[:3])}{', …' if len(orphans) > 3 else ''}. End all processes of the train and "
                 f"start them again ({start}): they found the train anew and publish these events again"
             )
-        there = f"there are: {', '.join(others)}" if others else f"none has run there yet ({start} starts one)"
+        there = (
+            f"there are: {', '.join(others)}"
+            if others
+            else f"none has run there yet, or each was removed ({start} starts one)"
+        )
         raise UnknownTrain(f"there is no train {name!r} at {url}; {there}")
 
 
@@ -178,8 +182,9 @@ def check_wagon(manifest: Manifest, number: int | None) -> None:
     once they have found nothing of it."""
     if number is None or number < manifest.next_number:
         return
-    there = ", ".join(wagon_name(manifest.train, w.number) for w in manifest.wagons) or "none"
-    raise UsageError(f"there never was a wagon {wagon_name(manifest.train, number)}; there are: {there}")
+    newest = manifest.next_number - 1
+    there = f"the newest is {wagon_name(manifest.train, newest)}" if newest else "there is none yet"
+    raise UsageError(f"there never was a wagon {wagon_name(manifest.train, number)}: {there}")
 
 
 def train_name(target: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from ...contracts.broker import Capabilities, Delivery, Depth, Finding, Subscription
+from ...descriptors import needed
 from ...errors import BrokerError, ChannelGone
 from ...event import Channel, Event
 from .actor import Actor, Files
@@ -298,10 +299,11 @@ def _written(journal: str, synchronous: str) -> Finding:
 
 
 def _wagons_on_disk(folder: Path) -> list[int]:
-    try:
-        names = [entry.name for entry in os.scandir(folder)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with needed(f"{folder} can't be listed"):
+        try:
+            names = [entry.name for entry in os.scandir(folder)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     return sorted({int(match[1] or 0) for match in map(_FILE.fullmatch, names) if match})
 
 

@@ -16,6 +16,7 @@ from ...contracts.broker import Finding
 from ...contracts.facts import Entry
 from ...contracts.manifest import Manifest
 from ...contracts.registry import Changes, Member, Snapshot, decode_members, encode_member, out_of_date
+from ...descriptors import needed
 from ...errors import StorageBroken, UsageError
 from ...event import Channel, check_train_name
 from .actor import Files
@@ -245,10 +246,11 @@ def _span(turn: Turn, last: int | None) -> tuple[int, int]:
 
 
 def _on_disk(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(directory) if _is_train(entry))
-    except FileNotFoundError:
-        return []
+    with needed(f"{directory} can't be listed"):
+        try:
+            return sorted(entry.name for entry in os.scandir(directory) if _is_train(entry))
+        except FileNotFoundError:
+            return []
 
 
 def _is_train(entry: os.DirEntry[str]) -> bool:

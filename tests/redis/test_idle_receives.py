@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from eventwagon.drivers.redis import RedisBroker
+from eventwagon.drivers.redis import RedisBroker, scripts
 from eventwagon.drivers.redis.client import Client
+from eventwagon.errors import ChannelGone
 from eventwagon.event import Channel
-from tests.redis.support import LONG, events
+from tests.redis.support import LONG, events, raw
 from tests.servers.server import Server
 
 CHANNEL = Channel("idle_receives", 1)
@@ -86,6 +87,27 @@ def test_a_short_receive_waits_for_a_notification(
                 for _ in range(5):
                     assert await consumer.receive(1, timeout) == []
                 assert asked.count <= 10
+            await broker.delete(CHANNEL)
+
+    asyncio.run(main())
+
+
+def test_a_destroyed_group_is_noticed_at_once(redis_server: Server) -> None:
+    """The consumer attaches again then, which makes the group anew."""
+
+    async def main() -> None:
+        async with RedisBroker.from_url(redis_server.url) as broker:
+            await broker.delete(CHANNEL)
+            await broker.create(CHANNEL)
+            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                assert await consumer.receive(1, 0.1) == []
+                async with raw(redis_server) as client:
+                    assert await client.xgroup_destroy(broker.name_of(CHANNEL), scripts.GROUP) == 1
+                await broker.publish(CHANNEL, events(1))
+                with pytest.raises(ChannelGone, match="lacks its consumer group"):
+                    await consumer.receive(1, 5.0)
+            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+                assert len(await consumer.receive(1, 5.0)) == 1
             await broker.delete(CHANNEL)
 
     asyncio.run(main())

@@ -145,8 +145,9 @@ class Client:
     async def pair(
         self, what: str, first: bytes, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> tuple[Any, Any]:
-        """The answers of a packed command (empty: none) and of the script right after it, which sees its effect. A
-        command that failed because its key is gone answers None. Raises Unavailable, StorageBroken."""
+        """The answers of a packed command (empty: none) and of the script right after it, which sees its effect. If the
+        script says `gone`, the command may have failed: it answers None. Raises Unavailable, StorageBroken, and
+        ChannelGone if a stream lacks its consumer group."""
         if not first:
             return None, await self.run(what, script, keys, arguments)
         second = pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -157,7 +158,7 @@ class Client:
         if isinstance(answer, Exception):  # its script is not there, or (in a cluster) its keys are just being moved
             answer = await self.run(what, script, keys, arguments)
         if isinstance(head, Exception):
-            if code(head) != "NOGROUP":
+            if answer[0] != b"gone":
                 raise self.explain(head, what)
             head = None
         return head, answer

@@ -410,8 +410,11 @@ def test_a_position_whose_records_are_deleted_is_told(
     assert any("what was between is deleted" in said.message for said in caplog.records)
 
 
-def test_a_topic_that_is_made_anew_while_it_is_read_ends_the_bridge(kafka_server: Server, tmp_path: Path) -> None:
-    """To the client it is the same topic: it would go on at the old position."""
+def test_a_topic_that_is_made_anew_while_it_is_read_ends_the_bridge(
+    kafka_server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the client it is the same topic: it would go on at the old position. Until then nothing goes on."""
+    caplog.set_level(logging.INFO, "eventwagon")
 
     async def main() -> None:
         async with (
@@ -424,6 +427,10 @@ def test_a_topic_that_is_made_anew_while_it_is_read_ends_the_bridge(kafka_server
                 while len(await stored(c)) < 200:
                     await asyncio.sleep(0.1)
                 await asyncio.wrap_future(flow.admin.delete_topics([flow.topic])[flow.topic])
+                while not any("the topic was deleted" in said for said in caplog.messages):
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(3.0)  # more than from one look to the next
+                assert not any("goes on" in said for said in caplog.messages)
                 made = False
                 while not made:
                     with suppress(KafkaException):

@@ -128,6 +128,7 @@ class KafkaSource:
         if not self._topic_id:
             return  # the server is too old to tell topics apart
         if not found:
+            self._look_at = 0.0  # a read that finds nothing must not count as an answer
             raise Unavailable(f"{self.name}: the topic was deleted")
         if found != self._topic_id:
             raise UsageError(

@@ -119,7 +119,7 @@ def advice(program: Path, target: str, url: str) -> str:
 
 def test_without_a_ledger_it_says_how_a_train_gets_one(tmp_path: Path) -> None:
     """Where there is none, no --ledger and no TARGET would find one."""
-    (tmp_path / "app.py").write_text(
+    (tmp_path / "without_ledger.py").write_text(
         """
 from eventwagon import Train
 train = Train("orders", ledger="none")
@@ -130,11 +130,11 @@ train.on("orders")(lambda order: None)
     asyncio.run(run_once(Train("orders", ledger="none"), url))
     none = "train 'orders' has no ledger: Train(ledger='sqlite:///var/ledger') gives it one"
     assert none in advice(tmp_path, "orders", url)
-    assert "it says ledger='none'" in advice(tmp_path, "app:train", url)
+    assert "it says ledger='none'" in advice(tmp_path, "without_ledger:train", url)
     # where nothing can be beside the events
     elsewhere = f"memory://audited?registry={quote(url, safe='')}"
     assert none in advice(tmp_path, "orders", elsewhere)
-    (tmp_path / "app2.py").write_text((tmp_path / "app.py").read_text().replace(', ledger="none"', ""))
+    (tmp_path / "app2.py").write_text((tmp_path / "without_ledger.py").read_text().replace(', ledger="none"', ""))
     assert none in advice(tmp_path, "app2:train", elsewhere)
 
 

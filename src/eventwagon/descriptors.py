@@ -1,4 +1,4 @@
-"""What is said where a process may open no more files and connections."""
+"""The error of a process that may open no more files and connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LACKS = (errno.EMFILE, errno.ENFILE)
 
 
 def is_lack(error: BaseException | None) -> bool:
-    """Whether this error, or one that it came of, says that no file can be opened."""
+    """Whether this error or one of its causes says that no file can be opened."""
     for _ in range(10):
         if isinstance(error, OSError) and error.errno in _LACKS:
             return True

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from eventwagon.contracts.broker import Subscription
 from eventwagon.drivers.redis import RedisBroker, scripts
 from eventwagon.drivers.redis.client import Client
 from eventwagon.errors import ChannelGone
@@ -14,6 +17,17 @@ from tests.redis.support import LONG, events, raw
 from tests.servers.server import Server
 
 CHANNEL = Channel("idle_receives", 1)
+
+
+@asynccontextmanager
+async def attached(server: Server) -> AsyncIterator[tuple[RedisBroker, Subscription]]:
+    """A consumer of a new channel."""
+    async with RedisBroker.from_url(server.url) as broker:
+        await broker.delete(CHANNEL)
+        await broker.create(CHANNEL)
+        async with broker.consume(CHANNEL, visibility=LONG) as consumer:
+            yield broker, consumer
+        await broker.delete(CHANNEL)
 
 
 class Asked:
@@ -33,22 +47,18 @@ def test_the_next_receive_goes_on_waiting(redis_server: Server, monkeypatch: pyt
     """Ten receives of a tenth of a second ask no more often than one of a second; none of them misses anything."""
 
     async def main() -> None:
-        async with RedisBroker.from_url(redis_server.url) as broker:
-            await broker.delete(CHANNEL)
-            await broker.create(CHANNEL)
-            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
-                assert await consumer.receive(10, 1.0) == []  # asks for a notification, once these can come
-                asked = Asked(monkeypatch)
-                for _ in range(9):
-                    assert await consumer.receive(10, 0.1) == []
-                assert asked.count <= 3
-                await broker.publish(CHANNEL, events(1))
-                (got,) = await consumer.receive(10, 5.0)
+        async with attached(redis_server) as (broker, consumer):
+            assert await consumer.receive(10, 1.0) == []  # asks for a notification, once these can come
+            asked = Asked(monkeypatch)
+            for _ in range(9):
                 assert await consumer.receive(10, 0.1) == []
-                await consumer.release([got], delay=0.3)
-                (again,) = await consumer.receive(10, 0.5)
-                assert again.attempt == 2
-            await broker.delete(CHANNEL)
+            assert asked.count <= 3
+            await broker.publish(CHANNEL, events(1))
+            (got,) = await consumer.receive(10, 5.0)
+            assert await consumer.receive(10, 0.1) == []
+            await consumer.release([got], delay=0.3)
+            (again,) = await consumer.receive(10, 0.5)
+            assert again.attempt == 2
 
     asyncio.run(main())
 
@@ -57,16 +67,12 @@ def test_a_short_receive_asks_at_once(redis_server: Server) -> None:
     """It may come before the notification of what was just published."""
 
     async def main() -> None:
-        async with RedisBroker.from_url(redis_server.url) as broker:
-            await broker.delete(CHANNEL)
-            await broker.create(CHANNEL)
-            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
-                for _ in range(20):
-                    assert await consumer.receive(1, 0.1) == []
-                    await broker.publish(CHANNEL, events(1))
-                    (got,) = await consumer.receive(1, 0.0)
-                    await consumer.settle([got])
-            await broker.delete(CHANNEL)
+        async with attached(redis_server) as (broker, consumer):
+            for _ in range(20):
+                assert await consumer.receive(1, 0.1) == []
+                await broker.publish(CHANNEL, events(1))
+                (got,) = await consumer.receive(1, 0.0)
+                await consumer.settle([got])
 
     asyncio.run(main())
 
@@ -78,16 +84,12 @@ def test_a_short_receive_waits_for_a_notification(
     """Asked again and again until its time was over, the server did little else."""
 
     async def main() -> None:
-        async with RedisBroker.from_url(redis_server.url) as broker:
-            await broker.delete(CHANNEL)
-            await broker.create(CHANNEL)
-            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
-                assert await consumer.receive(1, 0.1) == []
-                asked = Asked(monkeypatch)
-                for _ in range(5):
-                    assert await consumer.receive(1, timeout) == []
-                assert asked.count <= 10
-            await broker.delete(CHANNEL)
+        async with attached(redis_server) as (_, consumer):
+            assert await consumer.receive(1, 0.1) == []
+            asked = Asked(monkeypatch)
+            for _ in range(5):
+                assert await consumer.receive(1, timeout) == []
+            assert asked.count <= 10
 
     asyncio.run(main())
 
@@ -96,18 +98,14 @@ def test_a_destroyed_group_is_noticed_at_once(redis_server: Server) -> None:
     """The consumer attaches again then, which makes the group anew."""
 
     async def main() -> None:
-        async with RedisBroker.from_url(redis_server.url) as broker:
-            await broker.delete(CHANNEL)
-            await broker.create(CHANNEL)
-            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
-                assert await consumer.receive(1, 0.1) == []
-                async with raw(redis_server) as client:
-                    assert await client.xgroup_destroy(broker.name_of(CHANNEL), scripts.GROUP) == 1
-                await broker.publish(CHANNEL, events(1))
-                with pytest.raises(ChannelGone, match="lacks its consumer group"):
-                    await consumer.receive(1, 5.0)
-            async with broker.consume(CHANNEL, visibility=LONG) as consumer:
-                assert len(await consumer.receive(1, 5.0)) == 1
-            await broker.delete(CHANNEL)
+        async with attached(redis_server) as (broker, consumer):
+            assert await consumer.receive(1, 0.1) == []
+            async with raw(redis_server) as client:
+                assert await client.xgroup_destroy(broker.name_of(CHANNEL), scripts.GROUP) == 1
+            await broker.publish(CHANNEL, events(1))
+            with pytest.raises(ChannelGone, match="lacks its consumer group"):
+                await consumer.receive(1, 5.0)
+            async with broker.consume(CHANNEL, visibility=LONG) as another:
+                assert len(await another.receive(1, 5.0)) == 1
 
     asyncio.run(main())

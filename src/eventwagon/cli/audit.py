@@ -156,9 +156,12 @@ _NO_LEDGER = (
 )
 
 
+_NAME_IT = "--ledger URL, or its program as TARGET: module:attribute"
+
+
 async def _none_here(target: str, url: str, name: str) -> UsageError:
     """The error where no ledger can be beside the events: whether the train has one elsewhere."""
-    say_where = "--ledger URL" if ":" in target else "--ledger URL, or its program as TARGET: module:attribute"
+    say_where = "--ledger URL" if ":" in target else _NAME_IT
     try:
         manifest = await _manifest(target, url)
     except UnknownTrain as e:
@@ -185,8 +188,9 @@ async def _nothing_found(
             return UsageError(_NO_LEDGER.format(name))
         check_wagon(manifest, which.wagon)
     what = f"no record of train {name!r}" if which == RecordFilter() else f"no such record of train {name!r}"
-    elsewhere = "; if it keeps its ledger elsewhere, name it (--ledger URL, or its program as TARGET: module:attribute)"
-    more = elsewhere if beside and not read and ":" not in target else ""
+    more = (
+        f"; if it keeps its ledger elsewhere, name it ({_NAME_IT})" if beside and not read and ":" not in target else ""
+    )
     return Ended(Code.FAILED, f"the ledger has {what}: a wagon's record is written when it is removed{more}")
 
 

@@ -140,7 +140,7 @@ def find_entry(group: str, what: str, url: str, scheme: str, hint: str = "") -> 
 def _built_in(group: str) -> Mapping[str, EntryPoint]:
     """The entry points of this package alone. Reading its metadata takes a few ms; reading that of all packages takes
     much longer. Raises OSError."""
-    open_one()  # importlib takes what it can't open for what is not there, and remembers that
+    open_one()  # importlib takes a file that it can't open for a missing one, and remembers that
     try:
         own = distribution("eventwagon").entry_points
     except PackageNotFoundError:

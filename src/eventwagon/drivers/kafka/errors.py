@@ -69,7 +69,7 @@ def absent(error: KafkaError) -> bool:
 
 
 def cause(error: BaseException) -> KafkaError:
-    """The KafkaError in an exception of the client; a BufferError says that its queue is full, a TimeoutError that
+    """The KafkaError in an exception of the client. A BufferError means that its queue is full, a TimeoutError that
     nobody answered."""
     if isinstance(error, BufferError):
         return KafkaError(KafkaError._QUEUE_FULL, str(error))

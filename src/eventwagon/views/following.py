@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from ..errors import UsageError
@@ -25,6 +26,7 @@ def values_of(declared: Mapping[str, str]) -> dict[str, Value]:
     return {name: _value_of(text) for name, text in declared.items()}
 
 
+@lru_cache(256)  # read with each look; and what `literal_eval` leaves behind is cyclic, which stays for minutes
 def _value_of(text: str) -> Value:
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         found: object = ast.literal_eval(text)

@@ -302,6 +302,15 @@ class IgnoresAlone(OtherConsumer):
             return True
 
 
+class MarksOne(OtherConsumer):
+    class consumer(MemorySubscription):  # noqa: N801
+        marked: Delivery | None = None
+
+        async def alone(self, delivery: Delivery) -> bool:
+            self.marked = self.marked or delivery
+            return self.marked.event.id != delivery.event.id or await super().alone(delivery)
+
+
 class ChargesTwice(OtherConsumer):
     class consumer(MemorySubscription):  # noqa: N801
         async def release(
@@ -382,6 +391,7 @@ BROKEN_BROKERS: list[tuple[type[MemoryBroker], str]] = [
     (SuspectsFirst, "suspects_and_others_take_turns"),
     (IgnoresAlone, "alone_charges"),
     (IgnoresAlone, "alone_of_a_stale_claim"),
+    (MarksOne, "alone_of_several"),
     (ChargesTwice, "alone_and_released"),
     (ReclaimsNothing, "reclaimed_comes_at_once"),
     (ReclaimsAll, "reclaimed_comes_at_once"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +31,13 @@ from eventwagon import (
     Workers,
 )
 from eventwagon.cloudevents import BATCH
+from eventwagon.contracts.broker import Delivery
 from eventwagon.contracts.facts import BreakerOpened, EventRetried, EventSnoozed
+from eventwagon.drivers.memory.broker import MemorySubscription
 from eventwagon.event import Channel, child_id, new_ids
 from eventwagon.testing.virtual_time import run
 from tests.batches import try_batches
+from tests.programs.killers import KILLS, batches
 from tests.support import World, until
 
 
@@ -880,6 +886,169 @@ def test_exceptions_that_are_never_retried_kill_only_the_event_that_raises_them(
         assert {fact.attempts for fact in world.of(EventDied)} == {2}
 
     run(main())
+
+
+# --- what a dead process had in hand ------------------------------------------------------------
+
+
+async def left_behind(world: World, train: Train, count: int) -> None:
+    """A process claims so many events and says nothing any more; what it had claimed is due when this returns."""
+    async with world.connect(train) as publisher:
+        await publisher.publish_many(range(count))
+    async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
+        got = 0
+        while got < count:
+            got += len(await dead.receive(count, 1.0))
+    await asyncio.sleep(1.5)
+
+
+def test_it_comes_again_in_batches_with_no_others_in_them_or_beside_them() -> None:
+    async def main() -> None:
+        world, train = World(), train_of(workers=Workers(total=4), visibility=2.0)
+        seen, beside, under_way = list[list[int]](), 0, 0
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int], ctx: BatchContext) -> None:
+            nonlocal beside, under_way
+            assert ctx.attempt == 1
+            seen.append(some)
+            under_way += 1
+            await asyncio.sleep(1.0)
+            if min(some) < 40:
+                beside = max(beside, under_way - 1)
+            under_way -= 1
+
+        await left_behind(world, train, 40)
+        async with world.running(train) as connection:
+            await connection.publish_many(range(40, 240))
+            await until(lambda: sum(map(len, seen)) == 240)
+        suspects = [some for some in seen if min(some) < 40]
+        assert sorted(n for some in suspects for n in some) == list(range(40))
+        assert len(suspects) <= 10
+        assert beside == 0
+
+    run(main())
+
+
+def test_with_one_attempt_each_of_them_is_a_batch_of_its_own() -> None:
+    """It would die if its batch ended the next process, too."""
+
+    async def main() -> None:
+        world, train, sizes = World(), train_of(attempts=1, visibility=2.0), list[int]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int]) -> None:
+            sizes.append(len(some))
+
+        await left_behind(world, train, 12)
+        async with world.running(train):
+            await until(lambda: sum(sizes) == 12)
+        assert sizes == [1] * 12
+
+    run(main())
+
+
+def test_a_broker_that_marks_claims_slowly_gets_smaller_batches_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other workers wait for the marks. What there is no time for comes again."""
+    alone = MemorySubscription.alone
+
+    async def slow(self: MemorySubscription, delivery: Delivery) -> bool:
+        await asyncio.sleep(0.1)
+        return await alone(self, delivery)
+
+    async def main() -> None:
+        world, train, sizes = World(), train_of(visibility=2.0), list[int]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int]) -> None:
+            sizes.append(len(some))
+
+        await left_behind(world, train, 12)
+        monkeypatch.setattr(MemorySubscription, "alone", slow)
+        async with world.running(train):
+            await until(lambda: sum(sizes) == 12)
+        assert 1 < max(sizes) <= 4
+
+    run(main())
+
+
+def test_one_of_them_whose_claim_has_expired_is_not_handled_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, gone = MemorySubscription.alone, list[int]()
+
+    async def expired(self: MemorySubscription, delivery: Delivery) -> bool:
+        if int(delivery.event.data) in (3, 5) and len(gone) < 2:
+            gone.append(int(delivery.event.data))
+            return False
+        return await alone(self, delivery)
+
+    async def main() -> None:
+        world, train, seen = World(), train_of(visibility=2.0), list[list[int]]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int]) -> None:
+            seen.append(some)
+
+        await left_behind(world, train, 10)
+        monkeypatch.setattr(MemorySubscription, "alone", expired)
+        async with world.running(train):
+            await until(lambda: sum(map(len, seen)) == 10)
+        assert {3, 5} == {*gone}
+        assert not {3, 5} & {*seen[0]}
+        assert sorted(n for some in seen for n in some) == list(range(10))
+
+    run(main())
+
+
+def test_a_batch_of_them_that_fails_is_taken_apart_like_any() -> None:
+    async def main() -> None:
+        world, train, seen = World(), train_of(attempts=3, visibility=2.0), list[tuple[int, list[int]]]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int], ctx: BatchContext) -> None:
+            seen.append((ctx.attempt, some))
+            if 7 in some:
+                raise ValueError("the whole batch")
+
+        await left_behind(world, train, 10)
+        async with world.running(train) as connection:
+            await until(lambda: len(world.of(EventDied)) == 1)
+            assert [int(letter.data) async for letter in connection.dead_letters()] == [7]
+        assert seen[0][0] == 1
+        assert len(seen[0][1]) > 1
+        assert all(len(some) == 1 for attempt, some in seen if attempt > 1)
+        assert {n for _, some in seen for n in some} == set(range(10))
+
+    run(main())
+
+
+def test_of_a_batch_of_them_that_ends_the_next_process_each_comes_alone(tmp_path: Path) -> None:
+    """The one that kills dies after as many attempts as by itself; the others are handled, at the cost of one."""
+    url = f"sqlite:///{tmp_path}/trains"
+    command = [sys.executable, "-m", "eventwagon", "run", "tests.programs.killers:batches", "--url", url]
+
+    async def main() -> None:
+        deaths = 0
+        async with batches.connect(url, listeners=()) as connection:
+            await connection.publish_many(range(10))
+            while not (dead := [int(letter.data) async for letter in connection.dead_letters()]):
+                process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "CALLS": str(tmp_path)})
+                try:
+                    while process.returncode is None and not dead:
+                        await asyncio.sleep(0.1)
+                        dead = [int(letter.data) async for letter in connection.dead_letters()]
+                finally:
+                    if process.returncode is None:
+                        process.terminate()
+                deaths += await process.wait() == -signal.SIGKILL
+            calls = [(int(a), ns) for a, *ns in map(str.split, (tmp_path / "calls").read_text().splitlines())]
+            assert dead == [KILLS]
+            assert deaths == 4
+            killed = [(attempt, len(some)) for attempt, some in calls if str(KILLS) in some]
+            assert killed == [(1, 10), (1, 10), (2, 1), (3, 1)]
+            handled = [(attempt, *some) for attempt, some in calls if str(KILLS) not in some]
+            assert sorted(handled) == [(2, str(n)) for n in range(10) if n != KILLS]
+
+    asyncio.run(main())
 
 
 # --- on SQLite ----------------------------------------------------------------------------------

@@ -157,7 +157,8 @@ class Subscription(Protocol):
         ...
 
     async def alone(self, delivery: Delivery) -> bool:
-        """State that this process is about to handle the event and no other: if its claim expires, that is an attempt.
+        """State that this process is about to handle the event and no others but those of which it states the same, in
+        one batch: if its claim expires, that is an attempt.
 
         Durable when it returns True: after the claim has expired the event comes again with attempt + 1. Released as
         tried it has attempt + 1 too, not + 2; with `tried=False` it keeps the attempt with which it was delivered, and

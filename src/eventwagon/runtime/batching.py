@@ -2,7 +2,9 @@
 
 A handler that returns has handled all events; one that raises `Failed` has handled those that are not named. After any
 other exception nobody knows which event was to blame: the whole batch failed, and each of its events comes again as a
-batch of its own (`forming.is_alone`), so that a bad event costs the others one attempt and never more.
+batch of its own (`forming.is_alone`), so that a bad event costs the others one attempt and never more. The same holds
+for what a process had in hand that died: it comes again in batches (`HandlerRunner.handle_suspects`), and if one of
+those ends its process too, each event of it as a batch of its own.
 """
 
 from __future__ import annotations

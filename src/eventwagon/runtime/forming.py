@@ -13,7 +13,7 @@ WITHIN = 0.5
 
 def is_alone(delivery: Delivery) -> bool:
     """Whether the event is a batch of its own: it may be what made an earlier batch fail, or its process die."""
-    return delivery.attempt > 1 or delivery.suspect
+    return delivery.attempt > 1
 
 
 class Forming:

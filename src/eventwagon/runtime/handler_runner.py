@@ -41,6 +41,8 @@ _logger = logging.getLogger("eventwagon.worker")
 OUTCOMES = (Handled, Dead, Failed, Snoozed, Batched)
 _TO_MARK = 5.0
 """Seconds within which a suspect's claim must be marked, because all other workers wait for that."""
+_TO_MARK_ALL = 0.25
+"""Seconds after which no further claims of a batch of suspects are marked."""
 _BEFORE_ANOTHER_THREAD = 1.0
 """Seconds after which an event comes again if the system had no thread left for it."""
 _STRAYS_FREE = 10
@@ -412,33 +414,56 @@ class HandlerRunner:
 
     # --- alone -----------------------------------------------------------------------------------
 
-    async def handle_alone(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:
-        """Handle a suspect: an event that may have killed the last process that handled it. Nothing else is handled in
-        this process meanwhile: then another death harms no other event, and is certainly this event's doing. If that
-        would mean waiting long for other handlers, the event comes again later."""
+    async def handle_suspects(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:
+        """Handle a suspect: an event that may have killed the last process that handled it; or a batch of those, the
+        `others` too. Nothing else is handled in this process meanwhile: then another death harms no other event, and is
+        certainly the doing of this one, or one of the batch. If that would mean waiting long for other handlers, they
+        come again later."""
         worker.settler, worker.delivery, worker.until = settler, delivery, math.inf
         wagon = settler.source.wagon
         try:
             async with self.gate.alone() as alone:
                 if wagon.paused:
-                    settler.give_back(delivery)
+                    _give_back(worker, settler, delivery)
                 elif alone and settler.source.budget is not None and settler.source.budget.blocked:
-                    settler.give_back(delivery, _BEFORE_ALONE)
+                    _give_back(worker, settler, delivery, _BEFORE_ALONE)
                 elif not alone or wagon.leaving:
-                    settler.give_back(delivery, _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random()))
-                elif await self._marked(settler, delivery):
+                    pause = _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random())
+                    _give_back(worker, settler, delivery, pause)
+                elif await self._all_marked(worker, settler, delivery):
+                    batch = (delivery, *worker.others)
                     await self._handle(worker, settler, delivery)
-                    await settler.until_settled(delivery)
+                    await settler.until_settled(batch)
         except asyncio.CancelledError:
             if not worker.because:
                 raise
-            settler.give_back(delivery)  # cut short while it waited
+            _give_back(worker, settler, delivery)  # cut short while it waited
         worker.settler = worker.delivery = None
+        worker.others = ()
         if worker.because or worker.task.cancelling():
             await self.after_cut(worker, settler.source)
 
+    async def _all_marked(self, worker: Worker, settler: Settler, delivery: Delivery) -> bool:
+        """Mark the claims of the worker's suspects as handled with no other events. Leaves those in `others` for which
+        there was time: a broker that stores each mark slowly gets smaller batches. Returns False if the first must not
+        be handled now, and then none."""
+        until = self._time() + _TO_MARK_ALL
+        if not await self._marked(settler, delivery):
+            for other in worker.others:
+                settler.give_back(other, _BEFORE_ALONE)
+            return False
+        for other in list(worker.others):
+            if self._time() < until:
+                if await self._marked(settler, other):
+                    continue
+            else:
+                settler.give_back(other)
+            worker.others = [each for each in worker.others if each is not other]
+        return True
+
     async def _marked(self, settler: Settler, delivery: Delivery) -> bool:
-        """Mark the suspect's claim as handled alone. Returns False if it must not be handled now."""
+        """Mark the suspect's claim as handled alone. Returns False if it must not be handled now: it was given back, or
+        its claim has expired."""
         if self.gate.held:
             return True  # beside a handler that goes on in its thread it is not alone, and a death would prove nothing
         source, runtime = settler.source, self._runtime

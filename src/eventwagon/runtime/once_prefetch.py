@@ -32,7 +32,8 @@ class OncePrefetcher(Prefetcher):
     def lost(self, claims: Mapping[int, Standing]) -> None:
         """Others have claimed or handled these events (by identity). If one of them waits here, nothing that waits
         here is handed out: what others have handled is settled, the rest given back."""
-        if not any(id(delivery) in claims for delivery in (*self.buffer, *self.aside)) and not self.forming:
+        here = (*self.buffer, *self.aside)
+        if not (self.forming or self._suspects or any(id(delivery) in claims for delivery in here)):
             return
         once, handled = self._once, list[Delivery]()
         for delivery in self._clear():

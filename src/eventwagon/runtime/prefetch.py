@@ -76,6 +76,10 @@ class Prefetcher:
         within = WITHIN if options.within is None else options.within
         self.forming = None if options.batch is None else Forming(options.batch, within, self._ready)
         """The next batch, if the handler takes many events: they wait for one another before they are in the buffer."""
+        together = options.batch if options.batch is not None and self.source.retries.attempts != 1 else 1
+        self._suspects = Forming(together, within, self._ready)
+        """The next batch of suspects. They may lose an attempt there, as in a batch that fails: if they have but one,
+        each is a batch of its own."""
         self.looking = False
         """None of the fetched events can be on time: it is fetching those behind them."""
         self.resting = False
@@ -141,7 +145,7 @@ class Prefetcher:
     @property
     def spent(self) -> bool:
         """The channel has nothing more, and everything fetched was taken or put aside."""
-        return not self.buffer and self.receiving and not self.looking and not self.forming
+        return not (self.buffer or self.forming or self._suspects or self.looking) and self.receiving
 
     def take(self, *, late: bool = False) -> Delivery | None:
         """The next event, in the order of their receipt; with `late` those that were put aside come first. None if it
@@ -159,11 +163,11 @@ class Prefetcher:
 
     def take_others(self, first: Delivery, *, late: bool = False) -> Sequence[Delivery]:
         """What is handled in one batch with `first`, which `take` has returned."""
-        forming, others = self.forming, list[Delivery]()
+        forming, others = self._suspects if first.suspect else self.forming, list[Delivery]()
         if forming is None or is_alone(first) or self.source.circuit.opened_at is not None:
             return others
         for waiting in (self.aside, self.buffer) if late else (self.buffer, self.aside):
-            while waiting and len(others) < forming.most - 1 and not is_alone(waiting[0]):
+            while waiting and len(others) < forming.most - 1 and _go_together(first, waiting[0]):
                 others.append(waiting.popleft())
         others += forming.take(forming.most - 1 - len(others))
         if len(self.buffer) <= self._low:
@@ -286,7 +290,7 @@ class Prefetcher:
         if self.forming is None:
             return len(self._called) if self.resting else ahead - len(self.buffer)
         most = len(self._called) * self.forming.most if self.resting else ahead - len(self.buffer)
-        return most - len(self.forming)
+        return most - len(self.forming) - len(self._suspects)
 
     async def _claimed(self, once: OnceGuard, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Claim these events in the record of handled events. Those that were handled before are settled, and copies of
@@ -315,7 +319,8 @@ class Prefetcher:
         if self.forming is None:
             self.buffer.extend(deliveries)
         elif self.source.circuit.opened_at is None:
-            self.forming.add(deliveries)
+            suspect = bool(deliveries) and deliveries[0].suspect  # a receive returns one suspect, or none
+            (self._suspects if suspect else self.forming).add(deliveries)
         elif deliveries:
             self._ready(deliveries)  # each probe is handled alone
         if self.resting:
@@ -435,6 +440,7 @@ class Prefetcher:
         else:
             if self.forming is not None:
                 self.forming.end()
+                self._suspects.end()
             self.source.room.set()
             self._pool.wake_all()
 
@@ -452,7 +458,7 @@ class Prefetcher:
     def _clear(self) -> list[Delivery]:
         waited = [*self.buffer, *self.aside]
         if self.forming is not None:
-            waited += self.forming.take(self.forming.most)
+            waited += self.forming.take(self.forming.most) + self._suspects.take(self._suspects.most)
         self.buffer.clear()
         self.aside.clear()
         return waited
@@ -513,6 +519,11 @@ class WagonPrefetch:
         """Give back everything that was fetched and not taken, in all channels."""
         for prefetcher in self.prefetchers:
             prefetcher.give_all_back()
+
+
+def _go_together(first: Delivery, delivery: Delivery) -> bool:
+    """Whether the event may be in one batch with `first`, which is not alone. Suspects are among themselves."""
+    return delivery.suspect == first.suspect and not is_alone(delivery)
 
 
 def _answer(called: Sequence[asyncio.Future[None]]) -> None:

@@ -256,14 +256,14 @@ class Settler:
                 log_death(death, self.source.handler.name, exc_info)
                 self._runtime.tell(death)
 
-    async def until_settled(self, delivery: Delivery) -> None:
-        """Wait until it is settled or given back, but only briefly: others must not wait for a broker that does not
+    async def until_settled(self, deliveries: Iterable[Delivery]) -> None:
+        """Wait until they are settled or given back, but only briefly: others must not wait for a broker that does not
         answer."""
-        if id(delivery) not in self.unsettled or self.source.wagon.leaving:
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._awaited[id(delivery)] = waiter
-        await asyncio.wait([waiter], timeout=_UNTIL_SETTLED)
+        left = [id(delivery) for delivery in deliveries if id(delivery) in self.unsettled]
+        if left and not self.source.wagon.leaving:
+            waiters = {key: asyncio.get_running_loop().create_future() for key in left}
+            self._awaited.update(waiters)
+            await asyncio.wait(waiters.values(), timeout=_UNTIL_SETTLED)
 
     # --- its owner's -----------------------------------------------------------------------------
 

@@ -170,7 +170,7 @@ class WorkerPool:
             if prefetcher.forming is not None:
                 worker.others = prefetcher.take_others(delivery, late=dispatcher.late)
             if delivery.suspect:
-                await runner.handle_alone(worker, settler, delivery)
+                await runner.handle_suspects(worker, settler, delivery)
             elif (outcome := runner.start(worker, settler, delivery, now)) is not None:
                 if outcome is HANDLED or isinstance(outcome, OUTCOMES):
                     ended = runner.finish(worker, settler, delivery, now, outcome, at_once=True)

@@ -208,6 +208,29 @@ async def alone_charges(t: BrokerTrial) -> None:
 
 
 @suite.check()
+async def alone_of_several(t: BrokerTrial) -> None:
+    """A consumer may call `alone` for several suspects. If their claims expire, that counts as one attempt of each for
+    which it called, and of no other."""
+    channel = await t.channel(holding=t.events(4))
+    async with t.claimed(channel, 4, visibility=t.visibility):
+        await past(t.visibility)
+    async with t.broker.consume(channel, visibility=t.visibility) as consumer:
+        got = list[Delivery]()
+        while len(got) < 4:
+            got += await t.take(consumer, 1)
+            await consumer.extend(got)
+        for suspect in got[:3]:
+            holds(await consumer.alone(suspect), "alone says that a claim has run out which stands")
+            await consumer.extend(got)
+        await past(t.visibility)
+    async with t.claimed(channel, 4) as (consumer, again):
+        expected = {**dict.fromkeys((d.event.id for d in got[:3]), 2), got[3].event.id: 1}
+        same({d.event.id: d.attempt for d in again if d.suspect}, expected, "attempts of the suspects")
+        await consumer.settle(again)
+    await t.figures(channel, published=4, settled=4, waiting=0, in_flight=0)
+
+
+@suite.check()
 async def alone_and_released(t: BrokerTrial) -> None:
     """Released after `alone`, an event has one more attempt and is no longer a suspect; released untried, it keeps its
     attempt and stays a suspect."""

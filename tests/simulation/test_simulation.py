@@ -136,6 +136,7 @@ CAUGHT = {
     "no bulkhead around repeated steps": 186,
     "no bulkhead around units": 319,
     "numbers of the lost time used again": 36,
+    "of a batch of suspects the first is handled": 11,
     "of several processes only one is counted": 194,
     "parents are undone first": 148,
     "passed on to its channel after it is settled": 16,

@@ -12,8 +12,8 @@ from ..settings import Settings
 from .leading import LONGEST, are_many, spread
 from .seen import Seen
 
-_CALM = 3.0
-"""Seconds for which nothing has happened."""
+CALM = 3.0
+"""Seconds for which nothing has happened, after which a process looks less often."""
 _SHARE = 0.2
 """A pause is at most this share of the time for which nothing has happened."""
 _TAKES = {"work", "serve"}
@@ -26,7 +26,7 @@ def pause(seen: Seen, name: str, quiet: float) -> float:
     since the last sign of life here. Call it only if the look changed and refused nothing."""
     every = seen.settings.observe_every
     calm = min(quiet, seen.ages.idle)
-    if calm < _CALM or not _is_heard(seen, name) or not _is_steady(seen.settings, seen.manifest):
+    if calm < CALM or not _is_heard(seen, name) or not _is_steady(seen.settings, seen.manifest):
         return every
     active = seen.manifest.active
     reading = None if active is None else seen.readings.get(active.number)

@@ -12,6 +12,8 @@ from ..contracts.timetable import CHANNEL, Due, Timetable
 from ..display.text import said
 from ..errors import EventRefused, PublishError
 from ..event import Event
+from ..policy.leading import LONGEST
+from ..policy.pace import CALM
 from .dead_letters import bury, died
 from .publish_queue import MOST_BYTES
 from .runtime import Runtime, Steps
@@ -21,11 +23,7 @@ from .train_state import TrainState, no_publishing
 
 _EVERY = 0.5
 """Seconds between two looks at the timetable, so that events of other processes are on time. Sooner if something is due
-sooner."""
-_CALM = 3.0
-"""Seconds after the last sign of life, and without an event that waits, after which it looks less often."""
-_AT_REST = 2.0
-"""Seconds between two looks then; a sign of life ends the pause."""
+sooner; `LONGEST` where nothing waits and nothing happens, until a sign of life ends that pause."""
 _LEASE = 10.0
 """Seconds for which a process claims due events. If it is killed, they are late by as long."""
 _TO_PUBLISH = 8.0
@@ -95,7 +93,7 @@ class DueEvents:
             await to_the_end(partial(self._publish, due, asked + _TO_PUBLISH), _TO_THE_END)
             return 0.0
         if due.next_at is None:
-            return _AT_REST if self._pulse.quiet >= _CALM else _EVERY
+            return LONGEST if self._pulse.quiet >= CALM else _EVERY
         return min(_EVERY, max(0.001, due.next_at - due.now))
 
     # --- what is due -----------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Story:
     async def fill(self) -> None:
         """More than the active wagon is to take: until there is another."""
         full = self.active
-        await self.publish(80)
+        await self.publish(40)
         await self.train.wait_switched(full)
 
     @property

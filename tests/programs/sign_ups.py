@@ -11,7 +11,7 @@ from eventwagon import Context, Reject, Train, Volume, Workers
 
 train = Train(
     "sign_ups",
-    limit=Volume(60),
+    limit=Volume(30),
     workers=Workers(each=2),
     spares=1,
     attempts=4,
@@ -25,7 +25,7 @@ train = Train(
     grace=5.0,
     provision_timeout=60.0,
 )
-"""Multiples of 29 are rejected for good, those of 7 fail once, 101 ends its process once; a mail in the wagon's own
+"""Multiples of 29 are rejected for good, those of 7 fail once, 41 ends its process once; a mail in the wagon's own
 second channel is sent for all others."""
 
 
@@ -34,7 +34,7 @@ async def sign_up(payload: dict[str, int], ctx: Context) -> None:
     number = payload["n"]
     if number % 29 == 0:
         raise Reject(f"{number} is a bad number")
-    if number == 101 and ctx.attempt == 1:
+    if number == 41 and ctx.attempt == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if number % 7 == 0 and ctx.attempt == 1:
         raise RuntimeError("at first it fails")

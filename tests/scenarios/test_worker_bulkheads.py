@@ -680,6 +680,68 @@ def test_what_a_dead_process_had_in_hand_is_handled_with_nothing_else_beside_it(
     run(main())
 
 
+@pytest.mark.parametrize("takes", [0.2, 1.0, 2.0, 4.0])
+def test_constant_traffic_holds_up_no_suspect_and_they_hold_up_no_traffic(takes: float) -> None:
+    """Half of the workers are always busy, so that there is hardly a moment at which none is."""
+
+    async def main() -> None:
+        world, handled, waits = World(), list[int](), list[float]()
+        train = Train("t", limit=Volume(10_000), workers=Workers(each=8), visibility=5.0)
+
+        @train.on("t")
+        async def handle(n: int, ctx: Context) -> None:
+            now = asyncio.get_running_loop().time()
+            if n < 0:
+                handled.append(n)
+            else:
+                waits.append(now - n / 1000)
+            await asyncio.sleep(takes)
+
+        async with world.connect(train) as publisher:
+            await publisher.publish_many(range(-8, 0))
+            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
+                while await dead.receive(8, 0.1):
+                    pass
+        await asyncio.sleep(1.5)
+        loop = asyncio.get_running_loop()
+        async with world.running(train) as connection:
+            began = loop.time()
+            while len(handled) < 8:
+                await connection.publish(int(loop.time() * 1000))
+                await asyncio.sleep(takes / 4)
+            assert loop.time() - began < 20.0 + 16.0 * takes
+        waits.sort()
+        assert waits[len(waits) * 95 // 100] <= 3.0 + 3.0 * takes
+
+    run(main())
+
+
+def test_who_waits_to_handle_a_suspect_of_a_channel_that_is_deleted_is_not_accused() -> None:
+    async def main() -> None:
+        world, began = World(), list[int]()
+        train = Train("t", limit=Volume(10_000), workers=Workers(each=3), visibility=5.0)
+
+        @train.on("t")
+        async def handle(n: int) -> None:
+            began.append(n)
+            await asyncio.sleep(5.0)
+
+        async with world.connect(train) as publisher:
+            await publisher.publish_many(range(6))
+            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
+                while await dead.receive(6, 0.1):
+                    pass
+        await asyncio.sleep(1.5)
+        async with world.running(train):
+            await until(lambda: bool(began))
+            await asyncio.sleep(1.0)
+            await world.broker.delete(Channel("t", 1))
+            await asyncio.sleep(10.0)
+        assert world.of(HandlerOverran) == []
+
+    run(main())
+
+
 def test_a_suspect_that_snoozed_is_one_no_longer() -> None:
     """Else all others would stand still each time it comes again."""
 

@@ -97,6 +97,31 @@ def test_a_handler_that_takes_long_holds_up_no_other_until_that_has_gone_on_for_
     run(main())
 
 
+def test_it_waits_as_long_as_handlers_usually_take_and_then_opens_for_longer() -> None:
+    async def main() -> None:
+        gate, loop = Gate(), asyncio.get_running_loop()
+        gate.usual = 2.0
+
+        def leave() -> None:
+            gate.busy = 0
+            gate.left()
+
+        for takes, entered in ((3.9, True), (4.1, False)):
+            gate.busy = 1
+            handle, began = loop.call_later(takes, leave), loop.time()
+            async with gate.alone() as alone:
+                assert alone is entered
+                assert loop.time() - began == pytest.approx(min(takes, 4.0), abs=0.01)
+            handle.cancel()
+            gate.busy, began = 1, loop.time()
+            async with gate.alone() as alone:
+                assert not alone
+                assert loop.time() - began < 1.0
+            await asyncio.sleep(60.0)
+
+    run(main())
+
+
 def test_who_wanted_to_be_alone_long_ago_shuts_nobody_out_now() -> None:
     async def main() -> None:
         gate, loop = Gate(), asyncio.get_running_loop()

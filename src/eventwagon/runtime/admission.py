@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-_PATIENCE = 0.5
-"""Seconds for which the gate stays closed to wait for the others, and open for them to begin."""
+_PATIENCE, _PATIENCE_MOST = 0.5, 5.0
+"""Seconds for which the gate stays closed to wait for the others: twice as long as a handling usually takes, within
+these bounds. The first is also how long it stays open for them to begin."""
 OTHERS_FIRST = 0.5
 """Seconds for which a new process lets others begin before the first event is handled alone: that one may be what ended
 the last process, and would else be all that each of them ever handles."""
@@ -18,9 +19,10 @@ _PAUSE = 5.0
 _CROWDED = 0.2
 """Seconds after which a worker that waits for room looks whether it is still wanted."""
 _FORCED_AFTER = 30.0
-"""Seconds of failed tries after which it stays closed until the others end."""
+"""Seconds of failed tries after which it stays closed until the others end, for as long as somebody wants to be alone:
+under constant traffic there is always another."""
 _SHARE = 4.0
-"""After a forced wait the gate stays open for this many times as long."""
+"""After a longer wait the gate stays open for this many times as long."""
 
 
 class Gate:
@@ -29,7 +31,8 @@ class Gate:
     while nobody wants to be alone.
 
     Long handlers are not waited for at first, or one of them would hold up all workers: `alone` yields False, and the
-    caller tries again later. The gate is closed until they end only when this has gone on for some time.
+    caller tries again later. The gate is closed until they end only when this has gone on for some time. The longer it
+    was closed, the longer others may begin again.
     """
 
     def __init__(self, others_first_for: float = 0.0, most: int | None = None) -> None:
@@ -40,6 +43,8 @@ class Gate:
         self.held = 0
         """Workers that take nothing because a handler goes on in its thread after its attempt was ended. Written by
         HandlerRunner."""
+        self.usual = 0.0
+        """Seconds that a handling takes, averaged over the recent ones. Written by HandlerRunner."""
         self.bounded = most is not None
         """It may be `full`."""
         self._most = math.inf if most is None else most
@@ -136,37 +141,37 @@ class Gate:
             yield False
             return
         self.closed = True
-        quiet = False
+        quiet, forced = False, loop.time() - self._wanted_since >= _FORCED_AFTER
         try:
-            quiet = await self._quieted(loop)
+            quiet = await self._quieted(loop, forced)
         finally:
             if not quiet:
                 self._open()
         if not quiet:
             yield False
             return
-        self._wanted_at = float("-inf")
         since = loop.time()
         try:
             yield True
         finally:
+            self._wanted_at = loop.time() if forced else float("-inf")
             self.others_first, self._others_for = True, min(_PATIENCE, loop.time() - since)
             self._begun.clear()
             self._open()
 
-    async def _quieted(self, loop: asyncio.AbstractEventLoop) -> bool:
+    async def _quieted(self, loop: asyncio.AbstractEventLoop, forced: bool) -> bool:
         began = loop.time()
-        forced = began - self._wanted_since >= _FORCED_AFTER
         try:
-            async with asyncio.timeout(None if forced else _PATIENCE):
+            patience = max(_PATIENCE, min(_PATIENCE_MOST, 2 * self.usual))
+            async with asyncio.timeout(None if forced else patience):
                 while self.busy:
                     self._quiet = loop.create_future()
                     await self._quiet
         except TimeoutError:
             self._not_before = loop.time() + _PAUSE
             return False
-        if forced:
-            self._not_before = loop.time() + _SHARE * (loop.time() - began)
+        if (waited := loop.time() - began) > _PATIENCE:
+            self._not_before = loop.time() + _SHARE * waited
         return True
 
     def _open(self) -> None:

@@ -233,6 +233,7 @@ class HandlerRunner:
         if wagon.count == FEW:
             wagon.on_known()
         pool.handler_seconds += (each - pool.handler_seconds) * 0.05 if pool.handler_seconds else each
+        gate.usual += (took - gate.usual) * 0.05 if gate.usual else took
         if at_once and took > self._blocks_from:
             self._warn_of_blocking(source.handler, took)
         if self._on_handled is not None:
@@ -518,7 +519,7 @@ class HandlerRunner:
     def give_up(self, wagon: WagonState) -> None:
         """Stop running the handlers of this wagon that were cancelled and go on all the same. Idempotent."""
         for worker in self._working_for(wagon):
-            if worker.because:
+            if worker.because and worker.busy:
                 self._give_up(worker)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ def handle(what: str) -> None:
 batches = Train("batches", limit=Volume(50), workers=Workers(each=1), attempts=3, visibility=2.0, grace=5.0)
 
 
-@batches.on("batches", batch=10, within=0.1)
+@batches.on("batches", batch=10, within=0.3)
 def handle_all(some: list[int], ctx: BatchContext) -> None:
     with (Path(os.environ["CALLS"]) / "calls").open("a") as file:
         file.write(f"{ctx.attempt} {' '.join(map(str, some))}\n")

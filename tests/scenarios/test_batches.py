@@ -18,6 +18,7 @@ import pytest
 from eventwagon import (
     BatchContext,
     Breaker,
+    Connection,
     Context,
     Event,
     EventDied,
@@ -26,13 +27,14 @@ from eventwagon import (
     Retry,
     Snooze,
     Train,
+    Unavailable,
     UsageError,
     Volume,
     Workers,
 )
 from eventwagon.cloudevents import BATCH
 from eventwagon.contracts.broker import Delivery
-from eventwagon.contracts.facts import BreakerOpened, EventRetried, EventSnoozed
+from eventwagon.contracts.facts import BreakerOpened, EventRetried, EventSnoozed, StepFailed
 from eventwagon.drivers.memory.broker import MemorySubscription
 from eventwagon.event import Channel, child_id, new_ids
 from eventwagon.testing.virtual_time import run
@@ -912,10 +914,11 @@ def test_it_comes_again_in_batches_with_no_others_in_them_or_beside_them() -> No
             nonlocal beside, under_way
             assert ctx.attempt == 1
             seen.append(some)
+            is_suspect = min(some) < 40
             under_way += 1
+            beside = max(beside, (under_way - 1) * is_suspect)
             await asyncio.sleep(1.0)
-            if min(some) < 40:
-                beside = max(beside, under_way - 1)
+            beside = max(beside, (under_way - 1) * is_suspect)
             under_way -= 1
 
         await left_behind(world, train, 40)
@@ -948,6 +951,158 @@ def test_with_one_attempt_each_of_them_is_a_batch_of_its_own() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("within", [0.0, 0.5, 30.0])
+def test_they_hold_up_no_backlog_and_it_holds_up_none_of_them(within: float) -> None:
+    """Both come in full batches, and neither waits for the other to fill one."""
+
+    async def main() -> None:
+        world, train, seen = World(), train_of(visibility=2.0), list[list[int]]()
+
+        @train.on("t", batch=100, within=within)
+        async def rows(some: list[int]) -> None:
+            seen.append(some)
+            await asyncio.sleep(0.1)
+
+        await left_behind(world, train, 150)
+        async with world.connect(train) as connection:
+            await connection.publish_many(range(150, 5_150))
+        began = now()
+        async with world.running(train):
+            await until(lambda: sum(map(len, seen)) == 5_150)
+        suspects = [len(some) for some in seen if min(some) < 150]
+        assert sum(suspects) == 150
+        assert len(suspects) <= 4
+        assert len(seen) - len(suspects) <= 5_000 / 100 + 3
+        assert now() - began < len(seen) * 0.1 + 4.0
+
+    run(main())
+
+
+def test_what_there_was_no_time_to_mark_does_not_wait_for_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = MemorySubscription.alone
+
+    async def slow(self: MemorySubscription, delivery: Delivery) -> bool:
+        await asyncio.sleep(0.02)
+        return await alone(self, delivery)
+
+    async def main() -> None:
+        world, train, sizes = World(), train_of(visibility=2.0), list[int]()
+
+        @train.on("t", batch=100, within=30)
+        async def rows(some: list[int]) -> None:
+            sizes.append(len(some))
+
+        await left_behind(world, train, 60)
+        monkeypatch.setattr(MemorySubscription, "alone", slow)
+        began = now()
+        async with world.running(train):
+            await until(lambda: sum(sizes) == 60)
+        assert now() - began < 15.0
+
+    run(main())
+
+
+def test_a_pause_gives_them_back_and_begins_no_batch_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they wait for one another, and while their claims are marked."""
+    alone, marks = MemorySubscription.alone, 0
+
+    async def main() -> None:
+        world, train, done = World(), train_of(visibility=600.0), list[int]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int]) -> None:
+            done.extend(some)
+
+        async def slow(self: MemorySubscription, delivery: Delivery) -> bool:
+            nonlocal marks
+            stands = await alone(self, delivery)
+            marks += 1
+            await asyncio.sleep(0.05)
+            return stands
+
+        async def given_back() -> bool:
+            (depth,) = await world.broker.depth([Channel("t", 1)])
+            return (depth.waiting, depth.in_flight, done) == (5, 0, [])
+
+        await left_behind(world, train, 5)
+        monkeypatch.setattr(MemorySubscription, "alone", slow)
+        async with world.running(train) as connection:
+            await asyncio.sleep(0.3)
+            await connection.pause()
+            await asyncio.sleep(2.0)
+            assert await given_back()
+            assert marks == 0
+            await connection.resume()
+            await until(lambda: marks > 0)
+            await connection.pause()
+            await asyncio.sleep(2.0)
+            assert marks < 5
+            assert await given_back()
+            await connection.resume()
+            await until(lambda: sorted(done) == [*range(5)])
+
+    run(main())
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_if_a_claim_can_not_be_marked_no_other_is_tried(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    alone, asked = MemorySubscription.alone, 0
+
+    async def away(self: MemorySubscription, delivery: Delivery) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == first:
+            raise Unavailable("it is away")
+        return await alone(self, delivery)
+
+    async def main() -> None:
+        world, train, seen = World(), train_of(visibility=600.0), list[list[int]]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int], ctx: BatchContext) -> None:
+            assert ctx.attempt == 1
+            seen.append(some)
+
+        await left_behind(world, train, 10)
+        monkeypatch.setattr(MemorySubscription, "alone", away)
+        async with world.running(train):
+            await until(lambda: sum(map(len, seen)) == 10)
+        assert len(world.of(StepFailed)) == 1
+        assert sorted(n for some in seen for n in some) == [*range(10)]
+
+    run(main())
+
+
+def test_a_worker_that_is_cancelled_amid_the_marks_costs_none_of_them_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone, marks = MemorySubscription.alone, 0
+
+    async def cut(self: MemorySubscription, delivery: Delivery) -> bool:
+        nonlocal marks
+        stands = await alone(self, delivery)
+        marks += 1
+        if marks == 5 and (task := asyncio.current_task()) is not None:
+            task.cancel()
+        await asyncio.sleep(0.001)
+        return stands
+
+    async def main() -> None:
+        world, train, attempts = World(), train_of(visibility=2.0), list[int]()
+
+        @train.on("t", batch=10)
+        async def rows(some: list[int], ctx: BatchContext) -> None:
+            attempts.extend([ctx.attempt] * len(some))
+
+        await left_behind(world, train, 10)
+        monkeypatch.setattr(MemorySubscription, "alone", cut)
+        async with world.running(train):
+            await until(lambda: len(attempts) == 10)
+        assert attempts == [1] * 10
+
+    run(main())
+
+
 def test_a_broker_that_marks_claims_slowly_gets_smaller_batches_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other workers wait for the marks. What there is no time for comes again."""
     alone = MemorySubscription.alone
@@ -968,6 +1123,7 @@ def test_a_broker_that_marks_claims_slowly_gets_smaller_batches_of_them(monkeypa
         async with world.running(train):
             await until(lambda: sum(sizes) == 12)
         assert 1 < max(sizes) <= 4
+        assert world.of(StepFailed) == []
 
     run(main())
 
@@ -1025,28 +1181,39 @@ def test_of_a_batch_of_them_that_ends_the_next_process_each_comes_alone(tmp_path
     """The one that kills dies after as many attempts as by itself; the others are handled, at the cost of one."""
     url = f"sqlite:///{tmp_path}/trains"
     command = [sys.executable, "-m", "eventwagon", "run", "tests.programs.killers:batches", "--url", url]
+    (tmp_path / "calls").touch()
+
+    def calls() -> list[tuple[int, list[int]]]:
+        lines = [[*map(int, line.split())] for line in (tmp_path / "calls").read_text().splitlines()]
+        return [(attempt, some) for attempt, *some in lines]
+
+    def handled() -> list[tuple[int, list[int]]]:
+        return [(attempt, some) for attempt, some in calls() if KILLS not in some]
+
+    async def letters(connection: Connection) -> list[int]:
+        return [int(letter.data) async for letter in connection.dead_letters()]
 
     async def main() -> None:
-        deaths = 0
+        deaths, dead = 0, list[int]()
         async with batches.connect(url, listeners=()) as connection:
             await connection.publish_many(range(10))
-            while not (dead := [int(letter.data) async for letter in connection.dead_letters()]):
+            while len(handled()) < 9 or not (dead := await letters(connection)):
                 process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "CALLS": str(tmp_path)})
                 try:
-                    while process.returncode is None and not dead:
+                    while process.returncode is None and (len(handled()) < 9 or not await letters(connection)):
                         await asyncio.sleep(0.1)
-                        dead = [int(letter.data) async for letter in connection.dead_letters()]
                 finally:
                     if process.returncode is None:
                         process.terminate()
                 deaths += await process.wait() == -signal.SIGKILL
-            calls = [(int(a), ns) for a, *ns in map(str.split, (tmp_path / "calls").read_text().splitlines())]
             assert dead == [KILLS]
             assert deaths == 4
-            killed = [(attempt, len(some)) for attempt, some in calls if str(KILLS) in some]
-            assert killed == [(1, 10), (1, 10), (2, 1), (3, 1)]
-            handled = [(attempt, *some) for attempt, some in calls if str(KILLS) not in some]
-            assert sorted(handled) == [(2, str(n)) for n in range(10) if n != KILLS]
+            killed = [(attempt, len(some)) for attempt, some in calls() if KILLS in some]
+            assert killed[0] == (1, 10)
+            assert killed[1][1] > 1
+            assert killed[1:] == [(1, killed[1][1]), (2, 1), (3, 1)]
+            assert sorted(n for _, some in handled() for n in some) == [n for n in range(10) if n != KILLS]
+            assert all(attempt == 1 or len(some) == 1 for attempt, some in handled())
 
     asyncio.run(main())
 

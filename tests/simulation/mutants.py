@@ -873,14 +873,14 @@ def _never_taken_apart() -> Iterator[None]:
 @_mutant("of a batch of suspects the first is handled", "I7", BATCHED)
 def _others_forgotten() -> Iterator[None]:
     """The others are neither handled nor given back, though their claims are marked."""
-    mark = HandlerRunner._all_marked
+    mark = HandlerRunner._marked
 
     async def mutant(self: HandlerRunner, worker: Any, settler: Settler, delivery: Delivery) -> bool:
         marked = await mark(self, worker, settler, delivery)
         worker.others = ()
         return marked
 
-    with mock.patch.object(HandlerRunner, "_all_marked", mutant):
+    with mock.patch.object(HandlerRunner, "_marked", mutant):
         yield
 
 

@@ -12,7 +12,8 @@ WITHIN = 0.5
 
 
 def is_alone(delivery: Delivery) -> bool:
-    """Whether the event is a batch of its own: it may be what made an earlier batch fail, or its process die."""
+    """Whether the event is a batch of its own: it was tried before, and may be what made that batch fail, or the
+    process die."""
     return delivery.attempt > 1
 
 
@@ -32,8 +33,8 @@ class Forming:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, deliveries: Iterable[Delivery]) -> None:
-        """These were received."""
+    def add(self, deliveries: Iterable[Delivery], *, at_least: float = 0.0) -> None:
+        """These were received. The first of a batch waits for `at_least` s."""
         for delivery in deliveries:
             if is_alone(delivery):
                 self._on_ready((delivery,))
@@ -42,7 +43,7 @@ class Forming:
             if len(self._waiting) >= self.most:
                 self.end()
         if self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._within, self.end)
+            self._timer = asyncio.get_running_loop().call_later(max(self._within, at_least), self.end)
 
     def end(self) -> None:
         """Wait for no more events: what is there is ready. Idempotent."""

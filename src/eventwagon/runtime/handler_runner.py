@@ -41,8 +41,8 @@ _logger = logging.getLogger("eventwagon.worker")
 OUTCOMES = (Handled, Dead, Failed, Snoozed, Batched)
 _TO_MARK = 5.0
 """Seconds within which a suspect's claim must be marked, because all other workers wait for that."""
-_TO_MARK_ALL = 0.25
-"""Seconds after which no further claims of a batch of suspects are marked."""
+_TO_MARK_OTHERS = 0.25
+"""Seconds for the claims of all others of its batch."""
 _BEFORE_ANOTHER_THREAD = 1.0
 """Seconds after which an event comes again if the system had no thread left for it."""
 _STRAYS_FREE = 10
@@ -421,76 +421,88 @@ class HandlerRunner:
         certainly the doing of this one, or one of the batch. If that would mean waiting long for other handlers, they
         come again later."""
         worker.settler, worker.delivery, worker.until = settler, delivery, math.inf
-        wagon = settler.source.wagon
         try:
             async with self.gate.alone() as alone:
-                if wagon.paused:
-                    _give_back(worker, settler, delivery)
-                elif alone and settler.source.budget is not None and settler.source.budget.blocked:
-                    _give_back(worker, settler, delivery, _BEFORE_ALONE)
-                elif not alone or wagon.leaving:
+                if (pause := self._held_back(settler.source)) is None and not alone:
                     pause = _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random())
+                if pause is not None:
                     _give_back(worker, settler, delivery, pause)
-                elif await self._all_marked(worker, settler, delivery):
+                elif await self._marked(worker, settler, delivery):
                     batch = (delivery, *worker.others)
                     await self._handle(worker, settler, delivery)
                     await settler.until_settled(batch)
         except asyncio.CancelledError:
+            if worker.busy:
+                raise
+            if worker.settler is not None:
+                _give_back(worker, settler, delivery)  # cut short, or cancelled by somebody, while it waited
+                worker.settler = worker.delivery = None
+                worker.others = ()
             if not worker.because:
                 raise
-            _give_back(worker, settler, delivery)  # cut short while it waited
         worker.settler = worker.delivery = None
         worker.others = ()
         if worker.because or worker.task.cancelling():
             await self.after_cut(worker, settler.source)
 
-    async def _all_marked(self, worker: Worker, settler: Settler, delivery: Delivery) -> bool:
-        """Mark the claims of the worker's suspects as handled with no other events. Leaves those in `others` for which
-        there was time: a broker that stores each mark slowly gets smaller batches. Returns False if the first must not
-        be handled now, and then none."""
-        until = self._time() + _TO_MARK_ALL
-        if not await self._marked(settler, delivery):
-            for other in worker.others:
-                settler.give_back(other, _BEFORE_ALONE)
-            return False
-        for other in list(worker.others):
-            if self._time() < until:
-                if await self._marked(settler, other):
-                    continue
-            else:
-                settler.give_back(other)
-            worker.others = [each for each in worker.others if each is not other]
-        return True
+    def _held_back(self, source: ChannelState) -> float | None:
+        """If none of the channel's suspects may be handled now: the seconds after which they come again."""
+        if source.wagon.paused:
+            return 0.0
+        if source.wagon.leaving:
+            return _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random())
+        return _BEFORE_ALONE if source.budget is not None and source.budget.blocked else None
 
-    async def _marked(self, settler: Settler, delivery: Delivery) -> bool:
-        """Mark the suspect's claim as handled alone. Returns False if it must not be handled now: it was given back, or
-        its claim has expired."""
+    async def _marked(self, worker: Worker, settler: Settler, delivery: Delivery) -> bool:
+        """Mark the claims of the worker's suspects as handled with nothing beside them. Returns whether they may be
+        handled now. Those for which there was no time are `others` no more, and come again: a broker that stores each
+        mark slowly gets smaller batches."""
+        others, place = list(worker.others), 0
+        worker.others = others
+        stands = await self._mark(settler, delivery)
+        if stands is None:
+            self.gate.refuse()
+        until = self._time() + _TO_MARK_OTHERS
+        while stands and place < len(others) and self._time() < until and self._held_back(settler.source) is None:
+            marked = await self._mark(settler, others[place], until - self._time())
+            if marked:
+                place += 1
+            else:
+                del others[place]
+            if marked is None:
+                break
+        pause = self._held_back(settler.source)
+        for other in others[place:]:
+            settler.give_back(other, (pause or 0.0) if stands else _BEFORE_ALONE)
+        del others[place:]
+        if stands and pause is not None:
+            _give_back(worker, settler, delivery, pause)
+        return bool(stands) and pause is None
+
+    async def _mark(self, settler: Settler, delivery: Delivery, within: float | None = None) -> bool | None:
+        """Mark a suspect's claim. Returns False if it has expired, and None if the broker could not say in time: then
+        the event was given back. `within`: the seconds that are left, after which that is no failure."""
         if self.gate.held:
             return True  # beside a handler that goes on in its thread it is not alone, and a death would prove nothing
         source, runtime = settler.source, self._runtime
         try:
-            async with asyncio.timeout(min(_TO_MARK, runtime.settings.publish_timeout)):
+            async with asyncio.timeout(within or min(_TO_MARK, runtime.settings.publish_timeout)):
                 stands = await source.subscription.alone(delivery)
         except BaseException as e:
             if is_ours(e):
                 raise
             step = f"marking a claim in {source.channel}"
-            if isinstance(e, EventwagonError | TimeoutError):
+            if within and isinstance(e, TimeoutError):
+                pass
+            elif isinstance(e, EventwagonError | TimeoutError):
                 report_failure(runtime, step, str(e) or "no answer in time")
             else:
                 runtime.bulkhead.report(step, e)
-            settler.give_back(delivery, _BEFORE_ALONE)
-            self.gate.refuse()
-            return False
+            settler.give_back(delivery, 0.0 if within else _BEFORE_ALONE)
+            return None
         if not stands:
             settler.not_tried(delivery)
             settler.forget([delivery])
-        elif source.wagon.paused:
-            settler.give_back(delivery)
-            return False
-        elif source.budget is not None and source.budget.blocked:  # what this process had of it may be gone meanwhile
-            settler.give_back(delivery, _BEFORE_ALONE)
-            return False
         return stands
 
     async def _handle(self, worker: Worker, settler: Settler, delivery: Delivery) -> None:

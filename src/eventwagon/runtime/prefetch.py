@@ -76,10 +76,16 @@ class Prefetcher:
         within = WITHIN if options.within is None else options.within
         self.forming = None if options.batch is None else Forming(options.batch, within, self._ready)
         """The next batch, if the handler takes many events: they wait for one another before they are in the buffer."""
-        together = options.batch if options.batch is not None and self.source.retries.attempts != 1 else 1
-        self._suspects = Forming(together, within, self._ready)
-        """The next batch of suspects. They may lose an attempt there, as in a batch that fails: if they have but one,
+        self._suspects: Forming | None = None
+        """The next batch of suspects, if the handler takes many. They may lose an attempt there: if they have but one,
         each is a batch of its own."""
+        if options.batch is not None:
+            together = 1 if self.source.retries.attempts == 1 else options.batch
+            self._suspects = Forming(together, WITHIN, self._suspects_ready)
+        self._without = 0
+        """Receives in a row that brought no suspect."""
+        self._others_first = False
+        """A batch of suspects was formed, and no other events have come since."""
         self.looking = False
         """None of the fetched events can be on time: it is fetching those behind them."""
         self.resting = False
@@ -145,7 +151,8 @@ class Prefetcher:
     @property
     def spent(self) -> bool:
         """The channel has nothing more, and everything fetched was taken or put aside."""
-        return not (self.buffer or self.forming or self._suspects or self.looking) and self.receiving
+        waits = self.buffer or self.looking or self.forming or self._suspects
+        return not waits and self.receiving
 
     def take(self, *, late: bool = False) -> Delivery | None:
         """The next event, in the order of their receipt; with `late` those that were put aside come first. None if it
@@ -163,7 +170,8 @@ class Prefetcher:
 
     def take_others(self, first: Delivery, *, late: bool = False) -> Sequence[Delivery]:
         """What is handled in one batch with `first`, which `take` has returned."""
-        forming, others = self._suspects if first.suspect else self.forming, list[Delivery]()
+        others = list[Delivery]()
+        forming = self._suspects if first.suspect else self.forming
         if forming is None or is_alone(first) or self.source.circuit.opened_at is not None:
             return others
         for waiting in (self.aside, self.buffer) if late else (self.buffer, self.aside):
@@ -290,7 +298,14 @@ class Prefetcher:
         if self.forming is None:
             return len(self._called) if self.resting else ahead - len(self.buffer)
         most = len(self._called) * self.forming.most if self.resting else ahead - len(self.buffer)
-        return most - len(self.forming) - len(self._suspects)
+        if self._gathers:
+            most = min(most, 1 + len(self.forming))  # the sooner the next suspect comes
+        return most - len(self.forming)
+
+    @property
+    def _gathers(self) -> bool:
+        """Suspects wait for further ones."""
+        return bool(self._suspects) and not self._others_first
 
     async def _claimed(self, once: OnceGuard, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Claim these events in the record of handled events. Those that were handled before are settled, and copies of
@@ -319,8 +334,7 @@ class Prefetcher:
         if self.forming is None:
             self.buffer.extend(deliveries)
         elif self.source.circuit.opened_at is None:
-            suspect = bool(deliveries) and deliveries[0].suspect  # a receive returns one suspect, or none
-            (self._suspects if suspect else self.forming).add(deliveries)
+            self._form(self.forming, deliveries)
         elif deliveries:
             self._ready(deliveries)  # each probe is handled alone
         if self.resting:
@@ -335,6 +349,24 @@ class Prefetcher:
             self.give_all_back()  # the receive was under way when the circuit opened
         elif self.buffer and self._timer is None:
             self._look_soon()
+
+    def _form(self, forming: Forming, deliveries: Sequence[Delivery]) -> None:
+        """These were received, one suspect or none: they wait for one another. While suspects gather, others are asked
+        for one at a time, since a consumer gets both in turn; once a batch of suspects is formed, others come first."""
+        assert self._suspects is not None  # noqa: S101 - for the type checker: there are both or none
+        if any(delivery.suspect for delivery in deliveries):
+            self._without = 0
+            self._suspects.add(deliveries)
+            return
+        forming.add(deliveries, at_least=WITHIN if self._gathers else 0.0)
+        self._without += 1
+        self._others_first = self._others_first and not deliveries
+        if self._without > 1:
+            self._suspects.end()  # no more are due
+
+    def _suspects_ready(self, deliveries: Sequence[Delivery]) -> None:
+        self._others_first = True
+        self._ready(deliveries)
 
     def _ready(self, deliveries: Sequence[Delivery]) -> None:
         """These are a batch, or wait for no others."""
@@ -438,9 +470,9 @@ class Prefetcher:
         if circuit.held and circuit.probe is None:
             self.give_all_back()
         else:
-            if self.forming is not None:
-                self.forming.end()
-                self._suspects.end()
+            for forming in (self.forming, self._suspects):
+                if forming is not None:
+                    forming.end()
             self.source.room.set()
             self._pool.wake_all()
 
@@ -457,8 +489,9 @@ class Prefetcher:
 
     def _clear(self) -> list[Delivery]:
         waited = [*self.buffer, *self.aside]
-        if self.forming is not None:
-            waited += self.forming.take(self.forming.most) + self._suspects.take(self._suspects.most)
+        for forming in (self.forming, self._suspects):
+            if forming is not None:
+                waited += forming.take(forming.most)
         self.buffer.clear()
         self.aside.clear()
         return waited
@@ -522,7 +555,7 @@ class WagonPrefetch:
 
 
 def _go_together(first: Delivery, delivery: Delivery) -> bool:
-    """Whether the event may be in one batch with `first`, which is not alone. Suspects are among themselves."""
+    """Whether the event may be in one batch with `first`, which is not alone. Suspects are in no batch with others."""
     return delivery.suspect == first.suspect and not is_alone(delivery)
 
 

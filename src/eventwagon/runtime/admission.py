@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 _PATIENCE, _PATIENCE_MOST = 0.5, 5.0
 """Seconds for which the gate stays closed to wait for the others: twice as long as a handling usually takes, within
-these bounds. The first is also how long it stays open for them to begin."""
+these bounds; the first, if one takes longer than both. That is also how long it stays open for them to begin."""
 OTHERS_FIRST = 0.5
 """Seconds for which a new process lets others begin before the first event is handled alone: that one may be what ended
 the last process, and would else be all that each of them ever handles."""
@@ -162,13 +162,14 @@ class Gate:
     async def _quieted(self, loop: asyncio.AbstractEventLoop, forced: bool) -> bool:
         began = loop.time()
         try:
-            patience = max(_PATIENCE, min(_PATIENCE_MOST, 2 * self.usual))
+            hopeless = self.usual > _PATIENCE_MOST
+            patience = _PATIENCE if hopeless else max(_PATIENCE, min(_PATIENCE_MOST, 2 * self.usual))
             async with asyncio.timeout(None if forced else patience):
                 while self.busy:
                     self._quiet = loop.create_future()
                     await self._quiet
         except TimeoutError:
-            self._not_before = loop.time() + _PAUSE
+            self._not_before = loop.time() + max(_PAUSE, _SHARE * (loop.time() - began))
             return False
         if (waited := loop.time() - began) > _PATIENCE:
             self._not_before = loop.time() + _SHARE * waited

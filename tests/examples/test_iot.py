@@ -315,14 +315,20 @@ def test_mosquitto_is_restarted(redis_server: Server, own_mosquitto: MosquittoSe
     assert row(output, "readings kept") == "1,500, each once"
 
 
+def _is_bridge(process: psutil.Process) -> bool:
+    try:
+        return "bridge" in process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return False
+
+
 def test_ctrl_c_ends_all_its_processes(redis_server: Server, mosquitto_server: MosquittoServer) -> None:
     with example(redis_server, mosquitto_server) as run:
         parent, until = psutil.Process(run.pid), time.monotonic() + 30
-        while not (children := [each for each in parent.children(recursive=True) if "bridge" in each.cmdline()]):
+        while not any(map(_is_bridge, children := parent.children(recursive=True))):
             assert time.monotonic() < until
             assert run.poll() is None
             time.sleep(0.05)
-        children = parent.children(recursive=True)
         run.send_signal(signal.SIGINT)
         output, _ = run.communicate(timeout=30)
     assert (run.returncode, output.splitlines()[-1]) == (130, "interrupted")

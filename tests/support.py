@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from eventwagon.contracts.facts import Entry, Fact, Listener
 from eventwagon.contracts.registry import Snapshot
 from eventwagon.drivers.memory.broker import MemoryBroker
 from eventwagon.drivers.memory.registry import MemoryRegistry
+from eventwagon.event import Channel
 from eventwagon.runtime.bulkhead import Bulkhead
 from eventwagon.runtime.publish_settings import PublishSettings
 from eventwagon.runtime.runtime import Runtime
@@ -44,6 +45,18 @@ class World:
 
     def of(self, kind: type) -> list[Any]:
         return [fact for fact in self.facts if isinstance(fact, kind)]
+
+
+async def left_behind(world: World, train: Train, payloads: Sequence[object]) -> None:
+    """A process claims events with these payloads in the first wagon of the train, which has no other, and says nothing
+    any more. What it had claimed is due when this returns."""
+    async with world.connect(train) as publisher:
+        await publisher.publish_many(payloads)
+    async with world.broker.consume(Channel(train.name, 1), visibility=1.0) as dead:
+        got = 0
+        while got < len(payloads):
+            got += len(await dead.receive(len(payloads), 1.0))
+    await asyncio.sleep(1.5)
 
 
 def runtime_of(

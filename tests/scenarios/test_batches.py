@@ -40,7 +40,7 @@ from eventwagon.event import Channel, child_id, new_ids
 from eventwagon.testing.virtual_time import run
 from tests.batches import try_batches
 from tests.programs.killers import KILLS, batches
-from tests.support import World, until
+from tests.support import World, left_behind, until
 
 
 class Row(msgspec.Struct):
@@ -893,15 +893,15 @@ def test_exceptions_that_are_never_retried_kill_only_the_event_that_raises_them(
 # --- what a dead process had in hand ------------------------------------------------------------
 
 
-async def left_behind(world: World, train: Train, count: int) -> None:
-    """A process claims so many events and says nothing any more; what it had claimed is due when this returns."""
-    async with world.connect(train) as publisher:
-        await publisher.publish_many(range(count))
-    async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
-        got = 0
-        while got < count:
-            got += len(await dead.receive(count, 1.0))
-    await asyncio.sleep(1.5)
+def mark_slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The broker takes so long to mark a claim."""
+    alone = MemorySubscription.alone
+
+    async def slow(self: MemorySubscription, delivery: Delivery) -> bool:
+        await asyncio.sleep(seconds)
+        return await alone(self, delivery)
+
+    monkeypatch.setattr(MemorySubscription, "alone", slow)
 
 
 def test_it_comes_again_in_batches_with_no_others_in_them_or_beside_them() -> None:
@@ -921,7 +921,7 @@ def test_it_comes_again_in_batches_with_no_others_in_them_or_beside_them() -> No
             beside = max(beside, (under_way - 1) * is_suspect)
             under_way -= 1
 
-        await left_behind(world, train, 40)
+        await left_behind(world, train, range(40))
         async with world.running(train) as connection:
             await connection.publish_many(range(40, 240))
             await until(lambda: sum(map(len, seen)) == 240)
@@ -943,7 +943,7 @@ def test_with_one_attempt_each_of_them_is_a_batch_of_its_own() -> None:
         async def rows(some: list[int]) -> None:
             sizes.append(len(some))
 
-        await left_behind(world, train, 12)
+        await left_behind(world, train, range(12))
         async with world.running(train):
             await until(lambda: sum(sizes) == 12)
         assert sizes == [1] * 12
@@ -963,7 +963,7 @@ def test_they_hold_up_no_backlog_and_it_holds_up_none_of_them(within: float) -> 
             seen.append(some)
             await asyncio.sleep(0.1)
 
-        await left_behind(world, train, 150)
+        await left_behind(world, train, range(150))
         async with world.connect(train) as connection:
             await connection.publish_many(range(150, 5_150))
         began = now()
@@ -979,12 +979,6 @@ def test_they_hold_up_no_backlog_and_it_holds_up_none_of_them(within: float) -> 
 
 
 def test_what_there_was_no_time_to_mark_does_not_wait_for_others_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = MemorySubscription.alone
-
-    async def slow(self: MemorySubscription, delivery: Delivery) -> bool:
-        await asyncio.sleep(0.02)
-        return await alone(self, delivery)
-
     async def main() -> None:
         world, train, sizes = World(), train_of(visibility=2.0), list[int]()
 
@@ -992,8 +986,8 @@ def test_what_there_was_no_time_to_mark_does_not_wait_for_others_again(monkeypat
         async def rows(some: list[int]) -> None:
             sizes.append(len(some))
 
-        await left_behind(world, train, 60)
-        monkeypatch.setattr(MemorySubscription, "alone", slow)
+        await left_behind(world, train, range(60))
+        mark_slowly(monkeypatch, 0.02)
         began = now()
         async with world.running(train):
             await until(lambda: sum(sizes) == 60)
@@ -1024,7 +1018,7 @@ def test_a_pause_gives_them_back_and_begins_no_batch_of_them(monkeypatch: pytest
             (depth,) = await world.broker.depth([Channel("t", 1)])
             return (depth.waiting, depth.in_flight, done) == (5, 0, [])
 
-        await left_behind(world, train, 5)
+        await left_behind(world, train, range(5))
         monkeypatch.setattr(MemorySubscription, "alone", slow)
         async with world.running(train) as connection:
             await asyncio.sleep(0.3)
@@ -1063,7 +1057,7 @@ def test_if_a_claim_can_not_be_marked_no_other_is_tried(monkeypatch: pytest.Monk
             assert ctx.attempt == 1
             seen.append(some)
 
-        await left_behind(world, train, 10)
+        await left_behind(world, train, range(10))
         monkeypatch.setattr(MemorySubscription, "alone", away)
         async with world.running(train):
             await until(lambda: sum(map(len, seen)) == 10)
@@ -1094,7 +1088,7 @@ def test_a_worker_that_is_cancelled_amid_the_marks_costs_none_of_them_an_attempt
         async def rows(some: list[int], ctx: BatchContext) -> None:
             attempts.extend([ctx.attempt] * len(some))
 
-        await left_behind(world, train, 10)
+        await left_behind(world, train, range(10))
         monkeypatch.setattr(MemorySubscription, "alone", cut)
         async with world.running(train):
             await until(lambda: len(attempts) == 10)
@@ -1105,11 +1099,6 @@ def test_a_worker_that_is_cancelled_amid_the_marks_costs_none_of_them_an_attempt
 
 def test_a_broker_that_marks_claims_slowly_gets_smaller_batches_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other workers wait for the marks. What there is no time for comes again."""
-    alone = MemorySubscription.alone
-
-    async def slow(self: MemorySubscription, delivery: Delivery) -> bool:
-        await asyncio.sleep(0.1)
-        return await alone(self, delivery)
 
     async def main() -> None:
         world, train, sizes = World(), train_of(visibility=2.0), list[int]()
@@ -1118,8 +1107,8 @@ def test_a_broker_that_marks_claims_slowly_gets_smaller_batches_of_them(monkeypa
         async def rows(some: list[int]) -> None:
             sizes.append(len(some))
 
-        await left_behind(world, train, 12)
-        monkeypatch.setattr(MemorySubscription, "alone", slow)
+        await left_behind(world, train, range(12))
+        mark_slowly(monkeypatch, 0.1)
         async with world.running(train):
             await until(lambda: sum(sizes) == 12)
         assert 1 < max(sizes) <= 4
@@ -1144,7 +1133,7 @@ def test_one_of_them_whose_claim_has_expired_is_not_handled_with_the_others(monk
         async def rows(some: list[int]) -> None:
             seen.append(some)
 
-        await left_behind(world, train, 10)
+        await left_behind(world, train, range(10))
         monkeypatch.setattr(MemorySubscription, "alone", expired)
         async with world.running(train):
             await until(lambda: sum(map(len, seen)) == 10)
@@ -1165,7 +1154,7 @@ def test_a_batch_of_them_that_fails_is_taken_apart_like_any() -> None:
             if 7 in some:
                 raise ValueError("the whole batch")
 
-        await left_behind(world, train, 10)
+        await left_behind(world, train, range(10))
         async with world.running(train) as connection:
             await until(lambda: len(world.of(EventDied)) == 1)
             assert [int(letter.data) async for letter in connection.dead_letters()] == [7]

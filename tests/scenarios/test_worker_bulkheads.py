@@ -28,7 +28,7 @@ from eventwagon.drivers.memory.broker import MemoryBroker, MemorySubscription
 from eventwagon.errors import EventRefused, EventTooLarge
 from eventwagon.event import DEAD, Channel
 from eventwagon.testing.virtual_time import run
-from tests.support import World, journal, pools_of, until
+from tests.support import World, journal, left_behind, pools_of, until
 
 
 class Unprintable(Exception):
@@ -697,12 +697,7 @@ def test_constant_traffic_holds_up_no_suspect_and_they_hold_up_no_traffic(takes:
                 waits.append(now - n / 1000)
             await asyncio.sleep(takes)
 
-        async with world.connect(train) as publisher:
-            await publisher.publish_many(range(-8, 0))
-            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
-                while await dead.receive(8, 0.1):
-                    pass
-        await asyncio.sleep(1.5)
+        await left_behind(world, train, range(-8, 0))
         loop = asyncio.get_running_loop()
         async with world.running(train) as connection:
             began = loop.time()
@@ -726,12 +721,7 @@ def test_who_waits_to_handle_a_suspect_of_a_channel_that_is_deleted_is_not_accus
             began.append(n)
             await asyncio.sleep(5.0)
 
-        async with world.connect(train) as publisher:
-            await publisher.publish_many(range(6))
-            async with world.broker.consume(Channel("t", 1), visibility=1.0) as dead:
-                while await dead.receive(6, 0.1):
-                    pass
-        await asyncio.sleep(1.5)
+        await left_behind(world, train, range(6))
         async with world.running(train):
             await until(lambda: bool(began))
             await asyncio.sleep(1.0)

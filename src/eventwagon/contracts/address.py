@@ -72,7 +72,7 @@ class Address(NamedTuple):
         return UsageError(f"{self.where}: {why}")
 
     def only(self, *known: str) -> dict[str, str]:
-        """The options. Raises UsageError, which names those that the driver does not know, or one that is empty."""
+        """The options. Raises UsageError if the driver does not know all of them, or if one is empty."""
         if unknown := sorted(self.options.keys() - set(known)):
             raise self.wrong(
                 f"unknown option {doubted(unknown, known)}; {self.scheme} knows {', '.join(known) or 'none'}"

@@ -423,9 +423,7 @@ class HandlerRunner:
         worker.settler, worker.delivery, worker.until = settler, delivery, math.inf
         try:
             async with self.gate.alone() as alone:
-                if (pause := self._held_back(settler.source)) is None and not alone:
-                    pause = _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random())
-                if pause is not None:
+                if (pause := self._held_back(settler.source, alone=alone)) is not None:
                     _give_back(worker, settler, delivery, pause)
                 elif await self._marked(worker, settler, delivery):
                     batch = (delivery, *worker.others)
@@ -445,13 +443,15 @@ class HandlerRunner:
         if worker.because or worker.task.cancelling():
             await self.after_cut(worker, settler.source)
 
-    def _held_back(self, source: ChannelState) -> float | None:
-        """If none of the channel's suspects may be handled now: the seconds after which they come again."""
-        if source.wagon.paused:
+    def _held_back(self, source: ChannelState, *, alone: bool = True) -> float | None:
+        """The seconds after which the channel's suspects come again; None if they may be handled now. `alone`: nothing
+        else is under way."""
+        wagon, budget = source.wagon, source.budget
+        if wagon.paused:
             return 0.0
-        if source.wagon.leaving:
-            return _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random())
-        return _BEFORE_ALONE if source.budget is not None and source.budget.blocked else None
+        if budget is not None and budget.blocked and not wagon.leaving:
+            return _BEFORE_ALONE
+        return None if alone and not wagon.leaving else _BEFORE_ALONE * (1.0 + 4.0 * self._runtime.rng.random())
 
     async def _marked(self, worker: Worker, settler: Settler, delivery: Delivery) -> bool:
         """Mark the claims of the worker's suspects as handled with nothing beside them. Returns whether they may be
